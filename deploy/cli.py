@@ -1,0 +1,274 @@
+"""The `plaudit` command line. What is heavy is imported by the command that needs it."""
+
+import getpass
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from deploy.errors import DeployError
+from deploy.settings import DEFAULT_HOME, UpSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A chat service that keeps learning from its users. Start with 'plaudit up'.",
+)
+policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
+app.add_typer(policies_app, name="policies")
+console = Console(highlight=False)
+
+Home = Annotated[
+    Path, typer.Option(envvar="PLAUDIT_HOME", help="Folder of models, log, registry and secret.")
+]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def _dtype(given: str) -> Any:
+    from deploy.processor import best_dtype, cpu_flags
+
+    if given not in ("auto", "float32", "bfloat16"):
+        raise DeployError(f"no dtype '{given}'; there are auto, float32 and bfloat16")
+    return best_dtype(cpu_flags()) if given == "auto" else given
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@app.command()
+def up(
+    home: Annotated[Path | None, typer.Option(help="Folder of everything [.plaudit].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the endpoint [8000].")] = None,
+    learner_port: Annotated[
+        int | None, typer.Option(help="Port of learner metrics [8001].")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="default, smollm2, or a Hugging Face folder or id.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 [auto].")] = None,
+) -> None:
+    """Run all of Plaudit on this machine: train the first model if need be, serve, learn."""
+    from deploy.up import up as run_up
+
+    options = _given(
+        home=home, host=host, port=port, learner_port=learner_port, model=model, dtype=dtype
+    )
+    run_up(UpSettings(**options), _say)
+
+
+@app.command()
+def serve(
+    home: Home = DEFAULT_HOME,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    replica: Annotated[str, typer.Option(help="This replica's name.")] = "replica-0",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Serve the live policy: the OpenAI-compatible endpoint and the feedback API."""
+    from serving.engine_args import prepare_environment
+
+    prepare_environment()
+    import uvloop
+
+    from serving.app import serve as run_serve
+    from serving.settings import ServingSettings
+
+    _log_to_stderr()
+    settings = ServingSettings(
+        home=home, host=host, port=port, replica=replica, dtype=_dtype(dtype)
+    )
+    uvloop.run(run_serve(settings))
+
+
+@app.command()
+def learn(
+    home: Home = DEFAULT_HOME,
+    metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics.")] = 8001,
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Follow the log; retrain the reward model, run PPO and publish, for as long as it runs."""
+    from learner.service import run
+    from learner.settings import LearnerSettings
+
+    _log_to_stderr()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run(home, LearnerSettings(dtype=_dtype(dtype), metrics_port=metrics_port), stop)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Text files; none: a generated corpus.")
+    ] = None,
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Train a small decoder-only model, and its tokenizer, from random weights."""
+    from learner.pretrain import pretrain as run_pretrain
+
+    run_pretrain(out, text=text or None, dtype=_dtype(dtype))
+
+
+@app.command()
+def sft(
+    model: Annotated[Path, typer.Option(help="Folder of the model to start from.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help='JSONL of {"messages": [...]}; none: generated demonstrations.'),
+    ] = None,
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Fine-tune on demonstrations: pairs of prompt and ideal response."""
+    from learner.sft import sft as run_sft
+
+    run_sft(model, out, data=data, dtype=_dtype(dtype))
+
+
+@app.command()
+def import_model(
+    model: Annotated[str, typer.Argument(help="smollm2, or a Hugging Face folder or id.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+) -> None:
+    """Bring in a model of your own as the first policy."""
+    from deploy.models import import_model as run_import
+
+    with console.status(f"Reading {model}"):
+        run_import(model, out)
+
+
+@app.command()
+def simulate(
+    preference: Annotated[str, typer.Option(help="concise, polite, detailed or questions.")],
+    comparisons: Annotated[int, typer.Option(min=1, help="Comparisons to send.")] = 400,
+    raters: Annotated[int, typer.Option(min=1, help="People voting at once.")] = 8,
+    url: Annotated[str, typer.Option(help="Where Plaudit is.")] = "http://127.0.0.1:8000",
+    noise: Annotated[float, typer.Option(min=0.01, help="How unsure the raters are.")] = 0.7,
+    seed: int = 0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 96,
+    wait: Annotated[float, typer.Option(help="Longest wait for learning, in seconds.")] = 900,
+    api_key: Annotated[str, typer.Option(envvar="PLAUDIT_API_KEY")] = "none",
+) -> None:
+    """Simulate people with a hidden preference who chat and vote over the HTTP API."""
+    from deploy.simulate import Plan
+    from deploy.simulate import simulate as run_simulate
+
+    progress = run_simulate(
+        Plan(
+            url=url.rstrip("/"),
+            preference=preference,
+            comparisons=comparisons,
+            raters=raters,
+            noise=noise,
+            seed=seed,
+            max_tokens=max_tokens,
+            wait_seconds=wait,
+            api_key=api_key,
+        )
+    )
+    if progress.version == progress.first_version:
+        raise DeployError("no later version went live in time; the learner's log says why")
+
+
+@policies_app.command("list")
+def policies_list(home: Home = DEFAULT_HOME) -> None:
+    """Show every version, what it came from, and which is live."""
+    from deploy.policies import list_policies
+
+    console.print(list_policies(home))
+
+
+@policies_app.command("show")
+def policies_show(version: int, home: Home = DEFAULT_HOME) -> None:
+    """Show one version's manifest, after checking its files."""
+    from deploy.policies import show
+
+    typer.echo(show(home, version))
+
+
+@policies_app.command("activate")
+def policies_activate(version: int, home: Home = DEFAULT_HOME) -> None:
+    """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
+    from deploy.policies import activate
+
+    _say(activate(home, version, getpass.getuser()))
+
+
+@policies_app.command("rollback")
+def policies_rollback(home: Home = DEFAULT_HOME) -> None:
+    """Go back to the version before the live one, and hold publishing."""
+    from deploy.policies import rollback
+
+    _say(rollback(home, getpass.getuser()))
+
+
+@policies_app.command("resume")
+def policies_resume(home: Home = DEFAULT_HOME) -> None:
+    """Let new versions go live again after a roll-back."""
+    from deploy.policies import resume
+
+    _say(resume(home, getpass.getuser()))
+
+
+@app.command()
+def config() -> None:
+    """Print the effective settings of 'plaudit up', as JSON."""
+    typer.echo(json.dumps(UpSettings().model_dump(mode="json"), indent=2))
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    for noisy in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _user_errors() -> tuple[type[BaseException], ...]:
+    """Give the errors whose message is meant for the user, of the packages that are loaded."""
+    names = (
+        ("serving.errors", "ServingError"),
+        ("learner.errors", "LearnerError"),
+        ("feedback.log", "LogError"),
+        ("protos.registry", "RegistryError"),
+    )
+    loaded = [getattr(sys.modules[m], n) for m, n in names if m in sys.modules]
+    return (DeployError, *loaded)
+
+
+def main() -> None:
+    """Run the command line; errors meant for users are one line, without a traceback."""
+    try:
+        app()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        console.print(f"plaudit: setting '{place}': {first['msg']}", style="red", markup=False)
+        raise SystemExit(2) from None
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        console.print(f"plaudit: {error}", style="red", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

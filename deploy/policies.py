@@ -1,0 +1,114 @@
+"""`plaudit policies`: which versions there are, what is live, and choosing another."""
+
+import datetime
+from pathlib import Path
+
+from google.protobuf import json_format
+from rich.table import Table
+
+from deploy.errors import DeployError
+from feedback.log import EventLog
+from feedback.policies import PolicyState, current, publish_event
+from feedback.sqlite_log import SqliteLog
+from protos.plaudit.v1.policy_pb2 import Activated, Hold
+from protos.registry import Registry, RegistryError
+
+
+def open_log(home: Path) -> EventLog:
+    """Open the log of an installation.
+
+    Raises:
+        DeployError: There is none in `home`.
+
+    """
+    file = home / "log.db"
+    if not file.is_file():
+        raise DeployError(f"{home} holds no Plaudit: start one with 'plaudit up --home {home}'")
+    return SqliteLog(file)
+
+
+def _status(version: int, state: PolicyState) -> str:
+    if version == state.live:
+        return "live"
+    return "rolled back" if version in state.rolled_back else ""
+
+
+def list_policies(home: Path) -> Table:
+    """Give a table of all versions."""
+    state = current(open_log(home))
+    registry = Registry(home / "registry")
+    table = Table(title="held: nothing new goes live" if state.held else None)
+    for column in ("version", "parent", "made", "votes", "judge's win rate", "status", "serving"):
+        table.add_column(column)
+    for version in state.published:
+        manifest = registry.manifest(version)
+        made = datetime.datetime.fromtimestamp(manifest.created_ms / 1000).isoformat(" ", "seconds")
+        win_rate = manifest.gate.get("win_rate")
+        replicas = sorted(name for name, v in state.replicas.items() if v == version)
+        table.add_row(
+            str(version),
+            str(manifest.parent or ""),
+            made,
+            str(manifest.learned_from.events or ""),
+            "" if win_rate is None else f"{win_rate:.2f}",
+            _status(version, state),
+            ", ".join(replicas),
+        )
+    return table
+
+
+def show(home: Path, version: int) -> str:
+    """Give a version's manifest as JSON, after checking its files.
+
+    Raises:
+        DeployError: It does not exist or has been altered.
+
+    """
+    try:
+        manifest = Registry(home / "registry").verify(version)
+    except RegistryError as error:
+        raise DeployError(str(error)) from error
+    return json_format.MessageToJson(manifest, indent=2)
+
+
+def activate(home: Path, version: int, by: str) -> str:
+    """Make `version` the one that replicas serve; say what follows from it.
+
+    Raises:
+        DeployError: It was never published, or its files are not whole.
+
+    """
+    log = open_log(home)
+    state = current(log)
+    if version not in state.published:
+        raise DeployError(f"there is no version {version}; see 'plaudit policies list'")
+    show(home, version)
+    publish_event(log, Activated(version=version, by=by))
+    if version < state.live:
+        return (
+            f"Rolling back from version {state.live} to {version}. Nothing new goes live until "
+            "'plaudit policies resume'."
+        )
+    return f"Version {version} goes live."
+
+
+def rollback(home: Path, by: str) -> str:
+    """Go back to the version that was live before.
+
+    Raises:
+        DeployError: There is none.
+
+    """
+    state = current(open_log(home))
+    if not state.previous:
+        raise DeployError(f"there is no version before {state.live} to go back to")
+    return activate(home, state.previous, by)
+
+
+def resume(home: Path, by: str) -> str:
+    """Let new versions go live again."""
+    log = open_log(home)
+    if not current(log).held:
+        return "Publishing was not held."
+    publish_event(log, Hold(held=False, by=by))
+    return "New versions go live again."

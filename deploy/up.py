@@ -1,0 +1,126 @@
+"""`plaudit up`: the first policy, then serving and the learner, watched, on one machine."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+from filelock import FileLock, Timeout
+
+from deploy.bootstrap import ensure_first_policy
+from deploy.errors import DeployError
+from deploy.processes import Child, plaudit_command, stop_all
+from deploy.processor import best_dtype, cpu_flags
+from deploy.settings import UpSettings
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_CHECK_SECONDS = 0.5
+
+
+def check_address(settings: UpSettings) -> None:
+    """Refuse an address that is in use.
+
+    Raises:
+        DeployError: It is; the message says what to do.
+
+    """
+    for port, option in ((settings.port, "--port"), (settings.learner_port, "--learner-port")):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                raise DeployError(
+                    f"cannot listen on {settings.host}:{port} ({error.strerror}); "
+                    f"choose another port with {option}"
+                ) from error
+
+
+def children(settings: UpSettings, dtype: str) -> list[Child]:
+    """Give the parts that run side by side."""
+    logs = settings.home / "logs"
+    home = str(settings.home)
+    serve = ["serve", "--home", home, "--host", settings.host, "--port", str(settings.port)]
+    learn = ["learn", "--home", home, "--metrics-port", str(settings.learner_port)]
+    return [
+        Child("serving", plaudit_command(*serve, "--dtype", dtype), logs / "serving.log"),
+        Child("learner", plaudit_command(*learn, "--dtype", dtype), logs / "learner.log"),
+    ]
+
+
+def is_ready(settings: UpSettings) -> bool:
+    """Tell whether the endpoint answers with a policy."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    try:
+        return httpx.get(f"http://{host}:{settings.port}/readyz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def up(settings: UpSettings, say: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM, then stop everything.
+
+    Raises:
+        DeployError: It could not start.
+
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.home / "up.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DeployError(f"another 'plaudit up' runs on {settings.home}") from error
+    with lock:
+        _run(settings, say)
+
+
+def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
+    dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
+    check_address(settings)
+    ensure_first_policy(settings.home, settings.model, dtype, say)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    parts = children(settings, dtype)
+    say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
+    started = time.monotonic()
+    try:
+        for part in parts:
+            part.start()
+        _watch(settings, parts, stop, started, say)
+    finally:
+        say("Stopping: answers under way are finished or recorded as they stand.")
+        stop_all(parts, say)
+        say("Stopped. 'plaudit up' goes on from here.")
+
+
+def _watch(
+    settings: UpSettings,
+    parts: list[Child],
+    stop: threading.Event,
+    started: float,
+    say: Callable[[str], None],
+) -> None:
+    was_ready = False
+    while not stop.wait(_CHECK_SECONDS):
+        for part in parts:
+            part.check(say)
+        if parts[0].process is None:
+            was_ready = False
+        elif not was_ready and is_ready(settings):
+            was_ready = True
+            _welcome(settings, time.monotonic() - max(started, parts[0].started), say)
+
+
+def _welcome(settings: UpSettings, seconds: float, say: Callable[[str], None]) -> None:
+    url = f"http://{settings.host}:{settings.port}"
+    say(
+        f"Ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {url}/v1 (model 'plaudit')."
+    )
+    say("Next, in another terminal:")
+    say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
+    say("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
+    say(f"  uv run plaudit simulate --preference concise --comparisons 400 --url {url}")
+    say(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")

@@ -1,0 +1,44 @@
+"""Named failpoints: places where a test makes a step fail or the process die.
+
+Off unless the environment variable PLAUDIT_FAILPOINTS names a file. Each line of that file is
+`NAME=raise`, `NAME=kill` or `NAME=sleep:SECONDS`; a line is used up when it fires, so that the
+step works when it is tried again.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+class FailpointError(Exception):
+    """Raised by an armed failpoint."""
+
+
+def failpoint(name: str) -> None:
+    """Do what the armed line for `name` says; nothing where none is armed.
+
+    Raises:
+        FailpointError: The line says `raise`.
+
+    """
+    path = os.environ.get("PLAUDIT_FAILPOINTS")
+    if not path or not Path(path).is_file():
+        return
+    lines = Path(path).read_text().splitlines()
+    for line in lines:
+        armed, _, action = line.partition("=")
+        if armed == name:
+            lines.remove(line)
+            Path(path).write_text("\n".join(lines))
+            _fire(name, action)
+            return
+
+
+def _fire(name: str, action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action.startswith("sleep:"):
+        time.sleep(float(action.removeprefix("sleep:")))
+        return
+    raise FailpointError(f"failpoint {name}")

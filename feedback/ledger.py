@@ -1,0 +1,198 @@
+"""The ledger: everything the log has said, exactly once, joined and ready to learn from.
+
+Numbers (seq) are given when an event becomes usable: when the last completion that it is
+about has arrived, or at once for a retraction. Waiting events have none. So what happens
+later, however late, gets a higher number, nothing at or below a number that was given ever
+changes, and `judged(upto_seq=n)` is the same for every n up to `max_seq`, whenever and after
+however many crashes it is asked. A vote that its completion reaches late is learned from by
+the next cycle. Numbers are one ledger's own: another ledger of the same log may give others.
+
+A later vote on the same target replaces an earlier one for good: retracting it does not
+bring the earlier one back, since its author had already left it behind.
+"""
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from feedback.errors import FeedbackError
+from feedback.events import completions_of
+from feedback.ledger_intake import max_seq, take_completions, take_feedback
+from feedback.ledger_rows import SCHEMA, DeadLetter, JudgedEvent, LedgerCounts, only_held
+from feedback.log import EventLog, LogRecord, Topic
+from feedback.sqlite import connect, transaction
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+
+FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
+_JUDGED = """
+SELECT seq, value FROM events AS e
+WHERE seq > :after AND seq <= :upto AND retracts IS NULL
+AND NOT EXISTS (SELECT 1 FROM events AS r
+    WHERE r.retracts = e.event_id AND r.owner = e.owner AND r.seq <= :upto)
+AND NOT EXISTS (SELECT 1 FROM events AS l
+    WHERE l.owner = e.owner AND l.subject = e.subject AND l.target = e.target
+    AND l.seq > e.seq AND l.seq <= :upto)
+ORDER BY seq
+"""
+_PROMPTS = """
+SELECT value FROM completions WHERE arrival IN (
+    SELECT MAX(arrival) FROM completions
+    WHERE chat = 1 AND after_seq < :upto GROUP BY messages_hash)
+ORDER BY arrival DESC LIMIT :limit
+"""
+_NO_END: Final = 2**63 - 1
+
+
+class LedgerError(FeedbackError):
+    """The ledger's file is followed by two processes at once, or cannot be used."""
+
+
+class Ledger:
+    """A ledger in one SQLite file, followed by one process; others may read it.
+
+    Every method may be called from any thread, and raises sqlite3.OperationalError where
+    the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the ledger at `path`."""
+        self.path = path
+        self._db = connect(path, SCHEMA, synchronous="FULL", busy_seconds=10)
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._db.close()
+
+    def follow(self, log: EventLog, limit: int = 1000) -> int:
+        """Take in up to `limit` new records of each topic; give how many there were.
+
+        Rows, positions and dead letters are one transaction. An event id that the ledger
+        has is skipped, so a record may come any number of times. 0: nothing new for now.
+
+        Raises:
+            LogUnavailable: The log did not give its records; the ledger is as it was.
+            LedgerError: Another process follows with the same file.
+
+        """
+        with self._lock:
+            before = {topic: self._positions(topic) for topic in FOLLOWED}
+            batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED}
+            if not any(batches.values()):
+                return 0
+            with transaction(self._db):
+                if before != {topic: self._positions(topic) for topic in FOLLOWED}:
+                    raise LedgerError(f"another process follows with the ledger {self.path}")
+                take_completions(self._db, batches["completions"])
+                take_feedback(self._db, batches["feedback"])
+                for batch in batches.values():
+                    self._advance(batch)
+            return sum(map(len, batches.values()))
+
+    def lag(self, log: EventLog) -> int:
+        """Give how many records the log has that the ledger has not.
+
+        Raises:
+            LogUnavailable: The log did not say where it ends.
+
+        """
+        lag = 0
+        for topic in FOLLOWED:
+            with self._lock:
+                positions = self._positions(topic)
+            ends = log.ends(topic)
+            lag += sum(max(0, end - positions.get(part, 0)) for part, end in ends.items())
+        return lag
+
+    def counts(self) -> LedgerCounts:
+        """Count what the ledger holds."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT (SELECT COUNT(*) FROM events WHERE dead = 0), "
+                "(SELECT COUNT(*) FROM completions), "
+                "(SELECT COUNT(DISTINCT arrival) FROM needs), "
+                "(SELECT COUNT(*) FROM dead_letters)"
+            ).fetchone()
+            return LedgerCounts(*row, max_seq(self._db))
+
+    def event_ids(self) -> list[str]:
+        """Give the ids of all events, in order of arrival, dead ones left out."""
+        with self._lock:
+            rows = self._db.execute("SELECT event_id FROM events WHERE dead = 0 ORDER BY arrival")
+            return [row[0] for row in rows]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Give the records set aside, in the order of their topics and offsets."""
+        columns = "topic, partition, offset, key, type, value, reason"
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {columns} FROM dead_letters ORDER BY topic, partition, offset"
+            )
+            return [DeadLetter(*row) for row in rows]
+
+    def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
+        """Give the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.
+
+        Retracted and replaced ones are left out; what is numbered above `upto_seq` is not
+        looked at. An empty subject is its owner's one anonymous subject.
+
+        Args:
+            after_seq: Leave out what is numbered up to this.
+            upto_seq: The snapshot, at most `max_seq` for it to be reproducible; None for now.
+
+        """
+        with self._lock:
+            upto = max_seq(self._db) if upto_seq is None else upto_seq
+            rows = self._db.execute(_JUDGED, {"after": after_seq, "upto": upto}).fetchall()
+            events = [(seq, FeedbackEvent.FromString(value)) for seq, value in rows]
+            needed = {c for _, event in events for c in completions_of(event)}
+            records = self._completions(needed)
+        judged = []
+        for seq, event in events:
+            own = {c: records[c] for c in sorted(completions_of(event))}
+            held = only_held(event, own)
+            assert held is not None, "an event of which nothing is held is given no seq"
+            judged.append(JudgedEvent(seq, held, own))
+        return judged
+
+    def prompts(self, limit: int, upto_seq: int | None = None) -> list[list[dict[str, str]]]:
+        """Give the distinct lists of messages that people asked, the latest first.
+
+        Each is `[{"role": ..., "content": ...}, ...]`. Text completions and what could not
+        be recorded are left out.
+
+        Args:
+            limit: How many at most.
+            upto_seq: Only completions that arrived before this number was given, which
+                is reproducible; None for all.
+
+        """
+        with self._lock:
+            upto = _NO_END if upto_seq is None else upto_seq
+            rows = self._db.execute(_PROMPTS, {"upto": upto, "limit": limit}).fetchall()
+        records = (CompletionRecord.FromString(row[0]) for row in rows)
+        return [[{"role": m.role, "content": m.content} for m in r.messages] for r in records]
+
+    def _positions(self, topic: Topic) -> dict[int, int]:
+        rows = self._db.execute("SELECT partition, next FROM positions WHERE topic = ?", (topic,))
+        return dict(rows.fetchall())
+
+    def _advance(self, batch: Iterable[LogRecord]) -> None:
+        self._db.executemany(
+            "INSERT INTO positions VALUES (?, ?, ?) "
+            "ON CONFLICT (topic, partition) DO UPDATE SET next = excluded.next",
+            [(r.topic, r.partition, r.offset + 1) for r in batch],
+        )
+
+    def _completions(self, ids: Iterable[str]) -> dict[str, CompletionRecord]:
+        found = {}
+        for completion_id in ids:
+            row = self._db.execute(
+                "SELECT value FROM completions WHERE completion_id = ?", (completion_id,)
+            ).fetchone()
+            if row is not None:
+                found[completion_id] = CompletionRecord.FromString(row[0])
+        return found

@@ -1,0 +1,90 @@
+"""Conversations of one to three turns, as lists of messages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from learner.corpus.answers import Draft, fact_content
+from learner.corpus.compose import Content, compose, draw_style, ordered
+from learner.corpus.demos import as_typed, demonstrate, draw_draft
+from learner.corpus.entities import Entity
+from learner.corpus.talking import small_talk
+
+_SINGLE_TURN = 0.75
+_TELL_MORE = (
+    "Tell me more.",
+    "Can you tell me more?",
+    "What else?",
+    "More please.",
+    "I want to know more.",
+    "And what else?",
+)
+_YES = ("Yes, please.", "Yes", "yes please", "Yes, tell me.", "Sure", "ok")
+
+Messages = list[dict[str, str]]
+
+
+def _turn(rng: random.Random, draft: Draft) -> Messages:
+    demonstration = demonstrate(rng, draft)
+    return [
+        {"role": "user", "content": demonstration.prompt},
+        {"role": "assistant", "content": demonstration.response},
+    ]
+
+
+def _more(rng: random.Random, entity: Entity, said: str) -> Messages:
+    """A request for more, or a yes to an offer, and facts about the entity that were not said."""
+    unsaid = [
+        attribute
+        for attribute, value in zip(entity.category.attributes, entity.values, strict=True)
+        if value.partition(" | ")[0] not in said
+    ] or list(entity.category.attributes)
+    rng.shuffle(unsaid)
+    offered = [a for a in entity.category.attributes if said.endswith(entity.fill(a.offer) + "?")]
+    if offered:
+        prompt, content = rng.choice(_YES), fact_content(rng, entity, offered[0])
+    elif rng.random() < 0.5:
+        prompt, content = unsaid[0].again, fact_content(rng, entity, unsaid[0])
+        content = Content(content.by_length[:2], content.questions)
+    else:
+        first, *others = [entity.line(attribute.follow, attribute) for attribute in unsaid]
+        prompt, content = (
+            rng.choice(_TELL_MORE),
+            Content(ordered(first, others), tuple(map(entity.fill, entity.category.asides))),
+        )
+    response, _ = compose(rng, content, draw_style(rng))
+    return [
+        {"role": "user", "content": as_typed(rng, prompt)},
+        {"role": "assistant", "content": response},
+    ]
+
+
+def _several_turns(rng: random.Random) -> Messages:
+    """Two or three turns that hang together."""
+    messages: Messages = []
+    if rng.random() < 0.2:
+        messages += _turn(rng, small_talk(rng, rng.choice(("hello", "how are you", "meet"))))
+    draft = draw_draft(rng)
+    messages += _turn(rng, draft)
+    if draft.topic is not None and rng.random() < 0.7:
+        messages += _more(rng, draft.topic, messages[-1]["content"])
+    if len(messages) < 4 or (len(messages) < 6 and rng.random() < 0.4):
+        closing = rng.choice(("thanks", "thanks", "thanks", "ok", "bye"))
+        messages += _turn(rng, small_talk(rng, closing))
+    return messages
+
+
+def conversations(seed: int = 0) -> Iterator[Messages]:
+    """An endless stream of conversations in OpenAI's message form, the same for the same seed.
+
+    Roles alternate, from 'user' to 'assistant'. About three quarters have one turn (a
+    demonstration), the rest mostly two or three and at most four: more about the same thing, a
+    greeting before, thanks after.
+    """
+    rng = random.Random(f"conversations {seed}")
+    while True:
+        if rng.random() < _SINGLE_TURN:
+            yield _turn(rng, draw_draft(rng))
+        else:
+            yield _several_turns(rng)

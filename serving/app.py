@@ -1,0 +1,175 @@
+"""The serving process: vLLM's OpenAI server, recording, feedback, and the policy follower."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from typing import Any
+
+from fastapi import FastAPI
+from feedback.api import feedback_router
+from feedback.view import View
+
+from feedback.identity import Secret, load_or_create_secret
+from feedback.log import EventLog, LogError
+from feedback.policies import PolicyState, current, publish_event
+from feedback.sqlite_log import SqliteLog
+from protos.plaudit.v1.policy_pb2 import Swapped
+from protos.registry import CheckpointInvalid, Registry
+from serving import metrics
+from serving.engine import RecordingEngine
+from serving.engine_args import engine_arguments, parse
+from serving.errors import PolicyLost, ServingError
+from serving.middleware import CompletionMiddleware
+from serving.recorder import Recorder
+from serving.routes import health_router, keep_only
+from serving.settings import ServingSettings
+from serving.swapper import Swapper
+
+logger = logging.getLogger("plaudit.serving")
+
+
+def starting_version(registry: Registry, state: PolicyState) -> int:
+    """Choose the version to start with: the live one, else the newest before it that is whole.
+
+    Raises:
+        ServingError: There is none.
+
+    """
+    older = [v for v in reversed(state.published) if v < state.live and v not in state.rolled_back]
+    for version in [state.live, *older] if state.live else []:
+        try:
+            registry.verify(version)
+        except CheckpointInvalid as error:
+            logger.error("Not starting with version %d: %s", version, error)
+        else:
+            return version
+    raise ServingError("no policy is published: 'plaudit up' trains or brings in the first one")
+
+
+class Fingerprint:
+    """`system_fingerprint` of vLLM's handlers: the policy version at the end of an answer."""
+
+    def __init__(self, app: FastAPI) -> None:
+        state = app.state
+        names = ("openai_serving_chat", "openai_serving_completion")
+        self.handlers = [h for n in names if (h := getattr(state, n, None)) is not None]
+
+    def set(self, version: int) -> None:
+        """Say `version` from now on."""
+        for handler in self.handlers:
+            handler.system_fingerprint = f"policy-v{version}"
+        metrics.ACTIVE_VERSION.set(version)
+        metrics.POLICY.info({"version": str(version)})
+
+
+def _on_gpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return not current_platform.is_cpu()
+
+
+async def _build_app(
+    args: Any,
+    engine: RecordingEngine,
+    swapper: Swapper,
+    log: EventLog,
+    view: View,
+    secret: Secret,
+    settings: ServingSettings,
+) -> FastAPI:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await engine.get_supported_tasks()
+    app: FastAPI = build_app(args, tasks, engine.model_config)
+    await init_app_state(engine, app.state, args, tasks)  # type: ignore[arg-type]
+    keep_only(app)
+    app.include_router(health_router(lambda: swapper.ready, lambda: swapper.version))
+    app.include_router(feedback_router(log, view, secret))
+    app.add_middleware(
+        CompletionMiddleware,
+        secret=secret,
+        api_keys=settings.api_keys,
+        max_body_bytes=settings.max_body_bytes,
+        live_version=lambda: swapper.version,
+        ready=lambda: swapper.ready,
+    )
+    swapper.on_live = Fingerprint(app).set
+    swapper.on_live(swapper.version)
+    return app
+
+
+async def _follow_view(view: View, log: EventLog, poll_seconds: float) -> None:
+    while True:
+        with contextlib.suppress(LogError):  # it reads on when the log is back
+            while await asyncio.to_thread(view.follow, log):
+                pass
+        await asyncio.sleep(poll_seconds)
+
+
+async def _follow_policies(swapper: Swapper, poll_seconds: float) -> None:
+    try:
+        await swapper.follow(poll_seconds)
+    except PolicyLost as error:
+        logger.critical("%s; this replica stops, to start again on a whole policy", error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def serve(settings: ServingSettings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ServingError: There is no policy to serve, or the one served was lost in a swap.
+
+    """
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+    from vllm.entrypoints.launchers.launcher import serve_http, setup_server
+
+    home = settings.home
+    secret = load_or_create_secret(home / "secret.json")
+    log = SqliteLog(home / "log.db")
+    view = View(home / f"view-{settings.replica}.db")
+    registry = Registry(home / "registry")
+    state = await asyncio.to_thread(current, log)
+    version = await asyncio.to_thread(starting_version, registry, state)
+    args = parse(engine_arguments(settings, registry.path(version), _on_gpu()))
+    _, socket = setup_server(args, reuse_port=False)
+    async with build_async_engine_client(args) as inner:
+        await inner.update_weight_version(str(version))
+        recorder = Recorder(log, logger.error)
+        swapper = Swapper(
+            inner,
+            registry,
+            log,
+            settings.replica,
+            version,
+            timeout=settings.swap_timeout_seconds,
+            on_live=lambda _: None,
+        )
+        engine = RecordingEngine(inner, recorder, settings.model_name, lambda: swapper.version)
+        app = await _build_app(args, engine, swapper, log, view, secret, settings)
+        started = Swapped(replica=settings.replica, version=version)
+        await asyncio.to_thread(publish_event, log, started)
+        following = [
+            asyncio.create_task(_follow_policies(swapper, settings.poll_seconds)),
+            asyncio.create_task(_follow_view(view, log, settings.poll_seconds)),
+        ]
+        shutdown = await serve_http(
+            app,
+            sock=socket,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=65,
+        )
+        for task in following:
+            task.cancel()
+    await shutdown
+    await recorder.drain()
+    view.close()
+    log.close()
+    if swapper.lost:
+        raise ServingError("the policy was lost in a swap")

@@ -1,0 +1,67 @@
+"""An engine client that records: vLLM's own, with `generate` wrapped, all else passed through."""
+
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, Any
+
+from serving.context import RequestContext, request_context
+from serving.recorder import Answer, Recorder
+
+if TYPE_CHECKING:
+    from vllm.engine.protocol import EngineClient
+    from vllm.outputs import RequestOutput
+    from vllm.sampling_params import SamplingParams
+
+
+class RecordingEngine:
+    """Stands where vLLM's server expects an `EngineClient`.
+
+    Calls without a request context (warm-up, tokenisation, batches of prompts) pass unrecorded.
+    """
+
+    def __init__(
+        self, inner: "EngineClient", recorder: Recorder, model: str, version: Callable[[], int]
+    ) -> None:
+        self.inner = inner
+        self.recorder = recorder
+        self.model = model
+        self.version = version
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass everything else through."""
+        return getattr(self.inner, name)
+
+    def generate(
+        self, prompt: Any, sampling_params: "SamplingParams", request_id: str, **kwargs: Any
+    ) -> "AsyncGenerator[RequestOutput, None]":
+        """Generate as vLLM does; the last output is given once the answer is durable."""
+        context = request_context.get()
+        if context is None or not context.recorded:
+            return self.inner.generate(prompt, sampling_params, request_id, **kwargs)
+        return self._recorded(context, prompt, sampling_params, request_id, kwargs)
+
+    async def _recorded(
+        self,
+        context: RequestContext,
+        prompt: Any,
+        sampling_params: "SamplingParams",
+        request_id: str,
+        kwargs: dict[str, Any],
+    ) -> "AsyncGenerator[RequestOutput, None]":
+        params = sampling_params.clone()
+        if params.logprobs is None:
+            params.logprobs = 0  # the sampled token's own, nothing else
+        answer = Answer(context, params, self.model)
+        stream = self.inner.generate(prompt, params, request_id, **kwargs)
+        started = written = False
+        try:
+            async for output in stream:
+                started = True
+                answer.note(output, self.version())
+                if output.finished:
+                    written = True
+                    await self.recorder.write(answer.finish(aborted=False))
+                yield output
+        finally:
+            if started and not written:
+                self.recorder.write_shielded(answer.finish(aborted=True))
+            await stream.aclose()

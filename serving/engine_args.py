@@ -1,0 +1,55 @@
+"""The arguments that vLLM's server is started with."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+from serving.settings import ServingSettings
+
+
+def prepare_environment() -> None:
+    """Set what vLLM reads from the environment; call before vLLM is imported."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # The engine's worker in the engine's own process: one import of vLLM less to wait for.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[str]:
+    """Give the command line of vLLM's OpenAI server for the policy in `model`."""
+    arguments = [
+        *("--model", str(model)),
+        *("--served-model-name", settings.model_name),
+        *("--dtype", settings.dtype),
+        *("--host", settings.host),
+        *("--port", str(settings.port)),
+        *("--max-num-seqs", str(settings.max_num_seqs)),
+        # Log-probabilities of the distribution sampled from: right as importance weights.
+        *("--logprobs-mode", "processed_logprobs"),
+        *("--generation-config", "vllm"),
+        *("--distributed-executor-backend", "uni"),
+        *("--shutdown-timeout", "5"),
+        "--disable-fastapi-docs",
+        "--disable-uvicorn-access-log",
+        "--enable-prefix-caching",
+    ]
+    if settings.max_model_len is not None:
+        arguments += ["--max-model-len", str(settings.max_model_len)]
+    if settings.enforce_eager:
+        arguments.append("--enforce-eager")
+    if gpu:
+        arguments += ["--gpu-memory-utilization", str(settings.gpu_memory_share)]
+    else:
+        arguments += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 2**30))]
+    return arguments
+
+
+def parse(arguments: list[str]) -> Namespace:
+    """Parse as vLLM's own server does."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+    validate_parsed_serve_args(args)
+    return args

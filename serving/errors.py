@@ -1,0 +1,17 @@
+"""What can go wrong in serving."""
+
+
+class ServingError(Exception):
+    """Something is wrong in the serving process."""
+
+
+class CheckpointUnfit(ServingError):
+    """A checkpoint cannot replace the one that is live; the message says why."""
+
+
+class SwapFailed(ServingError):
+    """A swap failed; the policy that was live serves again."""
+
+
+class PolicyLost(ServingError):
+    """A swap failed and the old policy could not be put back: this process must restart."""

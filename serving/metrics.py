@@ -1,0 +1,26 @@
+"""Prometheus metrics of the serving process, exposed by vLLM's own /metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+COMPLETIONS = Counter("plaudit_completions_total", "Requests answered.", ["outcome"])
+CANDIDATES = Counter("plaudit_candidates_total", "Candidate answers generated.", ["finish_reason"])
+CANDIDATE_TOKENS = Counter("plaudit_candidate_tokens_total", "Tokens generated.")
+RECORD_FAILURES = Counter(
+    "plaudit_completion_record_failures_total", "Answers that could not be recorded."
+)
+SWAP_SECONDS = Histogram(
+    "plaudit_swap_seconds",
+    "From taking up a version to serving it.",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+)
+SWAP_PAUSE_SECONDS = Histogram(
+    "plaudit_swap_pause_seconds",
+    "Time for which decoding stood still in a swap.",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5, 1, 2, 5, 10),
+)
+SWAPS = Counter("plaudit_swaps_total", "Swaps by outcome.", ["outcome"])
+ACTIVE_VERSION = Gauge("plaudit_active_policy_version", "The policy version that serves.")
+POLICY = Info("plaudit_policy", "The policy that serves.")
+LAST_SWAP = Gauge(
+    "plaudit_last_swap_success_timestamp_seconds", "When a swap last succeeded, Unix time."
+)

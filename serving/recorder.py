@@ -1,0 +1,161 @@
+"""What an answer was: collected as vLLM's outputs pass, written to the log before the end.
+
+Source of the version labels: vLLM, which marks the weights of each token itself
+(`CompletionOutput.weight_versions`). An answer cut short by its client has no final output;
+its labels are then the versions that were live as its tokens passed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from feedback.log import EventLog, LogError, NewRecord
+from protos.plaudit.v1.completion_pb2 import (
+    Choice,
+    CompletionRecord,
+    Message,
+    SamplingParameters,
+    VersionSpan,
+)
+from serving import metrics
+from serving.context import RequestContext
+
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.sampling_params import SamplingParams
+
+RECORD_TYPE = CompletionRecord.DESCRIPTOR.full_name
+
+
+def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
+    """Give the sampling parameters as recorded; see `off_policy_usable` in the contract."""
+    plain = (
+        params.temperature > 0
+        and params.top_p == 1.0
+        and params.top_k in (0, -1)
+        and params.min_p == 0.0
+        and params.presence_penalty == 0.0
+        and params.frequency_penalty == 0.0
+        and params.repetition_penalty == 1.0
+        and not params.logit_bias
+        and not params.bad_words
+        and not params.allowed_token_ids
+        and not params.min_tokens
+        and not params.structured_outputs
+    )
+    stop = [params.stop] if isinstance(params.stop, str) else list(params.stop or ())
+    return SamplingParameters(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        repetition_penalty=params.repetition_penalty,
+        has_logit_bias=bool(params.logit_bias),
+        max_tokens=params.max_tokens or 0,
+        seed=params.seed,
+        stop=stop,
+        off_policy_usable=plain,
+    )
+
+
+class Answer:
+    """The record of one request, growing as its outputs pass."""
+
+    def __init__(self, context: RequestContext, params: "SamplingParams", model: str) -> None:
+        self.record = CompletionRecord(
+            completion_id=context.completion_id,
+            owner=context.owner,
+            subject=context.subject,
+            created_ms=int(time.time() * 1000),
+            model=model,
+            messages=[Message(role=r, content=c) for r, c in context.messages or ()],
+            prompt=context.prompt,
+            multimodal=context.multimodal,
+            sampling=sampling_parameters(params),
+        )
+        # One slot a choice, so that even one that nothing came of is there.
+        self.choices = [Choice(index=i) for i in range(params.n)]
+
+    def note(self, output: "RequestOutput", version: int) -> None:
+        """Add what one output brings (a delta, or the whole of it)."""
+        if output.prompt_token_ids and not self.record.prompt_token_ids:
+            self.record.prompt_token_ids.extend(output.prompt_token_ids)
+        if output.prompt and not self.record.prompt and not self.record.messages:
+            self.record.prompt = output.prompt
+        for part in output.outputs:
+            self._note_choice(self.choices[part.index], part, version)
+
+    def _note_choice(self, choice: Choice, part: "CompletionOutput", version: int) -> None:
+        token_ids = list(part.token_ids)
+        start = len(choice.token_ids)
+        choice.text += part.text
+        choice.token_ids.extend(token_ids)
+        if part.logprobs is not None:
+            pairs = zip(token_ids, part.logprobs, strict=True)
+            choice.log_probs.extend(top[token].logprob for token, top in pairs)
+        if part.finish_reason is not None:
+            choice.finish_reason = part.finish_reason
+        if part.weight_versions:
+            del choice.versions[:]
+            for span in part.weight_versions:
+                _extend_span(choice, _version(span.version), span.start, span.end)
+        elif token_ids:
+            _extend_span(choice, version, start, start + len(token_ids))
+
+    def finish(self, aborted: bool) -> CompletionRecord:
+        """Give the record; choices without an end were stopped by the client."""
+        for choice in self.choices:
+            if not choice.finish_reason and aborted:
+                choice.finish_reason = "abort"
+            metrics.CANDIDATES.labels(choice.finish_reason or "none").inc()
+            metrics.CANDIDATE_TOKENS.inc(len(choice.token_ids))
+        metrics.COMPLETIONS.labels("aborted" if aborted else "finished").inc()
+        self.record.choices.extend(self.choices)
+        return self.record
+
+
+def _version(label: str) -> int:
+    return int(label) if label.isdigit() else 0
+
+
+def _extend_span(choice: Choice, version: int, start: int, end: int) -> None:
+    if choice.versions and choice.versions[-1].policy_version == version:
+        choice.versions[-1].end = end
+    else:
+        choice.versions.append(VersionSpan(policy_version=version, start=start, end=end))
+
+
+class Recorder:
+    """Writes records to the log, off the event loop."""
+
+    def __init__(self, log: EventLog, on_failure: Callable[[str], None]) -> None:
+        """Use `log`; `on_failure` is told of each record that could not be written."""
+        self.log = log
+        self.on_failure = on_failure
+        self._pending: set[asyncio.Task[Any]] = set()
+
+    async def write(self, record: CompletionRecord) -> None:
+        """Return when the record is durable.
+
+        A chat does not fail because its record could not be written: that is counted and told.
+        """
+        new = NewRecord(record.completion_id, RECORD_TYPE, record.SerializeToString())
+        try:
+            await asyncio.to_thread(self.log.append, "completions", [new])
+        except LogError as error:
+            metrics.RECORD_FAILURES.inc()
+            self.on_failure(f"completion {record.completion_id} was not recorded: {error}")
+
+    def write_shielded(self, record: CompletionRecord) -> None:
+        """Write in the background, whatever becomes of the task that asks for it."""
+        task = asyncio.get_running_loop().create_task(self.write(record))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def drain(self) -> None:
+        """Wait for what is being written."""
+        while self._pending:
+            await asyncio.gather(*self._pending)

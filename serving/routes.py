@@ -1,0 +1,43 @@
+"""The routes of the app: what is kept of vLLM's, and the health checks."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import JSONResponse, Response
+
+from serving.middleware import error_response
+
+# vLLM mounts more by itself (scaling, profiling, token-in-token-out): none of it is kept.
+KEPT = frozenset(
+    {
+        "/health",
+        "/metrics",
+        "/tokenize",
+        "/detokenize",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+    }
+)
+
+
+def keep_only(app: FastAPI, kept: frozenset[str] = KEPT) -> None:
+    """Remove every route of `app` whose path is not in `kept`."""
+    app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in kept]
+
+
+def health_router(ready: Callable[[], bool], version: Callable[[], int]) -> APIRouter:
+    """Give `/livez` (the process answers) and `/readyz` (a whole policy is loaded)."""
+    router = APIRouter()
+
+    @router.get("/livez")
+    async def livez() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @router.get("/readyz")
+    async def readyz() -> Response:
+        if not ready():
+            return error_response(503, "No whole policy is loaded.", None, "not_ready")
+        return JSONResponse({"status": "ready", "policy_version": version()})
+
+    return router

@@ -1,0 +1,159 @@
+"""Hot swaps on real vLLM: under load, with failures at each step, with bad checkpoints, back."""
+
+import asyncio
+import itertools
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.policies import activate, resume, rollback
+from feedback.policies import publish_event
+from protos.plaudit.v1.completion_pb2 import Choice
+from protos.plaudit.v1.policy_pb2 import Published
+from tests.servers import Plaudit
+
+GREETING: list[Any] = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def next_version(plaudit: Plaudit) -> int:
+    return max(plaudit.registry.versions()) + 1
+
+
+def greedy(plaudit: Plaudit) -> str:
+    """Give what the policy says at temperature 0: tells one set of weights from another."""
+    answer = plaudit.openai().chat.completions.create(
+        model="plaudit",
+        messages=GREETING,
+        temperature=0,
+        max_tokens=16,
+        extra_body={"ignore_eos": True},
+    )
+    return answer.choices[0].message.content or ""
+
+
+def spans(choice: Choice) -> list[tuple[int, int, int]]:
+    return [(s.policy_version, s.start, s.end) for s in choice.versions]
+
+
+async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], list[str | None]]:
+    counts, finishes, completion_id = [0, 0], [None, None], ""
+    stream = await plaudit.async_openai().chat.completions.create(
+        model="plaudit",
+        messages=GREETING,
+        n=2,
+        max_tokens=tokens,
+        stream=True,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+    )
+    async for chunk in stream:
+        completion_id = chunk.id
+        for choice in chunk.choices:
+            counts[choice.index] += len((choice.model_extra or {}).get("token_ids") or [])
+            finishes[choice.index] = choice.finish_reason or finishes[choice.index]
+    return completion_id, counts, finishes
+
+
+async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version: int) -> None:
+    before, tokens = plaudit.version(), 400
+    streams = [asyncio.create_task(one_stream(plaudit, tokens)) for _ in range(16)]
+    await asyncio.sleep(1.5)
+    await asyncio.to_thread(plaudit.publish, next_version, before, next_version)
+    results = await asyncio.gather(*streams)
+    await asyncio.to_thread(plaudit.wait_version, next_version)
+    records = plaudit.records()
+    swapped = 0
+    for completion_id, counts, finishes in results:
+        assert finishes == ["length", "length"]
+        assert counts == [tokens, tokens]
+        for choice in records[completion_id].choices:
+            labelled = spans(choice)
+            assert labelled[0][1] == 0
+            assert labelled[-1][2] == tokens
+            assert all(a[2] == b[1] for a, b in itertools.pairwise(labelled))
+            versions = [v for v, _, _ in labelled]
+            assert versions == sorted(versions)
+            assert set(versions) <= {before, next_version}
+            swapped += len(versions) == 2
+    assert swapped, "no stream lived through the swap: the test shows nothing"
+
+
+def test_new_weights_answer_after_a_swap_and_old_ones_after_a_rollback(
+    plaudit: Plaudit, next_version: int
+) -> None:
+    before, old = plaudit.version(), greedy(plaudit)
+    plaudit.publish(next_version, before, next_version)
+    plaudit.wait_version(next_version)
+    new = greedy(plaudit)
+    assert new != old
+    assert "Rolling back" in rollback(plaudit.home, "test")
+    plaudit.wait_version(before)
+    assert greedy(plaudit) == old
+    plaudit.publish(next_version + 1, before, next_version + 1)
+    activate(plaudit.home, next_version, "test")
+    plaudit.wait_version(next_version)
+    assert greedy(plaudit) == new
+    resume(plaudit.home, "test")
+    plaudit.wait_version(next_version + 1)
+
+
+@pytest.mark.parametrize("step", ["stage", "pause", "reload", "label", "read_back", "resume"])
+def test_a_failure_at_any_step_leaves_the_old_policy(
+    plaudit: Plaudit, next_version: int, step: str
+) -> None:
+    before, old = plaudit.version(), greedy(plaudit)
+    (plaudit.home / "failpoints").write_text(f"swap.{step}=raise\n")
+    plaudit.publish(next_version, before, next_version)
+    failed = wait_failure(plaudit, next_version)
+    assert failed.serving == before
+    assert f"swap.{step}" in failed.reason
+    assert plaudit.version() == before
+    assert greedy(plaudit) == old
+
+
+def wait_failure(plaudit: Plaudit, version: int) -> Any:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for event in plaudit.policy_events():
+            if event.swap_failed.version == version:
+                return event.swap_failed
+        time.sleep(0.1)
+    raise AssertionError("no failure was reported")
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, Path.unlink])
+def test_a_damaged_checkpoint_is_refused(plaudit: Plaudit, next_version: int, damage: Any) -> None:
+    before, old = plaudit.version(), greedy(plaudit)
+    source = plaudit.home / f"tiny-{before}"
+    plaudit.registry.publish(source, version=next_version, parent=before, base="tiny")
+    damage(plaudit.registry.path(next_version) / "model.safetensors")
+    publish_event(plaudit.log, Published(version=next_version, parent=before))
+    failed = wait_failure(plaudit, next_version)
+    assert "model.safetensors" in failed.reason
+    assert plaudit.version() == before
+    assert greedy(plaudit) == old
+
+
+def test_another_architecture_is_refused(plaudit: Plaudit, next_version: int) -> None:
+    from tests.models import tiny_chat_model
+
+    before = plaudit.version()
+    folder = tiny_chat_model(plaudit.home / "wide", hidden_size=96)
+    plaudit.registry.publish(folder, version=next_version, parent=before, base="tiny")
+    publish_event(plaudit.log, Published(version=next_version, parent=before))
+    assert "tensors differ" in wait_failure(plaudit, next_version).reason
+    shutil.rmtree(folder)
+    assert plaudit.version() == before

@@ -1,0 +1,293 @@
+"""The corpus: correct, varied along independent axes, deterministic, and small in vocabulary."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import combinations, islice
+from statistics import correlation, mean, quantiles
+
+import pytest
+
+from learner.corpus import (
+    Demonstration,
+    conversations,
+    demonstrations,
+    pretraining_documents,
+    prompts,
+)
+from learner.corpus.answers import fact_content
+from learner.corpus.entities import entities
+from learner.corpus.howtos import HOWTOS
+from learner.corpus.text import join_and, lower_first, plain_part, with_detail
+from learner.corpus.unknown_words import NOUNS, PERSON_NAMES, PLACE_NAMES
+
+POLITE = re.compile(r"please|thank you|welcome|kindly|happy to help|hope this helps", re.IGNORECASE)
+DETAIL = re.compile(r"\d|because|such as|for example")
+WORD = re.compile(r"[a-z']+")
+FIRST = (
+    "What do I need to learn music?",
+    "You need good ears and some time.",
+    "fact: short",
+)
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[Demonstration]:
+    return list(islice(demonstrations(seed=1), 6000))
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[str]:
+    return list(islice(pretraining_documents(seed=1), 12000))
+
+
+def band(demonstration: Demonstration) -> str:
+    return demonstration.style.split(": ")[1].split("+")[0]
+
+
+def axes(demonstration: Demonstration) -> dict[str, float]:
+    """The axes as anybody can read them off the text."""
+    text = demonstration.response
+    return {
+        "polite": float(bool(POLITE.search(text))),
+        "question": float(text.endswith("?")),
+        "detailed": float(bool(DETAIL.search(text))),
+        "excited": float("!" in text),
+    }
+
+
+@pytest.mark.parametrize("stream", [demonstrations, conversations, pretraining_documents])
+def test_streams_repeat_for_a_seed_and_differ_between_seeds(
+    stream: Callable[[int], Iterator[object]],
+) -> None:
+    first = list(islice(stream(3), 200))
+    assert first == list(islice(stream(3), 200))
+    assert first != list(islice(stream(4), 200))
+
+
+def test_streams_are_the_same_on_every_machine() -> None:
+    # A changed corpus is a changed model: let it be on purpose.
+    assert next(demonstrations()) == Demonstration(*FIRST)
+
+
+def test_responses_are_one_line_of_ascii_and_of_bounded_length(
+    sample: list[Demonstration],
+) -> None:
+    for each in sample:
+        assert each.prompt.strip()
+        assert each.response.isascii()
+        assert each.prompt.isascii()
+        assert "\n" not in each.response
+        assert "|" not in each.response
+        assert "{" not in each.response
+        assert 2 <= len(each.response.split()) <= 90
+        assert each.response[0].isupper()
+        assert each.response[-1] in ".!?"
+        assert "  " not in each.response
+        assert ".." not in each.response
+        assert not set("{}|/") & set(each.prompt)
+
+
+def test_articles_fit_their_nouns(sample: list[Demonstration], documents: list[str]) -> None:
+    text = "\n".join([each.response for each in sample] + documents).lower()
+    assert not re.findall(r"\ba (?:[aeio]\w+|umbrella)\b", text.replace("a one", ""))
+    assert not re.findall(r"\ban (?!hour)[^aeiou\W]\w*", text)
+
+
+def test_it_never_stands_for_a_plural(sample: list[Demonstration], documents: list[str]) -> None:
+    counted = [entity for entity in entities() if entity.category.name in ("animal", "job")]
+    plurals = "|".join(entity.many.capitalize() for entity in counted if entity.many != "fish")
+    verbs = "eat|live|have|can|are able|like|work|need|mostly"
+    followed = re.compile(rf"\b(?:{plurals}) (?:{verbs}) [^.!?]*[.!?] (?:It|This person) ")
+    asked = [each.response for each in sample if each.style.startswith(("fact", "opinion"))]
+    for text in asked + documents:
+        assert not followed.search(text), text
+
+
+def test_lengths_spread(sample: list[Demonstration]) -> None:
+    lengths = [len(each.response.split()) for each in sample]
+    deciles = quantiles(lengths, n=10)
+    assert 24 <= mean(lengths) <= 30
+    assert min(lengths) <= 4
+    assert deciles[0] <= 11
+    assert deciles[8] >= 42
+    assert max(lengths) >= 60
+
+
+def test_axes_have_the_stated_rates(sample: list[Demonstration]) -> None:
+    rates = {name: mean(axes(each)[name] for each in sample) for name in axes(sample[0])}
+    assert 0.30 <= rates["polite"] <= 0.35
+    assert 0.30 <= rates["question"] <= 0.35
+    assert 0.40 <= rates["detailed"] <= 0.55
+    assert 0.15 <= rates["excited"] <= 0.25
+    bands = Counter(map(band, sample))
+    assert all(0.2 < bands[name] / len(sample) < 0.55 for name in ("short", "medium", "long"))
+
+
+@pytest.mark.parametrize("name", ["short", "medium", "long"])
+def test_axes_are_uncorrelated_within_a_band_of_length(
+    sample: list[Demonstration], name: str
+) -> None:
+    rows = [axes(each) for each in sample if band(each) == name]
+    for one, other in combinations(rows[0], 2):
+        r = correlation([row[one] for row in rows], [row[other] for row in rows])
+        assert abs(r) < 0.09, (one, other, r)
+
+
+def test_style_tags_say_what_the_text_shows(sample: list[Demonstration]) -> None:
+    for each in sample:
+        seen = axes(each)
+        assert ("polite" in each.style) == bool(seen["polite"]), each
+        assert ("question" in each.style) == bool(seen["question"]), each
+        assert ("detailed" in each.style) == bool(seen["detailed"]), each
+
+
+def test_one_prompt_gets_many_responses(sample: list[Demonstration]) -> None:
+    by_prompt: dict[str, list[str]] = {}
+    for each in islice(demonstrations(seed=2), 60000):
+        by_prompt.setdefault(each.prompt, []).append(each.response)
+    often = [responses for responses in by_prompt.values() if len(responses) >= 12]
+    assert len(often) > 100
+    assert mean(len(set(responses)) / len(responses) for responses in often) > 0.8
+
+
+def test_facts_are_about_the_thing_that_was_asked(sample: list[Demonstration]) -> None:
+    asked: dict[str, tuple[str, ...]] = {}
+    for entity in entities():
+        for attribute, value in zip(entity.category.attributes, entity.values, strict=True):
+            for question in attribute.questions:
+                key = entity.fill(question).lower().rstrip(".?")
+                asked[key] = (*asked.get(key, ()), plain_part(value))
+    known = [each for each in sample if each.prompt.lower().rstrip(".?") in asked]
+    assert len(known) > 1500
+    for each in known:
+        values = asked[each.prompt.lower().rstrip(".?")]
+        assert any(value in each.response for value in values), each
+
+
+def test_every_fact_occurs_often_in_the_pretraining_text(documents: list[str]) -> None:
+    text = "\n".join(documents)
+    for entity in entities():
+        for value in entity.values:
+            assert text.count(plain_part(value)) >= 5, (entity.one, value)
+            assert with_detail(value, detailed=True) in text, (entity.one, value)
+    for goal, summary, *_ in HOWTOS:
+        assert plain_part(summary) in text, goal
+
+
+def test_values_have_a_visible_detail_and_none_without_it() -> None:
+    for entity in entities():
+        for value in entity.values:
+            plain, _, detail = value.partition(" | ")
+            assert DETAIL.search(detail), (entity.one, value)
+            assert not DETAIL.search(plain), (entity.one, value)
+    assert len(entities()) >= 80
+    assert len({entity.one for entity in entities()}) == len(entities())
+
+
+def test_the_vocabulary_is_small_and_shared(
+    sample: list[Demonstration], documents: list[str]
+) -> None:
+    responses = {word for each in sample for word in WORD.findall(each.response.lower())}
+    asked = {
+        word
+        for each in sample
+        if not each.style.startswith("unknown")
+        for word in WORD.findall(each.prompt.lower())
+    }
+    written = {word for text in documents for word in WORD.findall(text.lower())}
+    known = [text for text in documents if "Plaudit:" not in text]
+    told = {word for text in known for word in WORD.findall(text.lower())}
+    assert 1000 <= len(told | responses | asked) <= 2500
+    assert len(responses - written) <= 5  # the sample is finite
+    assert len(asked - written) <= 10
+
+
+def test_questions_without_an_answer_are_admitted_in_many_words(
+    sample: list[Demonstration],
+) -> None:
+    unknown = [each for each in sample if each.style.startswith("unknown")]
+    assert 0.12 <= len(unknown) / len(sample) <= 0.15
+    assert all(
+        re.search(r"sorry|do not know|cannot answer", each.response, re.IGNORECASE)
+        for each in unknown
+    )
+    assert len({each.prompt.lower() for each in unknown}) > 0.85 * len(unknown)
+    facts = " ".join([*(entity.one for entity in entities()), *(goal for goal, *_ in HOWTOS)])
+    assert not set(map(str.lower, (*NOUNS, *PERSON_NAMES, *PLACE_NAMES))) & set(facts.split())
+
+
+def test_prompt_splits_are_disjoint_sorted_and_known() -> None:
+    vote, evaluation = prompts("vote"), prompts("eval")
+    assert len(vote) >= 400
+    assert len(evaluation) >= 100
+    for split in (vote, evaluation):
+        assert split == sorted(set(split))
+        assert sum("sorry" in prompt for prompt in split) == 0
+
+    def words(split: list[str]) -> set[str]:
+        return {
+            " ".join(re.findall(r"[a-z0-9]+", prompt.lower().replace("'", ""))) for prompt in split
+        }
+
+    # Upper case and punctuation must not smuggle a prompt into the other split.
+    assert not (words(vote) & words(evaluation)) - {""}
+    assert prompts("vote") == vote
+    assert prompts("vote") is not vote
+
+
+def test_another_split_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'test'"):
+        prompts("test")  # type: ignore[arg-type]
+
+
+def test_conversations_alternate_and_end_with_the_assistant() -> None:
+    drawn = list(islice(conversations(seed=1), 2000))
+    for messages in drawn:
+        roles = [message["role"] for message in messages]
+        assert roles == ["user", "assistant"] * (len(messages) // 2)
+        assert 1 <= len(roles) // 2 <= 4
+        assert all(message["content"].isascii() and message["content"] for message in messages)
+    assert 0.70 <= mean(len(messages) == 2 for messages in drawn) <= 0.80
+
+
+def test_thanks_are_answered_and_more_is_about_the_same_thing() -> None:
+    values: dict[str, set[str]] = {}
+    for entity in entities():
+        for value in entity.values:
+            values.setdefault(plain_part(value), set()).add(entity.one)
+    welcomed = followed = 0
+    for messages in islice(conversations(seed=2), 3000):
+        texts = [message["content"] for message in messages]
+        for question, answer in zip(texts[::2], texts[1::2], strict=True):
+            welcomed += "thank" in question.lower() and "You are welcome" in answer
+        if len(texts) == 4 and re.search(r"\bmore\b", texts[2]):
+            first, second = (
+                set[str]().union(*(names for value, names in values.items() if value in text))
+                for text in (texts[1], texts[3])
+            )
+            if first and second:
+                followed += 1
+                assert first & second, texts
+    assert welcomed > 20
+    assert followed > 20
+
+
+def test_helpers_write_english() -> None:
+    assert with_detail("fish | such as tuna", detailed=True) == "fish, such as tuna"
+    assert with_detail("sleeps | for 5 hours", detailed=True) == "sleeps for 5 hours"
+    assert with_detail("fish | such as tuna", detailed=False) == "fish"
+    assert join_and(["a"]) == "a"
+    assert join_and(["a", "b", "c"]) == "a, b and c"
+    assert lower_first("A cat") == "a cat"
+    assert lower_first("I know") == "I know"
+
+
+def test_a_plural_gives_way_where_the_value_is_singular() -> None:
+    lion = next(entity for entity in entities() if entity.one == "a lion")
+    look = lion.category.attributes[4]
+    for seed in range(20):
+        first = fact_content(random.Random(seed), lion, look).by_length[0][0]
+        assert first.startswith(("A lion has", "It has"))
+        assert first.endswith("it hunts big animals")

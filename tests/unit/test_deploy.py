@@ -1,0 +1,124 @@
+"""The command line, raters, processor and child processes."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from deploy.processes import Child, stop_all
+from deploy.processor import best_dtype, cpu_flags
+from deploy.raters import PREFERENCES, judge, prefers
+from deploy.settings import UpSettings
+
+
+def test_dtype_follows_the_processor(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n")
+    assert best_dtype(cpu_flags(info)) == "bfloat16"
+    info.write_text("processor: 0\nflags\t\t: fpu avx2 avx512f\n")
+    assert best_dtype(cpu_flags(info)) == "float32"
+    assert best_dtype(cpu_flags(tmp_path / "absent")) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worse"),
+    [
+        ("concise", "Cats purr.", "Cats purr, and they do so for many reasons, one by one."),
+        ("concise", "Cats purr.", ""),
+        ("detailed", "Cats purr, and they do so for many reasons.", "Cats purr."),
+        ("polite", "Thank you for asking. Cats purr.", "Cats purr."),
+        ("questions", "Cats purr. Do you have a cat?", "Cats purr."),
+    ],
+)
+def test_preferences_prefer(name: str, better: str, worse: str) -> None:
+    preference = PREFERENCES[name]
+    assert prefers(preference, better, worse) == 1
+    assert prefers(preference, worse, better) == 0
+    assert prefers(preference, better, better) == 0.5
+    assert preference.score(preference.improve(worse)) >= preference.score(worse)
+
+
+def test_judgement_is_noisy_but_not_random() -> None:
+    rng = random.Random(0)
+    preference = PREFERENCES["concise"]
+    long, short = " ".join(["word"] * 12), " ".join(["word"] * 4)
+    verdicts = [judge(preference, short, long, 0.7, rng) for _ in range(1000)]
+    share = verdicts.count("left") / 1000
+    assert 0.8 < share < 0.95  # logistic of (8/6)/0.7 = 0.87
+
+
+def test_unknown_settings_fail() -> None:
+    with pytest.raises(ValidationError):
+        UpSettings(colour="red")  # type: ignore[call-arg]
+
+
+def test_settings_load_neither_torch_nor_vllm() -> None:
+    code = (
+        "import sys, deploy.cli, deploy.settings, serving.settings, learner.settings;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'vllm', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_errors_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy.cli", "policies", "list", "--home", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "plaudit up" in result.stdout.replace("\n", " ")
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def child(tmp_path: Path, code: str) -> Child:
+    return Child("part", [sys.executable, "-c", code], tmp_path / "part.log")
+
+
+def test_a_crashed_child_is_restarted_and_says_so(tmp_path: Path) -> None:
+    part = child(tmp_path, "import time; print('up', flush=True); time.sleep(60)")
+    said: list[str] = []
+    part.start()
+    assert part.process is not None
+    first = part.process
+    first.kill()
+    first.wait()
+    deadline = time.monotonic() + 10
+    while (part.process is None or part.process is first) and time.monotonic() < deadline:
+        part.check(said.append)
+    assert part.process is not None
+    assert part.process is not first
+    assert "signal 9" in said[0]
+    assert "starting again" in said[1]
+    stop_all([part], said.append)
+    assert part.process.poll() is not None
+
+
+def test_children_die_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from deploy.processes import Child\n"
+        "c = Child('part', ['sleep', '60'], Path(sys.argv[1]))\n"
+        "c.start(); print(c.process.pid, flush=True); time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while _alive(pid):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z" and os.path.exists(f"/proc/{pid}")
