@@ -18,7 +18,8 @@ RETRACTION: Final = "retraction"
 
 def kind_of(event: FeedbackEvent) -> str | None:
     """Give the name of the opinion's kind; None where this version knows none."""
-    return event.WhichOneof("kind")
+    kind: str | None = event.WhichOneof("kind")
+    return kind
 
 
 def candidates_of(event: FeedbackEvent) -> list[Candidate]:

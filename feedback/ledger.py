@@ -116,7 +116,8 @@ class Ledger:
                 "(SELECT COUNT(DISTINCT arrival) FROM needs), "
                 "(SELECT COUNT(*) FROM dead_letters)"
             ).fetchone()
-            return LedgerCounts(*row, max_seq(self._db))
+            events, completions, waiting, dead = row
+            return LedgerCounts(events, completions, waiting, dead, max_seq(self._db))
 
     def event_ids(self) -> list[str]:
         """Give the ids of all events, in order of arrival, dead ones left out."""

@@ -92,9 +92,9 @@ def _add(db: sqlite3.Connection, event: FeedbackEvent, record: LogRecord) -> Non
         return  # it came before
     for completion_id in completions_of(event):
         db.execute(
-            "INSERT INTO needs SELECT ?1, ?2 WHERE NOT EXISTS "
-            "(SELECT 1 FROM completions WHERE completion_id = ?1)",
-            (completion_id, row[0]),
+            "INSERT INTO needs SELECT :completion, :arrival WHERE NOT EXISTS "
+            "(SELECT 1 FROM completions WHERE completion_id = :completion)",
+            {"completion": completion_id, "arrival": row[0]},
         )
     _number_if_joined(db, row[0])
 

@@ -76,7 +76,7 @@ def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
 
 
 @singledispatch
-def _apply(message: object, state: PolicyState) -> PolicyState:
+def _apply(_: object, state: PolicyState) -> PolicyState:
     """Refused, SwapFailed: they are for people to read, and move nothing."""
     return state
 

@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
+import socket
+from dataclasses import dataclass
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
-from feedback.api import feedback_router
-from feedback.view import View
 
+from feedback.api import feedback_router
 from feedback.identity import Secret, load_or_create_secret
 from feedback.log import EventLog, LogError
 from feedback.policies import PolicyState, current, publish_event
 from feedback.sqlite_log import SqliteLog
+from feedback.view import View
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry
 from serving import metrics
@@ -28,6 +30,9 @@ from serving.settings import ServingSettings
 from serving.swapper import Swapper
 
 logger = logging.getLogger("plaudit.serving")
+
+ENGINE_CHECK_SECONDS = 2.0
+GRACE_SECONDS = 10
 
 
 def starting_version(registry: Registry, state: PolicyState) -> int:
@@ -71,34 +76,27 @@ def _on_gpu() -> bool:
 
 
 async def _build_app(
-    args: Any,
-    engine: RecordingEngine,
-    swapper: Swapper,
-    log: EventLog,
-    view: View,
-    secret: Secret,
-    settings: ServingSettings,
-) -> FastAPI:
+    args: Any, engine: RecordingEngine, swapper: Swapper, parts: "Parts", settings: ServingSettings
+) -> CompletionMiddleware:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
     tasks = await engine.get_supported_tasks()
     app: FastAPI = build_app(args, tasks, engine.model_config)
-    await init_app_state(engine, app.state, args, tasks)  # type: ignore[arg-type]
+    await init_app_state(engine, app.state, args, tasks)
     keep_only(app)
     app.include_router(health_router(lambda: swapper.ready, lambda: swapper.version))
-    app.include_router(feedback_router(log, view, secret))
-    app.add_middleware(
-        CompletionMiddleware,
-        secret=secret,
+    app.include_router(feedback_router(parts.log, parts.view, parts.secret))
+    swapper.on_live = Fingerprint(app).set
+    swapper.on_live(swapper.version)
+    return CompletionMiddleware(
+        app,
+        secret=parts.secret,
         api_keys=settings.api_keys,
         max_body_bytes=settings.max_body_bytes,
         live_version=lambda: swapper.version,
         ready=lambda: swapper.ready,
     )
-    swapper.on_live = Fingerprint(app).set
-    swapper.on_live(swapper.version)
-    return app
 
 
 async def _follow_view(view: View, log: EventLog, poll_seconds: float) -> None:
@@ -109,67 +107,127 @@ async def _follow_view(view: View, log: EventLog, poll_seconds: float) -> None:
         await asyncio.sleep(poll_seconds)
 
 
-async def _follow_policies(swapper: Swapper, poll_seconds: float) -> None:
+async def _follow_policies(swapper: Swapper, server: uvicorn.Server, poll_seconds: float) -> None:
     try:
         await swapper.follow(poll_seconds)
     except PolicyLost as error:
         logger.critical("%s; this replica stops, to start again on a whole policy", error)
-        os.kill(os.getpid(), signal.SIGTERM)
+        server.should_exit = True
+
+
+async def _watch_engine(engine: Any, server: uvicorn.Server) -> None:
+    while not engine.errored:
+        await asyncio.sleep(ENGINE_CHECK_SECONDS)
+    logger.critical("vLLM's engine has died; this replica stops, to start again")
+    server.should_exit = True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What serving keeps in its home folder."""
+
+    secret: Secret
+    log: EventLog
+    view: View
+    registry: Registry
+
+    @classmethod
+    def open(cls, settings: ServingSettings) -> "Parts":
+        """Open or create them."""
+        home = settings.home
+        return cls(
+            secret=load_or_create_secret(home / "secret.json"),
+            log=SqliteLog(home / "log.db"),
+            view=View(home / f"view-{settings.replica}.db"),
+            registry=Registry(home / "registry"),
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        self.view.close()
+        self.log.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before the engine starts, so that a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ServingError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 async def serve(settings: ServingSettings) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; answers under way then have a few seconds to end.
 
     Raises:
-        ServingError: There is no policy to serve, or the one served was lost in a swap.
+        ServingError: There is no policy to serve, the port is taken, the engine died, or the
+            policy was lost in a swap.
 
     """
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
-    from vllm.entrypoints.launchers.launcher import serve_http, setup_server
 
-    home = settings.home
-    secret = load_or_create_secret(home / "secret.json")
-    log = SqliteLog(home / "log.db")
-    view = View(home / f"view-{settings.replica}.db")
-    registry = Registry(home / "registry")
-    state = await asyncio.to_thread(current, log)
-    version = await asyncio.to_thread(starting_version, registry, state)
-    args = parse(engine_arguments(settings, registry.path(version), _on_gpu()))
-    _, socket = setup_server(args, reuse_port=False)
+    signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
+    parts = Parts.open(settings)
+    listener = _listen(settings.host, settings.port)
+    state = await asyncio.to_thread(current, parts.log)
+    version = await asyncio.to_thread(starting_version, parts.registry, state)
+    args = parse(engine_arguments(settings, parts.registry.path(version), _on_gpu()))
     async with build_async_engine_client(args) as inner:
         await inner.update_weight_version(str(version))
-        recorder = Recorder(log, logger.error)
-        swapper = Swapper(
-            inner,
-            registry,
-            log,
-            settings.replica,
-            version,
-            timeout=settings.swap_timeout_seconds,
-            on_live=lambda _: None,
-        )
-        engine = RecordingEngine(inner, recorder, settings.model_name, lambda: swapper.version)
-        app = await _build_app(args, engine, swapper, log, view, secret, settings)
-        started = Swapped(replica=settings.replica, version=version)
-        await asyncio.to_thread(publish_event, log, started)
-        following = [
-            asyncio.create_task(_follow_policies(swapper, settings.poll_seconds)),
-            asyncio.create_task(_follow_view(view, log, settings.poll_seconds)),
-        ]
-        shutdown = await serve_http(
-            app,
-            sock=socket,
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=65,
-        )
-        for task in following:
-            task.cancel()
-    await shutdown
+        await _serve_engine(inner, args, version, listener, parts, settings)
+    parts.close()
+
+
+async def _serve_engine(
+    inner: Any,
+    args: Any,
+    version: int,
+    listener: socket.socket,
+    parts: Parts,
+    settings: ServingSettings,
+) -> None:
+    recorder = Recorder(parts.log, logger.error)
+    swapper = Swapper(
+        inner,
+        parts.registry,
+        parts.log,
+        settings.replica,
+        version,
+        timeout=settings.swap_timeout_seconds,
+        on_live=lambda _: None,
+    )
+    engine = RecordingEngine(inner, recorder, settings.model_name, lambda: swapper.version)
+    app = await _build_app(args, engine, swapper, parts, settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    started = Swapped(replica=settings.replica, version=version)
+    await asyncio.to_thread(publish_event, parts.log, started)
+    following = [
+        asyncio.create_task(_follow_policies(swapper, server, settings.poll_seconds)),
+        asyncio.create_task(_follow_view(parts.view, parts.log, settings.poll_seconds)),
+        asyncio.create_task(_watch_engine(inner, server)),
+    ]
+    await server.serve(sockets=[listener])
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
     await recorder.drain()
-    view.close()
-    log.close()
     if swapper.lost:
         raise ServingError("the policy was lost in a swap")
+    if inner.errored:
+        raise ServingError("vLLM's engine died")

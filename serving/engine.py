@@ -36,7 +36,10 @@ class RecordingEngine:
         """Generate as vLLM does; the last output is given once the answer is durable."""
         context = request_context.get()
         if context is None or not context.recorded:
-            return self.inner.generate(prompt, sampling_params, request_id, **kwargs)
+            unrecorded: AsyncGenerator[RequestOutput, None] = self.inner.generate(
+                prompt, sampling_params, request_id, **kwargs
+            )
+            return unrecorded
         return self._recorded(context, prompt, sampling_params, request_id, kwargs)
 
     async def _recorded(

@@ -123,13 +123,13 @@ def _talk(rng: random.Random) -> str:
 
 
 _KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
-    (_quiz, 0.3),
-    (_article, 0.2),
-    (_talk, 0.25),
-    (_comparison, 0.06),
-    (_story, 0.08),
+    (_quiz, 0.42),
+    (_article, 0.17),
+    (_talk, 0.2),
+    (_comparison, 0.05),
+    (_story, 0.07),
     (_instructions, 0.04),
-    (_person_asks, 0.05),
+    (_person_asks, 0.03),
     (_advice, 0.02),
 )
 

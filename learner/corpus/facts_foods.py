@@ -92,15 +92,6 @@ FOODS: tuple[tuple[str, ...], ...] = (
         "in the morning | because it wakes them up",
     ),
     (
-        "a potato",
-        "potatoes",
-        "a brown vegetable | and weighs about 150 grams",
-        "grows under the ground | for about 3 months",
-        "mild and soft | because it is full of water",
-        "butter, salt and fish | for example in a hot oven dish",
-        "for dinner | because it is cheap and filling",
-    ),
-    (
         "a tomato",
         "tomatoes",
         "a soft red fruit that cooks use like a vegetable | for example in a sauce",
@@ -108,15 +99,6 @@ FOODS: tuple[tuple[str, ...], ...] = (
         "fresh and a little sweet | because it has a lot of juice",
         "cheese, pasta and salad | such as a green salad",
         "in summer | because it is fresh and cool",
-    ),
-    (
-        "a carrot",
-        "carrots",
-        "a long orange vegetable | about 15 centimeters long",
-        "grows under the ground | for about 3 months",
-        "sweet and crisp | because it has some sugar",
-        "peas, rice and soup | such as chicken soup",
-        "as a snack or in soup | because it is good for the eyes",
     ),
     (
         "an orange",

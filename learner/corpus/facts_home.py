@@ -56,15 +56,6 @@ THINGS: tuple[tuple[str, ...], ...] = (
         "wash it with warm water | because coffee leaves brown lines",
     ),
     (
-        "a towel",
-        "towels",
-        "a soft cloth that takes up water | because it is thick",
-        "dry your hands and body | for example after a shower",
-        "in the bathroom | such as next to the shower",
-        "cotton | because it is soft and takes up water",
-        "wash it in hot water | about 1 time a week",
-    ),
-    (
         "soap",
         "soap",
         "a thing that makes skin clean | such as a white bar",
@@ -101,15 +92,6 @@ THINGS: tuple[tuple[str, ...], ...] = (
         "clean it inside | about 1 time a month",
     ),
     (
-        "a broom",
-        "brooms",
-        "a brush with a long stick | about 1 meter long",
-        "clean the floor | for example after dinner",
-        "behind a door | because it is thin and tall",
-        "wood and straw | because straw can bend",
-        "shake out the dust | about 1 time a week",
-    ),
-    (
         "a key",
         "keys",
         "a small piece of metal for a lock | about 6 centimeters long",
@@ -117,15 +99,6 @@ THINGS: tuple[tuple[str, ...], ...] = (
         "on a hook near the door | because it is easy to find there",
         "metal | such as steel",
         "keep a second one with a friend | because you may lose it",
-    ),
-    (
-        "a mirror",
-        "mirrors",
-        "a flat glass that shows your face | because it sends light back",
-        "look at your face and hair | for example before work",
-        "in the bathroom or the hall | such as next to the door",
-        "glass and metal | because thin metal sends light back",
-        "clean it with a dry cloth | about 1 time a week",
     ),
 )
 
@@ -145,22 +118,6 @@ BODY: tuple[tuple[str, ...], ...] = (
         "think, feel and remember | such as names and places",
         "inside the head | because hard bone keeps it safe",
         "sleep well and learn new things | such as a new song",
-    ),
-    (
-        "the skin",
-        "the skin",
-        "the outside of the body | about 2 square meters",
-        "feel things and keep water in | for example heat and cold",
-        "all over the body | because it keeps you safe",
-        "stay out of strong sun | for example at 12 in the day",
-    ),
-    (
-        "the stomach",
-        "the stomach",
-        "a soft bag inside the body | and holds about 1 liter",
-        "break down food | for about 4 hours",
-        "in the middle of the body | for example under the chest",
-        "eat slowly and drink water | because big bites are hard to use",
     ),
     (
         "a tooth",
@@ -207,15 +164,6 @@ AILMENTS: tuple[tuple[str, ...], ...] = (
         "germs in the body | such as the ones from a cold",
         "rest in bed and drink water | about 2 liters a day",
         "it does not go down | for example after 3 days",
-    ),
-    (
-        "a cough",
-        "coughs",
-        "a way for the body to clean the throat | for about 2 weeks",
-        "a dry or sore throat | because the air hurts it",
-        "a cold, dust or smoke | such as smoke from a fire",
-        "drink warm water with honey | about 3 times a day",
-        "it stays for a long time | for example more than 3 weeks",
     ),
     (
         "stress",

@@ -38,15 +38,6 @@ WEATHER: tuple[tuple[str, ...], ...] = (
         "dry fields | because it brings a lot of water",
     ),
     (
-        "fog",
-        "fog",
-        "a cloud that is near the ground | about 50 meters high",
-        "on cold and wet mornings | for example in November",
-        "wet and cool | because it has tiny drops of water",
-        "walk and drive slowly | because you cannot see far",
-        "forest plants | because they drink the tiny drops",
-    ),
-    (
         "spring",
         "spring",
         "the time of year after winter | such as the month of April",
@@ -215,14 +206,5 @@ PLACES: tuple[tuple[str, ...], ...] = (
         "cows, chickens and big fields | about 40 cows",
         "old shoes and a hat | because the ground is often wet",
         "in spring | because there are young animals",
-    ),
-    (
-        "a train station",
-        "train stations",
-        "a place where trains stop | for about 3 minutes",
-        "take a train to another town | for example to see a friend",
-        "trains, clocks and small shops | such as a coffee shop",
-        "a ticket and a small bag | because there is little space",
-        "early | about 15 minutes before the train",
     ),
 )

@@ -26,8 +26,8 @@ POLITE = re.compile(r"please|thank you|welcome|kindly|happy to help|hope this he
 DETAIL = re.compile(r"\d|because|such as|for example")
 WORD = re.compile(r"[a-z']+")
 FIRST = (
-    "What do I need to learn music?",
-    "You need good ears and some time.",
+    "What is a good place for reading?",
+    "A good place for it is a library or a soft chair.",
     "fact: short",
 )
 
@@ -200,7 +200,7 @@ def test_the_vocabulary_is_small_and_shared(
     known = [text for text in documents if "Plaudit:" not in text]
     told = {word for text in known for word in WORD.findall(text.lower())}
     assert 1000 <= len(told | responses | asked) <= 2500
-    assert len(responses - written) <= 5  # the sample is finite
+    assert len(responses - written) <= 12  # the sample is finite
     assert len(asked - written) <= 10
 
 

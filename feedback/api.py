@@ -1,0 +1,215 @@
+"""The feedback routes: POST, GET and DELETE under /v1/feedback.
+
+The routes read and check their bodies themselves, so that every error has OpenAI's shape
+whatever the app around them does with errors. 201 means that the event is durable.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from feedback.events import kind_of
+from feedback.http_errors import ApiError, from_validation
+from feedback.identity import Secret, owner_of
+from feedback.log import EventLog, LogError
+from feedback.metrics import FEEDBACK, REJECTED
+from feedback.schema import (
+    MAX_BODY_BYTES,
+    MAX_IDEMPOTENCY_KEY,
+    FeedbackDeleted,
+    FeedbackList,
+    FeedbackObject,
+    FeedbackRequest,
+)
+from feedback.service import FeedbackService
+from feedback.translate import object_of
+from feedback.view import View, ViewError
+
+DEFAULT_PAGE: Final = 20
+MAX_PAGE: Final = 100
+RETRY_AFTER_SECONDS: Final = 2
+
+Handler = Callable[[Any, Request], Awaitable[Response]]
+T = TypeVar("T")
+
+
+def _answering_errors(handler: Handler) -> Callable[[Any, Request], Awaitable[Response]]:
+    @functools.wraps(handler)
+    async def answering(self: Any, request: Request) -> Response:
+        try:
+            return await handler(self, request)
+        except ApiError as error:
+            refused = error
+        except (LogError, ViewError):
+            refused = ApiError(
+                503,
+                "log_unavailable",
+                f"Feedback cannot be stored or read just now. Try again in "
+                f"{RETRY_AFTER_SECONDS} s, with the same Idempotency-Key so that it counts once.",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        REJECTED.labels(refused.code).inc()
+        return refused.response()
+
+    return answering
+
+
+class FeedbackApi:
+    """The handlers. The log and the view are used in threads, never on the event loop."""
+
+    def __init__(
+        self, service: FeedbackService, owner_of_bearer: Callable[[str | None], str], clients: int
+    ) -> None:
+        self._service = service
+        self._owner_of_bearer = owner_of_bearer
+        self._limiter = anyio.CapacityLimiter(clients)
+
+    @_answering_errors
+    async def create(self, request: Request) -> Response:
+        """Take one opinion: 201 once it is durable, 200 if it was already."""
+        owner = self._owner(request)
+        key = request.headers.get("idempotency-key")
+        if key is not None and not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
+            message = f"'Idempotency-Key' must have 1 to {MAX_IDEMPOTENCY_KEY} characters."
+            raise ApiError(400, "invalid_value", message, "Idempotency-Key")
+        try:
+            body = FeedbackRequest.model_validate_json(await _body(request))
+        except ValidationError as error:
+            raise from_validation(error) from error
+        event, new = await self._blocking(self._service.accept, body, owner, key)
+        FEEDBACK.labels(kind_of(event), "accepted" if new else "duplicate").inc()
+        return JSONResponse(object_of(event), 201 if new else 200)
+
+    @_answering_errors
+    async def page(self, request: Request) -> Response:
+        """List the caller's opinions, oldest first."""
+        query = _query(request)
+        limit = _limit(query.get("limit"))
+        seen, more = await self._blocking(
+            self._service.page,
+            self._owner(request),
+            query.get("completion_id"),
+            query.get("after"),
+            limit,
+        )
+        data = [object_of(one.event, one.superseded) for one in seen]
+        return JSONResponse({"object": "list", "data": data, "has_more": more})
+
+    @_answering_errors
+    async def read(self, request: Request) -> Response:
+        """Give one of the caller's opinions."""
+        wanted = request.path_params["feedback_id"]
+        seen = await self._blocking(self._service.get, self._owner(request), wanted)
+        return JSONResponse(object_of(seen.event, seen.superseded))
+
+    @_answering_errors
+    async def delete(self, request: Request) -> Response:
+        """Take one of the caller's opinions back; doing so again changes nothing."""
+        wanted = request.path_params["feedback_id"]
+        event, stood = await self._blocking(self._service.retract, self._owner(request), wanted)
+        if stood:
+            FEEDBACK.labels(kind_of(event), "retracted").inc()
+        return JSONResponse(FeedbackDeleted(id=wanted).model_dump())
+
+    def _owner(self, request: Request) -> str:
+        owner = getattr(request.state, "owner", None)
+        if isinstance(owner, str):
+            return owner
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return self._owner_of_bearer(token.strip() if scheme.lower() == "bearer" else None)
+
+    async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
+        return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    declared = request.headers.get("content-length", "")
+    too_long = declared.isdecimal() and int(declared) > MAX_BODY_BYTES
+    if not too_long:
+        async for chunk in request.stream():
+            body += chunk
+            if too_long := len(body) > MAX_BODY_BYTES:
+                break
+    if too_long:
+        message = f"The body is longer than {MAX_BODY_BYTES // 1024} KiB. Send less text."
+        raise ApiError(413, "body_too_large", message)
+    return bytes(body)
+
+
+def _query(request: Request) -> Mapping[str, str]:
+    for name in request.query_params:
+        if name not in {"completion_id", "after", "limit"}:
+            message = f"'{name}' is no parameter here; there are completion_id, after and limit."
+            raise ApiError(400, "unknown_field", message, name)
+    return request.query_params
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return DEFAULT_PAGE
+    if not (given.isascii() and given.isdecimal()) or not 1 <= int(given[:9]) <= MAX_PAGE:
+        raise ApiError(400, "invalid_value", f"'limit' must be 1 to {MAX_PAGE}.", "limit")
+    return int(given)
+
+
+def _request_body() -> dict[str, Any]:
+    schema = FeedbackRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)  # FastAPI writes these for the responses
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def feedback_router(
+    log: EventLog,
+    view: View,
+    secret: Secret,
+    *,
+    owner_of_bearer: Callable[[str | None], str] | None = None,
+    clients: int = 64,
+) -> APIRouter:
+    """Give the routes POST and GET /v1/feedback, and GET and DELETE /v1/feedback/{id}.
+
+    A request's owner is `request.state.owner` where a middleware has set it.
+
+    Args:
+        log: Where feedback goes.
+        view: This replica's view; the routes make it follow when they need it up to date.
+        secret: The installation's secret.
+        owner_of_bearer: Gives the owner for a bearer token (None: there is none) where no
+            middleware did; by default the owner of that API key, whatever the key.
+        clients: How many requests may be at the log at once; more wait.
+
+    """
+    api = FeedbackApi(
+        FeedbackService(log, view, secret),
+        owner_of_bearer or functools.partial(owner_of, secret),
+        clients,
+    )
+    router = APIRouter(tags=["feedback"])
+
+    def route(path: str, method: str, handler: Any, status: int, model: Any, **more: Any) -> None:
+        router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            status_code=status,
+            response_model=None,
+            responses={status: {"model": model}},
+            **more,
+        )
+
+    body = _request_body()
+    route("/v1/feedback", "POST", api.create, 201, FeedbackObject, openapi_extra=body)
+    route("/v1/feedback", "GET", api.page, 200, FeedbackList)
+    route("/v1/feedback/{feedback_id}", "GET", api.read, 200, FeedbackObject)
+    route("/v1/feedback/{feedback_id}", "DELETE", api.delete, 200, FeedbackDeleted)
+    return router

@@ -1,0 +1,103 @@
+"""Training state on disk, whole or absent: written aside, fsynced, renamed."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from learner.errors import StateUnusable
+
+
+def fsync(path: Path) -> None:
+    """Make a file's bytes, or a folder's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file; a crash leaves the old one or the new one."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_bytes(data)
+    fsync(aside)
+    os.replace(aside, path)
+    fsync(path.parent)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace the state file `path` with `state` (tensors and plain values)."""
+    aside = path.with_name(f".{path.name}.partial")
+    torch.save(state, aside)
+    fsync(aside)
+    os.replace(aside, path)
+    fsync(path.parent)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read what `save_state` wrote; None where there is nothing."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def training_state(model: nn.Module, optimizer: Optimizer, step: int, key: str) -> dict[str, Any]:
+    """Give all that a training run needs to go on from after `step` steps.
+
+    Args:
+        key: What the run depends on; a state under another key is not resumed.
+
+    """
+    return {
+        "key": key,
+        "step": step,
+        "trained": {n: p.detach() for n, p in model.named_parameters() if p.requires_grad},
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+
+
+def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer, key: str) -> int:
+    """Put a training state back, and give its number of steps.
+
+    Raises:
+        StateUnusable: It was written under another key.
+
+    """
+    if state["key"] != key:
+        raise StateUnusable(f"saved training state is for {state['key']!r}, not {key!r}")
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in state["trained"].items():
+            parameters[name].copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    return int(state["step"])
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
+    """Write a model folder in Hugging Face format, whole or not at all."""
+    aside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    for file in aside.iterdir():
+        fsync(file)
+    fsync(aside)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(aside, out)
+    fsync(out.parent)
+    return out
+
+
+def model_exists(folder: Path) -> bool:
+    """Say whether `save_model` has finished in this folder."""
+    return (folder / "config.json").exists()

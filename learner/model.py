@@ -1,0 +1,166 @@
+"""The models: a Llama-architecture policy, and the same trunk with a scalar head.
+
+Left out: adapters. A large model is trained in its upper layers only, and its copies (reference,
+policy, reward model, critic) share the frozen lower ones.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from learner.errors import ModelUnusable
+from learner.settings import Dtype, PretrainSettings
+from learner.tokenizer import end_token_ids
+
+
+def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """Give a Llama with random weights from the settings' seed."""
+    torch.manual_seed(settings.seed)
+    ends = list(end_token_ids(tokenizer))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.feed_forward,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+    )
+    return model
+
+
+def load_model(folder: Path | str) -> PreTrainedModel:
+    """Load a causal language model in float32, without dropout.
+
+    Raises:
+        ModelUnusable: There is no such model.
+
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except OSError as error:
+        raise ModelUnusable(f"{folder} holds no causal language model: {error}") from error
+    return model.eval()
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """Load a model folder's tokenizer."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except OSError as error:
+        raise ModelUnusable(f"{folder} holds no tokenizer: {error}") from error
+    return tokenizer
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Count the parameters, shared ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def autocast(dtype: Dtype) -> AbstractContextManager[object]:
+    """Compute matrix products in `dtype`; the weights stay float32."""
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def trunk_of(model: PreTrainedModel) -> nn.Module:
+    """Give the part of a causal language model below its output head."""
+    trunk = model.base_model
+    assert isinstance(trunk, nn.Module)
+    return trunk
+
+
+def freeze_below(model: PreTrainedModel, trained_layers: int | None) -> None:
+    """Freeze all but the last `trained_layers` layers and the final norm; None trains all.
+
+    Raises:
+        ModelUnusable: The architecture has no `layers` list to freeze by.
+
+    """
+    if trained_layers is None:
+        model.requires_grad_(True)
+        return
+    trunk = trunk_of(model)
+    layers = getattr(trunk, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ModelUnusable(f"{type(model).__name__} has no list of layers to freeze")
+    model.requires_grad_(False)
+    for layer in layers[-trained_layers:]:
+        layer.requires_grad_(True)
+    norm = getattr(trunk, "norm", None)
+    if isinstance(norm, nn.Module):
+        norm.requires_grad_(True)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model; frozen parameters are shared with the copy, trained ones are its own."""
+    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, dict(shared))
+
+
+def trained(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Give the parameters that training changes."""
+    return (p for p in model.parameters() if p.requires_grad)
+
+
+class ScalarModel(nn.Module):
+    """A language model's trunk with one number per token: a reward model or a critic."""
+
+    def __init__(self, model: PreTrainedModel, seed: int) -> None:
+        """Take the trunk of `model` (not copied); the head is drawn N(0, 1/sqrt(d+1)).
+
+        The initial deviation is that of Stiennon et al. 2020 (arXiv:2009.01325), appendix B.
+        """
+        super().__init__()
+        self.trunk = trunk_of(model)
+        width = int(model.config.get_text_config().hidden_size)
+        self.head = nn.Linear(width, 1)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            std = 1 / math.sqrt(width + 1)
+            self.head.weight.normal_(0, std, generator=generator)
+            self.head.bias.zero_()
+
+    def forward(self, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Give a number for every token, [batch, tokens]."""
+        out = self.trunk(
+            input_ids=input_ids_BT,
+            attention_mask=mask_BT,
+            position_ids=positions(mask_BT),
+            use_cache=False,
+        )
+        return self.head(out.last_hidden_state).squeeze(-1).float()
+
+
+def positions(mask_BT: Tensor) -> Tensor:
+    """Give each real token its position in its own row, whichever side the padding is on."""
+    return (mask_BT.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def quiet_transformers() -> None:
+    """Silence notices of transformers that say nothing to a user of the learner."""
+    warnings.filterwarnings("ignore", module="transformers")

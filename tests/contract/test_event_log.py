@@ -1,0 +1,185 @@
+"""What every event log does, whatever holds it. Add an implementation to LOGS."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from feedback.log import EventLog, LogError, LogRecord, NewRecord, Topic
+from feedback.sqlite_log import SqliteLog
+
+# Opens a log; opened again, it is another client's handle on the same log.
+Opener = Callable[[], EventLog]
+Place = Callable[[Path], AbstractContextManager[Opener]]
+
+
+@contextmanager
+def sqlite_place(folder: Path) -> Iterator[Opener]:
+    yield lambda: SqliteLog(folder / "log.db")
+
+
+LOGS: dict[str, Place] = {"sqlite": sqlite_place}
+
+
+@pytest.fixture(params=LOGS.values(), ids=LOGS.keys())
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    opened: list[EventLog] = []
+    with request.param(tmp_path) as open_log:
+
+        def tracked() -> EventLog:
+            opened.append(open_log())
+            return opened[-1]
+
+        yield tracked
+        for log in opened:
+            log.close()
+
+
+@pytest.fixture
+def log(opener: Opener) -> EventLog:
+    return opener()
+
+
+def new(key: str, value: bytes = b"v", partition_key: str = "p") -> NewRecord:
+    return NewRecord(key, "some.Type", value, partition_key)
+
+
+def drain(log: EventLog, topic: Topic, limit: int = 1000) -> list[LogRecord]:
+    """Read all there is, from the start, a batch at a time."""
+    positions: dict[int, int] = {}
+    records: list[LogRecord] = []
+    while batch := log.read(topic, positions, limit):
+        assert len(batch) <= limit
+        records += batch
+        positions.update({r.partition: r.offset + 1 for r in batch})
+    return records
+
+
+def test_a_new_log_is_empty(log: EventLog) -> None:
+    assert drain(log, "feedback") == []
+    assert all(end == 0 for end in log.ends("feedback").values())
+
+
+def test_records_come_back_as_they_were_given(log: EventLog) -> None:
+    given = [new("ключ", bytes(range(256))), new("", b""), new("k" * 500, b"\x00" * 100_000)]
+    log.append("completions", given)
+    got = drain(log, "completions")
+    assert [(r.key, r.type, r.value) for r in got] == [(n.key, n.type, n.value) for n in given]
+    assert {r.topic for r in got} == {"completions"}
+    assert all(1_600_000_000_000 < r.timestamp_ms < 5_000_000_000_000 for r in got)
+
+
+def test_one_partition_key_keeps_its_order_across_calls_and_batches(log: EventLog) -> None:
+    for start in range(0, 50, 5):
+        log.append("feedback", [new(str(i)) for i in range(start, start + 5)])
+    got = drain(log, "feedback", limit=7)
+    assert [r.key for r in got] == [str(i) for i in range(50)]
+    offsets = [r.offset for r in got]
+    assert offsets == sorted(set(offsets))
+
+
+def test_reading_starts_at_the_position(log: EventLog) -> None:
+    log.append("feedback", [new(str(i)) for i in range(5)])
+    got = drain(log, "feedback")
+    third = got[2]
+    assert log.read("feedback", {third.partition: third.offset}) == got[2:]
+    assert log.read("feedback", {third.partition: third.offset}, limit=1) == [third]
+
+
+def test_ends_are_where_the_next_record_goes(log: EventLog) -> None:
+    log.append("feedback", [new("a")])
+    ends = log.ends("feedback")
+    assert log.read("feedback", ends) == []
+    log.append("feedback", [new("b")])
+    assert [r.key for r in log.read("feedback", ends)] == ["b"]
+
+
+def test_topics_do_not_mix(log: EventLog) -> None:
+    log.append("feedback", [new("f")])
+    log.append("policies", [new("p")])
+    log.append("dead-letter", [new("d")])
+    assert [r.key for r in drain(log, "feedback")] == ["f"]
+    assert [r.key for r in drain(log, "policies")] == ["p"]
+    assert [r.key for r in drain(log, "dead-letter")] == ["d"]
+    assert drain(log, "completions") == []
+
+
+def test_appending_nothing_does_nothing(log: EventLog) -> None:
+    log.append("feedback", [])
+    assert drain(log, "feedback") == []
+
+
+def test_another_client_sees_what_was_appended(opener: Opener) -> None:
+    first, second = opener(), opener()
+    first.append("feedback", [new("a")])
+    assert [r.key for r in drain(second, "feedback")] == ["a"]
+    second.append("feedback", [new("b")])
+    assert [r.key for r in drain(first, "feedback")] == ["a", "b"]
+
+
+def test_what_was_appended_is_there_after_reopening(opener: Opener) -> None:
+    log = opener()
+    log.append("feedback", [new("a"), new("b")])
+    before = drain(log, "feedback")
+    log.close()
+    assert drain(opener(), "feedback") == before
+
+
+def test_a_reader_misses_nothing_while_two_clients_write(opener: Opener) -> None:
+    """A follower that only ever moves forward sees every record once, in each one's order."""
+    writers, reader = [opener(), opener()], opener()
+
+    def write(name: str, log: EventLog) -> None:
+        for i in range(40):
+            log.append("feedback", [new(f"{name}-{i}-{part}") for part in range(2)])
+
+    threads = [
+        threading.Thread(target=write, args=pair) for pair in zip("ab", writers, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    positions: dict[int, int] = {}
+    seen: list[str] = []
+    deadline = time.monotonic() + 60
+    while len(seen) < 160 and time.monotonic() < deadline:
+        batch = reader.read("feedback", positions, 10)
+        seen += [r.key for r in batch]
+        positions.update({r.partition: r.offset + 1 for r in batch})
+    for name in "ab":
+        own = [key for key in seen if key.startswith(name)]
+        assert own == [f"{name}-{i}-{part}" for i in range(40) for part in range(2)]
+
+
+def test_many_threads_append_and_each_call_stays_whole(log: EventLog) -> None:
+    def write(thread: int) -> None:
+        for call in range(5):
+            log.append("feedback", [new(f"{thread}-{call}-{i}") for i in range(3)])
+
+    threads = [threading.Thread(target=write, args=(t,)) for t in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    keys = [r.key for r in drain(log, "feedback")]
+    assert sorted(keys) == sorted(
+        f"{t}-{c}-{i}" for t in range(16) for c in range(5) for i in range(3)
+    )
+    starts = [position for position, key in enumerate(keys) if key.endswith("-0")]
+    for start in starts:
+        call = keys[start].removesuffix("-0")
+        assert keys[start : start + 3] == [f"{call}-{i}" for i in range(3)]
+
+
+def test_a_closed_log_refuses(log: EventLog) -> None:
+    log.append("feedback", [new("a")])
+    log.close()
+    log.close()
+    with pytest.raises(LogError):
+        log.append("feedback", [new("b")])
+    with pytest.raises(LogError):
+        log.read("feedback", {})
+    with pytest.raises(LogError):
+        log.ends("feedback")

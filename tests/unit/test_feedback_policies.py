@@ -1,0 +1,206 @@
+"""The fold over policy events, by hand-made histories and by its invariants."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedback.log import NewRecord
+from feedback.policies import (
+    PolicyFollower,
+    PolicyMessage,
+    PolicyState,
+    current,
+    fold,
+    parent,
+    publish_event,
+)
+from feedback.sqlite_log import SqliteLog
+from protos.plaudit.v1.policy_pb2 import (
+    Activated,
+    Hold,
+    PolicyEvent,
+    Published,
+    Refused,
+    SwapFailed,
+    Swapped,
+)
+
+KINDS = {
+    Published: "published",
+    Refused: "refused",
+    Activated: "activated",
+    Hold: "hold",
+    Swapped: "swapped",
+    SwapFailed: "swap_failed",
+}
+
+
+def event(message: PolicyMessage) -> PolicyEvent:
+    made = PolicyEvent()
+    getattr(made, KINDS[type(message)]).SetInParent()
+    getattr(made, KINDS[type(message)]).CopyFrom(message)
+    return made
+
+
+def state_after(*messages: PolicyMessage) -> PolicyState:
+    state = PolicyState()
+    for message in messages:
+        state = fold(state, event(message))
+    return state
+
+
+def published(*versions: int) -> list[Published]:
+    return [Published(version=version) for version in versions]
+
+
+def summary(state: PolicyState) -> tuple[int, int, set[int], bool]:
+    return state.live, state.previous, set(state.rolled_back), state.held
+
+
+def test_nothing_is_live_before_anything_is_published() -> None:
+    assert PolicyState() == PolicyState((), 0, 0, frozenset(), False, {}, ())
+    assert parent(PolicyState()) == 0
+
+
+def test_the_newest_published_is_live() -> None:
+    state = state_after(*published(1, 2, 5))
+    assert state.published == (1, 2, 5)
+    assert summary(state) == (5, 2, set(), False)
+    assert parent(state) == 5
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_a_version_that_is_not_new_changes_nothing(late: int) -> None:
+    assert state_after(*published(1, 3, late)) == state_after(*published(1, 3))
+
+
+def test_going_back_rolls_back_what_is_above_and_holds() -> None:
+    state = state_after(*published(1, 2, 3, 4), Activated(version=2))
+    assert summary(state) == (2, 1, {3, 4}, True)
+    assert parent(state) == 2
+
+
+def test_a_second_rollback_adds_to_the_first() -> None:
+    state = state_after(*published(1, 2, 3), Activated(version=2), Activated(version=1))
+    assert summary(state) == (1, 0, {2, 3}, True)
+
+
+def test_what_is_published_while_held_waits_until_the_hold_is_lifted() -> None:
+    history = [*published(1, 2), Activated(version=1), *published(3, 4)]
+    assert summary(state_after(*history)) == (1, 0, {2}, True)
+    assert summary(state_after(*history, Hold(held=False))) == (4, 1, {2}, False)
+
+
+def test_lifting_a_hold_brings_back_nothing_rolled_back() -> None:
+    state = state_after(*published(1, 2, 3), Activated(version=1), Hold(held=False))
+    assert summary(state) == (1, 0, {2, 3}, False)
+    assert summary(fold(state, event(Published(version=4)))) == (4, 1, {2, 3}, False)
+
+
+def test_an_operator_may_hold_without_rolling_back() -> None:
+    state = state_after(Published(version=1), Hold(held=True), Published(version=2))
+    assert summary(state) == (1, 0, set(), True)
+
+
+def test_activating_a_rolled_back_version_pardons_it_alone() -> None:
+    history = [*published(1, 2, 3), Activated(version=1), Activated(version=2)]
+    assert summary(state_after(*history)) == (2, 1, {3}, True)
+
+
+def test_activating_a_waiting_version_keeps_the_hold() -> None:
+    history = [*published(1, 2), Activated(version=1), *published(3), Activated(version=3)]
+    assert summary(state_after(*history)) == (3, 1, {2}, True)
+
+
+def test_activating_what_was_never_published_or_is_live_changes_nothing() -> None:
+    before = state_after(*published(1, 2))
+    assert state_after(*published(1, 2), Activated(version=9)) == before
+    assert state_after(*published(1, 2), Activated(version=2)) == before
+
+
+def test_swaps_say_what_each_replica_serves_and_failures_move_nothing() -> None:
+    history: list[PolicyMessage] = [
+        *published(1, 2),
+        Swapped(replica="a", version=1),
+        Swapped(replica="b", version=2, previous=1),
+        Swapped(replica="a", version=2, previous=1),
+        SwapFailed(replica="b", version=3, serving=2, reason="no tensor"),
+        Refused(parent=2, reasons=["KL"]),
+    ]
+    state = state_after(*history)
+    assert state.replicas == {"a": 2, "b": 2}
+    assert summary(state) == (2, 1, set(), False)
+
+
+def test_an_event_of_an_unknown_kind_is_skipped() -> None:
+    state = state_after(*published(1))
+    assert fold(state, PolicyEvent(event_id="from the future")) == state
+
+
+MESSAGES = st.one_of(
+    st.integers(1, 8).map(lambda version: Published(version=version)),
+    st.integers(0, 8).map(lambda version: Activated(version=version)),
+    st.booleans().map(lambda held: Hold(held=held)),
+)
+
+
+@given(st.lists(MESSAGES, max_size=30))
+def test_invariants_hold_after_any_history(history: list[PolicyMessage]) -> None:
+    state = PolicyState()
+    for message in history:
+        before, state = state, fold(state, event(message))
+        assert list(state.published) == sorted(set(state.published))
+        assert state.live == 0 or state.live in state.published
+        assert state.live not in state.rolled_back
+        assert state.previous not in state.rolled_back
+        assert state.previous < state.live or state.live == state.previous == 0
+        if state.live < before.live:
+            assert isinstance(message, Activated), "only an operator goes back"
+            assert state.held
+        if before.held and not isinstance(message, Hold | Activated):
+            assert state.live == before.live
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[SqliteLog]:
+    opened = SqliteLog(tmp_path / "log.db")
+    yield opened
+    opened.close()
+
+
+def test_what_is_published_through_the_log_is_current(log: SqliteLog) -> None:
+    for message in [*published(1, 2, 3), Activated(version=2)]:
+        assert publish_event(log, message).WhichOneof("kind") == KINDS[type(message)]
+    assert summary(current(log)) == (2, 1, {3}, True)
+    lifted = publish_event(log, Hold(held=False))
+    assert lifted.WhichOneof("kind") == "hold", "an empty message is a kind too"
+    assert summary(current(log)) == (2, 1, {3}, False)
+
+
+def test_events_have_ids_and_times_of_their_own(log: SqliteLog) -> None:
+    first, second = (publish_event(log, Hold(held=True)) for _ in range(2))
+    assert first.event_id != second.event_id
+    assert first.created_ms > 1_600_000_000_000
+
+
+def test_a_follower_reads_only_what_is_new(log: SqliteLog) -> None:
+    follower = PolicyFollower(log)
+    assert follower.poll() == PolicyState()
+    publish_event(log, Published(version=1))
+    assert follower.poll().live == 1
+    publish_event(log, Published(version=2))
+    assert follower.poll().live == 2
+    assert follower.poll() is follower.state
+
+
+def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> None:
+    publish_event(log, Published(version=1))
+    publish_event(log, Published(version=2))
+    back = publish_event(log, Activated(version=1))
+    publish_event(log, Activated(version=2))
+    record = NewRecord(back.event_id, "t", back.SerializeToString())
+    log.append("policies", [record, NewRecord("x", "t", b"\xff\xff\xff")])
+    assert current(log).live == 2
