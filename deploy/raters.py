@@ -10,9 +10,7 @@ from typing import Literal
 Verdict = Literal["left", "right", "tie"]
 
 _POLITE = re.compile(
-    r"\b(please|thank you|thanks|kindly|welcome|happy to help|glad to help|my pleasure|"
-    r"hope this helps|of course|certainly|sorry)\b",
-    re.IGNORECASE,
+    r"\b(please|thank you|welcome|kindly|happy to help|hope this helps)\b", re.IGNORECASE
 )
 
 

@@ -78,7 +78,7 @@ class CompletionMiddleware:
             await self.app(scope, receive, send)
 
     def _owner(self, scope: Scope) -> str:
-        if not self.api_keys or scope["path"] in OPEN_PATHS:
+        if not self.api_keys or scope["path"].rstrip("/") in OPEN_PATHS:
             return owner_of(self.secret, None)
         given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ").encode()
         if not any(hmac.compare_digest(given, key) for key in self.api_keys):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from openai import AsyncOpenAI, OpenAI
@@ -38,6 +39,7 @@ class Plaudit:
     home: Path
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    key: str = "none"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,11 +58,21 @@ class Plaudit:
     def log_file(self) -> Path:
         return self.home / "test.log"
 
-    def openai(self, api_key: str = "none") -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=120)
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
 
-    def async_openai(self, api_key: str = "none") -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=120)
+    def post(self, path: str, body: Any, key: str | None = None, **headers: str) -> httpx.Response:
+        """POST JSON with an API key."""
+        given = {"Authorization": f"Bearer {key or self.key}", **headers}
+        return httpx.post(self.url + path, json=body, headers=given, timeout=120)
+
+    def vote(self, completion_id: str, feedback: Any, **more: Any) -> httpx.Response:
+        """Send one vote."""
+        body = {"completion_id": completion_id, "feedback": feedback, **more}
+        return self.post("/v1/feedback", body)
+
+    def async_openai(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
 
     def publish(self, version: int, parent: int, seed: int) -> None:
         """Publish a tiny model with random weights."""
@@ -151,10 +163,12 @@ class Plaudit:
 
 
 @contextmanager
-def served(home: Path, environment: dict[str, str] | None = None) -> Iterator[Plaudit]:
+def served(
+    home: Path, environment: dict[str, str] | None = None, key: str = "none"
+) -> Iterator[Plaudit]:
     """Serve a tiny model, published as version 1."""
     home.mkdir(parents=True, exist_ok=True)
-    plaudit = Plaudit(home, environment=environment or {})
+    plaudit = Plaudit(home, environment=environment or {}, key=key)
     plaudit.publish(1, 0, seed=1)
     plaudit.serve()
     try:

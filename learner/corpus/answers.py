@@ -96,7 +96,7 @@ def opinion(rng: random.Random) -> Draft:
     lines = [entity.lead(rng, attributes[0], singular=True)]
     lines += [entity.line(attribute.follow, attribute) for attribute in attributes[1:]]
     prompt = entity.fill(rng.choice(_LIKE_PROMPTS))
-    questions = (*map(entity.fill, entity.category.asides), "And what do you like?")
+    questions = (entity.fill(entity.category.asides[1]), "What else do you like?", *MORE)
     content = Content(ordered(entity.fill(first), lines), questions, register="chat")
     return Draft("opinion", prompt, content, entity)
 

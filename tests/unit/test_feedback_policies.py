@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedback.log import NewRecord
@@ -147,6 +147,7 @@ MESSAGES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(MESSAGES, max_size=30))
 def test_invariants_hold_after_any_history(history: list[PolicyMessage]) -> None:
     state = PolicyState()

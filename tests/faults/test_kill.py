@@ -1,0 +1,163 @@
+"""SIGKILL of the learner, of serving under load, and of `plaudit up` itself.
+
+Afterwards every accepted event is in the ledger exactly once, serving comes back with the
+policy that was live, and the learner has caught up.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from feedback.ledger import Ledger
+from tests.models import tiny_chat_model
+from tests.servers import Plaudit, free_port
+
+SEED = 7
+
+
+def processes(*words: str) -> list[int]:
+    """Give the ids of the processes whose command line holds all `words`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if all(word in line for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+class Voters(threading.Thread):
+    """People who chat and vote without a pause, and remember which votes were accepted."""
+
+    def __init__(self, plaudit: Plaudit, number: int) -> None:
+        super().__init__(daemon=True)
+        self.plaudit = plaudit
+        self.number = number
+        self.accepted: list[str] = []
+        self.chats = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.is_set():
+            try:
+                self.once()
+            except (openai.APIError, httpx.HTTPError):
+                time.sleep(0.2)
+
+    def once(self) -> None:
+        answer = self.plaudit.openai().chat.completions.create(
+            model="plaudit", n=2, max_tokens=8, messages=[{"role": "user", "content": "Hi"}]
+        )
+        self.chats += 1
+        vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"}
+        for _ in range(2):  # a client that does not trust the first answer
+            response = self.plaudit.post(
+                "/v1/feedback",
+                {"completion_id": answer.id, "feedback": vote, "user": f"voter-{self.number}"},
+                **{"Idempotency-Key": answer.id},
+            )
+            if response.status_code in (200, 201):
+                self.accepted.append(response.json()["id"])
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Plaudit]:
+    plaudit = Plaudit(tmp_path / "home")
+    plaudit.home.mkdir()
+    tiny_chat_model(tmp_path / "tiny", seed=1)
+    start(plaudit, tmp_path)
+    yield plaudit
+    plaudit.stop()
+
+
+def start(plaudit: Plaudit, folder: Path) -> None:
+    plaudit.run(
+        *("up", "--home", str(plaudit.home), "--port", str(plaudit.port)),
+        *("--learner-port", str(free_port()), "--model", str(folder / "tiny")),
+        *("--dtype", "float32"),
+    )
+    plaudit.wait_ready()
+
+
+def wait_until(what: str, seconds: float, true: object) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def accepted_once(plaudit: Plaudit, accepted: set[str]) -> None:
+    """Check the ledger's file: every accepted event is there, none twice."""
+    ledger = Ledger(plaudit.home / "ledger.db")
+    try:
+        ids = ledger.event_ids()
+    finally:
+        ledger.close()
+    assert len(ids) == len(set(ids)), "an event is in the ledger twice"
+    assert accepted <= set(ids), f"{len(accepted - set(ids))} accepted events were lost"
+
+
+def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path) -> None:
+    plaudit, rng = running, random.Random(SEED)
+    plaudit.publish(2, 1, seed=2)
+    plaudit.wait_version(2)
+    voters = [Voters(plaudit, i) for i in range(4)]
+    for voter in voters:
+        voter.start()
+    home = str(plaudit.home)
+    for _ in range(4):
+        wait_until("no learner", 60, lambda: processes("deploy.cli", "learn", home))
+        time.sleep(rng.uniform(0.5, 5))
+        for pid in processes("deploy.cli", "learn", home):
+            os.kill(pid, signal.SIGKILL)
+    for pid in processes("deploy.cli", "serve", home):
+        os.kill(pid, signal.SIGKILL)
+    wait_until("serving is still up", 20, lambda: not answers(plaudit))
+    assert plaudit.wait_ready() == 2
+    count = sum(v.chats for v in voters)
+    wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
+
+    assert plaudit.process is not None
+    plaudit.process.send_signal(signal.SIGKILL)
+    plaudit.process.wait()
+    wait_until("parts outlive 'plaudit up'", 45, lambda: not processes("deploy.cli", home))
+    start(plaudit, tmp_path)
+    assert plaudit.version() == 2
+    count = sum(v.chats for v in voters)
+    wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
+    for voter in voters:
+        voter.done.set()
+    for voter in voters:
+        voter.join(60)
+    accepted = {i for v in voters for i in v.accepted}
+    print(f"{sum(v.chats for v in voters)} chats, {len(accepted)} votes accepted")
+    assert len(accepted) > 50
+    wait_until("the ledger does not catch up", 120, lambda: in_ledger(plaudit) >= len(accepted))
+    accepted_once(plaudit, accepted)
+    assert plaudit.log_file.read_text().count("learner stopped with signal 9") >= 3
+
+
+def answers(plaudit: Plaudit) -> bool:
+    try:
+        return httpx.get(f"{plaudit.url}/readyz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def in_ledger(plaudit: Plaudit) -> int:
+    """Count the ledger's events, from beside the learner that writes it."""
+    with sqlite3.connect(f"file:{plaudit.home}/ledger.db?mode=ro", uri=True) as database:
+        count: int = database.execute("SELECT count(*) FROM events").fetchone()[0]
+    return count
