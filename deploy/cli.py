@@ -101,6 +101,7 @@ def learn(
 ) -> None:
     """Follow the log; retrain the reward model, run PPO and publish, for as long as it runs."""
     from learner.service import run
+
     from learner.settings import LearnerSettings
 
     _log_to_stderr()
@@ -247,7 +248,7 @@ def _user_errors() -> tuple[type[BaseException], ...]:
     names = (
         ("serving.errors", "ServingError"),
         ("learner.errors", "LearnerError"),
-        ("feedback.log", "LogError"),
+        ("feedback.errors", "FeedbackError"),
         ("protos.registry", "RegistryError"),
     )
     loaded = [getattr(sys.modules[m], n) for m, n in names if m in sys.modules]

@@ -17,10 +17,6 @@ _BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY_SECONDS = 120.0
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def plaudit_command(*arguments: str) -> list[str]:
     """Give the command line that runs a `plaudit` command in this environment."""
     return [sys.executable, "-m", "deploy.cli", *arguments]
@@ -37,6 +33,7 @@ class Child:
     command: Sequence[str]
     log_file: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     crashes: int = 0
@@ -53,9 +50,14 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.environment},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=self._prepare,
             )
         self.started = time.monotonic()
+
+    def _prepare(self) -> None:
+        """Run in the child: die with the parent, and let others go first where asked to."""
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        os.nice(self.niceness)
 
     def check(self, say: Callable[[str], None]) -> None:
         """Restart it if it has died, after a pause that grows with its crashes."""

@@ -46,7 +46,12 @@ def children(settings: UpSettings, dtype: str) -> list[Child]:
     learn = ["learn", "--home", home, "--metrics-port", str(settings.learner_port)]
     return [
         Child("serving", plaudit_command(*serve, "--dtype", dtype), logs / "serving.log"),
-        Child("learner", plaudit_command(*learn, "--dtype", dtype), logs / "learner.log"),
+        Child(
+            "learner",
+            plaudit_command(*learn, "--dtype", dtype),
+            logs / "learner.log",
+            niceness=5,  # people who chat come first
+        ),
     ]
 
 

@@ -2,19 +2,27 @@
 
 One table a topic, whose row ids are the offsets. Writers are serialised by SQLite's write
 lock, so ids are committed in order and a reader that has seen one has seen all below it.
+Writers take turns by a lock on a file beside the log: SQLite's own way of waiting, to sleep
+and try again, starves one of several busy processes for seconds, and SQLite before 3.51.3
+may, rarely, damage a file when one connection commits while another makes a checkpoint
+(https://www.sqlite.org/wal.html#walresetbug). Checkpoints are made by commits, so both have
+their turn.
+
 Left out: partitions (there is one, 0), deletion of old records, network file systems (WAL
 needs shared memory).
 """
 
+import fcntl
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_args
+from typing import IO, Final, get_args
 
 from feedback.log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.metrics import APPEND_SECONDS
@@ -53,6 +61,31 @@ def _table(topic: Topic) -> str:
     return f'"{topic}"'
 
 
+@contextmanager
+def _holding(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock of all writers of the file, waiting `seconds` for it, or for ever."""
+    if seconds is None:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    else:
+        deadline = time.monotonic() + seconds
+        while not _taken(turn):
+            if time.monotonic() > deadline:
+                raise TimeoutError("another process holds its lock")
+            time.sleep(0.005)
+    try:
+        yield
+    finally:
+        fcntl.flock(turn, fcntl.LOCK_UN)
+
+
+def _taken(turn: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class SqliteLog:
     """An `EventLog` in one SQLite file. Open it after forking, not before.
 
@@ -65,7 +98,7 @@ class SqliteLog:
         """Open or create the log.
 
         Args:
-            path: The file; beside it SQLite keeps `-wal` and `-shm`.
+            path: The file; beside it lie SQLite's `-wal` and `-shm`, and the log's `.lock`.
             busy_seconds: How long one commit waits for another process's.
             append_seconds: How long an append waits in all before it gives up.
 
@@ -80,8 +113,11 @@ class SqliteLog:
         self._closed = False
         self._reading = threading.Lock()
         try:
-            self._write = connect(path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds)
-            self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._turn = path.with_name(f"{path.name}.lock").open("ab")
+            with _holding(self._turn, busy_seconds):
+                self._write = connect(path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds)
+                self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
         except (sqlite3.Error, OSError) as error:
             raise LogUnavailable(f"cannot open the log {path}: {error}") from error
         self._writer = threading.Thread(target=self._run, name="plaudit-log", daemon=True)
@@ -141,13 +177,16 @@ class SqliteLog:
         return {0: rows[0][0]}
 
     def close(self) -> None:
-        """Commit what is queued, then let go of the file and the thread."""
+        """Commit what is queued, then let go of the file and the thread.
+
+        A writer that has not had its turn within `append_seconds` is left to itself.
+        """
         with self._state:
             if self._closed:
                 return
             self._closed = True
             self._queue.put(None)
-        self._writer.join()
+        self._writer.join(self._append_seconds)
         with self._reading:
             self._read.close()
 
@@ -166,6 +205,7 @@ class SqliteLog:
                 self._commit(batch)
         finally:
             self._write.close()
+            self._turn.close()
 
     def _take(self) -> list[_Append] | None:
         """Wait for a call and give it with those queued behind it; None when closed."""
@@ -195,7 +235,7 @@ class SqliteLog:
     def _try(self, batch: list[_Append]) -> Exception | None:
         """Write the calls in one transaction; give what went wrong."""
         try:
-            with transaction(self._write):
+            with _holding(self._turn), transaction(self._write):
                 for call in batch:
                     self._write.executemany(
                         f"INSERT INTO {_table(call.topic)} (key, type, value, timestamp_ms) "
@@ -204,7 +244,7 @@ class SqliteLog:
                     )
         except _BAD_RECORDS as error:
             return error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             unavailable = LogUnavailable(f"cannot write the log {self.path}: {error}")
             unavailable.__cause__ = error
             return unavailable

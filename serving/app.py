@@ -12,8 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from feedback.api import feedback_router
+from feedback.errors import FeedbackError
 from feedback.identity import Secret, load_or_create_secret
-from feedback.log import EventLog, LogError
+from feedback.log import EventLog
 from feedback.policies import PolicyState, current, publish_event
 from feedback.sqlite_log import SqliteLog
 from feedback.view import View
@@ -101,7 +102,7 @@ async def _build_app(
 
 async def _follow_view(view: View, log: EventLog, poll_seconds: float) -> None:
     while True:
-        with contextlib.suppress(LogError):  # it reads on when the log is back
+        with contextlib.suppress(FeedbackError):  # it reads on when the log is back
             while await asyncio.to_thread(view.follow, log):
                 pass
         await asyncio.sleep(poll_seconds)

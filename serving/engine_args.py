@@ -14,6 +14,9 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # The engine's worker in the engine's own process: one import of vLLM less to wait for.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # As vLLM's own worker process does on a CPU: one core is left to the server.
+    threads = max(1, len(os.sched_getaffinity(0)) - 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[str]:

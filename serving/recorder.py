@@ -7,7 +7,8 @@ its labels are then the versions that were live as its tokens passed.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from feedback.log import EventLog, LogError, NewRecord
@@ -61,71 +62,93 @@ def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
     )
 
 
+@dataclass(slots=True)
+class _Draft:
+    """One choice as it grows. Plain lists: this is touched for every token of every stream."""
+
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
+    finish_reason: str = ""
+
+
 class Answer:
     """The record of one request, growing as its outputs pass."""
 
     def __init__(self, context: RequestContext, params: "SamplingParams", model: str) -> None:
-        self.record = CompletionRecord(
-            completion_id=context.completion_id,
-            owner=context.owner,
-            subject=context.subject,
-            created_ms=int(time.time() * 1000),
-            model=model,
-            messages=[Message(role=r, content=c) for r, c in context.messages or ()],
-            prompt=context.prompt,
-            multimodal=context.multimodal,
-            sampling=sampling_parameters(params),
-        )
-        # One slot a choice, so that even one that nothing came of is there.
-        self.choices = [Choice(index=i) for i in range(params.n)]
+        self.context = context
+        self.params = params
+        self.model = model
+        self.created_ms = int(time.time() * 1000)
+        self.prompt = context.prompt
+        self.prompt_token_ids: Sequence[int] = ()
+        # One draft a choice, so that even one that nothing came of is there.
+        self.drafts = [_Draft() for _ in range(params.n)]
 
     def note(self, output: "RequestOutput", version: int) -> None:
         """Add what one output brings (a delta, or the whole of it)."""
-        if output.prompt_token_ids and not self.record.prompt_token_ids:
-            self.record.prompt_token_ids.extend(output.prompt_token_ids)
-        if output.prompt and not self.record.prompt and not self.record.messages:
-            self.record.prompt = output.prompt
+        if output.prompt_token_ids and not self.prompt_token_ids:
+            self.prompt_token_ids = output.prompt_token_ids
+        if output.prompt and self.context.messages is None and not self.prompt:
+            self.prompt = output.prompt
         for part in output.outputs:
-            self._note_choice(self.choices[part.index], part, version)
+            self._note_choice(self.drafts[part.index], part, version)
 
-    def _note_choice(self, choice: Choice, part: "CompletionOutput", version: int) -> None:
-        token_ids = list(part.token_ids)
-        start = len(choice.token_ids)
-        choice.text += part.text
-        choice.token_ids.extend(token_ids)
+    def _note_choice(self, draft: _Draft, part: "CompletionOutput", version: int) -> None:
+        start = len(draft.token_ids)
+        draft.text.append(part.text)
+        draft.token_ids += part.token_ids
         if part.logprobs is not None:
-            pairs = zip(token_ids, part.logprobs, strict=True)
-            choice.log_probs.extend(top[token].logprob for token, top in pairs)
+            for token, top in zip(part.token_ids, part.logprobs, strict=True):
+                draft.log_probs.append(top[token].logprob)
         if part.finish_reason is not None:
-            choice.finish_reason = part.finish_reason
+            draft.finish_reason = part.finish_reason
         if part.weight_versions:
-            del choice.versions[:]
-            for span in part.weight_versions:
-                _extend_span(choice, _version(span.version), span.start, span.end)
-        elif token_ids:
-            _extend_span(choice, version, start, start + len(token_ids))
+            draft.spans = [(_version(s.version), s.start, s.end) for s in part.weight_versions]
+        elif end := len(draft.token_ids):
+            if draft.spans and draft.spans[-1][0] == version:
+                start = draft.spans.pop()[1]
+            if end > start:
+                draft.spans.append((version, start, end))
 
     def finish(self, aborted: bool) -> CompletionRecord:
         """Give the record; choices without an end were stopped by the client."""
-        for choice in self.choices:
-            if not choice.finish_reason and aborted:
-                choice.finish_reason = "abort"
-            metrics.CANDIDATES.labels(choice.finish_reason or "none").inc()
-            metrics.CANDIDATE_TOKENS.inc(len(choice.token_ids))
+        for draft in self.drafts:
+            if not draft.finish_reason and aborted:
+                draft.finish_reason = "abort"
+            metrics.CANDIDATES.labels(draft.finish_reason or "none").inc()
+            metrics.CANDIDATE_TOKENS.inc(len(draft.token_ids))
         metrics.COMPLETIONS.labels("aborted" if aborted else "finished").inc()
-        self.record.choices.extend(self.choices)
-        return self.record
+        context = self.context
+        return CompletionRecord(
+            completion_id=context.completion_id,
+            owner=context.owner,
+            subject=context.subject,
+            created_ms=self.created_ms,
+            model=self.model,
+            messages=[Message(role=r, content=c) for r, c in context.messages or ()],
+            prompt=self.prompt,
+            prompt_token_ids=self.prompt_token_ids,
+            multimodal=context.multimodal,
+            sampling=sampling_parameters(self.params),
+            choices=[_choice(i, draft) for i, draft in enumerate(self.drafts)],
+        )
+
+
+def _choice(index: int, draft: _Draft) -> Choice:
+    return Choice(
+        index=index,
+        text="".join(draft.text),
+        token_ids=draft.token_ids,
+        log_probs=draft.log_probs,
+        versions=[VersionSpan(policy_version=v, start=s, end=e) for v, s, e in draft.spans],
+        finish_reason=draft.finish_reason,
+    )
 
 
 def _version(label: str) -> int:
     return int(label) if label.isdigit() else 0
-
-
-def _extend_span(choice: Choice, version: int, start: int, end: int) -> None:
-    if choice.versions and choice.versions[-1].policy_version == version:
-        choice.versions[-1].end = end
-    else:
-        choice.versions.append(VersionSpan(policy_version=version, start=start, end=end))
 
 
 class Recorder:

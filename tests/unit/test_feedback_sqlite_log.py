@@ -1,5 +1,6 @@
 """What the SQLite log adds to the contract: several processes, kills, full disks, locks."""
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -137,6 +138,34 @@ def test_an_append_gives_up_waiting_and_is_never_written_later(tmp_path: Path) -
     reopened = SqliteLog(log.path)
     assert [r.key for r in reopened.read("feedback", {})] in ([], ["taken by the writer"])
     reopened.close()
+
+
+def test_a_process_that_keeps_its_turn_makes_the_log_unavailable_not_hang(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db", append_seconds=0.1)
+    with (tmp_path / "log.db.lock").open("ab") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        with pytest.raises(LogUnavailable, match="did not commit within"):
+            log.append("feedback", [NewRecord("late", "t", b"")])
+        with pytest.raises(LogUnavailable, match="another process holds its lock"):
+            SqliteLog(log.path, busy_seconds=0.05)
+        assert log.read("feedback", {}) == []
+    log.append("feedback", [NewRecord("next", "t", b"")])
+    assert [r.key for r in log.read("feedback", {})] == ["late", "next"]
+    log.close()
+
+
+def test_several_busy_processes_all_get_their_turn(tmp_path: Path) -> None:
+    """Without turns, one of three processes waited for seconds while the others wrote."""
+    writers = [start(WRITER, str(tmp_path / "log.db"), name) for name in "abc"]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    time.sleep(1)
+    lines = []
+    for writer in writers:
+        writer.kill()
+        lines.append(len(writer.communicate()[0].splitlines()))
+    assert min(lines) * 10 > max(lines)
 
 
 def test_concurrent_appends_share_commits(tmp_path: Path) -> None:

@@ -141,8 +141,10 @@ def test_an_aborted_answer_keeps_what_was_sent() -> None:
 )
 def test_filters_and_penalties_rule_out_off_policy_use(option: dict[str, Any]) -> None:
     context = RequestContext("chatcmpl-1", "local", "", [])
-    assert Answer(context, params(), "m").record.sampling.off_policy_usable
-    assert not Answer(context, params(**option), "m").record.sampling.off_policy_usable
+    assert Answer(context, params(), "m").finish(aborted=False).sampling.off_policy_usable
+    assert (
+        not Answer(context, params(**option), "m").finish(aborted=False).sampling.off_policy_usable
+    )
 
 
 def client(secret: Secret, api_keys: tuple[str, ...] = (), ready: bool = True) -> httpx.AsyncClient:
