@@ -13,6 +13,9 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_Section = TypeVar("_Section", bound=_Frozen)
+
+
 class PretrainSettings(_Frozen):
     """Shape of the default model, and how it is trained from random weights."""
 
@@ -45,3 +48,123 @@ class SftSettings(_Frozen):
     clip_norm: float = Field(1.0, gt=0)
     checkpoint_seconds: float = Field(15.0, ge=0)
     seed: int = 0
+
+
+class RewardSettings(_Frozen):
+    """The reward model and the judge."""
+
+    learning_rate: float = Field(4e-4, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    epochs: int = Field(6, ge=1, description="At most; the best by the held-out loss is kept")
+    batch: int = Field(16, ge=1, description="Opinions in a step")
+    clip_norm: float = Field(1.0, gt=0)
+    held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")
+    judge_share: float = Field(0.3, gt=0, lt=1, description="Of the other prompts, by their hash")
+    min_train: int = Field(16, ge=1, description="Opinions below which nothing is trained")
+    normalise_on: int = Field(128, ge=2, description="Reference samples for mean 0, deviation 1")
+
+
+class PPOSettings(_Frozen):
+    """Proximal policy optimisation against the reward model."""
+
+    iterations: int = Field(24, ge=1)
+    rollouts: int = Field(96, ge=1, description="Answers in an iteration")
+    epochs: int = Field(2, ge=1)
+    minibatches: int = Field(2, ge=1)
+    max_tokens: int = Field(112, ge=1)
+    max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out")
+    temperature: float = Field(1.0, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    critic_learning_rate: float = Field(4e-4, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    kl_coef: float = Field(0.05, ge=0)
+    kl_target: float | None = Field(None, gt=0, description="Nats in an answer; adapts kl_coef")
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip_ratio: float = Field(0.2, gt=0)
+    clip_value: float = Field(0.2, gt=0)
+    value_coef: float = Field(0.1, ge=0)
+    importance_cap: float = Field(2.0, gt=0)
+    unfinished_penalty: float = Field(2.0, ge=0, description="Off the score of endless answers")
+    text_coef: float = Field(0.3, ge=0, description="Weight of the pre-training loss (ptx)")
+    text_rows: int = Field(8, ge=1, description="Rows of text in a minibatch")
+    text_row: int = Field(128, ge=8, description="Tokens in such a row")
+    micro_tokens: int = Field(4096, ge=1, description="Padded tokens in one forward pass")
+    checkpoint_every: int = Field(4, ge=1, description="Iterations")
+
+
+class GateSettings(_Frozen):
+    """What a candidate must show to be published."""
+
+    prompts: int = Field(160, ge=2, description="Held-out prompts, at most")
+    min_win_rate: float = Field(0.5, ge=0, le=1, description="Lower bound of the judged win rate")
+    max_kl: float = Field(25.0, gt=0, description="Nats in an answer, to the SFT policy")
+    max_text_nll_increase: float = Field(0.15, gt=0, description="Nats per token")
+    max_unended_increase: float = Field(0.05, ge=0, description="Share of answers without an end")
+
+
+class LearnerSettings(BaseSettings):
+    """All of the learner's settings; environment variables PLAUDIT_LEARNER_PPO__KL_COEF and so on.
+
+    Attributes:
+        min_events: New opinions that start a cycle.
+        settle_seconds: A cycle waits until no opinion came for this long ...
+        patience_seconds: ... but no longer than this.
+        trained_layers: Train only so many upper layers; None trains all.
+        threads: Of torch; 0 leaves torch's own choice.
+        text: Text files for the pre-training mix of a model that was not made here.
+
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PLAUDIT_LEARNER_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    dtype: Dtype = "float32"
+    metrics_port: int = Field(8001, ge=0, le=65535, description="0 serves no metrics")
+    threads: int = Field(0, ge=0)
+    seed: int = 0
+    min_events: int = Field(100, ge=1)
+    settle_seconds: float = Field(5.0, ge=0)
+    patience_seconds: float = Field(60.0, ge=0)
+    poll_seconds: float = Field(0.5, gt=0)
+    trained_layers: int | None = Field(None, ge=1)
+    text: tuple[Path, ...] = ()
+    reward: RewardSettings = RewardSettings()
+    ppo: PPOSettings = PPOSettings()
+    gate: GateSettings = GateSettings()
+
+    def for_model(self, parameters: int) -> "LearnerSettings":
+        """Give settings that fit a model of this size; what was set by hand stays.
+
+        A model above `LARGE` parameters trains its upper layers alone, on fewer and shorter
+        answers, with smaller steps.
+        """
+        if parameters <= LARGE:
+            return self
+        return self.model_copy(
+            update={
+                "trained_layers": self.trained_layers or 6,
+                "reward": _unless_set(
+                    self.reward, learning_rate=2e-5, epochs=3, batch=8, normalise_on=32
+                ),
+                "ppo": _unless_set(
+                    self.ppo,
+                    iterations=12,
+                    rollouts=16,
+                    minibatches=1,
+                    max_tokens=64,
+                    learning_rate=2e-5,
+                    critic_learning_rate=2e-5,
+                    text_rows=2,
+                    micro_tokens=1024,
+                    checkpoint_every=1,
+                ),
+                "gate": _unless_set(self.gate, prompts=48),
+            }
+        )
+
+
+def _unless_set(section: _Section, **values: Any) -> _Section:
+    chosen = {k: v for k, v in values.items() if k not in section.model_fields_set}
+    return section.model_copy(update=chosen)

@@ -1,0 +1,65 @@
+"""Rewards per token, generalised advantage estimation and whitening."""
+
+import torch
+from torch import Tensor
+
+
+def token_rewards(
+    log_probs_BT: Tensor,
+    reference_log_probs_BT: Tensor,
+    scores_B: Tensor,
+    mask_BT: Tensor,
+    kl_coef: float,
+) -> Tensor:
+    """Give -kl_coef * (log p - log p_ref) at every chosen token, plus the score at the last one.
+
+    Args:
+        mask_BT: Tokens that the policy chose; at least one in every row.
+
+    """
+    rewards_BT = torch.where(mask_BT, -kl_coef * (log_probs_BT - reference_log_probs_BT), 0.0)
+    rewards_BT[torch.arange(len(scores_B)), last_chosen(mask_BT)] += scores_B
+    return rewards_BT
+
+
+def last_chosen(mask_BT: Tensor) -> Tensor:
+    """Give the index of each row's last true entry, [B]."""
+    indices_T = torch.arange(mask_BT.shape[1])
+    return torch.where(mask_BT, indices_T, -1).amax(-1)
+
+
+def gae(
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Give advantages and returns (Schulman et al. 2016, arXiv:1506.02438), zero off the mask.
+
+    `values_BT[:, t]` is the value of the state in which token t was chosen. The chosen tokens
+    of a row are contiguous, and nothing follows the last one.
+    """
+    advantages_BT = torch.zeros_like(rewards_BT)
+    following_B = torch.zeros_like(rewards_BT[:, 0])
+    value_B = torch.zeros_like(following_B)
+    for t in reversed(range(rewards_BT.shape[1])):
+        chosen_B = mask_BT[:, t]
+        delta_B = rewards_BT[:, t] + gamma * value_B - values_BT[:, t]
+        following_B = torch.where(chosen_B, delta_B + gamma * lam * following_B, following_B)
+        value_B = torch.where(chosen_B, values_BT[:, t], value_B)
+        advantages_BT[:, t] = torch.where(chosen_B, following_B, 0.0)
+    returns_BT = torch.where(mask_BT, advantages_BT + values_BT, 0.0)
+    return advantages_BT, returns_BT
+
+
+def whiten(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Give the masked entries mean 0 and deviation 1 over the whole batch; 0 elsewhere."""
+    chosen = values_BT[mask_BT]
+    std = chosen.std(correction=0) if chosen.numel() > 1 else chosen.new_ones(())
+    return torch.where(mask_BT, (values_BT - chosen.mean()) / (std + 1e-8), 0.0)
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, step: float = 0.1) -> float:
+    """Move the KL coefficient towards a target of nats in an answer.
+
+    Ziegler et al. 2019 (arXiv:1909.08593), 2.2: proportional, the error clipped to 0.2.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + step * error / 0.2)

@@ -1,0 +1,42 @@
+"""Padding, and cutting a batch into parts that one forward pass can hold."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Give token ids and the mask of real tokens, each [B, T], padded on the right."""
+    width = max(map(len, sequences))
+    ids_BT = torch.full((len(sequences), width), pad, dtype=torch.long)
+    mask_BT = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids_BT[row, : len(sequence)] = torch.tensor(sequence)
+        mask_BT[row, : len(sequence)] = True
+    return ids_BT, mask_BT
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Give token ids and the mask of real tokens, each [B, T], padded on the left."""
+    width = max(map(len, sequences))
+    ids_BT = torch.full((len(sequences), width), pad, dtype=torch.long)
+    mask_BT = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids_BT[row, width - len(sequence) :] = torch.tensor(sequence)
+        mask_BT[row, width - len(sequence) :] = True
+    return ids_BT, mask_BT
+
+
+def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Group indices of like length so that a padded group has at most `tokens` tokens.
+
+    A single longer sequence is a group of its own. The same lengths give the same groups.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if groups and lengths[index] * (len(groups[-1]) + 1) <= tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,145 @@
+"""Sampling answers from a policy: a small interface, and transformers in this process.
+
+Left out: top-k, top-p and penalties. PPO needs the log-probabilities of what was sampled from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from learner.batching import pad_left
+from learner.model import autocast, positions
+from learner.settings import Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled answer.
+
+    Attributes:
+        prompt: Its token ids.
+        token_ids: The answer's, with the end token if it ended.
+        log_probs: Of each token, natural, in the distribution sampled from.
+        finished: Whether it ended by itself.
+
+    """
+
+    prompt: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    finished: bool
+
+
+class Sampler(Protocol):
+    """Samples answers from one policy."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Sample]:
+        """Give n answers to each prompt, those to one prompt next to each other."""
+        ...
+
+
+class TransformersSampler:
+    """Samples with a transformers model in this process; the same seed gives the same answers."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        end_ids: Sequence[int],
+        *,
+        pad: int = 0,
+        batch: int = 64,
+        dtype: Dtype = "float32",
+    ) -> None:
+        """Sample from `model` as it is at each call, at most `batch` answers at once."""
+        self._model = model
+        self._end_ids = torch.tensor(list(end_ids))
+        self._pad = pad
+        self._batch = batch
+        self._dtype = dtype
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Sample]:
+        """Give n answers to each prompt, those to one prompt next to each other."""
+        generator = torch.Generator().manual_seed(seed)
+        wanted = [prompt for prompt in prompts for _ in range(n)]
+        order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
+        samples: dict[int, Sample] = {}
+        for start in range(0, len(order), self._batch):
+            picked = order[start : start + self._batch]
+            answers = self._decode([wanted[i] for i in picked], max_tokens, temperature, generator)
+            samples.update(zip(picked, answers, strict=True))
+        return [samples[i] for i in range(len(wanted))]
+
+    def _decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> list[Sample]:
+        ids_BT, mask_BT = pad_left(prompts, self._pad)
+        tokens: list[list[int]] = [[] for _ in prompts]
+        log_probs: list[list[float]] = [[] for _ in prompts]
+        finished = [False] * len(prompts)
+        rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
+        cache = DynamicCache(config=self._model.config)
+        for step in range(max_tokens):
+            new_B, log_probs_B = self._next(ids_BT, mask_BT, cache, temperature, generator)
+            ended_B = torch.isin(new_B, self._end_ids)
+            for row, token, log_prob, ended in zip(
+                rows.tolist(), new_B.tolist(), log_probs_B.tolist(), ended_B.tolist(), strict=True
+            ):
+                tokens[row].append(token)
+                log_probs[row].append(log_prob)
+                finished[row] = ended
+            if bool(ended_B.all()) or step + 1 == max_tokens:
+                break
+            keep = (~ended_B).nonzero().squeeze(-1)
+            if len(keep) < len(rows):  # ended rows leave the batch, so that it gets smaller
+                cache.batch_select_indices(keep)
+                rows, mask_BT, new_B = rows[keep], mask_BT[keep], new_B[keep]
+            ids_BT = new_B[:, None]
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
+        return [
+            Sample(tuple(prompt), tuple(t), tuple(p), done)
+            for prompt, t, p, done in zip(prompts, tokens, log_probs, finished, strict=True)
+        ]
+
+    def _next(
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor,
+        cache: DynamicCache,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        with autocast(self._dtype):
+            logits_BV = self._model(
+                input_ids=ids_BT,
+                attention_mask=mask_BT.long(),
+                position_ids=positions(mask_BT)[:, -ids_BT.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        log_probs_BV = (logits_BV.float() / temperature).log_softmax(-1)
+        new_B1 = torch.multinomial(log_probs_BV.exp(), 1, generator=generator)
+        return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
