@@ -93,10 +93,11 @@ class FeedbackService:
             return event, True
         with self._posting.holding(event.event_id):
             first = self._followed(event.event_id)
+            new = first is None
             if first is None:
                 self.log.append("feedback", [feedback_record(event)])
                 first = self._first_in_log(event)
-        if first is None or first.event == event:
+        if first is None or (new and first.event == event):
             return event, True
         if first.event.body_digest != event.body_digest:
             raise ApiError(

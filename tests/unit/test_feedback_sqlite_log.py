@@ -171,22 +171,28 @@ def test_several_busy_processes_all_get_their_turn(tmp_path: Path) -> None:
 def test_concurrent_appends_share_commits(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     commits: list[str] = []
-    log._write.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
     other = sqlite3.connect(log.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")  # so that the calls pile up behind the first
     threads = [
         threading.Thread(target=log.append, args=("feedback", [NewRecord(str(i), "t", b"")]))
         for i in range(32)
     ]
-    for thread in threads:
+    taken = threading.Event()
+    log._write.set_trace_callback(
+        lambda sql: taken.set() if sql.startswith("BEGIN") else commits.append(sql)
+    )
+    threads[0].start()
+    assert taken.wait(5)  # the writer has the first call alone, and waits for its lock
+    for thread in threads[1:]:
         thread.start()
-    while log._queue.qsize() < 31:
+    deadline = time.monotonic() + 4
+    while log._queue.qsize() < 31 and time.monotonic() < deadline:
         time.sleep(0.001)
     other.execute("ROLLBACK")
     other.close()
     for thread in threads:
         thread.join()
-    assert len(commits) == 2
+    assert commits.count("COMMIT") == 2
     assert log.ends("feedback") == {0: 32}
     log.close()
 
@@ -205,11 +211,14 @@ def test_records_that_cannot_be_stored_fail_their_own_call_alone(tmp_path: Path)
 
     keys = ["first", "good", "bad \ud800", "fine"]
     threads = [threading.Thread(target=append, args=(key,)) for key in keys]
+    taken = threading.Event()
+    log._write.set_trace_callback(lambda sql: taken.set() if sql.startswith("BEGIN") else None)
+    deadline = time.monotonic() + 4
     for number, thread in enumerate(threads):
         thread.start()
-        while number and log._queue.qsize() < number:
+        assert taken.wait(5)  # the writer has the first call alone, and waits for its lock
+        while log._queue.qsize() < number and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(0.02 if not number else 0)
     other.execute("ROLLBACK")
     other.close()
     for thread in threads:
