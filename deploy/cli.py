@@ -121,8 +121,10 @@ def pretrain(
 ) -> None:
     """Train a small decoder-only model, and its tokenizer, from random weights."""
     from learner.pretrain import pretrain as run_pretrain
+    from learner.progress import ProgressBar
 
-    run_pretrain(out, text=text or None, dtype=_dtype(dtype))
+    with ProgressBar(console) as progress:
+        run_pretrain(out, text=text or None, dtype=_dtype(dtype), progress=progress)
 
 
 @app.command()
@@ -133,12 +135,17 @@ def sft(
         Path | None,
         typer.Option(help='JSONL of {"messages": [...]}; none: generated demonstrations.'),
     ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Text files to mix in; none: a generated corpus.")
+    ] = None,
     dtype: DtypeOption = "auto",
 ) -> None:
     """Fine-tune on demonstrations: pairs of prompt and ideal response."""
+    from learner.progress import ProgressBar
     from learner.sft import sft as run_sft
 
-    run_sft(model, out, data=data, dtype=_dtype(dtype))
+    with ProgressBar(console) as progress:
+        run_sft(model, out, data=data, text=text or None, dtype=_dtype(dtype), progress=progress)
 
 
 @app.command()

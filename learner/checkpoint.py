@@ -90,6 +90,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     for file in aside.iterdir():
+        file.chmod(0o644)  # safetensors makes its files readable by their owner alone
         fsync(file)
     fsync(aside)
     shutil.rmtree(out, ignore_errors=True)

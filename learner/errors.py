@@ -15,3 +15,7 @@ class ModelUnusable(LearnerError):
 
 class StateUnusable(LearnerError):
     """Saved training state belongs to other settings than those it is resumed with."""
+
+
+class Interrupted(Exception):
+    """The learner was asked to stop in mid-work; what was saved is taken up by the next start."""

@@ -104,7 +104,9 @@ def value_loss(
     return 0.5 * masked_sum_over(worse_BT, mask_BT, count)
 
 
-def importance_weights(old_log_probs_BT: Tensor, sampler_log_probs_BT: Tensor, cap: float) -> Tensor:
+def importance_weights(
+    old_log_probs_BT: Tensor, sampler_log_probs_BT: Tensor, cap: float
+) -> Tensor:
     """Give min(p_trainer / p_sampler, cap) for each token, without gradient.
 
     Truncated importance sampling between the engine that sampled and the one that trains

@@ -6,10 +6,10 @@ policy, reward model, critic) share the frozen lower ones.
 
 import copy
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from transformers import (
 from learner.errors import ModelUnusable
 from learner.settings import Dtype, PretrainSettings
 from learner.tokenizer import end_token_ids
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -116,10 +118,25 @@ def freeze_below(model: PreTrainedModel, trained_layers: int | None) -> None:
         norm.requires_grad_(True)
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
+def twin(model: _Module) -> _Module:
     """Copy a model; frozen parameters are shared with the copy, trained ones are its own."""
-    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
-    return copy.deepcopy(model, dict(shared))
+    return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
+
+
+def twin_with(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+    """Give the model in `folder`, sharing frozen parameters with `model` where they are equal."""
+    other = load_model(folder)
+    theirs = dict(other.named_parameters())
+    copied = twin(model)
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(theirs[name])
+            elif not torch.equal(parameter, theirs[name]):
+                for own, like in zip(other.parameters(), model.parameters(), strict=True):
+                    own.requires_grad_(like.requires_grad)
+                return other
+    return copied
 
 
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -153,14 +170,10 @@ class ScalarModel(nn.Module):
             position_ids=positions(mask_BT),
             use_cache=False,
         )
-        return self.head(out.last_hidden_state).squeeze(-1).float()
+        values_BT: Tensor = self.head(out.last_hidden_state).squeeze(-1).float()
+        return values_BT
 
 
 def positions(mask_BT: Tensor) -> Tensor:
     """Give each real token its position in its own row, whichever side the padding is on."""
     return (mask_BT.long().cumsum(-1) - 1).clamp_min(0)
-
-
-def quiet_transformers() -> None:
-    """Silence notices of transformers that say nothing to a user of the learner."""
-    warnings.filterwarnings("ignore", module="transformers")

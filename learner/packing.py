@@ -91,7 +91,7 @@ def pack_conversations(
             if len(rows) * row >= tokens:
                 break
         ids = ids + new_ids
-        labels = labels + [IGNORED, *new_labels[1:]]
+        labels = [*labels, IGNORED, *new_labels[1:]]
         places = places + list(range(len(new_ids)))
     if ids:
         rows.append((ids, labels, places))
@@ -99,6 +99,15 @@ def pack_conversations(
         torch.tensor([r[0] + [pad] * (row - len(r[0])) for r in rows]),
         torch.tensor([r[1] + [IGNORED] * (row - len(r[1])) for r in rows]),
         torch.tensor([r[2] + list(range(row - len(r[2]))) for r in rows]),
+    )
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """Put the rows of both, of one length, into one."""
+    return Rows(
+        torch.cat([first.input_ids_NT, second.input_ids_NT]),
+        torch.cat([first.labels_NT, second.labels_NT]),
+        torch.cat([first.positions_NT, second.positions_NT]),
     )
 
 

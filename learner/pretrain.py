@@ -6,7 +6,7 @@ Left out: deduplication, shards, data weighting. The corpus is read up to the to
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from learner import corpus
 from learner.checkpoint import model_exists, save_model
 from learner.errors import DataUnusable
-from learner.model import load_tokenizer, new_model
+from learner.model import new_model
 from learner.next_token import Stage, train
 from learner.packing import Rows, pack_documents
 from learner.progress import OnAdvance, ProgressBar
@@ -52,7 +52,7 @@ def pretrain(
     settings = settings or PretrainSettings()
     work = out.with_name(f".{out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(work, text, settings)
+    tokenizer = _tokenizer(text, settings)
     rows = pack_documents(
         documents(text, settings.seed, repeat=True),
         tokenizer,
@@ -77,9 +77,7 @@ def pretrain(
     return save_model(model, tokenizer, out)
 
 
-def _tokenizer(
-    work: Path, text: Sequence[Path] | None, settings: PretrainSettings
-) -> PreTrainedTokenizerBase:
+def _tokenizer(text: Sequence[Path] | None, settings: PretrainSettings) -> PreTrainedTokenizerBase:
     texts = up_to(_TOKENIZER_CHARACTERS, documents(text, settings.seed, repeat=False))
     return train_tokenizer(texts, vocabulary=settings.vocabulary, context=settings.context)
 
@@ -139,6 +137,3 @@ def held_out_text(
         found = list(documents(text, 0, repeat=False))
         source = found[-max(1, len(found) // 20) :]
     return pack_documents(source, tokenizer, row=row, tokens=tokens)
-
-
-__all__ = ["documents", "held_out_text", "islice", "load_tokenizer", "pretrain"]

@@ -1,8 +1,10 @@
 """Settings of the learner. Importing this loads no torch."""
 
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Dtype = Literal["float32", "bfloat16"]
 # Above this size a model is fine-tuned in its upper layers only, with smaller batches.
@@ -42,6 +44,7 @@ class SftSettings(_Frozen):
     tokens: int = Field(1_000_000, ge=1)
     row: int = Field(256, ge=8)
     batch_tokens: int = Field(2048, ge=8)
+    text_share: float = Field(0.2, ge=0, lt=1, description="Rows of text beside conversations")
     learning_rate: float = Field(2e-3, gt=0)
     warmup_ratio: float = Field(0.05, ge=0, le=1)
     weight_decay: float = Field(0.05, ge=0)

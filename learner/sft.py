@@ -4,17 +4,19 @@ Left out: packing across the row's end, and weighting of turns.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from learner import corpus
 from learner.checkpoint import model_exists, save_model
 from learner.errors import DataUnusable
 from learner.model import load_model, load_tokenizer
 from learner.next_token import Stage, train
-from learner.packing import pack_conversations
-from learner.pretrain import fingerprint
+from learner.packing import Rows, joined, pack_conversations, pack_documents
+from learner.pretrain import documents, fingerprint
 from learner.progress import OnAdvance, ProgressBar
 from learner.settings import Dtype, SftSettings
 
@@ -26,6 +28,7 @@ def sft(
     out: Path,
     *,
     data: Path | None = None,
+    text: Sequence[Path] | None = None,
     settings: SftSettings | None = None,
     dtype: Dtype = "float32",
     progress: OnAdvance | None = None,
@@ -36,6 +39,8 @@ def sft(
 
     Args:
         data: JSONL of {"messages": [{"role", "content"}, …]}; None for the generated ones.
+        text: Text files to mix in, so that text completion is not forgotten; None mixes in the
+            generated corpus beside the generated demonstrations, and nothing beside others.
         progress: Called after every step; None draws a bar.
 
     Raises:
@@ -50,9 +55,7 @@ def sft(
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(base)
     model = load_model(base)
-    rows = pack_conversations(
-        conversations(data, settings.seed), tokenizer, row=settings.row, tokens=settings.tokens
-    )
+    rows = _rows(data, text, tokenizer, settings)
     stage = Stage(
         name="Fine-tuning",
         state=work / "state.pt",
@@ -66,6 +69,27 @@ def sft(
         with ProgressBar() as bar:
             train(model, rows, stage, bar)
     return save_model(model, tokenizer, out)
+
+
+def _rows(
+    data: Path | None,
+    text: Sequence[Path] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: SftSettings,
+) -> Rows:
+    share = settings.text_share if text is not None or data is None else 0.0
+    text_tokens = int(settings.tokens * share)
+    chats = pack_conversations(
+        conversations(data, settings.seed),
+        tokenizer,
+        row=settings.row,
+        tokens=settings.tokens - text_tokens,
+    )
+    if text_tokens < settings.row:
+        return chats
+    # A seed of its own, so that it is not the text that pre-training began with.
+    source = documents(text, settings.seed + 1, repeat=True)
+    return joined(chats, pack_documents(source, tokenizer, row=settings.row, tokens=text_tokens))
 
 
 def conversations(data: Path | None, seed: int) -> Iterator[Messages]:

@@ -1,0 +1,260 @@
+"""One learning cycle: reward model, judge, PPO, gate, publish; each stage saved when done.
+
+Killed at any moment and run again, a cycle ends with the same weights bit for bit (one machine
+and number of threads): a stage that was under way is done again, PPO from its last checkpoint.
+"""
+
+import logging
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+from feedback.failpoints import failpoint
+from feedback.ledger import Ledger
+from learner.checkpoint import load_state, model_exists, save_model, save_state
+from learner.cycle_state import CycleState, Stage, folder_of
+from learner.errors import Interrupted
+from learner.gate import examine
+from learner.materials import Materials, gather
+from learner.metrics import Metrics
+from learner.model import load_model, twin, twin_with
+from learner.ppo import Iteration, Players, as_figures, run_ppo
+from learner.preferences import Example, Split, examples, split_of
+from learner.publishing import Publisher
+from learner.reward import (
+    RewardModel,
+    RewardReport,
+    critic_of,
+    put_back,
+    sequences_of,
+    train_reward,
+    trained_state,
+)
+from learner.sampler import Sample
+from learner.settings import LearnerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Cycle:
+    """A cycle that is to be done, or done on."""
+
+    def __init__(
+        self,
+        home: Path,
+        state: CycleState,
+        *,
+        settings: LearnerSettings,
+        ledger: Ledger,
+        publisher: Publisher,
+        metrics: Metrics,
+        stop: threading.Event,
+    ) -> None:
+        """Do the cycle that `state` describes; nothing happens before `run`."""
+        self._home = home
+        self._state = state
+        self._folder = folder_of(home, state.number)
+        self._own_settings = settings
+        self._ledger = ledger
+        self._publisher = publisher
+        self._metrics = metrics
+        self._stop = stop
+        self._stages: dict[Stage, Callable[[], None]] = {
+            "reward": self._reward,
+            "judge": self._judge,
+            "ppo": self._ppo,
+            "gate": self._gate,
+            "publish": self._publish,
+        }
+
+    def run(self) -> CycleState:
+        """Do every stage that is not done.
+
+        Raises:
+            Interrupted: It was stopped; run it again.
+            LogUnavailable: The log was away; run it again.
+
+        """
+        state = self._state
+        state.save(self._folder)
+        while state.stage != "done":
+            stage = state.stage
+            self._metrics.stage(stage)
+            failpoint(f"learner.{stage}")
+            started = time.monotonic()
+            self._stages[stage]()
+            state.seconds[stage] = round(time.monotonic() - started, 1)
+            state.save(self._folder)
+            logger.info("cycle %d: %s took %.0f s", state.number, stage, state.seconds[stage])
+        self._metrics.ended(state)
+        for heavy in ("candidate", "ppo.pt", "reward.pt", "judge.pt"):
+            path = self._folder / heavy
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return state
+
+    @cached_property
+    def _materials(self) -> Materials:
+        return gather(self._home, self._own_settings, self._ledger, self._state.upto_seq)
+
+    @property
+    def _settings(self) -> LearnerSettings:
+        return self._materials.settings
+
+    def _seed(self, salt: int) -> int:
+        return self._settings.seed * 1_000_003 + self._state.number * 101 + salt
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted
+
+    @cached_property
+    def _examples(self) -> dict[Split, list[Example]]:
+        shares = self._settings.reward
+        found: dict[Split, list[Example]] = {"reward": [], "judge": [], "held_out": []}
+        context = getattr(self._materials.reference.config, "max_position_embeddings", 2048)
+        for example in examples(
+            self._ledger.judged(upto_seq=self._state.upto_seq),
+            self._materials.encode_answer,
+            context=min(context, 2048),
+        ):
+            split = split_of(
+                example.key,
+                held_out_share=shares.held_out_share,
+                judge_share=shares.judge_share,
+            )
+            found[split].append(example)
+        return found
+
+    def _reward(self) -> None:
+        model, report = self._train("reward", 1)
+        if report.epochs == 0 or not self._materials.prompts:
+            self._state.end("too_few_votes", [f"{report.trained_on} opinions to learn from"])
+        elif report.lower_bound <= 0.5:
+            bound, pairs = report.lower_bound, report.pairs
+            self._state.end(
+                "reward_model_weak",
+                [
+                    f"it orders {report.accuracy:.2f} of {pairs} held-out pairs, at least {bound:.2f}"
+                ],
+            )
+        else:
+            save_state(self._folder / "reward.pt", {**trained_state(model)})
+            self._state.stage = "judge"
+        self._metrics.reward_model(self._state.figures)
+
+    def _judge(self) -> None:
+        model, report = self._train("judge", 2)
+        if report.epochs == 0 or not self._materials.held_out_prompts:
+            self._state.end("too_few_votes", [f"{report.trained_on} opinions for the judge"])
+            return
+        save_state(self._folder / "judge.pt", {**trained_state(model)})
+        self._state.stage = "ppo"
+
+    def _train(self, split: Split, salt: int) -> tuple[RewardModel, RewardReport]:
+        model = self._new_reward_model(salt)
+        report = train_reward(
+            model,
+            self._examples[split],
+            self._examples["held_out"],
+            self._settings.reward,
+            seed=self._seed(salt),
+            dtype=self._settings.dtype,
+            check=self._check,
+        )
+        self._state.figures |= {f"{split}_{k}": float(v) for k, v in asdict(report).items()}
+        if report.epochs and self._materials.prompts:
+            prompts = self._materials.prompts[: self._settings.reward.normalise_on]
+            model.normalise(sequences_of(self._reference_samples(prompts)))
+        return model, report
+
+    def _reference_samples(self, prompts: Sequence[list[int]]) -> list[Sample]:
+        ppo = self._settings.ppo
+        return self._materials.sampler(self._materials.reference).sample(
+            prompts, 1, ppo.max_tokens, ppo.temperature, self._seed(3)
+        )
+
+    def _new_reward_model(self, salt: int) -> RewardModel:
+        reference = twin(self._materials.reference)
+        return RewardModel(reference, pad=self._materials.pad, seed=self._seed(salt))
+
+    def _load_reward_model(self, file: str) -> RewardModel:
+        model = self._new_reward_model(0)
+        state = load_state(self._folder / file)
+        assert state is not None, f"{file} is written before the stage that reads it"
+        put_back(model, state)
+        return model
+
+    def _ppo(self) -> None:
+        materials = self._materials
+        reward = self._load_reward_model("reward.pt")
+        policy = twin_with(materials.reference, self._publisher.model(self._state.parent))
+        run_ppo(
+            Players(
+                policy=policy,
+                critic=critic_of(reward),
+                reference=materials.reference,
+                reward=reward,
+                sampler=materials.sampler(policy),
+                prompts=materials.prompts,
+                text=materials.text,
+            ),
+            self._settings.ppo,
+            seed=self._seed(4),
+            state=self._folder / "ppo.pt",
+            dtype=self._settings.dtype,
+            on_iteration=self._iterated,
+            check=self._check,
+        )
+        save_model(policy, materials.tokenizer, self._folder / "candidate")
+        self._state.stage = "gate"
+
+    def _iterated(self, iteration: Iteration) -> None:
+        failpoint("learner.ppo.iteration")
+        self._metrics.iteration(iteration)
+        self._state.figures |= {f"ppo_{k}": v for k, v in as_figures(iteration).items()}
+        logger.info("cycle %d: %s", self._state.number, iteration)
+
+    def _gate(self) -> None:
+        materials = self._materials
+        assert model_exists(self._folder / "candidate")
+        candidate = load_model(self._folder / "candidate")
+        live = twin_with(materials.reference, self._publisher.model(self._state.parent))
+        verdict = examine(
+            candidate=candidate,
+            reference=materials.reference,
+            samplers=(materials.sampler(candidate), materials.sampler(live)),
+            judge=self._load_reward_model("judge.pt"),
+            judge_accuracy=self._state.figures["judge_accuracy"],
+            prompts=materials.held_out_prompts,
+            text=materials.held_out_text,
+            base_text_nll=materials.base_text_nll,
+            settings=self._settings.gate,
+            ppo=self._settings.ppo,
+            seed=self._seed(5),
+        )
+        self._state.figures |= verdict.figures
+        self._metrics.gate(verdict.figures, math.exp(min(verdict.figures["text_nll"], 30.0)))
+        if verdict.passed:
+            self._state.stage = "publish"
+            return
+        self._state.end("refused", list(verdict.reasons))
+        self._publisher.refuse(self._state)
+
+    def _publish(self) -> None:
+        state = self._state
+        if not self._publisher.wait_while_held(self._stop, self._own_settings.poll_seconds):
+            raise Interrupted
+        if state.version == 0:
+            live = self._publisher.state().live
+            if live != state.parent:
+                state.end("overtaken", [f"version {live} is live, not {state.parent}"])
+                return
+            state.version = self._publisher.next_version()
+            state.save(self._folder)
+        self._publisher.publish(self._folder / "candidate", state)
+        state.end("published", [])

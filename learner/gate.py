@@ -1,0 +1,134 @@
+"""The gate: what a candidate must show before it may be published.
+
+The judge is a second reward model, trained on votes that PPO's never saw: the one that PPO
+climbed cannot be its own judge.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from learner.next_token import text_nll
+from learner.packing import Rows
+from learner.reward import RewardModel, sequences_of
+from learner.rollouts import collect, forward_policy
+from learner.sampler import Sample, Sampler
+from learner.settings import GateSettings, PPOSettings
+from learner.statistics import wilson_lower
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        reasons: Why the candidate may not be published, in words; empty: it may.
+        figures: By name: win_rate, win_rate_lower_bound, kl, text_nll, text_nll_increase,
+            ended, live_ended, judge_accuracy.
+
+    """
+
+    reasons: tuple[str, ...]
+    figures: dict[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may be published."""
+        return not self.reasons
+
+
+def judged_wins(judge: RewardModel, ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
+    """Count the prompts on which the judge prefers ours; a tie is half a win."""
+    our_scores, their_scores = judge.score(sequences_of(ours)), judge.score(sequences_of(theirs))
+    wins = (our_scores > their_scores).float() + 0.5 * (our_scores == their_scores).float()
+    return wins.sum().item()
+
+
+@torch.no_grad()
+def answer_kl(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    samples: Sequence[Sample],
+    settings: PPOSettings,
+) -> float:
+    """Estimate KL(policy, reference) in nats in an answer, on the policy's own samples."""
+    rollouts = collect(samples, pad=0, micro_tokens=settings.micro_tokens, minibatches=1)
+    total = 0.0
+    for group in rollouts.groups:
+        chosen_BT = rollouts.chosen_BT[group, : rollouts.width(group)]
+        ours, theirs = (
+            forward_policy(
+                model, rollouts, group, temperature=settings.temperature, dtype="float32"
+            )[0]
+            for model in (policy, reference)
+        )
+        total += (ours - theirs)[chosen_BT].sum().item()
+    return total / len(samples)
+
+
+def examine(
+    *,
+    candidate: PreTrainedModel,
+    reference: PreTrainedModel,
+    samplers: tuple[Sampler, Sampler],
+    judge: RewardModel,
+    judge_accuracy: float,
+    prompts: Sequence[Sequence[int]],
+    text: Rows,
+    base_text_nll: float,
+    settings: GateSettings,
+    ppo: PPOSettings,
+    seed: int,
+) -> Verdict:
+    """Compare the candidate with the live policy on held-out prompts.
+
+    Args:
+        samplers: Of the candidate and of the live policy.
+        text: Held-out text.
+        base_text_nll: Of the pre-trained model on that text, or of the SFT model where there
+            is no pre-trained one.
+
+    """
+    ours, theirs = (
+        sampler.sample(prompts, 1, ppo.max_tokens, ppo.temperature, seed + number)
+        for number, sampler in enumerate(samplers)
+    )
+    wins = judged_wins(judge, ours, theirs)
+    nll = text_nll(candidate, text)
+    figures = {
+        "win_rate": wins / len(prompts),
+        "win_rate_lower_bound": wilson_lower(wins, len(prompts)),
+        "judge_accuracy": judge_accuracy,
+        "kl": answer_kl(candidate, reference, ours, ppo),
+        "text_nll": nll,
+        "text_nll_increase": nll - base_text_nll,
+        "ended": sum(s.finished for s in ours) / len(ours),
+        "live_ended": sum(s.finished for s in theirs) / len(theirs),
+    }
+    return Verdict(tuple(_reasons(figures, settings)), figures)
+
+
+def _reasons(figures: dict[str, float], settings: GateSettings) -> list[str]:
+    reasons = []
+    if figures["win_rate_lower_bound"] <= settings.min_win_rate:
+        reasons.append(
+            f"the judge prefers it on {figures['win_rate']:.2f} of prompts, at least "
+            f"{figures['win_rate_lower_bound']:.2f}: not above {settings.min_win_rate:.2f}"
+        )
+    if figures["kl"] > settings.max_kl:
+        reasons.append(
+            f"{figures['kl']:.1f} nats from the SFT policy: more than {settings.max_kl:.1f}"
+        )
+    if figures["text_nll_increase"] > settings.max_text_nll_increase:
+        reasons.append(
+            f"text costs {figures['text_nll_increase']:.2f} nats a token more: "
+            f"more than {settings.max_text_nll_increase:.2f}"
+        )
+    if figures["ended"] < figures["live_ended"] - settings.max_unended_increase:
+        reasons.append(
+            f"{figures['ended']:.2f} of its answers end, {figures['live_ended']:.2f} of the live "
+            "policy's"
+        )
+    return reasons

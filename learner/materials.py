@@ -1,0 +1,176 @@
+"""What a cycle works with: the reference policy, prompts, and text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from feedback.ledger import Ledger
+from learner import corpus
+from learner.checkpoint import model_exists
+from learner.errors import ModelUnusable
+from learner.model import freeze_below, load_model, load_tokenizer, parameters_of
+from learner.next_token import text_nll
+from learner.packing import IGNORED, Rows, pack_documents
+from learner.preferences import prompt_key, split_of
+from learner.pretrain import documents, held_out_text
+from learner.reward import sequences_of
+from learner.sampler import Sample, TransformersSampler
+from learner.settings import LearnerSettings
+from learner.tokenizer import encode_chat, encode_text, end_token_ids, pad_token_id
+from protos.registry import Registry
+
+_DEMONSTRATED: Final = 600  # prompts of the demonstrations, beside those that people asked
+_ASKED: Final = 4000
+_TEXT_TOKENS: Final = 100_000
+_HELD_OUT_TEXT_TOKENS: Final = 16_384
+
+
+@dataclass(slots=True)
+class Materials:
+    """What a cycle works with.
+
+    Attributes:
+        settings: The learner's, as they fit this model.
+        reference: The SFT policy, version 1; its frozen parameters are shared by its twins.
+        prompts: Token ids to learn on.
+        held_out_prompts: Token ids to judge on; never learned on.
+        text: Rows for the pre-training loss.
+        held_out_text: Rows to measure it on.
+        base_text_nll: What these cost the pre-trained model (the reference where there is none).
+
+    """
+
+    settings: LearnerSettings
+    tokenizer: PreTrainedTokenizerBase
+    reference: PreTrainedModel
+    prompts: list[list[int]]
+    held_out_prompts: list[list[int]]
+    text: Rows
+    held_out_text: Rows
+    base_text_nll: float
+
+    @property
+    def pad(self) -> int:
+        """The id to pad with."""
+        return pad_token_id(self.tokenizer)
+
+    def sampler(self, model: PreTrainedModel) -> TransformersSampler:
+        """Sample from a policy of this family."""
+        return TransformersSampler(
+            model, end_token_ids(self.tokenizer), pad=self.pad, batch=self.settings.ppo.rollouts
+        )
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Give the tokens of an answer that nobody sampled, with its end."""
+        return [*encode_text(self.tokenizer, text.strip()), end_token_ids(self.tokenizer)[0]]
+
+
+def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int) -> Materials:
+    """Load all that a cycle needs; the same ledger range gives the same.
+
+    Raises:
+        ModelUnusable: There is no version 1.
+
+    """
+    first = Registry(home / "registry").path(1)
+    if not model_exists(first):
+        raise ModelUnusable(f"{first} holds no model: there is no version 1 to learn from")
+    reference, tokenizer = load_model(first), load_tokenizer(first)
+    settings = settings.for_model(parameters_of(reference))
+    freeze_below(reference, settings.trained_layers)
+    made_here = model_exists(home / "models" / "pretrained")
+    asked = ledger.prompts(_ASKED, upto_seq)
+    shown = list(islice(_demonstrated(settings.seed), _DEMONSTRATED)) if made_here else []
+    prompts, held_out = _prompts([*asked, *shown], tokenizer, settings)
+    materials = Materials(
+        settings=settings,
+        tokenizer=tokenizer,
+        reference=reference,
+        prompts=prompts,
+        held_out_prompts=held_out,
+        text=_EMPTY,
+        held_out_text=_EMPTY,
+        base_text_nll=0.0,
+    )
+    _add_text(materials, home, made_here)
+    return materials
+
+
+_EMPTY: Final = Rows(*(torch.zeros((0, 1), dtype=torch.long) for _ in range(3)))
+
+
+def _add_text(materials: Materials, home: Path, made_here: bool) -> None:
+    settings, tokenizer = materials.settings, materials.tokenizer
+    row = settings.ppo.text_row
+    base = materials.reference
+    if settings.text or made_here:
+        files = settings.text or None
+        source = documents(files, settings.seed + 2, repeat=True)
+        materials.text = pack_documents(source, tokenizer, row=row, tokens=_TEXT_TOKENS)
+        materials.held_out_text = held_out_text(
+            tokenizer, files, row=row, tokens=_HELD_OUT_TEXT_TOKENS
+        )
+        if made_here:
+            base = load_model(home / "models" / "pretrained")
+    elif materials.prompts:
+        count = max(2, 4 * settings.ppo.text_rows)
+        samples = materials.sampler(base).sample(
+            _repeated(materials.prompts, 2 * count), 1, row, 1.0, settings.seed
+        )
+        materials.text = _sampled_rows(samples[::2], materials.pad)
+        materials.held_out_text = _sampled_rows(samples[1::2], materials.pad)
+    if len(materials.held_out_text):
+        materials.base_text_nll = text_nll(base, materials.held_out_text)
+
+
+def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
+    """Give what the reference said as text to keep likely; its prompts have no loss."""
+    sequences = sequences_of(samples)
+    width = max(map(len, sequences))
+    ids = [[*s, *[pad] * (width - len(s))] for s in sequences]
+    labels = [
+        [*[IGNORED] * len(s.prompt), *s.token_ids, *[IGNORED] * (width - len(q))]
+        for s, q in zip(samples, sequences, strict=True)
+    ]
+    positions_NT = torch.arange(width).expand(len(ids), width).contiguous()
+    return Rows(torch.tensor(ids), torch.tensor(labels), positions_NT)
+
+
+def _demonstrated(seed: int) -> Iterator[list[dict[str, str]]]:
+    """Give the conversations of the SFT set up to where the assistant speaks last."""
+    return (conversation[:-1] for conversation in corpus.conversations(seed))
+
+
+def _prompts(
+    conversations: Sequence[list[dict[str, str]]],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: LearnerSettings,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Encode distinct prompts that are short enough: those to learn on, and those held out."""
+    learned: dict[str, list[int]] = {}
+    held_out: dict[str, list[int]] = {}
+    for messages in conversations:
+        if not messages:
+            continue
+        key = prompt_key(messages)
+        split = split_of(
+            key,
+            held_out_share=settings.reward.held_out_share,
+            judge_share=settings.reward.judge_share,
+        )
+        into = held_out if split == "held_out" else learned
+        if key not in into:
+            into[key] = encode_chat(tokenizer, messages, answer=True)
+    limit = settings.ppo.max_prompt_tokens
+    short = [[p for p in part.values() if len(p) <= limit] for part in (learned, held_out)]
+    return short[0], _repeated(short[1], settings.gate.prompts)
+
+
+def _repeated(prompts: list[list[int]], count: int) -> list[list[int]]:
+    """Give `count` prompts, where need be the same ones several times, at most four."""
+    return (prompts * 4)[:count]

@@ -1,0 +1,85 @@
+"""The learner's Prometheus metrics."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from learner.cycle_state import CycleState
+from learner.ppo import Iteration
+
+_PPO: Final = {
+    "score": ("plaudit_learner_ppo_reward", "Mean normalised reward"),
+    "kl": ("plaudit_learner_ppo_kl_nats", "KL to the SFT policy in an answer"),
+    "entropy": ("plaudit_learner_ppo_entropy_nats", "Entropy of a token"),
+    "clip_ratio": ("plaudit_learner_ppo_clip_ratio", "Share of tokens whose ratio was clipped"),
+    "length": ("plaudit_learner_ppo_answer_tokens", "Mean length of an answer"),
+    "ended": ("plaudit_learner_ppo_ended_ratio", "Share of answers that ended by themselves"),
+}
+
+
+class Metrics:
+    """All of the learner's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self.registry = CollectorRegistry()
+        self._lag = self._gauge("plaudit_learner_lag_events", "Log records not yet in the ledger")
+        self._events = self._gauge("plaudit_learner_ledger_events", "Opinions in the ledger")
+        self._accuracy = self._gauge(
+            "plaudit_learner_reward_model_accuracy_ratio", "On held-out pairs", "bound"
+        )
+        self._ppo = {name: self._gauge(*told) for name, told in _PPO.items()}
+        self._perplexity = self._gauge(
+            "plaudit_learner_text_perplexity", "Of the candidate on held-out text"
+        )
+        self._gate = self._gauge("plaudit_learner_gate", "Figures of the last gate", "figure")
+        self._cycles = Counter(
+            "plaudit_learner_cycles_total",
+            "Cycles by outcome",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._success = self._gauge(
+            "plaudit_learner_last_success_timestamp_seconds", "When a policy was last published"
+        )
+        self._stage = self._gauge("plaudit_learner_stage_info", "What is being done", "stage")
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(name, help_text, list(labels), registry=self.registry)
+
+    def serve(self, port: int) -> None:
+        """Serve them on the loopback address."""
+        start_http_server(port, addr="127.0.0.1", registry=self.registry)
+
+    def followed(self, lag: int, events: int) -> None:
+        """The ledger has taken records in."""
+        self._lag.set(lag)
+        self._events.set(events)
+
+    def stage(self, name: str) -> None:
+        """Something else is being done now."""
+        self._stage.clear()
+        self._stage.labels(name).set(1)
+
+    def reward_model(self, figures: Mapping[str, float]) -> None:
+        """A reward model was trained."""
+        self._accuracy.labels("mean").set(figures["reward_accuracy"])
+        self._accuracy.labels("lower").set(figures["reward_lower_bound"])
+
+    def iteration(self, iteration: Iteration) -> None:
+        """PPO took an iteration."""
+        for name, gauge in self._ppo.items():
+            gauge.set(getattr(iteration, name))
+
+    def gate(self, figures: Mapping[str, float], perplexity: float) -> None:
+        """The gate examined a candidate."""
+        for name, value in figures.items():
+            self._gate.labels(name).set(value)
+        self._perplexity.set(perplexity)
+
+    def ended(self, cycle: CycleState) -> None:
+        """A cycle ended."""
+        self._cycles.labels(cycle.outcome or "none").inc()
+        if cycle.outcome == "published":
+            self._success.set_to_current_time()

@@ -1,0 +1,87 @@
+"""Handing a candidate over: registry first, then the event, each step safe to repeat."""
+
+import threading
+from pathlib import Path
+
+from feedback.log import EventLog
+from feedback.policies import PolicyFollower, PolicyState, publish_event
+from learner.cycle_state import CycleState
+from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
+from protos.plaudit.v1.policy_pb2 import Published, Refused
+from protos.registry import Registry
+
+
+class Publisher:
+    """Publishes candidates of one home, and knows which policy is live."""
+
+    def __init__(self, home: Path, log: EventLog) -> None:
+        """Publish to the home's registry and to `log`."""
+        self._registry = Registry(home / "registry")
+        self._log = log
+        self._follower = PolicyFollower(log)
+
+    def state(self) -> PolicyState:
+        """Give what the policy events say now.
+
+        Raises:
+            LogUnavailable: The log did not give its records.
+
+        """
+        return self._follower.poll()
+
+    def learned_upto(self, version: int) -> int:
+        """Give the last ledger row that a version learned from; 0 for the first."""
+        return int(self._registry.manifest(version).learned_from.to_seq)
+
+    def model(self, version: int) -> Path:
+        """Give the folder of a published version, verified.
+
+        Raises:
+            CheckpointInvalid: It is absent or altered.
+
+        """
+        self._registry.verify(version)
+        return self._registry.path(version)
+
+    def base(self) -> str:
+        """Give what the family of policies descends from."""
+        return str(self._registry.manifest(1).base)
+
+    def next_version(self) -> int:
+        """Give a number above all that were ever published."""
+        return max([0, *self._registry.versions(), *self.state().published]) + 1
+
+    def wait_while_held(self, stop: threading.Event, poll_seconds: float) -> bool:
+        """Wait until publishing is not held; false where it was stopped."""
+        while self.state().held:
+            if stop.wait(poll_seconds):
+                return False
+        return not stop.is_set()
+
+    def publish(self, candidate: Path, cycle: CycleState) -> None:
+        """Publish as `cycle.version`, and say so; does what a crash left undone.
+
+        Raises:
+            VersionTaken: Somebody else published that version.
+            LogUnavailable: The event may or may not be in the log; publish again.
+
+        """
+        if cycle.version not in self._registry.versions():
+            self._registry.publish(
+                candidate,
+                version=cycle.version,
+                parent=cycle.parent,
+                base=self.base(),
+                learned_from=LedgerRange(
+                    from_seq=cycle.after_seq, to_seq=cycle.upto_seq, events=cycle.events
+                ),
+                gate=cycle.figures,
+            )
+        if cycle.version not in self.state().published:
+            publish_event(self._log, Published(version=cycle.version, parent=cycle.parent))
+
+    def refuse(self, cycle: CycleState) -> None:
+        """Say that the gate kept a candidate back, and why (again, after a crash in between)."""
+        publish_event(
+            self._log, Refused(parent=cycle.parent, reasons=cycle.reasons, gate=cycle.figures)
+        )

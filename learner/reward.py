@@ -1,0 +1,239 @@
+"""The reward model: a language model's trunk with a scalar head, trained on every kind of opinion.
+
+The judge is a second one of these, trained on other prompts' votes. Left out: reliability of
+single raters, and ensembles.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import PreTrainedModel
+
+from learner.batching import pad_right, parts
+from learner.losses import pointwise_loss, ranking_loss
+from learner.model import ScalarModel, autocast, trained, twin
+from learner.preferences import Example
+from learner.sampler import Sample
+from learner.settings import Dtype, RewardSettings
+from learner.statistics import calibration_error, wilson_lower
+
+
+class RewardModel(nn.Module):
+    """A score for a prompt with its answer, read at the last real token, normalised.
+
+    Beside the scores it learns how ready people are to call a tie (Davidson's nu) and the score
+    above which they approve of an answer shown alone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: PreTrainedModel, *, pad: int, seed: int) -> None:
+        """Take the trunk of `model` (not copied)."""
+        super().__init__()
+        self.scalar = ScalarModel(model, seed)
+        self.log_tie = nn.Parameter(torch.tensor(-1.0))
+        self.offset = nn.Parameter(torch.tensor(0.0))
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("std", torch.tensor(1.0))
+        self.pad = pad
+
+    def raw(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Give scores before normalisation, [sequences], with gradient."""
+        ids_BT, mask_BT = pad_right(sequences, self.pad)
+        values_BT = self.scalar(ids_BT, mask_BT)
+        last_B1 = mask_BT.long().sum(-1, keepdim=True) - 1
+        scores_B: Tensor = values_BT.gather(-1, last_B1).squeeze(-1)
+        return scores_B
+
+    @torch.no_grad()
+    def score(
+        self, sequences: Sequence[Sequence[int]], *, micro_tokens: int = 4096, normal: bool = True
+    ) -> Tensor:
+        """Give scores, [sequences], without gradient; `normal` or as trained."""
+        scores = torch.zeros(len(sequences))
+        for part in parts([len(s) for s in sequences], micro_tokens):
+            scores[part] = self.raw([sequences[i] for i in part])
+        return (scores - self.mean) / self.std if normal else scores
+
+    def normalise(self, sequences: Sequence[Sequence[int]]) -> None:
+        """Make the scores of these reference answers have mean 0 and deviation 1."""
+        scores = self.score(sequences, normal=False)
+        self.mean.copy_(scores.mean())
+        self.std.copy_(scores.std().clamp_min(1e-4))
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """How a reward model did on held-out opinions.
+
+    Attributes:
+        trained_on: Opinions in training.
+        pairs: Held-out pairs of which one was preferred.
+        accuracy: Share of them that it orders as people did.
+        lower_bound: Of the accuracy, Wilson's one-sided 95 %.
+        calibration_error: Of the probability that the first is preferred.
+        loss: Held-out loss, in nats an opinion.
+        epochs: After which it was kept; 0 where there was too little to train on.
+
+    """
+
+    trained_on: int
+    pairs: int
+    accuracy: float
+    lower_bound: float
+    calibration_error: float
+    loss: float
+    epochs: int
+
+
+def example_loss(model: RewardModel, batch: Sequence[Example]) -> Tensor:
+    """Give the mean loss of a batch of opinions; what has ranks and approval counts for both."""
+    scores = model.raw([s for example in batch for s in example.sequences])
+    losses = []
+    for example, own_K in zip(
+        batch, torch.split(scores, [len(e.sequences) for e in batch]), strict=True
+    ):
+        if example.ranks:
+            losses.append(ranking_loss(own_K, torch.tensor(example.ranks), model.log_tie))
+        if example.approvals:
+            losses.append(pointwise_loss(own_K, torch.tensor(example.approvals), model.offset))
+    return torch.stack(losses).sum() / len(batch)
+
+
+def train_reward(
+    model: RewardModel,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    settings: RewardSettings,
+    *,
+    seed: int,
+    dtype: Dtype = "float32",
+    check: Callable[[], None] = lambda: None,
+) -> RewardReport:
+    """Train on `examples`; keep the epoch that does best on `held_out`.
+
+    The same arguments give the same weights bit for bit (one machine and number of threads).
+    The held-out figures are a little optimistic, since they also chose the epoch.
+
+    Args:
+        check: Called before every step; what it raises stops the training.
+
+    """
+    if len(examples) < settings.min_train:
+        return evaluate(model, held_out, trained_on=len(examples), epochs=0)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = AdamW(trained(model), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    steps = settings.epochs * -(-len(examples) // settings.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 5) * max(0.1, 1 - step / steps)
+    )
+    best: RewardReport | None = None
+    kept: dict[str, Tensor] = {}
+    for epoch in range(settings.epochs):
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        for start in range(0, len(order), settings.batch):
+            check()
+            batch = [examples[i] for i in order[start : start + settings.batch]]
+            with autocast(dtype):
+                loss = example_loss(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained(model), settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+        report = evaluate(model, held_out, trained_on=len(examples), epochs=epoch + 1)
+        if best is None or report.loss < best.loss:
+            best = report
+            kept = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    assert best is not None
+    _put_back(model, kept)
+    return best
+
+
+@torch.no_grad()
+def _put_back(model: RewardModel, kept: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in kept:
+            parameter.copy_(kept[name])
+
+
+@torch.no_grad()
+def evaluate(
+    model: RewardModel, held_out: Sequence[Example], *, trained_on: int, epochs: int
+) -> RewardReport:
+    """Measure a reward model on held-out opinions."""
+    flat = model.score([s for e in held_out for s in e.sequences], normal=False)
+    loss = 0.0
+    probabilities: list[float] = []
+    outcomes: list[bool] = []
+    for example, own_K in zip(
+        held_out, torch.split(flat, [len(e.sequences) for e in held_out]), strict=True
+    ):
+        if example.ranks:
+            loss += ranking_loss(own_K, torch.tensor(example.ranks), model.log_tie).item()
+        if example.approvals:
+            targets = torch.tensor(example.approvals)
+            loss += pointwise_loss(own_K, targets, model.offset).item()
+        for probability, preferred in _pairs(example, own_K):
+            probabilities.append(probability)
+            outcomes.append(preferred)
+    right = sum((p > 0.5) == o for p, o in zip(probabilities, outcomes, strict=True))
+    return RewardReport(
+        trained_on=trained_on,
+        pairs=len(outcomes),
+        accuracy=right / max(1, len(outcomes)),
+        lower_bound=wilson_lower(right, len(outcomes)),
+        calibration_error=calibration_error(probabilities, outcomes),
+        loss=loss / max(1, len(held_out)),
+        epochs=epochs,
+    )
+
+
+def _pairs(example: Example, scores_K: Tensor) -> list[tuple[float, bool]]:
+    """Give, for each pair that is no tie, the probability that the first wins, and whether it did.
+
+    The opinions about answers shown alone give pairs too: approved of against the neutral offset
+    would count the offset's own calibration, so they are left to the loss.
+    """
+    if not example.ranks:
+        return []
+    found = []
+    for first in range(len(scores_K)):
+        for second in range(first + 1, len(scores_K)):
+            if example.ranks[first] == example.ranks[second]:
+                continue
+            difference = scores_K[first] - scores_K[second]
+            probability = torch.sigmoid(difference).item()  # Davidson's, given that it is no tie
+            found.append((probability, example.ranks[first] < example.ranks[second]))
+    return found
+
+
+def sequences_of(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    """Give prompt and answer of each sample as one sequence."""
+    return [(*s.prompt, *s.token_ids) for s in samples]
+
+
+def critic_of(reward: RewardModel) -> ScalarModel:
+    """Copy a reward model into a critic that starts from its normalised scores."""
+    critic = twin(reward.scalar)
+    with torch.no_grad():
+        critic.head.weight.div_(reward.std)
+        critic.head.bias.sub_(reward.mean).div_(reward.std)
+    return critic
+
+
+def trained_state(model: RewardModel) -> dict[str, Tensor]:
+    """Give what training and normalising changed, to save."""
+    changed = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    return changed | {"mean": model.mean, "std": model.std}
+
+
+def put_back(model: RewardModel, state: dict[str, Tensor]) -> None:
+    """Undo `trained_state` on a reward model made from the same language model."""
+    _put_back(model, state)
+    model.mean.copy_(state["mean"])
+    model.std.copy_(state["std"])

@@ -1,0 +1,199 @@
+"""The learner as a service: follow the log, and learn whenever there is enough to learn from.
+
+One learner works on a home at a time (a file lock); another waits for it. Left out: Kafka's own
+lease and a warm ledger for the one that waits.
+"""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from feedback.ledger import Ledger
+from feedback.log import EventLog, LogUnavailable
+from feedback.sqlite_log import SqliteLog
+from learner.cycle import Cycle
+from learner.cycle_state import CycleState, latest
+from learner.errors import Interrupted
+from learner.metrics import Metrics
+from learner.publishing import Publisher
+from learner.settings import LearnerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
+    """Learn until `stop` is set; whatever is under way then is taken up by the next run.
+
+    Args:
+        home: Folder with the log, the ledger, the registry and the learner's own state.
+
+    Raises:
+        LearnerError: There is no version 1, or saved state cannot be used.
+
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    (home / "learner").mkdir(parents=True, exist_ok=True)
+    metrics = Metrics()
+    if settings.metrics_port:
+        metrics.serve(settings.metrics_port)
+    metrics.stage("standby")
+    lease = FileLock(home / "learner" / "lease.lock")
+    while not stop.is_set():
+        try:
+            lease.acquire(timeout=settings.poll_seconds)
+        except Timeout:
+            continue
+        with lease:
+            _lead(home, settings, stop, metrics)
+
+
+def _lead(home: Path, settings: LearnerSettings, stop: threading.Event, metrics: Metrics) -> None:
+    log = SqliteLog(home / "log.db")
+    ledger = Ledger(home / "ledger.db")
+    follower = _Follower(log, ledger, metrics, settings.poll_seconds, stop)
+    follower.start()
+    try:
+        _Learner(home, settings, stop, metrics, log, ledger, follower).learn()
+    except Interrupted:
+        logger.info("stopped; the next start goes on from here")
+    finally:
+        follower.halt()
+        ledger.close()
+        log.close()
+
+
+class _Follower(threading.Thread):
+    """Keeps the ledger up to date, also while a cycle is under way."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        ledger: Ledger,
+        metrics: Metrics,
+        poll_seconds: float,
+        stop: threading.Event,
+    ) -> None:
+        super().__init__(name="ledger-follower", daemon=True)
+        self._log = log
+        self._ledger = ledger
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        self._stop_service = stop
+        self._halted = threading.Event()
+        self.moved = time.monotonic()  # when the ledger last took something in
+        self.caught_up = threading.Event()
+        self.ended_well = False
+
+    def run(self) -> None:
+        while not self._halted.is_set():
+            try:
+                taken = self._ledger.follow(self._log)
+                self._metrics.followed(self._ledger.lag(self._log), self._ledger.counts().events)
+            except LogUnavailable as error:
+                logger.warning("the log is away, trying again: %s", error)
+                taken = 0
+            if taken:
+                self.moved = time.monotonic()
+            else:
+                self.caught_up.set()
+                self._halted.wait(self._poll_seconds)
+        self.ended_well = True
+
+    def halt(self) -> None:
+        """Stop, and wait until it has."""
+        self._halted.set()
+        self.join()
+
+    def check(self) -> None:
+        """Fail if following has failed: a learner without news would learn nothing for ever."""
+        if not self.is_alive() and not self.ended_well:
+            raise RuntimeError("following the log has failed; its error stands above")
+
+
+class _Learner:
+    """Decides when a cycle starts, and does them one after the other."""
+
+    def __init__(
+        self,
+        home: Path,
+        settings: LearnerSettings,
+        stop: threading.Event,
+        metrics: Metrics,
+        log: EventLog,
+        ledger: Ledger,
+        follower: _Follower,
+    ) -> None:
+        self._home = home
+        self._settings = settings
+        self._stop = stop
+        self._metrics = metrics
+        self._ledger = ledger
+        self._follower = follower
+        self._publisher = Publisher(home, log)
+
+    def learn(self) -> None:
+        """Do cycles until stopped."""
+        while not self._stop.is_set():
+            try:
+                state = self._next()
+                done = Cycle(
+                    self._home,
+                    state,
+                    settings=self._settings,
+                    ledger=self._ledger,
+                    publisher=self._publisher,
+                    metrics=self._metrics,
+                    stop=self._stop,
+                ).run()
+            except LogUnavailable as error:
+                logger.warning("the log is away, trying again: %s", error)
+                self._stop.wait(self._settings.poll_seconds)
+                continue
+            logger.info("cycle %d: %s %s", done.number, done.outcome, "; ".join(done.reasons))
+
+    def _next(self) -> CycleState:
+        """Give the cycle that a stop left undone, or wait for the next one.
+
+        Raises:
+            Interrupted: The service stops.
+
+        """
+        last = latest(self._home)
+        if last is not None and last.stage != "done":
+            logger.info("cycle %d: going on with %s", last.number, last.stage)
+            return last
+        self._metrics.stage("waiting")
+        number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
+        return self._wait_for_votes(number, upto)
+
+    def _wait_for_votes(self, number: int, upto: int) -> CycleState:
+        enough_since: float | None = None
+        while not self._stop.wait(self._settings.poll_seconds):
+            self._follower.check()
+            max_seq = self._ledger.counts().max_seq
+            if max_seq - upto < self._settings.min_events:
+                continue
+            policies = self._publisher.state()
+            if policies.held or policies.live == 0:
+                continue
+            now = time.monotonic()
+            enough_since = now if enough_since is None else enough_since
+            settled = now - self._follower.moved >= self._settings.settle_seconds
+            if not settled and now - enough_since < self._settings.patience_seconds:
+                continue
+            if len(self._ledger.judged(upto, max_seq)) < self._settings.min_events:
+                continue
+            after = self._publisher.learned_upto(policies.live)
+            return CycleState(
+                number=number,
+                parent=policies.live,
+                after_seq=after,
+                upto_seq=max_seq,
+                events=len(self._ledger.judged(after, max_seq)),
+            )
+        raise Interrupted
