@@ -139,7 +139,8 @@ class Cycle:
             self._state.end(
                 "reward_model_weak",
                 [
-                    f"it orders {report.accuracy:.2f} of {pairs} held-out pairs, at least {bound:.2f}"
+                    f"it orders {report.accuracy:.2f} of {pairs} held-out pairs, "
+                    f"at least {bound:.2f}"
                 ],
             )
         else:

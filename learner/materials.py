@@ -171,6 +171,13 @@ def _prompts(
     return short[0], _repeated(short[1], settings.gate.prompts)
 
 
+def demonstrated_prompts(
+    tokenizer: PreTrainedTokenizerBase, seed: int, count: int
+) -> list[list[int]]:
+    """Encode the first prompts of the generated demonstrations."""
+    return [encode_chat(tokenizer, m, answer=True) for m in islice(_demonstrated(seed), count)]
+
+
 def _repeated(prompts: list[list[int]], count: int) -> list[list[int]]:
     """Give `count` prompts, where need be the same ones several times, at most four."""
     return (prompts * 4)[:count]

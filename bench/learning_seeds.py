@@ -1,0 +1,228 @@
+"""Does the learner learn a hidden preference? Several seeds, with the two controls that must fail.
+
+For each seed: a small model from random weights, fine-tuned, gives two answers to each of some
+prompts; simulated people with a hidden preference compare them, with noise; a reward model learns
+from that, and PPO climbs it. The table gives the win rate over the fine-tuned model under the
+hidden preference, on prompts that nobody voted on, and what text costs beside the pre-trained
+model. Left out: the log, the ledger, the gate and serving.
+
+    uv run python -m bench.learning_seeds --seeds 3
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import PreTrainedModel
+
+from deploy.raters import PREFERENCES, Preference, judge, prefers
+from learner.corpus import prompts
+from learner.materials import demonstrated_prompts
+from learner.model import load_model, load_tokenizer, twin
+from learner.next_token import text_nll
+from learner.packing import pack_documents
+from learner.ppo import Iteration, Players, run_ppo
+from learner.preferences import Example, prompt_key, split_of
+from learner.pretrain import documents, held_out_text, pretrain
+from learner.reward import RewardModel, RewardReport, critic_of, sequences_of, train_reward
+from learner.sampler import Sample, TransformersSampler
+from learner.settings import PPOSettings, PretrainSettings, RewardSettings, SftSettings
+from learner.sft import sft
+from learner.tokenizer import encode_chat, end_token_ids, pad_token_id
+
+SMALL = PretrainSettings(
+    hidden=128, layers=3, heads=2, feed_forward=352, vocabulary=1024, tokens=500_000
+)
+SMALL_SFT = SftSettings(tokens=400_000)
+CONTROLS = {
+    "KL and ptx": {},
+    "no ptx": {"text_coef": 0.0},
+    "no KL, no ptx": {"text_coef": 0.0, "kl_coef": 0.0},
+}
+
+
+class Laboratory:
+    """A fine-tuned model, what it says, and simulated people who compare it."""
+
+    def __init__(self, folder: Path, preference: str, seed: int) -> None:
+        """Use the models in `folder`, `pretrained` and `sft`."""
+        self.seed = seed
+        self.preference: Preference = PREFERENCES[preference]
+        self.reference = load_model(folder / "sft")
+        self.tokenizer = load_tokenizer(folder / "sft")
+        self.pad = pad_token_id(self.tokenizer)
+        self.eval_prompts = [self._encode(p) for p in prompts("eval")]
+        self.held_out_text = held_out_text(self.tokenizer, row=128, tokens=12_000)
+        self.base_nll = text_nll(load_model(folder / "pretrained"), self.held_out_text)
+
+    def _encode(self, prompt: str) -> list[int]:
+        return encode_chat(self.tokenizer, [{"role": "user", "content": prompt}], answer=True)
+
+    def sampler(self, model: PreTrainedModel) -> TransformersSampler:
+        return TransformersSampler(model, end_token_ids(self.tokenizer), pad=self.pad, batch=96)
+
+    def text_of(self, sample: Sample) -> str:
+        return str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)).strip()
+
+    def votes(self, count: int, noise: float = 1.0) -> list[Example]:
+        """Give `count` noisy comparisons of two answers each."""
+        rng = random.Random(self.seed)
+        asked = rng.sample(prompts("vote"), k=count)
+        samples = self.sampler(self.reference).sample(
+            [self._encode(p) for p in asked], 2, 112, 1.0, self.seed
+        )
+        found = []
+        for number, prompt in enumerate(asked):
+            pair = samples[2 * number : 2 * number + 2]
+            left, right = map(self.text_of, pair)
+            verdict = judge(self.preference, left, right, noise, rng)
+            ranks = {"left": (0, 1), "right": (1, 0), "tie": (0, 0)}[verdict]
+            key = prompt_key([{"role": "user", "content": prompt}])
+            found.append(Example(key, tuple(sequences_of(pair)), ranks))
+        return found
+
+    def win_rate(self, model: PreTrainedModel) -> float:
+        """Give the win rate over the fine-tuned model under the hidden preference."""
+        ours, theirs = (
+            self.sampler(m).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77 + number)
+            for number, m in enumerate((model, self.reference))
+        )
+        wins = (
+            prefers(self.preference, self.text_of(a), self.text_of(b))
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        return sum(wins) / len(ours)
+
+    def reward_model(
+        self, votes: Sequence[Example], settings: RewardSettings
+    ) -> tuple[RewardModel, RewardReport]:
+        model = RewardModel(twin(self.reference), pad=self.pad, seed=self.seed)
+        parts: dict[str, list[Example]] = {"held_out": [], "judge": [], "reward": []}
+        for example in votes:
+            shares = {"held_out_share": 0.15, "judge_share": settings.judge_share}
+            parts[split_of(example.key, **shares)].append(example)
+        report = train_reward(model, parts["reward"], parts["held_out"], settings, seed=self.seed)
+        known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
+        answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
+        model.normalise(sequences_of(answers))
+        return model, report
+
+    def ppo(
+        self,
+        reward: RewardModel,
+        settings: PPOSettings,
+        folder: Path,
+        on_iteration: Callable[[Iteration], None] | None = None,
+    ) -> tuple[PreTrainedModel, list[Iteration]]:
+        policy = twin(self.reference)
+        text = pack_documents(
+            documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
+        )
+        iterations: list[Iteration] = []
+
+        def note(iteration: Iteration) -> None:
+            iterations.append(iteration)
+            if on_iteration is not None:
+                on_iteration(iteration)
+
+        players = Players(
+            policy=policy,
+            critic=critic_of(reward),
+            reference=self.reference,
+            reward=reward,
+            sampler=self.sampler(policy),
+            prompts=demonstrated_prompts(self.tokenizer, self.seed, 600),
+            text=text,
+        )
+        state = folder / "ppo.pt"
+        state.unlink(missing_ok=True)
+        run_ppo(players, settings, seed=self.seed, state=state, on_iteration=note)
+        return policy, iterations
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    seed: int
+    setting: str
+    accuracy: float
+    first_score: float
+    last_score: float
+    kl: float
+    win_rate: float
+    nll_increase: float
+    seconds: float
+
+
+def make_models(folder: Path, seed: int) -> None:
+    """Pre-train and fine-tune a small model."""
+    pretrain(
+        folder / "pretrained",
+        settings=SMALL.model_copy(update={"seed": seed}),
+        progress=lambda _: None,
+    )
+    sft(
+        folder / "pretrained",
+        folder / "sft",
+        settings=SMALL_SFT.model_copy(update={"seed": seed}),
+        progress=lambda _: None,
+    )
+
+
+def run_setting(
+    lab: Laboratory, reward: RewardModel, report: RewardReport, name: str, ppo: PPOSettings
+) -> Row:
+    """Run PPO in one of the settings of `CONTROLS`, and measure what came out."""
+    started = time.monotonic()
+    with TemporaryDirectory() as scratch:
+        policy, iterations = lab.ppo(reward, ppo.model_copy(update=CONTROLS[name]), Path(scratch))
+    return Row(
+        seed=lab.seed,
+        setting=name,
+        accuracy=report.accuracy,
+        first_score=iterations[0].score,
+        last_score=iterations[-1].score,
+        kl=iterations[-1].kl,
+        win_rate=lab.win_rate(policy),
+        nll_increase=text_nll(policy, lab.held_out_text) - lab.base_nll,
+        seconds=time.monotonic() - started,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--votes", type=int, default=400)
+    parser.add_argument("--preference", default="concise", choices=sorted(PREFERENCES))
+    parser.add_argument("--models", type=Path, help="folder with pretrained/ and sft/ to use")
+    arguments = parser.parse_args()
+    product = torch.rand(1024, 1024)
+    started = time.monotonic()
+    for _ in range(10):
+        product @ product
+    print(f"10 products of 1024x1024: {time.monotonic() - started:.2f} s")
+    print("seed  setting         RM acc  score first last   KL  win rate  text NLL  seconds")
+    for seed in range(arguments.seeds):
+        with TemporaryDirectory() as scratch:
+            folder = arguments.models or Path(scratch)
+            make_models(folder, seed)
+            lab = Laboratory(folder, arguments.preference, seed)
+            reward, report = lab.reward_model(lab.votes(arguments.votes), RewardSettings())
+            for name in CONTROLS:
+                row = run_setting(lab, reward, report, name, PPOSettings())
+                print(
+                    f"{row.seed:4}  {row.setting:14} {row.accuracy:7.2f} {row.first_score:11.2f} "
+                    f"{row.last_score:5.2f} {row.kl:5.1f} {row.win_rate:8.2f} "
+                    f"{row.nll_increase:+9.2f} {row.seconds:8.0f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
