@@ -28,7 +28,7 @@ class PretrainSettings(_Frozen):
     feed_forward: int = Field(512, ge=8)
     context: int = Field(512, ge=32)
     initial_deviation: float = Field(0.05, gt=0, description="Of the random weights")
-    tokens: int = Field(1_700_000, ge=1)
+    tokens: int = Field(900_000, ge=1)
     row: int = Field(256, ge=8, description="Tokens in a packed row")
     batch_tokens: int = Field(1024, ge=8)
     learning_rate: float = Field(4e-3, gt=0)
@@ -42,7 +42,7 @@ class PretrainSettings(_Frozen):
 class SftSettings(_Frozen):
     """Supervised fine-tuning on demonstrations: loss on the response only."""
 
-    tokens: int = Field(1_000_000, ge=1)
+    tokens: int = Field(600_000, ge=1)
     row: int = Field(256, ge=8)
     batch_tokens: int = Field(1024, ge=8)
     text_share: float = Field(0.2, ge=0, lt=1, description="Rows of text beside conversations")
