@@ -99,6 +99,7 @@ def value_loss(
     count: float,
 ) -> Tensor:
     """Give half the squared error, the worse of the value and the value clipped to the old one."""
+    values_BT = torch.where(mask_BT, values_BT, returns_BT)  # masked: no error, no gradient
     near_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
     worse_BT = torch.maximum((values_BT - returns_BT) ** 2, (near_BT - returns_BT) ** 2)
     return 0.5 * masked_sum_over(worse_BT, mask_BT, count)

@@ -149,6 +149,8 @@ def train_reward(
         if best is None or report.loss < best.loss:
             best = report
             kept = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        elif report.epochs - best.epochs >= settings.patience:
+            break
     assert best is not None
     _put_back(model, kept)
     return best

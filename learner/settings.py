@@ -60,6 +60,7 @@ class RewardSettings(_Frozen):
     learning_rate: float = Field(4e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     epochs: int = Field(6, ge=1, description="At most; the best by the held-out loss is kept")
+    patience: int = Field(1, ge=0, description="Epochs without gain after which it stops")
     batch: int = Field(16, ge=1, description="Opinions in a step")
     clip_norm: float = Field(1.0, gt=0)
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")
@@ -71,7 +72,7 @@ class RewardSettings(_Frozen):
 class PPOSettings(_Frozen):
     """Proximal policy optimisation against the reward model."""
 
-    iterations: int = Field(24, ge=1)
+    iterations: int = Field(14, ge=1)
     rollouts: int = Field(96, ge=1, description="Answers in an iteration")
     epochs: int = Field(2, ge=1)
     minibatches: int = Field(2, ge=1)

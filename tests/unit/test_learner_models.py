@@ -1,0 +1,310 @@
+"""Sampler, reward model, rollouts, PPO and gate, on a model with random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from learner.errors import Interrupted, StateUnusable
+from learner.gate import Verdict, answer_kl, examine
+from learner.losses import token_log_probs
+from learner.model import freeze_below, new_model, trained, twin
+from learner.packing import Rows
+from learner.ppo import Iteration, Players, run_ppo
+from learner.preferences import Example
+from learner.reward import RewardModel, critic_of, put_back, train_reward, trained_state
+from learner.rollouts import collect, forward_policy, targets
+from learner.sampler import Sample, TransformersSampler
+from learner.settings import (
+    GateSettings,
+    LearnerSettings,
+    PPOSettings,
+    PretrainSettings,
+    RewardSettings,
+)
+from learner.tokenizer import train_tokenizer
+
+END = 5
+TINY = PretrainSettings(
+    vocabulary=300, hidden=32, layers=2, heads=1, feed_forward=32, initial_deviation=0.3
+)
+PROMPTS = [[2, 50, 3], [2, 51, 52, 53, 3], [2, 60, 61, 3]]
+TINY_PPO = PPOSettings(
+    iterations=3,
+    rollouts=6,
+    max_tokens=6,
+    text_rows=2,
+    text_row=8,
+    micro_tokens=30,
+    checkpoint_every=1,
+    learning_rate=3e-3,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+
+
+def text() -> Rows:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(6, 262, (4, 8), generator=generator)
+    return Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous())
+
+
+def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
+    return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
+
+
+def test_samples_carry_the_log_probabilities_of_the_model(model: PreTrainedModel) -> None:
+    for temperature in (1.0, 0.7):
+        sampler = TransformersSampler(model, [END], batch=5)
+        for sample in sampler.sample(PROMPTS, 4, 8, temperature, seed=2):
+            ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
+            with torch.no_grad():
+                found = token_log_probs(model(input_ids=ids).logits, ids, temperature)
+            expected = found[0, len(sample.prompt) :].tolist()
+            assert list(sample.log_probs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_samples_end_at_the_end_token_only(model: PreTrainedModel) -> None:
+    ends = list(range(100, 200))
+    found = TransformersSampler(model, ends).sample(PROMPTS, 20, 8, 1.0, seed=0)
+    assert any(s.finished for s in found)
+    assert any(not s.finished for s in found)
+    for sample in found:
+        assert all(t not in ends for t in sample.token_ids[:-1])
+        assert sample.finished == (sample.token_ids[-1] in ends)
+        assert sample.finished or len(sample.token_ids) == 8
+
+
+def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(model: PreTrainedModel) -> None:
+    found = samples_of(model)
+    assert found == samples_of(model)
+    assert [list(s.prompt) for s in found] == [p for p in PROMPTS for _ in range(4)]
+    assert found != TransformersSampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2)
+
+
+def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTrainedModel) -> None:
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    sequences = [[2, 50, 3, END], [2, 51, 52, 53, 54, 55, 3, END]]
+    together = reward.score(sequences)
+    alone = torch.cat([reward.score([s]) for s in sequences])
+    torch.testing.assert_close(together, alone)
+    longer = reward.score([[2, 50, 3, END, 60]])
+    assert not torch.isclose(longer, alone[:1]).item()
+
+
+def test_normalised_rewards_have_mean_0_and_deviation_1_and_the_critic_starts_there(
+    model: PreTrainedModel,
+) -> None:
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    sequences = [[2, 50 + i, 3, END] for i in range(20)]
+    reward.normalise(sequences)
+    scores = reward.score(sequences)
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.std().item() == pytest.approx(1, abs=1e-5)
+    ids = torch.tensor(sequences)
+    values = critic_of(reward)(ids, torch.ones_like(ids, dtype=torch.bool))[:, -1]
+    torch.testing.assert_close(values.detach(), scores, atol=1e-5, rtol=1e-4)
+
+
+def liking(token: int, count: int) -> list[Example]:
+    """Comparisons in which the answer with `token` always wins."""
+    found = []
+    for i in range(count):
+        good, bad = (2, 50 + i % 40, 3, token, END), (2, 50 + i % 40, 3, 100 + i % 7, END)
+        ranks = (0, 1) if i % 2 else (1, 0)
+        found.append(Example(str(i), (good, bad) if i % 2 else (bad, good), ranks))
+    return found
+
+
+def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrainedModel) -> None:
+    settings = RewardSettings(learning_rate=3e-3, epochs=4)
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    report = train_reward(reward, liking(99, 64), liking(99, 30), settings, seed=0)
+    assert report.accuracy == 1
+    assert 0.9 < report.lower_bound < 1
+    saved = trained_state(reward)
+    again = RewardModel(twin(model), pad=0, seed=1)
+    put_back(again, saved)
+    sequences = [e.sequences[0] for e in liking(99, 4)]
+    assert torch.equal(again.score(sequences), reward.score(sequences))
+
+
+def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
+    thumbs = [
+        Example(str(i), ((2, 50 + i % 40, 3, 99 if i % 2 else 98, END),), (), (float(i % 2),))
+        for i in range(64)
+    ]
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    settings = RewardSettings(learning_rate=3e-3, epochs=4)
+    train_reward(reward, thumbs, liking(99, 10), settings, seed=0)
+    scores = reward.score([[2, 55, 3, 99, END], [2, 55, 3, 98, END]])
+    assert scores[0] > scores[1]
+
+
+def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    before = {n: p.clone() for n, p in reward.named_parameters()}
+    report = train_reward(reward, liking(99, 5), liking(99, 5), RewardSettings(), seed=0)
+    assert report.epochs == 0
+    assert all(torch.equal(p, before[n]) for n, p in reward.named_parameters())
+
+
+def players(model: PreTrainedModel) -> Players:
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward.normalise([[*s.prompt, *s.token_ids] for s in samples_of(model)])
+    policy = twin(model)
+    return Players(
+        policy=policy,
+        critic=critic_of(reward),
+        reference=model,
+        reward=reward,
+        sampler=TransformersSampler(policy, [END]),
+        prompts=PROMPTS,
+        text=text(),
+    )
+
+
+def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel) -> None:
+    playing = players(model)
+    rollouts = collect(samples_of(model), pad=0, micro_tokens=30, minibatches=2)
+    assert len(rollouts.groups) > 2
+    fixed = targets(
+        rollouts,
+        torch.zeros(12),
+        policy=playing.policy,
+        reference=playing.reference,
+        critic=playing.critic,
+        settings=TINY_PPO,
+        kl_coef=0.05,
+        dtype="float32",
+    )
+    for group in rollouts.groups:
+        found, _ = forward_policy(playing.policy, rollouts, group, temperature=1.0, dtype="float32")
+        assert found.requires_grad
+        mask = rollouts.chosen_BT[group, : found.shape[1]]
+        assert torch.equal(found[mask], fixed.old_log_probs_BT[group, : found.shape[1]][mask])
+    # The policy still is the reference, and the sampler's figures are the trainer's.
+    assert fixed.kl_B.abs().max() == 0
+    torch.testing.assert_close(
+        fixed.weights_BT[rollouts.chosen_BT],
+        torch.ones(int(rollouts.chosen_BT.sum())),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_not_chosen(
+    model: PreTrainedModel,
+) -> None:
+    found = samples_of(model)
+    rollouts = collect(found, pad=0, micro_tokens=30, minibatches=2)
+    for row, sample in enumerate(found):
+        assert rollouts.ids_BT[row][rollouts.chosen_BT[row]].tolist() == list(sample.token_ids)
+        assert rollouts.ids_BT[row][rollouts.mask_BT[row]].tolist() == [
+            *sample.prompt,
+            *sample.token_ids,
+        ]
+    assert sorted(i for group in rollouts.groups for i in group) == list(range(12))
+
+
+def test_killed_and_resumed_ppo_gives_the_same_weights(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    whole = players(model)
+    run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole.pt")
+    seen: list[int] = []
+
+    def kill(iteration: Iteration) -> None:
+        seen.append(iteration.number)
+        if seen == [1, 2]:
+            raise Interrupted
+
+    first = players(model)
+    with pytest.raises(Interrupted):
+        run_ppo(first, TINY_PPO, seed=5, state=tmp_path / "part.pt", on_iteration=kill)
+    second = players(model)
+    run_ppo(second, TINY_PPO, seed=5, state=tmp_path / "part.pt", on_iteration=kill)
+    assert seen == [1, 2, 2, 3]
+    pairs = zip(whole.policy.parameters(), second.policy.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(StateUnusable):
+        run_ppo(players(model), TINY_PPO, seed=6, state=tmp_path / "part.pt")
+
+
+def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    playing = players(model)
+    before = [p.clone() for p in (*model.parameters(), *playing.reward.parameters())]
+    found: list[Iteration] = []
+    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    after = [*model.parameters(), *playing.reward.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert found[0].kl == 0
+    assert found[-1].kl != 0
+
+
+def test_frozen_layers_are_shared_and_stay(model: PreTrainedModel, tmp_path: Path) -> None:
+    base = twin(model)
+    freeze_below(base, 1)
+    own = players(base)
+    frozen = {n for n, p in base.named_parameters() if not p.requires_grad}
+    theirs = dict(own.policy.named_parameters())
+    assert frozen
+    for name, parameter in base.named_parameters():
+        assert (theirs[name] is parameter) == (name in frozen)
+    before = {n: p.clone() for n, p in base.named_parameters()}
+    run_ppo(own, TINY_PPO, seed=0, state=tmp_path / "s.pt")
+    moved = {n for n, p in own.policy.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == set(before) - frozen
+    assert sum(1 for _ in trained(own.policy)) == len(moved)
+
+
+def examined(model: PreTrainedModel, **changes: float) -> Verdict:
+    sampler = TransformersSampler(model, [END])
+    return examine(
+        candidate=model,
+        reference=model,
+        samplers=(sampler, sampler),
+        judge=RewardModel(twin(model), pad=0, seed=0),
+        judge_accuracy=0.8,
+        prompts=PROMPTS * 10,
+        text=text(),
+        base_text_nll=5.0,
+        settings=GateSettings(**changes),
+        ppo=TINY_PPO,
+        seed=0,
+    )
+
+
+def test_gate_refuses_what_is_no_better_and_says_why(model: PreTrainedModel) -> None:
+    verdict = examined(model, max_text_nll_increase=100.0)
+    assert not verdict.passed
+    assert "the judge prefers it on" in verdict.reasons[0]
+    assert verdict.figures["kl"] == 0
+
+
+def test_gate_passes_what_meets_every_bound(model: PreTrainedModel) -> None:
+    assert examined(model, max_text_nll_increase=100.0, min_win_rate=0.0).passed
+
+
+def test_gate_guards_the_likelihood_of_text(model: PreTrainedModel) -> None:
+    verdict = examined(model, min_win_rate=0.0, max_text_nll_increase=1e-6)
+    assert ["text costs" in r for r in verdict.reasons] == [True]
+
+
+def test_kl_estimate_of_a_policy_to_itself_is_zero(model: PreTrainedModel) -> None:
+    assert answer_kl(model, model, samples_of(model), TINY_PPO) == 0
+
+
+def test_large_models_get_other_defaults_but_keep_what_was_set() -> None:
+    settings = LearnerSettings(ppo=PPOSettings(max_tokens=99))
+    assert settings.for_model(5_000_000) == settings
+    large = settings.for_model(135_000_000)
+    assert large.trained_layers is not None
+    assert large.ppo.max_tokens == 99
+    assert large.ppo.rollouts < settings.ppo.rollouts
