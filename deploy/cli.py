@@ -101,7 +101,6 @@ def learn(
 ) -> None:
     """Follow the log; retrain the reward model, run PPO and publish, for as long as it runs."""
     from learner.service import run
-
     from learner.settings import LearnerSettings
 
     _log_to_stderr()

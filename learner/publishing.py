@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+from feedback.failpoints import failpoint
 from feedback.log import EventLog
 from feedback.policies import PolicyFollower, PolicyState, publish_event
 from learner.cycle_state import CycleState
@@ -77,6 +78,7 @@ class Publisher:
                 ),
                 gate=cycle.figures,
             )
+        failpoint("learner.published")
         if cycle.version not in self.state().published:
             publish_event(self._log, Published(version=cycle.version, parent=cycle.parent))
 
