@@ -127,5 +127,5 @@ def _welcome(settings: UpSettings, seconds: float, say: Callable[[str], None]) -
     say("Next, in another terminal:")
     say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
     say("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
-    say(f"  uv run plaudit simulate --preference concise --comparisons 400 --url {url}")
+    say(f"  uv run --no-sync plaudit simulate --preference concise --comparisons 400 --url {url}")
     say(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")

@@ -60,7 +60,7 @@ class RewardSettings(_Frozen):
     learning_rate: float = Field(4e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     epochs: int = Field(6, ge=1, description="At most; the best by the held-out loss is kept")
-    patience: int = Field(1, ge=0, description="Epochs without gain after which it stops")
+    patience: int = Field(2, ge=0, description="Epochs without gain after which it stops")
     batch: int = Field(16, ge=1, description="Opinions in a step")
     clip_norm: float = Field(1.0, gt=0)
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")

@@ -76,8 +76,16 @@ class Plaudit:
 
     def publish(self, version: int, parent: int, seed: int) -> None:
         """Publish a tiny model with random weights."""
+        self.add_checkpoint(version, parent, seed)
+        self.announce(version, parent)
+
+    def add_checkpoint(self, version: int, parent: int, seed: int) -> None:
+        """Put a tiny model with random weights into the registry; nobody is told of it."""
         folder = tiny_chat_model(self.home / f"tiny-{version}", seed)
         self.registry.publish(folder, version=version, parent=parent, base="tiny")
+
+    def announce(self, version: int, parent: int) -> None:
+        """Tell the replicas of a version in the registry."""
         log = self.log
         publish_event(log, Published(version=version, parent=parent))
         log.close()

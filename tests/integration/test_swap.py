@@ -58,10 +58,11 @@ async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], lis
 
 
 async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version: int) -> None:
-    before, tokens = plaudit.version(), 400
+    before, tokens = plaudit.version(), 900
+    plaudit.add_checkpoint(next_version, before, next_version)
     streams = [asyncio.create_task(one_stream(plaudit, tokens)) for _ in range(16)]
-    await asyncio.sleep(1.5)
-    await asyncio.to_thread(plaudit.publish, next_version, before, next_version)
+    await asyncio.sleep(1)
+    await asyncio.to_thread(plaudit.announce, next_version, before)
     results = await asyncio.gather(*streams)
     await asyncio.to_thread(plaudit.wait_version, next_version)
     records = plaudit.records()

@@ -18,7 +18,6 @@ from learner.checkpoint import save_model
 from learner.cycle_state import latest
 from learner.model import new_model
 from learner.preferences import prompt_key, split_of
-from learner.sampler import TransformersSampler
 from learner.service import run
 from learner.settings import (
     GateSettings,
@@ -42,7 +41,9 @@ SETTINGS = LearnerSettings(
     min_events=40,
     settle_seconds=0.0,
     poll_seconds=0.02,
-    reward=RewardSettings(learning_rate=3e-3, epochs=3, normalise_on=16, min_train=8),
+    reward=RewardSettings(
+        learning_rate=3e-3, epochs=12, patience=12, batch=8, normalise_on=16, min_train=8
+    ),
     ppo=PPOSettings(
         iterations=3,
         rollouts=8,
@@ -70,7 +71,7 @@ run(Path(sys.argv[1]), LearnerSettings.model_validate_json(sys.argv[2]), threadi
 
 
 def make_home(home: Path, votes: int = 120) -> Path:
-    """A home with version 1, and votes for the answers that are shorter."""
+    """A home with version 1, and votes for the answers with the token 99 in them."""
     tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
     model = new_model(TINY, tokenizer).eval()
     save_model(model, tokenizer, home / "models" / "sft")
@@ -79,17 +80,18 @@ def make_home(home: Path, votes: int = 120) -> Path:
     publish_event(log, Published(version=1))
     chats = [[{"role": "user", "content": f"say {i}"}] for i in range(votes)]
     prompts = [encode_chat(tokenizer, chat, answer=True) for chat in chats]
-    found = TransformersSampler(model, end_token_ids(tokenizer)).sample(prompts, 2, 6, 1.0, 0)
+    end = end_token_ids(tokenizer)[0]
     for number, (chat, prompt) in enumerate(zip(chats, prompts, strict=True)):
-        pair = found[2 * number : 2 * number + 2]
+        liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
+        left = number % 3 == 0
+        pair = (liked, other) if left else (other, liked)
         record = CompletionRecord(
             completion_id=f"c{number}",
             owner="local",
             messages=[Message(**m) for m in chat],
             prompt_token_ids=prompt,
-            choices=[Choice(index=i, token_ids=s.token_ids) for i, s in enumerate(pair)],
+            choices=[Choice(index=i, token_ids=ids) for i, ids in enumerate(pair)],
         )
-        left = min(pair[0].token_ids) < min(pair[1].token_ids)
         event = FeedbackEvent(
             event_id=f"e{number}",
             completion_id=f"c{number}",
@@ -166,7 +168,7 @@ def subprocess_until_published(home: Path, **environment: str) -> int:
     )
     log = SqliteLog(home / "log.db")
     for _ in range(6000):
-        if process.poll() is not None or (cycle_ended(home)() and 2 in current(log).published):
+        if process.poll() is not None or cycle_ended(home)():
             break
         threading.Event().wait(0.02)
     log.close()
