@@ -75,7 +75,7 @@ class RecordingEngine:
     def _leave_tokens_undecoded(self, request_id: str) -> None:
         """Spare vLLM turning each token into text beside its log-probability; nobody reads it.
 
-        This costs a tenth of the throughput of a small model. vLLM 0.32 has no option for it.
+        It is work for every token of every stream. vLLM 0.32 has no option for it.
         """
         outputs = self.inner.output_processor
         for internal_id in outputs.external_req_ids.get(request_id, ()):
