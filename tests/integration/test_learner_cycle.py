@@ -1,0 +1,322 @@
+"""Whole cycles on a tiny model: through the ledger to the registry, killed and taken up again."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from feedback.ledger import Ledger
+from feedback.log import NewRecord
+from feedback.policies import current, publish_event
+from feedback.sqlite_log import SqliteLog
+from learner.checkpoint import save_model
+from learner.cycle_state import latest
+from learner.model import new_model
+from learner.preferences import prompt_key, split_of
+from learner.service import run
+from learner.settings import (
+    GateSettings,
+    LearnerSettings,
+    PPOSettings,
+    PretrainSettings,
+    RewardSettings,
+)
+from learner.tokenizer import encode_chat, end_token_ids, train_tokenizer
+from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
+from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
+from protos.plaudit.v1.policy_pb2 import Activated, Hold, Published
+from protos.registry import Registry
+
+TINY = PretrainSettings(
+    vocabulary=300, hidden=32, layers=1, heads=1, feed_forward=32, initial_deviation=0.3
+)
+SETTINGS = LearnerSettings(
+    metrics_port=0,
+    threads=1,
+    min_events=40,
+    settle_seconds=0.0,
+    poll_seconds=0.02,
+    reward=RewardSettings(
+        learning_rate=3e-3, epochs=12, patience=12, batch=8, normalise_on=16, min_train=8
+    ),
+    ppo=PPOSettings(
+        iterations=3,
+        rollouts=8,
+        max_tokens=6,
+        text_rows=2,
+        text_row=16,
+        checkpoint_every=1,
+        micro_tokens=200,
+    ),
+    gate=GateSettings(
+        prompts=8,
+        min_win_rate=0.0,
+        max_kl=1e6,
+        max_text_nll_increase=1e6,
+        max_unended_increase=1.0,
+    ),
+)
+# A learner to kill must be a process; forked from a server that has imported it already.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["learner.service"])
+
+
+def learn_in_process(home: Path, failpoints: Path | None) -> None:
+    """Run the service for ever, in the process that is to be killed."""
+    if failpoints:
+        os.environ["PLAUDIT_FAILPOINTS"] = str(failpoints)
+    run(home, SETTINGS, threading.Event())
+
+
+def make_home(home: Path, votes: int = 120) -> Path:
+    """A home with version 1, and votes for the answers with the token 99 in them."""
+    tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
+    model = new_model(TINY, tokenizer).eval()
+    save_model(model, tokenizer, home / "models" / "sft")
+    Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
+    log = SqliteLog(home / "log.db")
+    publish_event(log, Published(version=1))
+    chats = [[{"role": "user", "content": f"say {i}"}] for i in range(votes)]
+    prompts = [encode_chat(tokenizer, chat, answer=True) for chat in chats]
+    end = end_token_ids(tokenizer)[0]
+    for number, (chat, prompt) in enumerate(zip(chats, prompts, strict=True)):
+        liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
+        left = number % 3 == 0
+        pair = (liked, other) if left else (other, liked)
+        record = CompletionRecord(
+            completion_id=f"c{number}",
+            owner="local",
+            messages=[Message(**m) for m in chat],
+            prompt_token_ids=prompt,
+            choices=[Choice(index=i, token_ids=ids) for i, ids in enumerate(pair)],
+        )
+        event = FeedbackEvent(
+            event_id=f"e{number}",
+            completion_id=f"c{number}",
+            owner="local",
+            target=f"comparison c{number}",
+            comparison=Comparison(
+                left=Candidate(completion_id=f"c{number}", choice=0),
+                right=Candidate(completion_id=f"c{number}", choice=1),
+                verdict=Comparison.VERDICT_LEFT if left else Comparison.VERDICT_RIGHT,
+            ),
+        )
+        for topic, key, message in (
+            ("completions", f"c{number}", record),
+            ("feedback", f"e{number}", event),
+        ):
+            name = message.DESCRIPTOR.full_name
+            log.append(topic, [NewRecord(key, name, message.SerializeToString())])  # type: ignore[arg-type]
+    log.close()
+    return home
+
+
+def learn_until(home: Path, settings: LearnerSettings, done) -> None:  # type: ignore[no-untyped-def]
+    """Run the service in a thread until `done()`, then stop it."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            run(home, settings, stop)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    for _ in range(3000):
+        if done() or not thread.is_alive():
+            break
+        stop.wait(0.02)
+    reached = done()
+    stop.set()
+    thread.join()
+    assert not failures
+    assert reached
+
+
+def cycle_ended(home: Path):  # type: ignore[no-untyped-def]
+    def ended() -> bool:
+        state = latest(home)
+        return state is not None and state.stage == "done"
+
+    return ended
+
+
+def weights(home: Path, version: int = 2) -> bytes:
+    registry = Registry(home / "registry")
+    registry.verify(version)
+    return (registry.path(version) / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose first cycle was done without interruption."""
+    home = make_home(tmp_path_factory.mktemp("learned"))
+    killed_or_done(home)
+    return home
+
+
+def killed_or_done(home: Path, failpoints: Path | None = None) -> int | None:
+    """Run the service in a process until its cycle has ended, or it died; give its exit code."""
+    process = FORKS.Process(target=learn_in_process, args=(home, failpoints))
+    process.start()
+    for _ in range(3000):
+        process.join(0.02)
+        if process.exitcode is not None or cycle_ended(home)():
+            break
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:
+    state = latest(learned)
+    assert state is not None
+    assert (state.outcome, state.version, state.parent) == ("published", 2, 1)
+    manifest = Registry(learned / "registry").verify(2)
+    assert (manifest.parent, manifest.base) == (1, "tiny")
+    assert (manifest.learned_from.from_seq, manifest.learned_from.to_seq) == (0, 120)
+    assert manifest.gate["reward_accuracy"] > 0.5
+    assert weights(learned) != weights(learned, 1)
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    ["learner.reward", "learner.judge", "learner.ppo.iteration", "learner.gate", "learner.publish"],
+)
+def test_killed_and_resumed_cycle_gives_the_same_weights(
+    learned: Path, tmp_path: Path, failpoint: str
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text(f"{failpoint}=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    assert armed.read_text() == ""
+    assert 2 not in Registry(home / "registry").versions()
+    killed_or_done(home)
+    assert weights(home) == weights(learned)
+
+
+def test_crash_between_registry_and_event_is_repaired(learned: Path, tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.published=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    log = SqliteLog(home / "log.db")
+    assert Registry(home / "registry").versions() == [1, 2]
+    assert current(log).published == (1,)
+    killed_or_done(home)
+    assert current(log).published == (1, 2)
+    assert Registry(home / "registry").versions() == [1, 2]
+    log.close()
+
+
+def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    log = SqliteLog(home / "log.db")
+
+    def hold_before_publishing() -> bool:
+        state = latest(home)
+        return state is not None and state.stage == "publish"
+
+    stop = threading.Event()
+    publish_event(log, Hold(held=False))
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.publish=sleep:1.0\n")
+    os.environ["PLAUDIT_FAILPOINTS"] = str(armed)
+    try:
+        thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
+        thread.start()
+        while not hold_before_publishing():
+            stop.wait(0.02)
+        publish_event(log, Hold(held=True, by="operator"))
+        stop.wait(1.5)
+        assert current(log).published == (1,)
+        publish_event(log, Hold(held=False, by="operator"))
+        while 2 not in current(log).published:
+            assert thread.is_alive()
+            stop.wait(0.02)
+    finally:
+        del os.environ["PLAUDIT_FAILPOINTS"]
+        stop.set()
+        thread.join()
+        log.close()
+
+
+def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.publish=kill\n")
+    killed_or_done(home, armed)
+    # Meanwhile an operator brings in another version.
+    Registry(home / "registry").publish(
+        learned / "registry" / "v000002", version=2, parent=1, base="tiny"
+    )
+    log = SqliteLog(home / "log.db")
+    publish_event(log, Published(version=2, parent=1))
+    publish_event(log, Activated(version=2, by="operator"))
+    log.close()
+    learn_until(home, SETTINGS, cycle_ended(home))
+    state = latest(home)
+    assert state is not None
+    assert state.outcome == "overtaken"
+    assert Registry(home / "registry").versions() == [1, 2]
+
+
+def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    strict = SETTINGS.model_copy(
+        update={"gate": SETTINGS.gate.model_copy(update={"min_win_rate": 1.0})}
+    )
+    learn_until(home, strict, cycle_ended(home))
+    state = latest(home)
+    assert state is not None
+    assert state.outcome == "refused"
+    assert "the judge prefers" in state.reasons[0]
+    assert Registry(home / "registry").versions() == [1]
+    log = SqliteLog(home / "log.db")
+    last = log.read("policies", {})[-1]
+    log.close()
+    assert b"the judge prefers" in last.value
+
+
+def test_no_ppo_while_the_reward_model_may_be_guessing(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    settings = SETTINGS.model_copy(
+        update={"reward": SETTINGS.reward.model_copy(update={"held_out_share": 0.01})}
+    )
+    learn_until(home, settings, cycle_ended(home))
+    state = latest(home)
+    assert state is not None
+    assert state.outcome == "reward_model_weak"
+    assert "lower" in state.reasons[0] or "at least" in state.reasons[0]
+    assert "ppo_kl" not in state.figures
+
+
+def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
+    ledger = Ledger(learned / "ledger.db")
+    keys = {prompt_key(messages) for messages in ledger.prompts(1000)}
+    ledger.close()
+    shares = {"held_out_share": 0.15, "judge_share": 0.3}
+    splits = [split_of(key, **shares) for key in keys]
+    assert {"held_out", "judge", "reward"} == set(splits)
+
+
+def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
+    home = make_home(tmp_path, votes=39)
+    stop = threading.Event()
+    thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
+    thread.start()
+    ledger = Ledger(home / "ledger.db")
+    while ledger.counts().max_seq < 39:
+        stop.wait(0.02)
+    stop.wait(0.3)
+    ledger.close()
+    assert latest(home) is None
+    stop.set()
+    thread.join()
