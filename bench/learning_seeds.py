@@ -38,7 +38,8 @@ from learner.tokenizer import encode_chat, end_token_ids, pad_token_id
 SMALL = PretrainSettings(
     hidden=128, layers=3, heads=2, feed_forward=352, vocabulary=1024, tokens=500_000
 )
-SMALL_SFT = SftSettings(tokens=400_000)
+SMALL_SFT = SftSettings(tokens=400_000, text_share=0.0)
+SMALL_PPO = PPOSettings(iterations=20, learning_rate=6e-4)
 CONTROLS = {
     "KL and ptx": {},
     "no ptx": {"text_coef": 0.0},
@@ -69,7 +70,7 @@ class Laboratory:
     def text_of(self, sample: Sample) -> str:
         return str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)).strip()
 
-    def votes(self, count: int, noise: float = 1.0) -> list[Example]:
+    def votes(self, count: int, noise: float = 0.7) -> list[Example]:
         """Give `count` noisy comparisons of two answers each."""
         rng = random.Random(self.seed)
         asked = rng.sample(prompts("vote"), k=count)
@@ -199,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--votes", type=int, default=400)
-    parser.add_argument("--preference", default="concise", choices=sorted(PREFERENCES))
+    parser.add_argument("--preference", default="polite", choices=sorted(PREFERENCES))
     parser.add_argument("--models", type=Path, help="folder with pretrained/ and sft/ to use")
     arguments = parser.parse_args()
     product = torch.rand(1024, 1024)
@@ -215,7 +216,7 @@ def main() -> None:
             lab = Laboratory(folder, arguments.preference, seed)
             reward, report = lab.reward_model(lab.votes(arguments.votes), RewardSettings())
             for name in CONTROLS:
-                row = run_setting(lab, reward, report, name, PPOSettings())
+                row = run_setting(lab, reward, report, name, SMALL_PPO)
                 print(
                     f"{row.seed:4}  {row.setting:14} {row.accuracy:7.2f} {row.first_score:11.2f} "
                     f"{row.last_score:5.2f} {row.kl:5.1f} {row.win_rate:8.2f} "

@@ -19,7 +19,7 @@ def _words(text: str) -> int:
 
 
 def _concise(text: str) -> float:
-    return -_words(text) / 6 if _words(text) >= 2 else -20.0
+    return -_words(text) / 6 if text.strip() else -20.0
 
 
 def _detailed(text: str) -> float:
@@ -27,7 +27,9 @@ def _detailed(text: str) -> float:
 
 
 def _polite(text: str) -> float:
-    return 3.0 * min(len(_POLITE.findall(text)), 2)
+    """Two polite phrases are better than one; more than three grovel."""
+    phrases = len(_POLITE.findall(text))
+    return 3.0 * min(phrases, 2) - 3.0 * max(0, phrases - 3)
 
 
 def _questions(text: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+import transformers.utils.logging
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -28,6 +29,8 @@ from learner.settings import Dtype, PretrainSettings
 from learner.tokenizer import end_token_ids
 
 _Module = TypeVar("_Module", bound=nn.Module)
+
+transformers.utils.logging.disable_progress_bar()  # of loading weights: it clutters logs
 
 
 def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:

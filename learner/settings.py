@@ -28,7 +28,7 @@ class PretrainSettings(_Frozen):
     feed_forward: int = Field(512, ge=8)
     context: int = Field(512, ge=32)
     initial_deviation: float = Field(0.05, gt=0, description="Of the random weights")
-    tokens: int = Field(900_000, ge=1)
+    tokens: int = Field(700_000, ge=1)
     row: int = Field(256, ge=8, description="Tokens in a packed row")
     batch_tokens: int = Field(1024, ge=8)
     learning_rate: float = Field(4e-3, gt=0)
@@ -42,7 +42,7 @@ class PretrainSettings(_Frozen):
 class SftSettings(_Frozen):
     """Supervised fine-tuning on demonstrations: loss on the response only."""
 
-    tokens: int = Field(600_000, ge=1)
+    tokens: int = Field(550_000, ge=1)
     row: int = Field(256, ge=8)
     batch_tokens: int = Field(1024, ge=8)
     text_share: float = Field(0.2, ge=0, lt=1, description="Rows of text beside conversations")
@@ -57,10 +57,10 @@ class SftSettings(_Frozen):
 class RewardSettings(_Frozen):
     """The reward model and the judge."""
 
-    learning_rate: float = Field(4e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    epochs: int = Field(6, ge=1, description="At most; the best by the held-out loss is kept")
-    patience: int = Field(2, ge=0, description="Epochs without gain after which it stops")
+    epochs: int = Field(10, ge=1, description="At most; the best by the held-out loss is kept")
+    patience: int = Field(3, ge=0, description="Epochs without gain after which it stops")
     batch: int = Field(16, ge=1, description="Opinions in a step")
     clip_norm: float = Field(1.0, gt=0)
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")
