@@ -6,8 +6,8 @@ from pathlib import Path
 
 from deploy.errors import DeployError
 from deploy.processes import plaudit_command
+from feedback.opening import open_log
 from feedback.policies import current, publish_event
-from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.policy_pb2 import Published
 from protos.registry import Registry
 
@@ -35,7 +35,7 @@ def ensure_first_policy(home: Path, model: str, dtype: str, say: Callable[[str],
         registry.publish(
             _first_model(home, model, dtype, say), version=FIRST_VERSION, parent=0, base=model
         )
-    log = SqliteLog(home / "log.db")
+    log = open_log(home)
     try:
         if FIRST_VERSION not in current(log).published:
             publish_event(log, Published(version=FIRST_VERSION, parent=0))

@@ -3,6 +3,7 @@
 import getpass
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,22 @@ Home = Annotated[
     Path, typer.Option(envvar="PLAUDIT_HOME", help="Folder of models, log, registry and secret.")
 ]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+
+
+def _use_kafka(servers: str | None) -> None:
+    """Let this process, and those that it starts, find Kafka."""
+    if servers:
+        os.environ["PLAUDIT_KAFKA_SERVERS"] = servers
+
+
+Kafka = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PLAUDIT_KAFKA_SERVERS",
+        callback=_use_kafka,
+        help="HOST:PORT of Kafka brokers, with commas; none: SQLite in the home folder.",
+    ),
+]
 
 
 def _say(text: str) -> None:
@@ -59,6 +76,7 @@ def up(
         str | None, typer.Option(help="default, smollm2, or a Hugging Face folder or id.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 [auto].")] = None,
+    kafka: Kafka = None,
 ) -> None:
     """Run all of Plaudit on this machine: train the first model if need be, serve, learn."""
     from deploy.up import up as run_up
@@ -76,6 +94,7 @@ def serve(
     port: int = 8000,
     replica: Annotated[str, typer.Option(help="This replica's name.")] = "replica-0",
     dtype: DtypeOption = "auto",
+    kafka: Kafka = None,
 ) -> None:
     """Serve the live policy: the OpenAI-compatible endpoint and the feedback API."""
     from serving.engine_args import prepare_environment
@@ -98,6 +117,7 @@ def learn(
     home: Home = DEFAULT_HOME,
     metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics.")] = 8001,
     dtype: DtypeOption = "auto",
+    kafka: Kafka = None,
 ) -> None:
     """Follow the log; retrain the reward model, run PPO and publish, for as long as it runs."""
     from learner.service import run
@@ -193,7 +213,7 @@ def simulate(
 
 
 @policies_app.command("list")
-def policies_list(home: Home = DEFAULT_HOME) -> None:
+def policies_list(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
     """Show every version, what it came from, and which is live."""
     from deploy.policies import list_policies
 
@@ -209,7 +229,7 @@ def policies_show(version: int, home: Home = DEFAULT_HOME) -> None:
 
 
 @policies_app.command("activate")
-def policies_activate(version: int, home: Home = DEFAULT_HOME) -> None:
+def policies_activate(version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
     """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
     from deploy.policies import activate
 
@@ -217,7 +237,7 @@ def policies_activate(version: int, home: Home = DEFAULT_HOME) -> None:
 
 
 @policies_app.command("rollback")
-def policies_rollback(home: Home = DEFAULT_HOME) -> None:
+def policies_rollback(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
     """Go back to the version before the live one, and hold publishing."""
     from deploy.policies import rollback
 
@@ -225,11 +245,32 @@ def policies_rollback(home: Home = DEFAULT_HOME) -> None:
 
 
 @policies_app.command("resume")
-def policies_resume(home: Home = DEFAULT_HOME) -> None:
+def policies_resume(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
     """Let new versions go live again after a roll-back."""
     from deploy.policies import resume
 
     _say(resume(home, getpass.getuser()))
+
+
+@app.command()
+def kafka(
+    folder: Annotated[Path, typer.Option(help="Its data.")] = DEFAULT_HOME / "kafka",
+    port: Annotated[int, typer.Option(help="Port for clients.")] = 9092,
+    controller_port: Annotated[int, typer.Option(help="Port of its controller.")] = 9093,
+) -> None:
+    """Run a single-node Apache Kafka for development; needs JDK 17 and Maven."""
+    from deploy.broker import Broker
+
+    broker = Broker(folder, port, controller_port)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    broker.start(_say)
+    _say(f"Kafka is up; in another terminal: plaudit up --kafka {broker.address}")
+    while not stop.wait(0.5):
+        if broker.process is None or broker.process.poll() is not None:
+            raise DeployError(f"Kafka has stopped; see {folder / 'kafka.log'}")
+    broker.stop()
 
 
 @app.command()

@@ -7,9 +7,10 @@ from google.protobuf import json_format
 from rich.table import Table
 
 from deploy.errors import DeployError
+from feedback import opening
+from feedback.kafka_log import KafkaSettings
 from feedback.log import EventLog
 from feedback.policies import PolicyState, current, publish_event
-from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.policy_pb2 import Activated, Hold
 from protos.registry import Registry, RegistryError
 
@@ -21,10 +22,9 @@ def open_log(home: Path) -> EventLog:
         DeployError: There is none in `home`.
 
     """
-    file = home / "log.db"
-    if not file.is_file():
+    if not KafkaSettings().servers and not (home / "log.db").is_file():
         raise DeployError(f"{home} holds no Plaudit: start one with 'plaudit up --home {home}'")
-    return SqliteLog(file)
+    return opening.open_log(home)
 
 
 def _status(version: int, state: PolicyState) -> str:

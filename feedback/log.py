@@ -65,10 +65,11 @@ class EventLog(Protocol):
     """
 
     def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
-        """Append all or none; return once they are durable.
+        """Append all; return once they are durable.
 
         Raises:
-            LogUnavailable: The records may or may not be in the log.
+            LogUnavailable: Any of the records may or may not be in the log; repeat the call, since
+                readers take the same key for the same record.
 
         """
         ...

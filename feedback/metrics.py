@@ -1,6 +1,6 @@
 """Prometheus metrics of the log and the feedback API. No label ever names a user."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 APPEND_SECONDS = Histogram(
     "plaudit_log_append_seconds",
@@ -17,4 +17,8 @@ REJECTED = Counter(
     "plaudit_feedback_rejected_total",
     "Feedback requests answered with an error, by the error's code.",
     ["reason"],
+)
+OUTBOX_RECORDS = Gauge(
+    "plaudit_outbox_records",
+    "Completion records on this machine's disk that the log does not have yet.",
 )

@@ -8,7 +8,7 @@ may, rarely, damage a file when one connection commits while another makes a che
 (https://www.sqlite.org/wal.html#walresetbug). Checkpoints are made by commits, so both have
 their turn.
 
-Left out: partitions (there is one, 0), deletion of old records, network file systems (WAL
+Left out: partitions (there is one, 0), retention by age, network file systems (WAL
 needs shared memory).
 """
 
@@ -52,6 +52,7 @@ _BAD_RECORDS = (
 class _Append:
     topic: Topic
     rows: list[tuple[str, str, bytes, int]]
+    delete_before: int = 0  # or this, for an outbox
     done: "Future[None]" = field(default_factory=Future)
 
 
@@ -136,19 +137,22 @@ class SqliteLog:
         now_ms = int(time.time() * 1000)
         call = _Append(topic, [(r.key, r.type, r.value, now_ms) for r in records])
         with APPEND_SECONDS.labels(topic).time():
-            with self._state:
-                if self._closed:
-                    raise LogError(f"the log {self.path} is closed")
-                if not call.rows:
-                    return
-                self._queue.put(call)
-            try:
-                call.done.result(self._append_seconds)
-            except TimeoutError as error:
-                call.done.cancel()  # if the writer has not taken it yet, it never will
-                raise LogUnavailable(
-                    f"the log {self.path} did not commit within {self._append_seconds:g} s"
-                ) from error
+            self._commit_soon(call)
+
+    def _commit_soon(self, call: _Append) -> None:
+        with self._state:
+            if self._closed:
+                raise LogError(f"the log {self.path} is closed")
+            if not call.rows and not call.delete_before:
+                return
+            self._queue.put(call)
+        try:
+            call.done.result(self._append_seconds)
+        except TimeoutError as error:
+            call.done.cancel()  # if the writer has not taken it yet, it never will
+            raise LogUnavailable(
+                f"the log {self.path} did not commit within {self._append_seconds:g} s"
+            ) from error
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Give up to `limit` records at or after `positions`, oldest first.
@@ -175,6 +179,41 @@ class SqliteLog:
         """
         rows = self._select(f"SELECT COALESCE(MAX(id), 0) FROM {_table(topic)}", ())
         return {0: rows[0][0]}
+
+    def count(self, topic: Topic) -> int:
+        """Give the number of records.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+            LogError: The log is closed.
+
+        """
+        return self._select(f"SELECT COUNT(*) FROM {_table(topic)}", ())[0][0]
+
+    def size(self) -> int:
+        """Give the bytes that hold records, on disk.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+            LogError: The log is closed.
+
+        """
+        rows = self._select(
+            "SELECT (page_count - freelist_count) * page_size FROM "
+            "pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
+            (),
+        )
+        return rows[0][0]
+
+    def delete_before(self, topic: Topic, offset: int) -> None:
+        """Delete the records below `offset`: for an outbox, whose records have moved on.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+            LogError: The log is closed.
+
+        """
+        self._commit_soon(_Append(topic, [], delete_before=offset))
 
     def close(self) -> None:
         """Commit what is queued, then let go of the file and the thread.
@@ -242,6 +281,11 @@ class SqliteLog:
                         "VALUES (?, ?, ?, ?)",
                         call.rows,
                     )
+                    if call.delete_before:
+                        self._write.execute(
+                            f"DELETE FROM {_table(call.topic)} WHERE id <= ?",
+                            (call.delete_before,),
+                        )
         except _BAD_RECORDS as error:
             return error
         except (sqlite3.Error, OSError) as error:

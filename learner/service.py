@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from feedback.ledger import Ledger
 from feedback.log import EventLog, LogUnavailable
-from feedback.sqlite_log import SqliteLog
+from feedback.opening import open_log
 from learner.cycle import Cycle
 from learner.cycle_state import CycleState, latest
 from learner.errors import Interrupted
@@ -53,7 +53,7 @@ def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
 
 
 def _lead(home: Path, settings: LearnerSettings, stop: threading.Event, metrics: Metrics) -> None:
-    log = SqliteLog(home / "log.db")
+    log = open_log(home)
     ledger = Ledger(home / "ledger.db")
     follower = _Follower(log, ledger, metrics, settings.poll_seconds, stop)
     follower.start()

@@ -15,8 +15,8 @@ from feedback.api import feedback_router
 from feedback.errors import FeedbackError
 from feedback.identity import Secret, load_or_create_secret
 from feedback.log import EventLog
+from feedback.opening import open_log
 from feedback.policies import PolicyState, current, publish_event
-from feedback.sqlite_log import SqliteLog
 from feedback.view import View
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry
@@ -138,7 +138,7 @@ class Parts:
         home = settings.home
         return cls(
             secret=load_or_create_secret(home / "secret.json"),
-            log=SqliteLog(home / "log.db"),
+            log=open_log(home, outbox=f"outbox-{settings.replica}"),
             view=View(home / f"view-{settings.replica}.db"),
             registry=Registry(home / "registry"),
         )

@@ -2,32 +2,42 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from deploy.broker import Broker
+from feedback.kafka_log import KafkaLog, KafkaSettings
 from feedback.log import EventLog, LogError, LogRecord, NewRecord, Topic
 from feedback.sqlite_log import SqliteLog
 
 # Opens a log; opened again, it is another client's handle on the same log.
 Opener = Callable[[], EventLog]
-Place = Callable[[Path], AbstractContextManager[Opener]]
+Place = Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Opener]]
 
 
 @contextmanager
-def sqlite_place(folder: Path) -> Iterator[Opener]:
+def sqlite_place(folder: Path, _: pytest.FixtureRequest) -> Iterator[Opener]:
     yield lambda: SqliteLog(folder / "log.db")
 
 
-LOGS: dict[str, Place] = {"sqlite": sqlite_place}
+@contextmanager
+def kafka_place(folder: Path, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    broker: Broker = request.getfixturevalue("kafka")
+    settings = KafkaSettings(servers=broker.address, prefix=f"t{uuid.uuid4().hex}")
+    yield lambda: KafkaLog(settings)
+
+
+LOGS: dict[str, Place] = {"sqlite": sqlite_place, "kafka": kafka_place}
 
 
 @pytest.fixture(params=LOGS.values(), ids=LOGS.keys())
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     opened: list[EventLog] = []
-    with request.param(tmp_path) as open_log:
+    with request.param(tmp_path, request) as open_log:
 
         def tracked() -> EventLog:
             opened.append(open_log())

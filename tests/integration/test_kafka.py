@@ -1,0 +1,144 @@
+"""What is Kafka's own: topics, outages, and the outbox."""
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient
+
+from deploy.broker import Broker
+from feedback.kafka_log import KafkaLog, KafkaSettings, partition_of
+from feedback.log import LogError, LogUnavailable, NewRecord
+from feedback.outbox import OutboxLog
+from feedback.sqlite_log import SqliteLog
+from tests.servers import free_port
+
+
+def new(key: str, value: bytes = b"v") -> NewRecord:
+    return NewRecord(key, "some.Type", value)
+
+
+def keys(log: KafkaLog | OutboxLog, topic: str = "completions") -> list[str]:
+    return [r.key for r in log.read(topic, {})]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def settings(kafka: Broker) -> KafkaSettings:
+    return KafkaSettings(
+        servers=kafka.address,
+        prefix=f"t{uuid.uuid4().hex}",
+        append_seconds=3,
+        read_seconds=3,
+        connect_seconds=5,
+    )
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path, kafka: Broker) -> Iterator[Broker]:
+    """A broker that a test may stop."""
+    broker = Broker(tmp_path / "broker", free_port(), free_port())
+    broker.start(print)
+    yield broker
+    broker.kill()
+
+
+def test_topics_are_made_to_keep_every_record(settings: KafkaSettings) -> None:
+    KafkaLog(settings).close()
+    admin = KafkaAdminClient(**settings.client())
+    topics = {t["name"]: t for t in admin.describe_topics() if settings.prefix in t["name"]}
+    admin.close()
+    partitions = {
+        n.removeprefix(f"{settings.prefix}."): len(t["partitions"]) for n, t in topics.items()
+    }
+    assert partitions == {"completions": 6, "feedback": 6, "policies": 1, "dead-letter": 1}
+
+
+@pytest.mark.parametrize(
+    ("topic", "wrong", "told"),
+    [
+        ("feedback", {"configs": {"cleanup.policy": "delete"}}, "forgets old records"),
+        ("policies", {"num_partitions": 3}, "must have one"),
+    ],
+)
+def test_topics_that_would_lose_something_are_refused(
+    settings: KafkaSettings, topic: str, wrong: dict[str, object], told: str
+) -> None:
+    admin = KafkaAdminClient(**settings.client())
+    name = f"{settings.prefix}.{topic}"
+    right = {"num_partitions": 1, "replication_factor": 1, "configs": {"cleanup.policy": "compact"}}
+    admin.create_topics({name: right | wrong}, wait_for_metadata=True)
+    admin.close()
+    with pytest.raises(LogError, match=told) as caught:
+        KafkaLog(settings)
+    assert name in str(caught.value)
+
+
+def test_partitions_are_those_of_kafkas_own_clients() -> None:
+    # From Kafka's UtilsTest.testMurmur2, taken without the sign, over ten partitions.
+    assert partition_of("21", 10) == (-973932308 & 0x7FFFFFFF) % 10
+    assert partition_of("foobar", 10) == (-790332482 & 0x7FFFFFFF) % 10
+
+
+def test_no_kafka_is_said_clearly_and_soon() -> None:
+    settings = KafkaSettings(servers=f"127.0.0.1:{free_port()}", connect_seconds=1)
+    started = time.monotonic()
+    with pytest.raises(LogUnavailable, match=r"cannot reach Kafka at 127\.0\.0\.1"):
+        KafkaLog(settings)
+    assert time.monotonic() - started < 15
+
+
+def test_an_outage_refuses_and_ends_by_itself(own_broker: Broker, settings: KafkaSettings) -> None:
+    log = KafkaLog(settings.model_copy(update={"servers": own_broker.address}))
+    log.append("feedback", [new("before")])
+    own_broker.kill()
+    with pytest.raises(LogUnavailable):
+        log.append("feedback", [new("lost")])
+    own_broker.start(print)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(LogUnavailable):
+            log.append("feedback", [new("after")])
+            break
+    assert {"before", "after"} <= set(keys(log, "feedback"))
+    log.close()
+
+
+def test_more_than_fits_is_refused_at_once(settings: KafkaSettings) -> None:
+    log = KafkaLog(settings.model_copy(update={"max_pending": 2}))
+    with log._room(2), pytest.raises(LogUnavailable, match="too many"):
+        log.append("feedback", [new("a")])
+    log.append("feedback", [new("a"), new("b"), new("c")])
+    assert len(keys(log, "feedback")) == 3
+    log.close()
+
+
+def test_completions_wait_on_disk_while_kafka_is_away(
+    own_broker: Broker, settings: KafkaSettings, tmp_path: Path
+) -> None:
+    own = settings.model_copy(update={"servers": own_broker.address})
+    log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
+    log.append("completions", [new("0")])
+    assert log.wait_until_empty(10)
+    own_broker.kill()
+    started = time.monotonic()
+    for i in range(1, 20):
+        log.append("completions", [new(str(i))])
+    assert time.monotonic() - started < 3
+    assert log.waiting() >= 19
+    log.close()  # and a restart of this process meanwhile
+    own_broker.start(print)
+    log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
+    assert log.wait_until_empty(60)
+    assert set(keys(log)) == {str(i) for i in range(20)}
+    log.close()
+
+
+def test_a_full_outbox_refuses(settings: KafkaSettings, tmp_path: Path) -> None:
+    log = OutboxLog(KafkaLog(settings), SqliteLog(tmp_path / "outbox.db"), max_bytes=0)
+    with pytest.raises(LogUnavailable, match=r"outbox .* is full"):
+        log.append("completions", [new("a")])
+    log.append("feedback", [new("b")])
+    log.close()
