@@ -131,7 +131,7 @@ class LearnerSettings(BaseSettings):
     seed: int = 0
     min_events: int = Field(100, ge=1)
     settle_seconds: float = Field(5.0, ge=0)
-    patience_seconds: float = Field(60.0, ge=0)
+    patience_seconds: float = Field(120.0, ge=0)
     poll_seconds: float = Field(0.5, gt=0)
     trained_layers: int | None = Field(None, ge=1)
     text: tuple[Path, ...] = ()
@@ -151,7 +151,7 @@ class LearnerSettings(BaseSettings):
             update={
                 "trained_layers": self.trained_layers or 6,
                 "reward": _unless_set(
-                    self.reward, learning_rate=2e-5, epochs=3, batch=8, normalise_on=32
+                    self.reward, learning_rate=5e-5, epochs=3, batch=8, normalise_on=32
                 ),
                 "ppo": _unless_set(
                     self.ppo,
@@ -159,8 +159,8 @@ class LearnerSettings(BaseSettings):
                     rollouts=16,
                     minibatches=1,
                     max_tokens=64,
-                    learning_rate=2e-5,
-                    critic_learning_rate=2e-5,
+                    learning_rate=5e-5,
+                    critic_learning_rate=5e-5,
                     text_rows=2,
                     micro_tokens=1024,
                     checkpoint_every=1,
