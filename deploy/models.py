@@ -8,6 +8,7 @@ from pathlib import Path
 from deploy.errors import DeployError
 
 SMOLLM2_GROUP = "smollm2"
+_SMOLLM2_TEMPERATURE = 0.6  # at 1 a model of this size rambles
 
 
 def import_model(model: str, out: Path) -> None:
@@ -59,6 +60,8 @@ def _save_gguf(file: Path, out: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
     )
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = _SMOLLM2_TEMPERATURE
     _write(model, tokenizer, out)
 
 

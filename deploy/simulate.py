@@ -103,7 +103,6 @@ class Simulation:
             model=MODEL,
             messages=[{"role": "user", "content": prompt}],
             n=n,
-            temperature=1.0,
             max_tokens=self.plan.max_tokens,
         )
         version = int((answer.system_fingerprint or "policy-v0").removeprefix("policy-v"))

@@ -13,7 +13,7 @@ from feedback.ledger import Ledger
 from learner import corpus
 from learner.checkpoint import model_exists
 from learner.errors import ModelUnusable
-from learner.model import freeze_below, load_model, load_tokenizer, parameters_of
+from learner.model import freeze_below, load_model, load_tokenizer, parameters_of, temperature_of
 from learner.next_token import text_nll
 from learner.packing import IGNORED, Rows, pack_documents
 from learner.preferences import prompt_key, split_of
@@ -81,7 +81,7 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     if not model_exists(first):
         raise ModelUnusable(f"{first} holds no model: there is no version 1 to learn from")
     reference, tokenizer = load_model(first), load_tokenizer(first)
-    settings = settings.for_model(parameters_of(reference))
+    settings = settings.for_model(parameters_of(reference), temperature_of(reference))
     freeze_below(reference, settings.trained_layers)
     made_here = model_exists(home / "models" / "pretrained")
     asked = ledger.prompts(_ASKED, upto_seq)

@@ -73,6 +73,14 @@ def load_model(folder: Path | str) -> PreTrainedModel:
     return model.eval()
 
 
+def temperature_of(model: PreTrainedModel) -> float:
+    """Give the temperature at which a model wants to be sampled; 1 where it does not say."""
+    wanted = model.generation_config
+    if wanted is None or not wanted.do_sample:
+        return 1.0
+    return float(wanted.temperature or 1.0)
+
+
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """Load a model folder's tokenizer."""
     try:

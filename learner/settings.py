@@ -78,7 +78,7 @@ class PPOSettings(_Frozen):
     minibatches: int = Field(2, ge=1)
     max_tokens: int = Field(112, ge=1)
     max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, description="Unless set, the model's own default")
     learning_rate: float = Field(3e-4, gt=0)
     critic_learning_rate: float = Field(4e-4, gt=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -139,14 +139,15 @@ class LearnerSettings(BaseSettings):
     ppo: PPOSettings = PPOSettings()
     gate: GateSettings = GateSettings()
 
-    def for_model(self, parameters: int) -> "LearnerSettings":
-        """Give settings that fit a model of this size; what was set by hand stays.
+    def for_model(self, parameters: int, temperature: float) -> "LearnerSettings":
+        """Give settings that fit a model; what was set by hand stays.
 
-        A model above `LARGE` parameters trains its upper layers alone, on fewer and shorter
+        It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters trains its upper layers alone, on fewer and shorter
         answers, with smaller steps.
         """
+        ppo = _unless_set(self.ppo, temperature=temperature)
         if parameters <= LARGE:
-            return self
+            return self.model_copy(update={"ppo": ppo})
         return self.model_copy(
             update={
                 "trained_layers": self.trained_layers or 6,
@@ -154,7 +155,7 @@ class LearnerSettings(BaseSettings):
                     self.reward, learning_rate=5e-5, epochs=3, batch=8, normalise_on=32
                 ),
                 "ppo": _unless_set(
-                    self.ppo,
+                    ppo,
                     iterations=12,
                     rollouts=16,
                     minibatches=1,

@@ -1,5 +1,6 @@
 """The arguments that vLLM's server is started with."""
 
+import json
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -30,7 +31,10 @@ def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[
         *("--max-num-seqs", str(settings.max_num_seqs)),
         # Log-probabilities of the distribution sampled from: right as importance weights.
         *("--logprobs-mode", "processed_logprobs"),
+        # Of the model's own sampling defaults the temperature alone: an answer that top-p or a
+        # penalty had a part in is of no use off-policy.
         *("--generation-config", "vllm"),
+        *("--override-generation-config", json.dumps({"temperature": temperature_of(model)})),
         *("--distributed-executor-backend", "uni"),
         *("--shutdown-timeout", "5"),
         "--disable-fastapi-docs",
@@ -46,6 +50,14 @@ def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[
     else:
         arguments += ["--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * 2**30))]
     return arguments
+
+
+def temperature_of(model: Path) -> float:
+    """Give the temperature at which a model folder says it wants to be sampled; else 1."""
+    file = model / "generation_config.json"
+    wanted = json.loads(file.read_text()) if file.is_file() else {}
+    temperature = wanted.get("temperature") if wanted.get("do_sample") else None
+    return float(temperature or 1.0)
 
 
 def parse(arguments: list[str]) -> Namespace:

@@ -306,8 +306,9 @@ def test_kl_estimate_of_a_policy_to_itself_is_zero(model: PreTrainedModel) -> No
 
 def test_large_models_get_other_defaults_but_keep_what_was_set() -> None:
     settings = LearnerSettings(ppo=PPOSettings(max_tokens=99))
-    assert settings.for_model(5_000_000) == settings
-    large = settings.for_model(135_000_000)
+    assert settings.for_model(5_000_000, 1.0) == settings
+    assert settings.for_model(5_000_000, 0.6).ppo.temperature == 0.6
+    large = settings.for_model(135_000_000, 0.6)
     assert large.trained_layers is not None
     assert large.ppo.max_tokens == 99
     assert large.ppo.rollouts < settings.ppo.rollouts
