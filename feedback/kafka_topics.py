@@ -33,6 +33,11 @@ def name_of(prefix: str, topic: Topic) -> str:
     return f"{prefix}.{topic}"
 
 
+def lease_topic(prefix: str) -> str:
+    """Give the topic whose one partition says which learner leads; it holds no records."""
+    return f"{prefix}.lease"
+
+
 def check_topics(client: Mapping[str, Any], prefix: str, replication: int | None) -> None:
     """Make the topics that are absent; refuse those that are set up to lose records.
 
@@ -55,6 +60,9 @@ def check_topics(client: Mapping[str, Any], prefix: str, replication: int | None
         if absent:
             copies = replication or min(3, len(admin.describe_cluster()["brokers"]))
             _create(admin, absent, copies)
+        if lease_topic(prefix) not in there:
+            with suppress(TopicAlreadyExistsError):
+                admin.create_topics({lease_topic(prefix): {"num_partitions": 1}})
         _check(admin, {t: name for t, name in names.items() if t not in absent})
     finally:
         admin.close()

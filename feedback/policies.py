@@ -17,6 +17,7 @@ from feedback.log import EventLog, NewRecord
 from protos.plaudit.v1.policy_pb2 import (
     Activated,
     Hold,
+    Leads,
     PolicyEvent,
     Published,
     Refused,
@@ -24,7 +25,7 @@ from protos.plaudit.v1.policy_pb2 import (
     Swapped,
 )
 
-PolicyMessage = Published | Refused | Activated | Hold | Swapped | SwapFailed
+PolicyMessage = Published | Refused | Activated | Hold | Swapped | SwapFailed | Leads
 # One partition key, so that a log with partitions keeps these events in one order.
 _PARTITION_KEY: Final = "policies"
 _FIELDS: Final[dict[type[Message], str]] = {
@@ -34,6 +35,7 @@ _FIELDS: Final[dict[type[Message], str]] = {
     Hold: "hold",
     Swapped: "swapped",
     SwapFailed: "swap_failed",
+    Leads: "leads",
 }
 
 
@@ -50,6 +52,7 @@ class PolicyState:
         held: Whether newly published versions wait for an operator.
         replicas: The version that each replica serves, by its last Swapped.
         served: Versions that have been live, ascending.
+        leader: Event id of the last Leads; what earlier leaders publish does not count.
 
     """
 
@@ -60,6 +63,7 @@ class PolicyState:
     held: bool = False
     replicas: dict[str, int] = field(default_factory=dict)
     served: tuple[int, ...] = ()
+    leader: str = ""
 
 
 def parent(state: PolicyState) -> int:
@@ -72,6 +76,8 @@ def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
     kind = event.WhichOneof("kind")
     if kind is None:
         return state
+    if kind == "leads":
+        return replace(state, leader=event.event_id)
     return _apply(getattr(event, kind), state)
 
 
@@ -85,6 +91,8 @@ def _apply(_: object, state: PolicyState) -> PolicyState:
 def _(message: Published, state: PolicyState) -> PolicyState:
     if state.published and message.version <= state.published[-1]:
         return state  # seen before, or from a learner that has been overtaken
+    if message.leader and message.leader != state.leader:
+        return state  # from a learner that has lost the lease and does not know it yet
     state = replace(state, published=(*state.published, message.version))
     return state if state.held else _go_live(state, message.version)
 

@@ -7,7 +7,6 @@ and number of threads): a stage that was under way is done again, PPO from its l
 import logging
 import math
 import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from feedback.failpoints import failpoint
 from feedback.ledger import Ledger
 from learner.checkpoint import load_state, model_exists, save_model, save_state
 from learner.cycle_state import CycleState, Stage, folder_of
-from learner.errors import Interrupted
+from learner.errors import Interrupted, Overtaken
 from learner.gate import examine
 from learner.materials import Materials, gather
 from learner.metrics import Metrics
@@ -53,7 +52,7 @@ class Cycle:
         ledger: Ledger,
         publisher: Publisher,
         metrics: Metrics,
-        stop: threading.Event,
+        stopped: Callable[[], bool],
     ) -> None:
         """Do the cycle that `state` describes; nothing happens before `run`."""
         self._home = home
@@ -63,7 +62,7 @@ class Cycle:
         self._ledger = ledger
         self._publisher = publisher
         self._metrics = metrics
-        self._stop = stop
+        self._stopped = stopped
         self._stages: dict[Stage, Callable[[], None]] = {
             "reward": self._reward,
             "judge": self._judge,
@@ -109,7 +108,7 @@ class Cycle:
         return self._settings.seed * 1_000_003 + self._state.number * 101 + salt
 
     def _check(self) -> None:
-        if self._stop.is_set():
+        if self._stopped():
             raise Interrupted
 
     @cached_property
@@ -248,7 +247,7 @@ class Cycle:
 
     def _publish(self) -> None:
         state = self._state
-        if not self._publisher.wait_while_held(self._stop, self._own_settings.poll_seconds):
+        if not self._publisher.wait_while_held(self._stopped, self._own_settings.poll_seconds):
             raise Interrupted
         if state.version == 0:
             live = self._publisher.state().live
@@ -257,5 +256,9 @@ class Cycle:
                 return
             state.version = self._publisher.next_version()
             state.save(self._folder)
-        self._publisher.publish(self._folder / "candidate", state)
+        try:
+            self._publisher.publish(self._folder / "candidate", state)
+        except Overtaken as error:
+            state.end("overtaken", [str(error)])
+            return
         state.end("published", [])

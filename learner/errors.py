@@ -19,3 +19,7 @@ class StateUnusable(LearnerError):
 
 class Interrupted(Exception):
     """The learner was asked to stop in mid-work; what was saved is taken up by the next start."""
+
+
+class Overtaken(Exception):
+    """Another learner leads now: what this one made is not published."""

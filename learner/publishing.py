@@ -1,15 +1,17 @@
 """Handing a candidate over: registry first, then the event, each step safe to repeat."""
 
-import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from feedback.failpoints import failpoint
 from feedback.log import EventLog
 from feedback.policies import PolicyFollower, PolicyState, publish_event
 from learner.cycle_state import CycleState
+from learner.errors import Overtaken
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
-from protos.plaudit.v1.policy_pb2 import Published, Refused
-from protos.registry import Registry
+from protos.plaudit.v1.policy_pb2 import Leads, Published, Refused
+from protos.registry import Registry, VersionTaken
 
 
 class Publisher:
@@ -20,6 +22,16 @@ class Publisher:
         self._registry = Registry(home / "registry")
         self._log = log
         self._follower = PolicyFollower(log)
+        self._leader = ""
+
+    def lead(self, learner: str) -> None:
+        """Say that this learner has the lease; what others publish from now on does not count.
+
+        Raises:
+            LogUnavailable: It may or may not be known; say it again.
+
+        """
+        self._leader = publish_event(self._log, Leads(learner=learner)).event_id
 
     def state(self) -> PolicyState:
         """Give what the policy events say now.
@@ -52,22 +64,36 @@ class Publisher:
         """Give a number above all that were ever published."""
         return max([0, *self._registry.versions(), *self.state().published]) + 1
 
-    def wait_while_held(self, stop: threading.Event, poll_seconds: float) -> bool:
+    def wait_while_held(self, stopped: Callable[[], bool], poll_seconds: float) -> bool:
         """Wait until publishing is not held; false where it was stopped."""
         while self.state().held:
-            if stop.wait(poll_seconds):
+            if stopped():
                 return False
-        return not stop.is_set()
+            time.sleep(poll_seconds)
+        return not stopped()
 
     def publish(self, candidate: Path, cycle: CycleState) -> None:
         """Publish as `cycle.version`, and say so; does what a crash left undone.
 
         Raises:
-            VersionTaken: Somebody else published that version.
+            Overtaken: Another learner leads now, or published that version.
             LogUnavailable: The event may or may not be in the log; publish again.
 
         """
         if cycle.version not in self._registry.versions():
+            self._put_into_registry(candidate, cycle)
+        failpoint("learner.published")
+        if cycle.version in self.state().published:
+            return
+        publish_event(
+            self._log,
+            Published(version=cycle.version, parent=cycle.parent, leader=self._leader),
+        )
+        if cycle.version not in self.state().published:
+            raise Overtaken(f"version {cycle.version} does not count: another learner leads now")
+
+    def _put_into_registry(self, candidate: Path, cycle: CycleState) -> None:
+        try:
             self._registry.publish(
                 candidate,
                 version=cycle.version,
@@ -78,9 +104,8 @@ class Publisher:
                 ),
                 gate=cycle.figures,
             )
-        failpoint("learner.published")
-        if cycle.version not in self.state().published:
-            publish_event(self._log, Published(version=cycle.version, parent=cycle.parent))
+        except VersionTaken as error:
+            raise Overtaken(str(error)) from error
 
     def refuse(self, cycle: CycleState) -> None:
         """Say that the gate kept a candidate back, and why (again, after a crash in between)."""

@@ -1,23 +1,27 @@
 """The learner as a service: follow the log, and learn whenever there is enough to learn from.
 
-One learner works on a home at a time (a file lock); another waits for it. Left out: Kafka's own
-lease and a warm ledger for the one that waits.
+One learner works on a home at a time (a file lock). Of those that share a Kafka, each with a home
+of its own, one has the lease; the others keep their ledgers up to date, and take over when it
+dies.
 """
 
 import logging
+import os
+import socket
 import threading
 import time
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
+from feedback.kafka_log import KafkaSettings
 from feedback.ledger import Ledger
 from feedback.log import EventLog, LogUnavailable
 from feedback.opening import open_log
 from learner.cycle import Cycle
 from learner.cycle_state import CycleState, latest
 from learner.errors import Interrupted
+from learner.lease import FileLease, KafkaLease, Lease
 from learner.metrics import Metrics
 from learner.publishing import Publisher
 from learner.settings import LearnerSettings
@@ -37,31 +41,36 @@ def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    (home / "learner").mkdir(parents=True, exist_ok=True)
     metrics = Metrics()
     if settings.metrics_port:
         metrics.serve(settings.metrics_port)
     metrics.stage("standby")
-    lease = FileLock(home / "learner" / "lease.lock")
-    while not stop.is_set():
-        try:
-            lease.acquire(timeout=settings.poll_seconds)
-        except Timeout:
-            continue
-        with lease:
-            _lead(home, settings, stop, metrics)
+    with FileLease(home / "learner" / "lease.lock") as own:
+        if not own.acquire(0):
+            logger.info("another learner works on %s; this one stands by", home)
+        while not stop.is_set():
+            if own.acquire(settings.poll_seconds):
+                _work(home, settings, stop, metrics, own)
 
 
-def _lead(home: Path, settings: LearnerSettings, stop: threading.Event, metrics: Metrics) -> None:
+def _work(
+    home: Path, settings: LearnerSettings, stop: threading.Event, metrics: Metrics, own: FileLease
+) -> None:
+    """Keep the ledger up to date, and learn while this learner has the lease."""
     log = open_log(home)
     ledger = Ledger(home / "ledger.db")
     follower = _Follower(log, ledger, metrics, settings.poll_seconds, stop)
     follower.start()
+    kafka = KafkaSettings()
+    lease: Lease = KafkaLease(kafka) if kafka.servers else own
+    learner = _Learner(home, settings, stop, metrics, log, ledger, follower, lease)
     try:
-        _Learner(home, settings, stop, metrics, log, ledger, follower).learn()
-    except Interrupted:
-        logger.info("stopped; the next start goes on from here")
+        while not stop.is_set():
+            if lease.acquire(settings.poll_seconds):
+                learner.lead()
+            follower.check()
     finally:
+        lease.close()
         follower.halt()
         ledger.close()
         log.close()
@@ -127,6 +136,7 @@ class _Learner:
         log: EventLog,
         ledger: Ledger,
         follower: _Follower,
+        lease: Lease,
     ) -> None:
         self._home = home
         self._settings = settings
@@ -134,27 +144,42 @@ class _Learner:
         self._metrics = metrics
         self._ledger = ledger
         self._follower = follower
+        self._lease = lease
         self._publisher = Publisher(home, log)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
 
-    def learn(self) -> None:
-        """Do cycles until stopped."""
-        while not self._stop.is_set():
-            try:
-                state = self._next()
-                done = Cycle(
-                    self._home,
-                    state,
-                    settings=self._settings,
-                    ledger=self._ledger,
-                    publisher=self._publisher,
-                    metrics=self._metrics,
-                    stop=self._stop,
-                ).run()
-            except LogUnavailable as error:
-                logger.warning("the log is away, trying again: %s", error)
-                self._stop.wait(self._settings.poll_seconds)
-                continue
-            logger.info("cycle %d: %s %s", done.number, done.outcome, "; ".join(done.reasons))
+    def _stopped(self) -> bool:
+        return self._stop.is_set() or not self._lease.held()
+
+    def lead(self) -> None:
+        """Do cycles until stopped, or until another learner leads."""
+        try:
+            self._publisher.lead(self._name)
+            logger.info("this learner (%s) leads", self._name)
+            while not self._stopped():
+                self._do_cycle()
+        except LogUnavailable as error:
+            logger.warning("the log is away, trying again: %s", error)
+            self._stop.wait(self._settings.poll_seconds)
+        except Interrupted:
+            pass
+        if self._stop.is_set():
+            logger.info("stopped; the next start goes on from here")
+        elif not self._lease.held():
+            logger.warning("another learner leads now; this one stands by")
+            self._metrics.stage("standby")
+
+    def _do_cycle(self) -> None:
+        done = Cycle(
+            self._home,
+            self._next(),
+            settings=self._settings,
+            ledger=self._ledger,
+            publisher=self._publisher,
+            metrics=self._metrics,
+            stopped=self._stopped,
+        ).run()
+        logger.info("cycle %d: %s %s", done.number, done.outcome, "; ".join(done.reasons))
 
     def _next(self) -> CycleState:
         """Give the cycle that a stop left undone, or wait for the next one.
@@ -173,7 +198,7 @@ class _Learner:
 
     def _wait_for_votes(self, number: int, upto: int) -> CycleState:
         enough_since: float | None = None
-        while not self._stop.wait(self._settings.poll_seconds):
+        while not (self._stop.wait(self._settings.poll_seconds) or self._stopped()):
             self._follower.check()
             max_seq = self._ledger.counts().max_seq
             if max_seq - upto < self._settings.min_events:

@@ -142,8 +142,8 @@ class LearnerSettings(BaseSettings):
     def for_model(self, parameters: int, temperature: float) -> "LearnerSettings":
         """Give settings that fit a model; what was set by hand stays.
 
-        It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters trains its upper layers alone, on fewer and shorter
-        answers, with smaller steps.
+        It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters
+        trains its upper layers alone, on fewer and shorter answers, with smaller steps.
         """
         ppo = _unless_set(self.ppo, temperature=temperature)
         if parameters <= LARGE:

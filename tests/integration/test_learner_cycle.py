@@ -27,7 +27,7 @@ from learner.settings import (
 from learner.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
-from protos.plaudit.v1.policy_pb2 import Activated, Hold, Published
+from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, Published
 from protos.registry import Registry
 
 TINY = PretrainSettings(
@@ -246,6 +246,34 @@ def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
         stop.set()
         thread.join()
         log.close()
+
+
+def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> None:
+    home = make_home(tmp_path)
+    log = SqliteLog(home / "log.db")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.published=sleep:1.5\n")
+    os.environ["PLAUDIT_FAILPOINTS"] = str(armed)
+    stop = threading.Event()
+    thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
+    try:
+        thread.start()
+        while 2 not in Registry(home / "registry").versions():
+            stop.wait(0.02)
+        publish_event(log, Leads(learner="another"))
+        while not cycle_ended(home)():
+            assert thread.is_alive()
+            stop.wait(0.02)
+    finally:
+        del os.environ["PLAUDIT_FAILPOINTS"]
+        stop.set()
+        thread.join()
+    state = latest(home)
+    assert state is not None
+    assert state.outcome == "overtaken"
+    assert "another learner leads" in state.reasons[0]
+    assert current(log).published == (1,)
+    log.close()
 
 
 def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.policy_pb2 import (
     Activated,
     Hold,
+    Leads,
     PolicyEvent,
     Published,
     Refused,
@@ -35,6 +36,7 @@ KINDS = {
     Hold: "hold",
     Swapped: "swapped",
     SwapFailed: "swap_failed",
+    Leads: "leads",
 }
 
 
@@ -205,3 +207,18 @@ def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> 
     record = NewRecord(back.event_id, "t", back.SerializeToString())
     log.append("policies", [record, NewRecord("x", "t", b"\xff\xff\xff")])
     assert current(log).live == 2
+
+
+def test_what_a_learner_publishes_after_another_leads_does_not_count(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db")
+    publish_event(log, Published(version=1))
+    first = publish_event(log, Leads(learner="a")).event_id
+    publish_event(log, Published(version=2, parent=1, leader=first))
+    assert current(log).live == 2
+    second = publish_event(log, Leads(learner="b")).event_id
+    publish_event(log, Published(version=3, parent=2, leader=first))  # paused, and back again
+    assert current(log).published == (1, 2)
+    publish_event(log, Published(version=3, parent=2, leader=second))
+    assert current(log).live == 3
+    assert current(log).leader == second
+    log.close()

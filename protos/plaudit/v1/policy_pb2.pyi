@@ -7,12 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Published(_message.Message):
-    __slots__ = ("version", "parent")
+    __slots__ = ("version", "parent", "leader")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
     version: int
     parent: int
-    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ...) -> None: ...
+    leader: str
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
+
+class Leads(_message.Message):
+    __slots__ = ("learner",)
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
+    learner: str
+    def __init__(self, learner: _Optional[str] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("parent", "reasons", "gate")
@@ -72,7 +80,7 @@ class SwapFailed(_message.Message):
     def __init__(self, replica: _Optional[str] = ..., version: _Optional[int] = ..., serving: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PolicyEvent(_message.Message):
-    __slots__ = ("event_id", "created_ms", "published", "refused", "activated", "hold", "swapped", "swap_failed")
+    __slots__ = ("event_id", "created_ms", "published", "refused", "activated", "hold", "swapped", "swap_failed", "leads")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +89,7 @@ class PolicyEvent(_message.Message):
     HOLD_FIELD_NUMBER: _ClassVar[int]
     SWAPPED_FIELD_NUMBER: _ClassVar[int]
     SWAP_FAILED_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     created_ms: int
     published: Published
@@ -89,4 +98,5 @@ class PolicyEvent(_message.Message):
     hold: Hold
     swapped: Swapped
     swap_failed: SwapFailed
-    def __init__(self, event_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., swapped: _Optional[_Union[Swapped, _Mapping]] = ..., swap_failed: _Optional[_Union[SwapFailed, _Mapping]] = ...) -> None: ...
+    leads: Leads
+    def __init__(self, event_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., swapped: _Optional[_Union[Swapped, _Mapping]] = ..., swap_failed: _Optional[_Union[SwapFailed, _Mapping]] = ..., leads: _Optional[_Union[Leads, _Mapping]] = ...) -> None: ...

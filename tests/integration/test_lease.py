@@ -1,0 +1,86 @@
+"""Who leads, among learners that share a Kafka: a kill, a pause, and a partition of our own."""
+
+import multiprocessing
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from deploy.broker import Broker
+from feedback.kafka_log import KafkaLog, KafkaSettings
+from learner.lease import KafkaLease
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["learner.lease"])
+SESSION = 6.0  # the least that Kafka allows
+
+
+@pytest.fixture
+def settings(kafka: Broker) -> KafkaSettings:
+    found = KafkaSettings(servers=kafka.address, prefix=f"t{uuid.uuid4().hex}")
+    KafkaLog(found).close()  # makes the topics
+    return found
+
+
+def hold(settings: str, held: Path) -> None:
+    """Hold the lease when it is given; the file is there while it is held."""
+    lease = KafkaLease(
+        KafkaSettings.model_validate_json(settings), session_seconds=SESSION, poll_seconds=0.1
+    )
+    while True:
+        if lease.held():
+            held.touch()
+        else:
+            held.unlink(missing_ok=True)
+        time.sleep(0.05)
+
+
+def wait_until(what: str, seconds: float, true: object) -> float:
+    started = time.monotonic()
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < started + seconds, what
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_lease_passes_on_when_its_holder_dies_or_is_paused(
+    settings: KafkaSettings, tmp_path: Path, how: signal.Signals
+) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    learners = [
+        FORKS.Process(target=hold, args=(settings.model_dump_json(), file)) for file in files
+    ]
+    try:
+        learners[0].start()
+        wait_until("nobody leads", 30, files[0].exists)
+        learners[1].start()
+        time.sleep(SESSION / 2)
+        assert [f.exists() for f in files] == [True, False]
+        os.kill(learners[0].pid or 0, how)
+        seconds = wait_until("nobody took over", 4 * SESSION, files[1].exists)
+        print(f"{how.name}: the other led after {seconds:.1f} s")
+        if how == signal.SIGSTOP:
+            os.kill(learners[0].pid or 0, signal.SIGCONT)
+            wait_until("both lead", 10, lambda: not files[0].exists())
+            time.sleep(1)
+            assert files[1].exists()
+    finally:
+        for learner in learners:
+            if learner.pid is not None:
+                learner.kill()
+                learner.join()
+
+
+def test_a_lease_that_is_given_up_is_taken_at_once(settings: KafkaSettings) -> None:
+    first = KafkaLease(settings, session_seconds=SESSION, poll_seconds=0.1)
+    assert first.acquire(30)
+    second = KafkaLease(settings, session_seconds=SESSION, poll_seconds=0.1)
+    assert not second.acquire(SESSION / 2)
+    first.close()
+    assert not first.held()
+    assert second.acquire(SESSION)
+    second.close()
