@@ -81,6 +81,10 @@ class Cycle:
         """
         state = self._state
         state.save(self._folder)
+        logger.info(
+            "cycle %d: %d opinions since version %d; next is its stage '%s'",
+            *(state.number, state.events, state.parent, state.stage),
+        )
         while state.stage != "done":
             stage = state.stage
             self._metrics.stage(stage)
@@ -164,6 +168,7 @@ class Cycle:
             self._settings.reward,
             seed=self._seed(salt),
             dtype=self._settings.dtype,
+            on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )
         self._state.figures |= {f"{split}_{k}": float(v) for k, v in asdict(report).items()}

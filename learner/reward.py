@@ -112,6 +112,7 @@ def train_reward(
     *,
     seed: int,
     dtype: Dtype = "float32",
+    on_epoch: Callable[[RewardReport], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> RewardReport:
     """Train on `examples`; keep the epoch that does best on `held_out`.
@@ -120,6 +121,7 @@ def train_reward(
     The held-out figures are a little optimistic, since they also chose the epoch.
 
     Args:
+        on_epoch: Told how each epoch's model does.
         check: Called before every step; what it raises stops the training.
 
     """
@@ -146,6 +148,7 @@ def train_reward(
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
         report = evaluate(model, held_out, trained_on=len(examples), epochs=epoch + 1)
+        on_epoch(report)
         if best is None or report.loss < best.loss:
             best = report
             kept = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
