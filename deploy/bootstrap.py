@@ -9,7 +9,7 @@ from deploy.processes import plaudit_command
 from feedback.opening import open_log
 from feedback.policies import current, publish_event
 from protos.plaudit.v1.policy_pb2 import Published
-from protos.registry import Registry
+from protos.shared_registry import open_registry
 
 FIRST_VERSION = 1
 
@@ -23,7 +23,7 @@ def ensure_first_policy(home: Path, model: str, dtype: str, say: Callable[[str],
         DeployError: The home holds another model, or the first policy could not be made.
 
     """
-    registry = Registry(home / "registry")
+    registry = open_registry(home)
     if FIRST_VERSION in registry.versions():
         base = registry.manifest(FIRST_VERSION).base
         if model != "default" and base != model:

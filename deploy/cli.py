@@ -38,6 +38,21 @@ def _use_kafka(servers: str | None) -> None:
         os.environ["PLAUDIT_KAFKA_SERVERS"] = servers
 
 
+def _use_registry(url: str | None) -> None:
+    """Let this process, and those that it starts, find the registry."""
+    if url:
+        os.environ["PLAUDIT_REGISTRY"] = url
+
+
+RegistryUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        envvar="PLAUDIT_REGISTRY",
+        callback=_use_registry,
+        help="fsspec URL of the checkpoints (s3://bucket/prefix); none: a folder in the home.",
+    ),
+]
 Kafka = Annotated[
     str | None,
     typer.Option(
@@ -77,6 +92,7 @@ def up(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 [auto].")] = None,
     kafka: Kafka = None,
+    registry: RegistryUrl = None,
 ) -> None:
     """Run all of Plaudit on this machine: train the first model if need be, serve, learn."""
     from deploy.up import up as run_up
@@ -95,6 +111,7 @@ def serve(
     replica: Annotated[str, typer.Option(help="This replica's name.")] = "replica-0",
     dtype: DtypeOption = "auto",
     kafka: Kafka = None,
+    registry: RegistryUrl = None,
 ) -> None:
     """Serve the live policy: the OpenAI-compatible endpoint and the feedback API."""
     from serving.engine_args import prepare_environment
@@ -118,6 +135,7 @@ def learn(
     metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics.")] = 8001,
     dtype: DtypeOption = "auto",
     kafka: Kafka = None,
+    registry: RegistryUrl = None,
 ) -> None:
     """Follow the log; retrain the reward model, run PPO and publish, for as long as it runs."""
     from learner.service import run
@@ -213,7 +231,9 @@ def simulate(
 
 
 @policies_app.command("list")
-def policies_list(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
+def policies_list(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
     """Show every version, what it came from, and which is live."""
     from deploy.policies import list_policies
 
@@ -221,7 +241,7 @@ def policies_list(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
 
 
 @policies_app.command("show")
-def policies_show(version: int, home: Home = DEFAULT_HOME) -> None:
+def policies_show(version: int, home: Home = DEFAULT_HOME, registry: RegistryUrl = None) -> None:
     """Show one version's manifest, after checking its files."""
     from deploy.policies import show
 
@@ -229,7 +249,9 @@ def policies_show(version: int, home: Home = DEFAULT_HOME) -> None:
 
 
 @policies_app.command("activate")
-def policies_activate(version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
+def policies_activate(
+    version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
     """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
     from deploy.policies import activate
 
@@ -237,15 +259,32 @@ def policies_activate(version: int, home: Home = DEFAULT_HOME, kafka: Kafka = No
 
 
 @policies_app.command("rollback")
-def policies_rollback(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
+def policies_rollback(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
     """Go back to the version before the live one, and hold publishing."""
     from deploy.policies import rollback
 
     _say(rollback(home, getpass.getuser()))
 
 
+@policies_app.command("prune")
+def policies_prune(
+    home: Home = DEFAULT_HOME,
+    keep: Annotated[int, typer.Option(min=1, help="Latest versions to keep.")] = 5,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Delete old checkpoints; the first, the live one and its roll-back stay."""
+    from deploy.policies import prune
+
+    _say(prune(home, keep))
+
+
 @policies_app.command("resume")
-def policies_resume(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
+def policies_resume(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
     """Let new versions go live again after a roll-back."""
     from deploy.policies import resume
 

@@ -12,7 +12,8 @@ from feedback.kafka_log import KafkaSettings
 from feedback.log import EventLog
 from feedback.policies import PolicyState, current, publish_event
 from protos.plaudit.v1.policy_pb2 import Activated, Hold
-from protos.registry import Registry, RegistryError
+from protos.registry import RegistryError
+from protos.shared_registry import open_registry
 
 
 def open_log(home: Path) -> EventLog:
@@ -36,11 +37,15 @@ def _status(version: int, state: PolicyState) -> str:
 def list_policies(home: Path) -> Table:
     """Give a table of all versions."""
     state = current(open_log(home))
-    registry = Registry(home / "registry")
+    registry = open_registry(home)
     table = Table(title="held: nothing new goes live" if state.held else None)
     for column in ("version", "parent", "made", "votes", "judge's win rate", "status", "serving"):
         table.add_column(column)
+    there = registry.versions()
     for version in state.published:
+        if version not in there:
+            table.add_row(str(version), "", "", "", "", "pruned", "")
+            continue
         manifest = registry.manifest(version)
         made = datetime.datetime.fromtimestamp(manifest.created_ms / 1000).isoformat(" ", "seconds")
         win_rate = manifest.gate.get("win_rate")
@@ -65,7 +70,7 @@ def show(home: Path, version: int) -> str:
 
     """
     try:
-        manifest = Registry(home / "registry").verify(version)
+        manifest = open_registry(home).verify(version)
     except RegistryError as error:
         raise DeployError(str(error)) from error
     return json_format.MessageToJson(manifest, indent=2)
@@ -112,3 +117,19 @@ def resume(home: Path, by: str) -> str:
         return "Publishing was not held."
     publish_event(log, Hold(held=False, by=by))
     return "New versions go live again."
+
+
+def prune(home: Path, keep: int) -> str:
+    """Delete all but the latest `keep` checkpoints; say which.
+
+    The first stays too (every policy is measured against it), and so do the live one, the one that
+    a roll-back goes to, and those that a replica serves.
+    """
+    state = current(open_log(home))
+    registry = open_registry(home)
+    versions = registry.versions()
+    kept = {1, state.live, state.previous, *state.replicas.values(), *versions[-keep:]}
+    gone = [version for version in versions if version not in kept]
+    for version in gone:
+        registry.delete(version)
+    return f"Deleted {', '.join(map(str, gone))}." if gone else "Nothing to delete."

@@ -22,7 +22,8 @@ from learner.reward import sequences_of
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import LearnerSettings
 from learner.tokenizer import encode_chat, encode_text, end_token_ids, pad_token_id
-from protos.registry import Registry
+from protos.registry import CheckpointInvalid
+from protos.shared_registry import open_registry
 
 _DEMONSTRATED: Final = 600  # prompts of the demonstrations, beside those that people asked
 _ASKED: Final = 4000
@@ -77,9 +78,12 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
         ModelUnusable: There is no version 1.
 
     """
-    first = Registry(home / "registry").path(1)
-    if not model_exists(first):
-        raise ModelUnusable(f"{first} holds no model: there is no version 1 to learn from")
+    registry = open_registry(home)
+    try:
+        registry.verify(1)
+    except CheckpointInvalid as error:
+        raise ModelUnusable(f"there is no version 1 to learn from: {error}") from error
+    first = registry.path(1)
     reference, tokenizer = load_model(first), load_tokenizer(first)
     settings = settings.for_model(parameters_of(reference), temperature_of(reference))
     freeze_below(reference, settings.trained_layers)

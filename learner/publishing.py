@@ -11,7 +11,8 @@ from learner.cycle_state import CycleState
 from learner.errors import Overtaken
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
 from protos.plaudit.v1.policy_pb2 import Leads, Published, Refused
-from protos.registry import Registry, VersionTaken
+from protos.registry import VersionTaken
+from protos.shared_registry import open_registry
 
 
 class Publisher:
@@ -19,7 +20,7 @@ class Publisher:
 
     def __init__(self, home: Path, log: EventLog) -> None:
         """Publish to the home's registry and to `log`."""
-        self._registry = Registry(home / "registry")
+        self._registry = open_registry(home)
         self._log = log
         self._follower = PolicyFollower(log)
         self._leader = ""

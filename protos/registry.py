@@ -32,6 +32,10 @@ class CheckpointInvalid(RegistryError):
     """A checkpoint is absent, incomplete or altered; the message says which file and how."""
 
 
+class RegistryUnavailable(RegistryError):
+    """A registry on another machine did not answer; trying again may help."""
+
+
 class VersionTaken(RegistryError):
     """Another learner has claimed this version number."""
 
@@ -136,7 +140,7 @@ class Registry:
         target = self.path(version)
         if (target / MANIFEST).exists():
             raise VersionTaken(f"version {version} is published already")
-        aside = self.root / f".{target.name}.{os.getpid()}"
+        aside = self._aside(version)
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside, ignore=shutil.ignore_patterns(MANIFEST))
         manifest = Manifest(
@@ -162,6 +166,14 @@ class Registry:
         self._put_in_place(aside, target)
         self._write_manifest(target, manifest)
         return manifest
+
+    def delete(self, version: int) -> None:
+        """Delete a version: its manifest first, so that it is gone at once."""
+        (self.path(version) / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.path(version), ignore_errors=True)
+
+    def _aside(self, version: int) -> Path:
+        return self.root / f".{self.path(version).name}.{os.getpid()}"
 
     def _put_in_place(self, aside: Path, target: Path) -> None:
         if target.exists():

@@ -20,6 +20,7 @@ from feedback.policies import PolicyState, current, publish_event
 from feedback.view import View
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry
+from protos.shared_registry import open_registry
 from serving import metrics
 from serving.engine import RecordingEngine
 from serving.engine_args import engine_arguments, parse
@@ -140,7 +141,7 @@ class Parts:
             secret=load_or_create_secret(home / "secret.json"),
             log=open_log(home, outbox=f"outbox-{settings.replica}"),
             view=View(home / f"view-{settings.replica}.db"),
-            registry=Registry(home / "registry"),
+            registry=open_registry(home),
         )
 
     def close(self) -> None:

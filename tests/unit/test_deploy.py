@@ -122,3 +122,26 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z" and os.path.exists(f"/proc/{pid}")
+
+
+def test_pruning_keeps_what_is_still_needed(tmp_path: Path) -> None:
+    from deploy.policies import list_policies, prune
+    from feedback.policies import publish_event
+    from feedback.sqlite_log import SqliteLog
+    from protos.plaudit.v1.policy_pb2 import Activated, Published, Swapped
+    from protos.registry import Registry
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    registry, log = Registry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
+    for version in range(1, 9):
+        registry.publish(model, version=version, parent=version - 1, base="tiny")
+        publish_event(log, Published(version=version, parent=version - 1))
+    publish_event(log, Swapped(replica="late", version=3))
+    publish_event(log, Activated(version=5))
+    log.close()
+    assert prune(tmp_path, keep=1) == "Deleted 2, 6, 7."
+    assert registry.versions() == [1, 3, 4, 5, 8]
+    assert prune(tmp_path, keep=1) == "Nothing to delete."
+    assert list_policies(tmp_path).row_count == 8

@@ -1,0 +1,224 @@
+"""A registry on S3's protocol, with a real server: publish, fetch, damage, a cut line."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from protos.registry import MANIFEST, CheckpointInvalid, RegistryUnavailable, VersionTaken
+from protos.shared_registry import SharedRegistry
+from tests.servers import free_port
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Run moto's S3 server; gives its address."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(url, timeout=2)
+            break
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    yield url
+    server.send_signal(signal.SIGTERM)
+    server.wait(20)
+
+
+class CuttingProxy(threading.Thread):
+    """Passes bytes on to a server; cuts the line after `limit` bytes of an answer, `cuts` times."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(daemon=True)
+        self.target = int(target.rpartition(":")[2])
+        self.limit = 0
+        self.cuts = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            server = socket.create_connection(("127.0.0.1", self.target))
+            threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        passed = 0
+        try:
+            while data := source.recv(65536):
+                passed += len(data)
+                if answers and self.cuts > 0 and passed > self.limit:
+                    self.cuts -= 1
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@pytest.fixture
+def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> CuttingProxy:
+    """Reach the server through a line that can be cut."""
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    cutting = CuttingProxy(s3)
+    cutting.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", cutting.url)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    return cutting
+
+
+@pytest.fixture
+def url(proxy: CuttingProxy) -> str:
+    import s3fs
+
+    bucket = f"b{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}/policies"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(3_000_000))
+    return folder
+
+
+def at(url: str, folder: Path, who: str) -> SharedRegistry:
+    return SharedRegistry(url, folder / who, claimant=who)
+
+
+def test_what_one_machine_publishes_another_fetches_and_verifies(
+    url: str, tmp_path: Path, source: Path
+) -> None:
+    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    assert replica.versions() == []
+    learner.publish(source, version=1, parent=0, base="tiny", gate={"win_rate": 0.7})
+    assert replica.versions() == [1]
+    assert replica.manifest(1).gate["win_rate"] == 0.7
+    replica.verify(1)
+    for name in ("config.json", "model.safetensors"):
+        assert (replica.path(1) / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_line_cut_half_way_is_tried_again(
+    url: str, tmp_path: Path, source: Path, proxy: CuttingProxy
+) -> None:
+    at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
+    proxy.limit, proxy.cuts = 1_000_000, 2
+    replica = at(url, tmp_path, "replica")
+    replica.verify(1)
+    assert proxy.cuts < 2
+    assert (replica.path(1) / "model.safetensors").read_bytes() == (
+        source / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_registry_that_is_away_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("protos.shared_registry._PAUSES", (0.01,))
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(RegistryUnavailable, match="is away"):
+        at(url, tmp_path, "replica").versions()
+
+
+def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: Path) -> None:
+    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner.publish(source, version=1, parent=0, base="tiny")
+    learner._fs.rm(learner._remote(1, MANIFEST))
+    assert replica.versions() == []
+    with pytest.raises(CheckpointInvalid, match="no manifest"):
+        replica.verify(1)
+
+
+@pytest.mark.parametrize("damage", ["alter", "delete"])
+def test_damage_in_the_registry_is_found(
+    url: str, tmp_path: Path, source: Path, damage: str
+) -> None:
+    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner.publish(source, version=1, parent=0, base="tiny")
+    file = learner._remote(1, "model.safetensors")
+    if damage == "delete":
+        learner._fs.rm(file)
+    else:
+        learner._fs.pipe_file(file, os.urandom(3_000_000))
+    with pytest.raises(CheckpointInvalid, match=r"model\.safetensors"):
+        replica.verify(1)
+
+
+def test_damage_in_the_cache_is_fetched_again(url: str, tmp_path: Path, source: Path) -> None:
+    at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
+    replica = at(url, tmp_path, "replica")
+    replica.verify(1)
+    (replica.path(1) / "model.safetensors").write_bytes(b"no")
+    replica.verify(1)
+    assert (replica.path(1) / "model.safetensors").stat().st_size == 3_000_000
+
+
+def test_a_version_is_published_by_one_alone(url: str, tmp_path: Path, source: Path) -> None:
+    first, second = at(url, tmp_path, "a"), at(url, tmp_path, "b")
+    first._claim(2)  # and then it dies
+    with pytest.raises(VersionTaken, match="claimed by another"):
+        second.publish(source, version=2, parent=1, base="tiny")
+    first.publish(source, version=2, parent=1, base="tiny")
+    for registry in (first, second):
+        with pytest.raises(VersionTaken):
+            registry.publish(source, version=2, parent=1, base="tiny")
+
+
+def test_a_publication_that_was_cut_short_is_finished(
+    url: str, tmp_path: Path, source: Path
+) -> None:
+    learner = at(url, tmp_path, "learner")
+    learner.publish(source, version=1, parent=0, base="tiny")
+    learner._fs.rm(learner._remote(1, MANIFEST))  # as if killed before it
+    again = at(url, tmp_path, "learner")
+    again.publish(source, version=1, parent=0, base="tiny")
+    at(url, tmp_path, "replica").verify(1)
+
+
+def test_a_deleted_version_is_gone(url: str, tmp_path: Path, source: Path) -> None:
+    learner = at(url, tmp_path, "learner")
+    learner.publish(source, version=1, parent=0, base="tiny")
+    learner.delete(1)
+    assert at(url, tmp_path, "replica").versions() == []
+    assert not learner.path(1).exists()
+
+
+def test_an_unknown_driver_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RegistryUnavailable, match="nosuch"):
+        at("nosuch://bucket", tmp_path, "a")
