@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
 app.add_typer(policies_app, name="policies")
+feedback_app = typer.Typer(no_args_is_help=True, help="Votes: take them out, bring them in.")
+app.add_typer(feedback_app, name="feedback")
 console = Console(highlight=False)
 
 Home = Annotated[
@@ -289,6 +291,42 @@ def policies_resume(
     from deploy.policies import resume
 
     _say(resume(home, getpass.getuser()))
+
+
+@feedback_app.command("export")
+def feedback_export(
+    out: Annotated[Path, typer.Argument(help="JSONL file to write.")], home: Home = DEFAULT_HOME
+) -> None:
+    """Write all opinions that count, as preference pairs and labelled answers."""
+    from deploy.exchange import export_feedback
+
+    done = export_feedback(home, out)
+    _say(
+        f"{out}: {done.pairs} pairs, {done.singles} labelled answers; {done.left_out} opinions "
+        "(ties, comments) have no place in this shape."
+    )
+
+
+@feedback_app.command("import")
+def feedback_import(
+    file: Annotated[Path, typer.Argument(help="JSONL with prompt, chosen and rejected.")],
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Bring in votes: pairs (prompt, chosen, rejected), or answers with a label."""
+    from deploy.exchange import import_feedback
+    from deploy.policies import open_log
+    from protos.shared_registry import open_registry
+
+    checkpoints = open_registry(home)
+    checkpoints.verify(1)
+    log = open_log(home)
+    try:
+        count = import_feedback(file, log, checkpoints.path(1))
+    finally:
+        log.close()
+    _say(f"{count} votes are in the log; the learner takes them up when it runs.")
 
 
 @app.command()

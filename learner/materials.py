@@ -21,7 +21,7 @@ from learner.pretrain import documents, held_out_text
 from learner.reward import sequences_of
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import LearnerSettings
-from learner.tokenizer import encode_chat, encode_text, end_token_ids, pad_token_id
+from learner.tokenizer import encode_answer, encode_chat, end_token_ids, pad_token_id
 from protos.registry import CheckpointInvalid
 from protos.shared_registry import open_registry
 
@@ -68,7 +68,7 @@ class Materials:
 
     def encode_answer(self, text: str) -> list[int]:
         """Give the tokens of an answer that nobody sampled, with its end."""
-        return [*encode_text(self.tokenizer, text.strip()), end_token_ids(self.tokenizer)[0]]
+        return encode_answer(self.tokenizer, text)
 
 
 def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int) -> Materials:

@@ -76,6 +76,11 @@ def encode_chat(
     return encode_text(tokenizer, text)
 
 
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Give the token ids of an answer that nobody sampled, with its end."""
+    return [*encode_text(tokenizer, text.strip()), end_token_ids(tokenizer)[0]]
+
+
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Give the ids that end an answer: the tokenizer's end token, and the end of text."""
     ids = [tokenizer.eos_token_id]
