@@ -26,6 +26,8 @@ policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: s
 app.add_typer(policies_app, name="policies")
 feedback_app = typer.Typer(no_args_is_help=True, help="Votes: take them out, bring them in.")
 app.add_typer(feedback_app, name="feedback")
+dead_letter_app = typer.Typer(no_args_is_help=True, help="Records that could not be used.")
+app.add_typer(dead_letter_app, name="dead-letter")
 console = Console(highlight=False)
 
 Home = Annotated[
@@ -327,6 +329,22 @@ def feedback_import(
     finally:
         log.close()
     _say(f"{count} votes are in the log; the learner takes them up when it runs.")
+
+
+@dead_letter_app.command("list")
+def dead_letter_list(home: Home = DEFAULT_HOME) -> None:
+    """Show the records that could not be used, and why."""
+    from deploy.dead_letters import list_dead_letters
+
+    console.print(list_dead_letters(home))
+
+
+@dead_letter_app.command("retry")
+def dead_letter_retry(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
+    """Send them through their topics once more, after what set them aside has changed."""
+    from deploy.dead_letters import retry
+
+    _say(retry(home))
 
 
 @app.command()

@@ -20,9 +20,11 @@ from feedback.errors import FeedbackError
 from feedback.events import completions_of
 from feedback.ledger_intake import max_seq, take_completions, take_feedback
 from feedback.ledger_rows import SCHEMA, DeadLetter, JudgedEvent, LedgerCounts, only_held
-from feedback.log import EventLog, LogRecord, Topic
+from feedback.log import EventLog, LogRecord, NewRecord, Topic
+from feedback.records import dead_letter_record
 from feedback.sqlite import connect, transaction
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import DeadLetter as DeadLetterMessage
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
@@ -133,6 +135,53 @@ class Ledger:
                 f"SELECT {columns} FROM dead_letters ORDER BY topic, partition, offset"
             )
             return [DeadLetter(*row) for row in rows]
+
+    def mirror_dead_letters(self, log: EventLog) -> int:
+        """Append the records set aside since the last time to topic `dead-letter`; give how many.
+
+        Raises:
+            LogUnavailable: The log did not take them; mirror again.
+
+        """
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT topic, partition, offset, key, type, value, reason FROM dead_letters "
+                "WHERE mirrored = 0"
+            ).fetchall()
+            if not rows:
+                return 0
+            names = ("topic", "partition", "offset", "key", "type", "value", "reason")
+            letters = [
+                dead_letter_record(DeadLetterMessage(**dict(zip(names, row, strict=True))))
+                for row in rows
+            ]
+            log.append("dead-letter", letters)
+            with transaction(self._db):
+                self._db.executemany(
+                    "UPDATE dead_letters SET mirrored = 1 "
+                    "WHERE topic = ? AND partition = ? AND offset = ?",
+                    [row[:3] for row in rows],
+                )
+        return len(rows)
+
+    def retry_dead_letters(self, log: EventLog) -> int:
+        """Send every record set aside through its topic once more; give how many there were.
+
+        For use after what set them aside has changed (a newer version knows their kind). What
+        still cannot be used is set aside again.
+
+        Raises:
+            LogUnavailable: The log did not take them; they are where they were.
+
+        """
+        with self._lock, transaction(self._db):
+            letters = self.dead_letters()
+            self._db.execute("DELETE FROM dead_letters")
+            self._db.execute("DELETE FROM events WHERE dead = 1")
+            for topic in FOLLOWED:
+                own = [NewRecord(d.key, d.type, d.value) for d in letters if d.topic == topic]
+                log.append(topic, own)
+        return len(letters)
 
     def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
         """Give the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.

@@ -140,7 +140,8 @@ def _misfit(db: sqlite3.Connection, event: FeedbackEvent) -> str | None:
 
 def _bury(db: sqlite3.Connection, record: LogRecord, reason: str) -> None:
     db.execute(
-        "INSERT OR IGNORE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO dead_letters (topic, partition, offset, key, type, value, reason) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             record.topic,
             record.partition,

@@ -36,7 +36,7 @@ CREATE INDEX IF NOT EXISTS completions_prompts
 CREATE TABLE IF NOT EXISTS dead_letters (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, key TEXT NOT NULL,
     type TEXT NOT NULL, value BLOB NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (topic, partition, offset))
+    mirrored INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (topic, partition, offset))
 """
 
 

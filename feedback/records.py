@@ -9,10 +9,11 @@ from google.protobuf.message import DecodeError
 from feedback.errors import FeedbackError
 from feedback.log import LogRecord, NewRecord
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
-from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
 
 COMPLETION_TYPE: Final = CompletionRecord.DESCRIPTOR.full_name
 FEEDBACK_TYPE: Final = FeedbackEvent.DESCRIPTOR.full_name
+DEAD_LETTER_TYPE: Final = DeadLetter.DESCRIPTOR.full_name
 
 
 class Undecodable(FeedbackError):
@@ -27,6 +28,12 @@ def completion_record(record: CompletionRecord) -> NewRecord:
 def feedback_record(event: FeedbackEvent) -> NewRecord:
     """Give the record to append to `feedback`; one completion's events stay in order."""
     return NewRecord(event.event_id, FEEDBACK_TYPE, event.SerializeToString(), event.completion_id)
+
+
+def dead_letter_record(letter: DeadLetter) -> NewRecord:
+    """Give the record to append to `dead-letter`; the same letter has the same key."""
+    key = f"{letter.topic}/{letter.partition}/{letter.offset}"
+    return NewRecord(key, DEAD_LETTER_TYPE, letter.SerializeToString())
 
 
 def _check_type(record: LogRecord, expected: str) -> None:

@@ -102,6 +102,7 @@ class _Follower(threading.Thread):
         while not self._halted.is_set():
             try:
                 taken = self._ledger.follow(self._log)
+                self._ledger.mirror_dead_letters(self._log)
                 self._metrics.followed(self._ledger.lag(self._log), self._ledger.counts().events)
             except LogUnavailable as error:
                 logger.warning("the log is away, trying again: %s", error)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from feedback.ledger import Ledger, LedgerError
 from feedback.ledger_rows import LedgerCounts
-from feedback.log import LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.records import FEEDBACK_TYPE, feedback_record
 from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
-from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent, Rating
 from tests.feedback_samples import comparison, completion, put, ranking, rating, retraction
 
 
@@ -199,6 +199,38 @@ def test_poison_becomes_a_dead_letter_with_its_bytes(log: SqliteLog, ledger: Led
     assert "its type is 'x'" in letters[4].reason
     assert ledger.counts() == LedgerCounts(1, 1, 0, 5, 1)
     assert ledger.follow(log) == 0, "poison does not stop the ledger"
+
+
+def test_dead_letters_are_mirrored_once(log: SqliteLog, ledger: Ledger) -> None:
+    log.append("feedback", [NewRecord("k", "x", b"\xff")])
+    ledger.follow(log)
+    assert [ledger.mirror_dead_letters(log) for _ in range(2)] == [1, 0]
+    (record,) = log.read("dead-letter", {})
+    letter = DeadLetter.FromString(record.value)
+    assert (letter.topic, letter.offset, letter.value) == ("feedback", 0, b"\xff")
+    assert "its type is 'x'" in letter.reason
+
+
+def test_dead_letters_are_tried_again(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion("c1"), rating("e0", completion_id="c2"), completion("c2", owner="other"))
+    log.append("feedback", [NewRecord("k", "x", b"\xff")])
+    ledger.follow(log)
+    assert len(ledger.dead_letters()) == 2
+    with ledger._lock:  # what set it aside changes: its completion is its owner's after all
+        ledger._db.execute("UPDATE completions SET owner = 'local'")
+    assert ledger.retry_dead_letters(log) == 2
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["e0"]
+    assert [d.key for d in ledger.dead_letters()] == ["k"]
+
+
+def test_a_retry_that_the_log_does_not_take_loses_nothing(log: SqliteLog, ledger: Ledger) -> None:
+    log.append("feedback", [NewRecord("k", "x", b"\xff")])
+    ledger.follow(log)
+    log.close()
+    with pytest.raises(LogError):
+        ledger.retry_dead_letters(log)
+    assert len(ledger.dead_letters()) == 1
 
 
 def test_completions_that_do_not_fit_together_are_dead_letters(

@@ -108,6 +108,24 @@ class Retraction(_message.Message):
     event_id: str
     def __init__(self, event_id: _Optional[str] = ...) -> None: ...
 
+class DeadLetter(_message.Message):
+    __slots__ = ("topic", "partition", "offset", "key", "type", "value", "reason")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    type: str
+    value: bytes
+    reason: str
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., key: _Optional[str] = ..., type: _Optional[str] = ..., value: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class FeedbackEvent(_message.Message):
     __slots__ = ("event_id", "completion_id", "owner", "subject", "created_ms", "source", "reason", "shown", "decision_ms", "body_digest", "target", "shown_candidates", "rating", "score", "comparison", "ranking", "demonstration", "comment", "retraction")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
