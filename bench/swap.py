@@ -2,8 +2,8 @@
 
     uv run python -m bench.swap --home HOME [--swaps 10]
 
-Streams run without end while the live version is switched back and forth; the longest gap of
-each stream around each swap is compared with the gaps of the same streams between swaps.
+Streams run without end while new versions are published; the longest gap of each stream around
+each swap is compared with the gaps of the same streams between swaps.
 Runs on a copy of HOME's first version, so HOME is left alone.
 """
 
@@ -22,9 +22,11 @@ from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
 from protos.registry import Registry
 
+Gaps = list[tuple[float, float]]  # time of a chunk, seconds since the one before
 
-async def gaps(url: str, stop: asyncio.Event, seen: list[tuple[float, float]]) -> int:
-    """Stream answers until told to stop; note (time, gap) of each chunk; give the failures."""
+
+async def gaps(url: str, stop: asyncio.Event, seen: Gaps) -> int:
+    """Stream answers until told to stop; note the gap of each chunk; give the failures."""
     failures = 0
     async with httpx.AsyncClient(timeout=120) as client:
         while not stop.is_set():
@@ -51,37 +53,35 @@ async def gaps(url: str, stop: asyncio.Event, seen: list[tuple[float, float]]) -
 
 async def measure(url: str, home: Path, swaps: int, streams: int) -> None:
     registry, log = Registry(home / "registry"), SqliteLog(home / "log.db")
-    seen: list[tuple[float, float]] = []
+    for version in range(2, 2 + swaps):
+        registry.publish(registry.path(1), version=version, parent=version - 1, base="bench")
+    seen: list[Gaps] = [[] for _ in range(streams)]
     stop = asyncio.Event()
-    tasks = [asyncio.create_task(gaps(url, stop, seen)) for _ in range(streams)]
+    tasks = [asyncio.create_task(gaps(url, stop, own)) for own in seen]
     await asyncio.sleep(5)
     for version in range(2, 2 + swaps):
-        await asyncio.to_thread(
-            registry.publish, registry.path(1), version=version, parent=version - 1, base="bench"
-        )
         publish_event(log, Published(version=version, parent=version - 1))
         await asyncio.sleep(3)
     stop.set()
     failures = sum(await asyncio.gather(*tasks))
     events = (PolicyEvent.FromString(r.value) for r in log.read("policies", {}))
     swapped = [e for e in events if e.HasField("swapped") and e.swapped.version > 1]
-    report(seen, swapped, failures, streams)
+    report(seen, swapped, failures)
 
 
-def report(
-    seen: list[tuple[float, float]], swapped: list[PolicyEvent], failures: int, streams: int
-) -> None:
+def report(seen: list[Gaps], swapped: list[PolicyEvent], failures: int) -> None:
     times = [e.created_ms / 1000 for e in swapped]
-    usual = sorted(g for t, g in seen if all(abs(t - s) > 1 for s in times))
-    longest = [max(g for t, g in seen if abs(t - s) < 1) for s in times]
+    usual = sorted(g for own in seen for t, g in own if all(abs(t - s) > 1 for s in times))
+    longest = [max((g for t, g in own if abs(t - s) < 1), default=0) for own in seen for s in times]
     typical, p99 = statistics.median(usual), usual[int(0.99 * len(usual))]
     beyond = sorted(x - typical for x in longest)
     paused = sorted(e.swapped.pause_seconds for e in swapped)
-    print(f"{len(swapped)} swaps under {streams} streams (n=2), {failures} failed requests")
+    print(f"{len(swapped)} swaps under {len(seen)} streams (n=2), {failures} failed requests")
     print(f"usual gap: median {typical * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms")
     print(
-        "longest gap around a swap, beyond the usual: "
-        f"median {statistics.median(beyond) * 1000:.0f} ms, max {beyond[-1] * 1000:.0f} ms"
+        f"each stream's longest gap around each swap ({len(beyond)}), beyond the usual: "
+        f"median {statistics.median(beyond) * 1000:.0f} ms, "
+        f"p99 {beyond[int(0.99 * len(beyond))] * 1000:.0f} ms, max {beyond[-1] * 1000:.0f} ms"
     )
     print(
         f"engine paused: median {statistics.median(paused) * 1000:.0f} ms, "

@@ -16,7 +16,7 @@ from feedback.failpoints import FailpointError, failpoint
 from feedback.log import EventLog, LogError
 from feedback.policies import PolicyFollower, PolicyState, publish_event
 from protos.plaudit.v1 import policy_pb2 as policy
-from protos.registry import Registry, RegistryError
+from protos.registry import Registry, RegistryError, RegistryUnavailable
 from serving import metrics
 from serving.errors import PolicyLost, ServingError, SwapFailed
 from serving.staging import stage
@@ -96,6 +96,8 @@ class Swapper:
         previous = self.version
         try:
             pause = await self.swap(wanted)
+        except RegistryUnavailable as error:
+            logger.warning("Version %d cannot be fetched yet: %s", wanted, error)
         except (RegistryError, ServingError) as error:
             self._failed.add(wanted)
             metrics.SWAPS.labels("failed").inc()
