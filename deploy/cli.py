@@ -206,7 +206,10 @@ def simulate(
     preference: Annotated[str, typer.Option(help="concise, polite, detailed or questions.")],
     comparisons: Annotated[int, typer.Option(min=1, help="Comparisons to send.")] = 400,
     raters: Annotated[int, typer.Option(min=1, help="People voting at once.")] = 8,
-    url: Annotated[str, typer.Option(help="Where Plaudit is.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="Where Plaudit is; several times for several replicas."),
+    ] = None,
     noise: Annotated[float, typer.Option(min=0.01, help="How unsure the raters are.")] = 0.7,
     seed: int = 0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 96,
@@ -219,7 +222,7 @@ def simulate(
 
     progress = run_simulate(
         Plan(
-            url=url.rstrip("/"),
+            urls=tuple(u.rstrip("/") for u in url or ["http://127.0.0.1:8000"]),
             preference=preference,
             comparisons=comparisons,
             raters=raters,

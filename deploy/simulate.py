@@ -29,7 +29,7 @@ _RETRIES = 8
 class Plan:
     """What is simulated."""
 
-    url: str
+    urls: tuple[str, ...]  # raters are spread over these
     preference: str
     comparisons: int = 400
     raters: int = 8
@@ -86,20 +86,25 @@ class Simulation:
             raise DeployError(f"no preference '{plan.preference}'; there are {names}")
         self.plan = plan
         self.preference = PREFERENCES[plan.preference]
-        self.http = httpx.AsyncClient(
-            base_url=plan.url, timeout=60, headers={"Authorization": f"Bearer {plan.api_key}"}
-        )
-        self.client = AsyncOpenAI(
-            base_url=f"{plan.url}/v1", api_key=plan.api_key, timeout=120, max_retries=_RETRIES
-        )
+        headers = {"Authorization": f"Bearer {plan.api_key}"}
+        self.https = [
+            httpx.AsyncClient(base_url=url, timeout=60, headers=headers) for url in plan.urls
+        ]
+        self.clients = [
+            AsyncOpenAI(
+                base_url=f"{url}/v1", api_key=plan.api_key, timeout=120, max_retries=_RETRIES
+            )
+            for url in plan.urls
+        ]
         rng = random.Random(plan.seed)
         self.vote_prompts = rng.sample(prompts("vote"), k=len(prompts("vote")))
         self.eval_prompts = rng.sample(prompts("eval"), k=plan.eval_prompts)
         self.baseline: list[str] = []
 
-    async def ask(self, prompt: str, n: int) -> tuple[str, list[str], int]:
+    async def ask(self, prompt: str, n: int, asker: int) -> tuple[str, list[str], int]:
         """Give completion id, answers and the policy version of one chat."""
-        answer = await self.client.chat.completions.create(
+        client = self.clients[asker % len(self.clients)]
+        answer = await client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": prompt}],
             n=n,
@@ -110,7 +115,9 @@ class Simulation:
 
     async def answers(self) -> tuple[list[str], int]:
         """Answer the prompts not voted on; give the answers and the highest version seen."""
-        results = await asyncio.gather(*(self.ask(p, 1) for p in self.eval_prompts))
+        results = await asyncio.gather(
+            *(self.ask(p, 1, i) for i, p in enumerate(self.eval_prompts))
+        )
         return [texts[0] for _, texts, _ in results], max(v for _, _, v in results)
 
     async def score(self, progress: Progress) -> None:
@@ -129,7 +136,7 @@ class Simulation:
 
     async def vote(self, prompt: str, rater: int, rng: random.Random, progress: Progress) -> None:
         """Chat with two candidates and say which is better; now and then more."""
-        completion_id, texts, version = await self.ask(prompt, 2)
+        completion_id, texts, version = await self.ask(prompt, 2, rater)
         left = rng.randrange(2)
         right = 1 - left
         verdict = judge(self.preference, texts[left], texts[right], self.plan.noise, rng)
@@ -173,7 +180,8 @@ class Simulation:
         key = f"{completion_id}/{user}/{feedback['kind']}"
         for attempt in range(_RETRIES):
             try:
-                response = await self.http.post(
+                replica = random.choice(self.https)  # any of them takes any vote
+                response = await replica.post(
                     "/v1/feedback", json=body, headers={"Idempotency-Key": key}
                 )
             except httpx.TransportError:
@@ -191,6 +199,11 @@ class Simulation:
         while not queue.empty():
             await self.vote(queue.get_nowait(), rater, rng, progress)
 
+    async def live(self, otherwise: int) -> int:
+        """Give the version that all replicas serve, the lowest where they differ."""
+        ready = await asyncio.gather(*(http.get("/readyz") for http in self.https))
+        return min(int(r.json().get("policy_version", otherwise)) for r in ready)
+
     async def watch(self, progress: Progress, voting: "asyncio.Event") -> None:
         """Score each new version as it goes live; end when no later one comes."""
         changed = time.monotonic()
@@ -198,7 +211,7 @@ class Simulation:
         deadline: float | None = None
         while True:
             await asyncio.sleep(1)
-            live = (await self.http.get("/readyz")).json().get("policy_version", seen)
+            live = await self.live(seen)
             if live != seen:
                 seen, changed = live, time.monotonic()
                 progress.version = live
@@ -284,6 +297,8 @@ def simulate(plan: Plan) -> Progress:
     try:
         return asyncio.run(_simulate(plan))
     except openai.APIConnectionError as error:
-        raise DeployError(f"no answer from {plan.url}: start it with 'plaudit up'") from error
+        raise DeployError(
+            f"no answer from {' or '.join(plan.urls)}: start it with 'plaudit up'"
+        ) from error
     except openai.APIStatusError as error:
         raise DeployError(f"the server refused a chat: {error.message}") from error
