@@ -137,9 +137,10 @@ class Parts:
     def open(cls, settings: ServingSettings) -> "Parts":
         """Open or create them."""
         home = settings.home
+        outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
         return cls(
             secret=load_or_create_secret(home / "secret.json"),
-            log=open_log(home, outbox=f"outbox-{settings.replica}"),
+            log=open_log(home, outbox=outbox),
             view=View(home / f"view-{settings.replica}.db"),
             registry=open_registry(home),
         )
@@ -197,7 +198,7 @@ async def _serve_engine(
     parts: Parts,
     settings: ServingSettings,
 ) -> None:
-    recorder = Recorder(parts.log, logger.error)
+    recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
     swapper = Swapper(
         inner,
         parts.registry,

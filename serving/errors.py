@@ -15,3 +15,7 @@ class SwapFailed(ServingError):
 
 class PolicyLost(ServingError):
     """A swap failed and the old policy could not be put back: this process must restart."""
+
+
+class NotRecorded(ServingError):
+    """The log did not take an answer's record, and the operator wants no answer without one."""

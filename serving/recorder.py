@@ -21,6 +21,7 @@ from protos.plaudit.v1.completion_pb2 import (
 )
 from serving import metrics
 from serving.context import RequestContext
+from serving.errors import NotRecorded
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -154,27 +155,46 @@ def _version(label: str) -> int:
 class Recorder:
     """Writes records to the log, off the event loop."""
 
-    def __init__(self, log: EventLog, on_failure: Callable[[str], None]) -> None:
-        """Use `log`; `on_failure` is told of each record that could not be written."""
+    def __init__(
+        self, log: EventLog, on_failure: Callable[[str], None], *, strict: bool = False
+    ) -> None:
+        """Use `log`; `on_failure` is told of each record that could not be written.
+
+        Args:
+            strict: An answer whose record could not be written fails.
+
+        """
         self.log = log
         self.on_failure = on_failure
+        self.strict = strict
         self._pending: set[asyncio.Task[Any]] = set()
 
     async def write(self, record: CompletionRecord) -> None:
         """Return when the record is durable.
 
-        A chat does not fail because its record could not be written: that is counted and told.
+        A chat does not fail because its record could not be written, unless that is asked for:
+        it is counted and told.
+
+        Raises:
+            NotRecorded: It could not be written, and the recorder is strict.
+
         """
+        if not await self._written(record) and self.strict:
+            raise NotRecorded("this answer could not be recorded; try again")
+
+    async def _written(self, record: CompletionRecord) -> bool:
         new = NewRecord(record.completion_id, RECORD_TYPE, record.SerializeToString())
         try:
             await asyncio.to_thread(self.log.append, "completions", [new])
         except LogError as error:
             metrics.RECORD_FAILURES.inc()
             self.on_failure(f"completion {record.completion_id} was not recorded: {error}")
+            return False
+        return True
 
     def write_shielded(self, record: CompletionRecord) -> None:
         """Write in the background, whatever becomes of the task that asks for it."""
-        task = asyncio.get_running_loop().create_task(self.write(record))
+        task = asyncio.get_running_loop().create_task(self._written(record))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 

@@ -26,6 +26,9 @@ class ServingSettings(BaseSettings):
     gpu_memory_share: float = Field(0.5, gt=0, lt=1, description="vLLM's share of a GPU.")
     api_keys: tuple[str, ...] = Field((), description="Keys that callers must give; none: open.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
+    strict_recording: bool = Field(
+        False, description="Fail an answer whose record the log does not take; use no outbox."
+    )
     poll_seconds: float = Field(0.5, gt=0, description="How often policy events are read.")
     swap_timeout_seconds: float = Field(120, gt=0, description="Longest wait for one swap step.")
     enforce_eager: bool = Field(False, description="Start sooner, decode slower.")

@@ -1,6 +1,7 @@
 """Parts of serving that need no engine: staging, records, the middleware."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,14 @@ import pytest
 from fastapi import FastAPI
 
 from feedback.identity import Secret, check, load_or_create_secret, owner_of
+from feedback.log import LogUnavailable, NewRecord, Topic
+from feedback.sqlite_log import SqliteLog
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.registry import CheckpointInvalid, Registry
 from serving.context import RequestContext, request_context
-from serving.errors import CheckpointUnfit
+from serving.errors import CheckpointUnfit, NotRecorded
 from serving.middleware import CompletionMiddleware
-from serving.recorder import Answer
+from serving.recorder import Answer, Recorder
 from serving.staging import stage, tensor_shapes
 from tests.models import tiny_chat_model
 
@@ -221,3 +225,23 @@ async def test_nothing_is_served_without_a_policy(secret: Secret) -> None:
         response = await http.post("/v1/chat/completions", json={"messages": []})
     assert response.status_code == 503
     assert response.headers["Retry-After"]
+
+
+class AwayLog(SqliteLog):
+    """A log that takes nothing."""
+
+    def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
+        raise LogUnavailable("it is away")
+
+
+async def test_an_answer_without_a_record_is_told_and_fails_only_if_strict(tmp_path: Path) -> None:
+    log, told = AwayLog(tmp_path / "log.db"), list[str]()
+    record = CompletionRecord(completion_id="c1")
+    await Recorder(log, told.append).write(record)
+    strict = Recorder(log, told.append, strict=True)
+    with pytest.raises(NotRecorded, match="try again"):
+        await strict.write(record)
+    strict.write_shielded(record)
+    await strict.drain()
+    assert told == ["completion c1 was not recorded: it is away"] * 3
+    log.close()
