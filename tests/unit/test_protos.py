@@ -1,5 +1,6 @@
 """The contracts: generated code is current, old bytes decode, checkpoints are whole or absent."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from protos.generate import ROOT, generate
+from protos.plaudit.v1.checkpoint_pb2 import Manifest
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
-from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
+from protos.plaudit.v1.policy_pb2 import PolicyEvent
 from protos.registry import CheckpointInvalid, Registry, VersionTaken
 
 
@@ -22,27 +26,28 @@ def test_regenerating_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / file).read_bytes() == (ROOT / file).read_bytes(), file
 
 
-def test_golden_bytes_decode() -> None:
-    """Bytes written by version 0.1: they must decode for ever."""
-    event = FeedbackEvent.FromString(GOLDEN_EVENT)
-    assert event.event_id == "fb-1"
-    assert event.comparison.verdict == 1
-    assert event.comparison.right.choice == 1
-    record = CompletionRecord.FromString(GOLDEN_RECORD)
-    assert record.choices[0].text == "hi"
-    assert list(record.choices[0].token_ids) == [5, 300]
-    assert record.choices[0].versions[0].policy_version == 3
+MESSAGES = {
+    message.DESCRIPTOR.full_name: message
+    for message in (CompletionRecord, DeadLetter, FeedbackEvent, Manifest, PolicyEvent)
+}
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "v0.1.json").read_text())
 
 
-GOLDEN_EVENT = bytes.fromhex(
-    "0a0466622d31120a63686174636d706c2d311a056c6f63616c2201732880d8c1a28c343002420201"
-    "0048e610b201200a0c0a0a63686174636d706c2d31120e0a0a63686174636d706c2d3110011801"
-)
-GOLDEN_RECORD = bytes.fromhex(
-    "0a0a63686174636d706c2d3112056c6f63616c2080d8c1a28c342a07706c6175646974320d0a0475"
-    "736572120568656c6c6f42030102034a1609000000000000f03f11000000000000f03f4810600152"
-    "1f120268691a0305ac022208000000bf0000a0bf2a0408031802320473746f70"
-)
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_bytes_of_version_0_1_decode_for_ever(name: str) -> None:
+    golden = GOLDEN[name]
+    decoded = MESSAGES[golden["type"]].FromString(bytes.fromhex(golden["bytes"]))
+    assert MessageToDict(decoded, preserving_proto_field_name=True) == golden["message"]
+
+
+def test_every_kind_of_message_has_golden_bytes() -> None:
+    kinds = {
+        f.name
+        for event in (FeedbackEvent, PolicyEvent)
+        for f in event.DESCRIPTOR.oneofs_by_name["kind"].fields
+    }
+    shown = {name.replace("-", "_") for name in GOLDEN}
+    assert kinds | {"completion", "dead_letter", "manifest"} == shown
 
 
 @pytest.fixture
