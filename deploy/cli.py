@@ -384,7 +384,7 @@ def _log_to_stderr() -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
-    for noisy in ("httpx", "httpcore", "urllib3"):
+    for noisy in ("httpx", "httpcore", "urllib3", "kafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
