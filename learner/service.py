@@ -59,7 +59,7 @@ def _work(
     """Keep the ledger up to date, and learn while this learner has the lease."""
     log = open_log(home)
     ledger = Ledger(home / "ledger.db")
-    follower = _Follower(log, ledger, metrics, settings.poll_seconds, stop)
+    follower = _Follower(log, ledger, metrics, settings.poll_seconds)
     follower.start()
     kafka = KafkaSettings()
     lease: Lease = KafkaLease(kafka) if kafka.servers else own
@@ -85,17 +85,14 @@ class _Follower(threading.Thread):
         ledger: Ledger,
         metrics: Metrics,
         poll_seconds: float,
-        stop: threading.Event,
     ) -> None:
         super().__init__(name="ledger-follower", daemon=True)
         self._log = log
         self._ledger = ledger
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._stop_service = stop
         self._halted = threading.Event()
         self.moved = time.monotonic()  # when the ledger last took something in
-        self.caught_up = threading.Event()
         self.ended_well = False
 
     def run(self) -> None:
@@ -110,7 +107,6 @@ class _Follower(threading.Thread):
             if taken:
                 self.moved = time.monotonic()
             else:
-                self.caught_up.set()
                 self._halted.wait(self._poll_seconds)
         self.ended_well = True
 
