@@ -10,6 +10,7 @@ one thread a client. The HTTP client speaks just enough HTTP to be no bottleneck
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import statistics
@@ -50,6 +51,8 @@ def serve(home: Path, port: int) -> None:
     async def health() -> str:
         return "ok"
 
+    gc.collect()
+    gc.freeze()  # as vLLM's server does when it starts: else its many modules are looked through
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 

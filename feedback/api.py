@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from feedback.events import kind_of
+from feedback.group_commit import GroupCommit
 from feedback.http_errors import ApiError, from_validation
 from feedback.identity import Secret, owner_of
 from feedback.log import EventLog, LogError
@@ -28,7 +29,7 @@ from feedback.schema import (
     FeedbackObject,
     FeedbackRequest,
 )
-from feedback.service import FeedbackService
+from feedback.service import FeedbackService, needs_view
 from feedback.translate import object_of
 from feedback.view import View, ViewError
 
@@ -72,6 +73,7 @@ class FeedbackApi:
         self._service = service
         self._owner_of_bearer = owner_of_bearer
         self._limiter = anyio.CapacityLimiter(clients)
+        self._accepting = GroupCommit(service.accept)
 
     @_answering_errors
     async def create(self, request: Request) -> Response:
@@ -85,9 +87,16 @@ class FeedbackApi:
             body = FeedbackRequest.model_validate_json(await _body(request))
         except ValidationError as error:
             raise from_validation(error) from error
-        event, new = await self._blocking(self._service.accept, body, owner, key)
+        if needs_view(body):
+            event = await self._blocking(self._service.event_for, body, owner, key)
+        else:
+            event = self._service.event_for(body, owner, key)
+        first = await self._accepting.put(event)
+        if first.body_digest != event.body_digest:
+            raise _key_reused()
+        new = first is event
         FEEDBACK.labels(kind_of(event), "accepted" if new else "duplicate").inc()
-        return JSONResponse(object_of(event), 201 if new else 200)
+        return JSONResponse(object_of(first), 201 if new else 200)
 
     @_answering_errors
     async def page(self, request: Request) -> Response:
@@ -129,6 +138,16 @@ class FeedbackApi:
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+
+def _key_reused() -> ApiError:
+    return ApiError(
+        409,
+        "idempotency_key_reused",
+        "This Idempotency-Key was used with another body. Send the first body again, or use a "
+        "new key.",
+        "Idempotency-Key",
+    )
 
 
 async def _body(request: Request) -> bytes:

@@ -220,6 +220,8 @@ class _Reader:
         self._seconds = settings.read_seconds
         self._lock = threading.Lock()
         self._next: dict[int, int] = {}  # by partition, what a caller that reads on asks for
+        # Of its own: behind a fetch that waits for records, the same connection answers nothing.
+        self._offsets = KafkaConsumer(**settings.client(), group_id=None, enable_auto_commit=False)
         self._consumer = KafkaConsumer(
             **settings.client(),
             group_id=None,
@@ -254,6 +256,7 @@ class _Reader:
     def close(self) -> None:
         with self._lock:
             self._consumer.close()
+            self._offsets.close()
 
     def _assign(self) -> None:
         """Read all partitions, also those added meanwhile."""
@@ -274,7 +277,7 @@ class _Reader:
                 self._next[number] = wanted
 
     def _ends(self) -> dict[TopicPartition, int]:
-        found: dict[TopicPartition, int] = self._consumer.end_offsets(
+        found: dict[TopicPartition, int] = self._offsets.end_offsets(
             sorted(self._consumer.assignment())
         )
         return found

@@ -3,10 +3,9 @@
 Every function blocks on the log or the view. Errors are `ApiError`s, as they are answered.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from feedback.errors import FeedbackError
 from feedback.events import target_of
@@ -32,28 +31,6 @@ from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Retraction, Source
 Clock = Callable[[], float]
 
 
-class _KeyedLocks:
-    """A lock for each key that is in use."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def holding(self, key: str) -> Iterator[None]:
-        with self._guard:
-            lock, users = self._locks.get(key, (threading.Lock(), 0))
-            self._locks[key] = (lock, users + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                lock, users = self._locks.pop(key)
-                if users > 1:
-                    self._locks[key] = (lock, users - 1)
-
-
 class FeedbackService:
     """Feedback on one log, with one replica's view. May be used from any thread."""
 
@@ -63,62 +40,62 @@ class FeedbackService:
         self.view = view
         self.secret = secret
         self._clock = clock
-        self._posting = _KeyedLocks()
 
-    def accept(
+    def event_for(
         self, request: FeedbackRequest, owner: str, idempotency_key: str | None
-    ) -> tuple[FeedbackEvent, bool]:
-        """Make a request's opinion durable; give its event and whether it is new.
+    ) -> FeedbackEvent:
+        """Check a request and give the event that it asks to record; nothing is written.
 
-        With a key that was used for the same body before, the first event is given, also
-        where two such requests race: on one replica they take turns, and of two replicas'
-        events the log's first counts.
+        Blocks only for a request about several completions.
 
         Raises:
-            ApiError: The request is refused, and nothing counts that was written.
-            LogUnavailable: It may or may not be in the log.
-            ViewError: The view failed; nothing was written.
+            ApiError: The request is refused.
+            LogUnavailable, ViewError: It cannot be told whether its completions fit together.
 
         """
         self._check(request, owner)
-        event = event_of(
+        return event_of(
             request,
             event_id=event_id(self.secret, owner, idempotency_key),
             owner=owner,
             subject=subject_of(self.secret, owner, request.user),
             created_ms=int(self._clock() * 1000),
+            repeatable=idempotency_key is not None,
         )
-        if idempotency_key is None:
-            self.log.append("feedback", [feedback_record(event)])
-            return event, True
-        with self._posting.holding(event.event_id):
-            first = self._followed(event.event_id)
-            new = first is None
-            if first is None:
-                self.log.append("feedback", [feedback_record(event)])
-                first = self._first_in_log(event)
-        if first is None or (new and first.event == event):
-            return event, True
-        if first.event.body_digest != event.body_digest:
-            raise ApiError(
-                409,
-                "idempotency_key_reused",
-                "This Idempotency-Key was used with another body. Send the first body again, "
-                "or use a new key.",
-                "Idempotency-Key",
-            )
-        return first.event, False
+
+    def accept(self, events: Sequence[FeedbackEvent]) -> list[FeedbackEvent]:
+        """Make events durable together; give for each the one of its id that counts.
+
+        One whose key was used before (`body_digest` is set) is not written again, also where
+        two of the same key race: of two replicas' events the log's first counts.
+
+        Raises:
+            LogUnavailable: They may or may not be in the log.
+            ViewError: The view failed before anything was written.
+
+        """
+        keyed = any(event.body_digest for event in events)
+        if keyed:
+            self.view.follow(self.log)
+        first: dict[str, FeedbackEvent] = {}
+        for event in events:
+            if event.event_id not in first:
+                seen = self.view.event(event.event_id) if event.body_digest else None
+                first[event.event_id] = event if seen is None else seen.event
+        new = [event for event in events if first[event.event_id] is event]
+        self.log.append("feedback", [feedback_record(event) for event in new])
+        if keyed:
+            with suppress(FeedbackError):  # all are durable; at worst a race is not noticed
+                self.view.follow(self.log)
+                for event in new:
+                    seen = self.view.event(event.event_id) if event.body_digest else None
+                    if seen is not None and seen.event != event:
+                        first[event.event_id] = seen.event
+        return [first[event.event_id] for event in events]
 
     def _followed(self, wanted: str) -> SeenEvent | None:
         self.view.follow(self.log)
         return self.view.event(wanted)
-
-    def _first_in_log(self, event: FeedbackEvent) -> SeenEvent | None:
-        """Give the event that counts; None if the view cannot say, for `event` is durable."""
-        try:
-            return self._followed(event.event_id)
-        except FeedbackError:
-            return None
 
     def get(self, owner: str, wanted: str) -> SeenEvent:
         """Give an owner's event that is not retracted, by its id.
@@ -164,24 +141,23 @@ class FeedbackService:
             ViewError: It cannot be told whether there is one.
 
         """
-        with self._posting.holding(wanted):
-            seen = self._followed(wanted)
-            if seen is None or seen.event.owner != owner:
-                raise _no_feedback(404, "id")
-            if seen.retracted:
-                return seen.event, False
-            retraction = FeedbackEvent(
-                event_id=retraction_id(self.secret, owner, wanted),
-                completion_id=seen.event.completion_id,
-                owner=owner,
-                subject=seen.event.subject,
-                created_ms=int(self._clock() * 1000),
-                source=Source.SOURCE_API,
-                retraction=Retraction(event_id=wanted),
-            )
-            retraction.target = target_of(retraction)
-            self.log.append("feedback", [feedback_record(retraction)])
-            return seen.event, True
+        seen = self._followed(wanted)
+        if seen is None or seen.event.owner != owner:
+            raise _no_feedback(404, "id")
+        if seen.retracted:
+            return seen.event, False
+        retraction = FeedbackEvent(
+            event_id=retraction_id(self.secret, owner, wanted),
+            completion_id=seen.event.completion_id,
+            owner=owner,
+            subject=seen.event.subject,
+            created_ms=int(self._clock() * 1000),
+            source=Source.SOURCE_API,
+            retraction=Retraction(event_id=wanted),
+        )
+        retraction.target = target_of(retraction)
+        self.log.append("feedback", [feedback_record(retraction)])
+        return seen.event, True
 
     def _check(self, request: FeedbackRequest, owner: str) -> None:
         """Refuse completions that are not the owner's, and choices that they have not."""
@@ -230,6 +206,12 @@ class FeedbackService:
                 "be judged against each other.",
                 "feedback",
             )
+
+
+def needs_view(request: FeedbackRequest) -> bool:
+    """Tell a request about several completions, which must answer the same messages."""
+    choices = [choice for _, choice in choices_of(request.feedback)]
+    return any(isinstance(choice, CandidateRef) for choice in [*choices, *(request.shown or [])])
 
 
 def _no_completion(param: str) -> ApiError:

@@ -24,9 +24,15 @@ def body_digest(request: FeedbackRequest) -> bytes:
 
 
 def event_of(
-    request: FeedbackRequest, *, event_id: str, owner: str, subject: str, created_ms: int
+    request: FeedbackRequest,
+    *,
+    event_id: str,
+    owner: str,
+    subject: str,
+    created_ms: int,
+    repeatable: bool = True,
 ) -> FeedbackEvent:
-    """Give the event that a request asks to record."""
+    """Give the event that a request asks to record, with its body's digest if `repeatable`."""
     event = FeedbackEvent(
         event_id=event_id,
         completion_id=request.completion_id,
@@ -36,7 +42,7 @@ def event_of(
         source=f"SOURCE_{request.source.upper()}",
         reason=request.reason or "",
         decision_ms=request.decision_ms,
-        body_digest=body_digest(request),
+        body_digest=body_digest(request) if repeatable else b"",
     )
     shown = [_candidate(request, choice) for choice in request.shown or []]
     if all(candidate.completion_id == request.completion_id for candidate in shown):
