@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from feedback.events import FORGETTING, RETRACTION, candidates_of, kind_of
+from feedback.events import FORGETTING, RETRACTION, completions_of, kind_of
 from feedback.log import EventLog, LogRecord, RecordKey, Topic
 from feedback.records import (
     Undecodable,
@@ -66,11 +66,10 @@ class Search:
         """Tell whether an event goes with them, and note it."""
         if event.owner != self.owner or kind_of(event) == FORGETTING:
             return False
-        found = (
-            self._said(event)
-            or not self.completions.isdisjoint(named_by(event))
-            or (kind_of(event) == RETRACTION and event.retraction.event_id in self.events)
-        )
+        if kind_of(event) == RETRACTION:
+            found = self._said(event) or event.retraction.event_id in self.events
+        else:
+            found = self._said(event) or not self.completions.isdisjoint(completions_of(event))
         if found:
             self.events.add(event.event_id)
         return found
@@ -84,11 +83,6 @@ class Search:
             return self.event(decode_feedback(record))
         except Undecodable:
             return False
-
-
-def named_by(event: FeedbackEvent) -> set[str]:
-    """Give the ids of all completions that an event, a retraction too, names."""
-    return {event.completion_id, *(c.completion_id for c in candidates_of(event))}
 
 
 def event_key(event: FeedbackEvent) -> RecordKey:
@@ -158,9 +152,8 @@ def was_forgotten(db: sqlite3.Connection, message: CompletionRecord | FeedbackEv
 
 def goes_with_forgotten(db: sqlite3.Connection, event: FeedbackEvent) -> bool:
     """Tell whether an event that comes late is theirs, or names a completion that was."""
-    if kind_of(event) == FORGETTING:
-        return False
     sql = "SELECT 1 FROM erased_completions WHERE completion_id = ?"
     return was_forgotten(db, event) or any(
-        db.execute(sql, (completion,)).fetchone() is not None for completion in named_by(event)
+        db.execute(sql, (completion,)).fetchone() is not None
+        for completion in completions_of(event)
     )
