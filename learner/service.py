@@ -100,6 +100,7 @@ class _Follower(threading.Thread):
             try:
                 taken = self._ledger.follow(self._log)
                 self._ledger.mirror_dead_letters(self._log)
+                self._ledger.erase_forgotten(self._log)
                 self._metrics.followed(self._ledger.lag(self._log), self._ledger.counts().events)
             except LogUnavailable as error:
                 logger.warning("the log is away, trying again: %s", error)
@@ -211,11 +212,13 @@ class _Learner:
             if len(self._ledger.judged(upto, max_seq)) < self._settings.min_events:
                 continue
             after = self._publisher.learned_upto(policies.live)
+            forgettings = self._ledger.forgettings()  # before the opinions are looked at
             return CycleState(
                 number=number,
                 parent=policies.live,
                 after_seq=after,
                 upto_seq=max_seq,
+                forgettings=forgettings,
                 events=len(self._ledger.judged(after, max_seq)),
             )
         raise Interrupted
