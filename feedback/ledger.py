@@ -110,7 +110,7 @@ class Ledger:
             return sum(map(len, batches.values()))
 
     def lag(self, log: EventLog) -> int:
-        """Give how many records the log has that the ledger has not.
+        """Give how many records the log has that the ledger has not, tombstones included.
 
         Raises:
             LogUnavailable: The log did not say where it ends.
@@ -207,6 +207,8 @@ class Ledger:
         """
         with self._lock:
             rows = self._db.execute("SELECT topic, key, partition_key FROM to_erase").fetchall()
+        if not rows:
+            return 0
         for topic in ORDER:
             keys = [RecordKey(*row[1:]) for row in rows if row[0] == topic]
             if keys:

@@ -101,7 +101,9 @@ class _Follower(threading.Thread):
                 taken = self._ledger.follow(self._log)
                 self._ledger.mirror_dead_letters(self._log)
                 self._ledger.erase_forgotten(self._log)
-                self._metrics.followed(self._ledger.lag(self._log), self._ledger.counts().events)
+                # Nothing taken is no lag, also where tombstones follow the last record.
+                lag = self._ledger.lag(self._log) if taken else 0
+                self._metrics.followed(lag, self._ledger.counts().events)
             except LogUnavailable as error:
                 logger.warning("the log is away, trying again: %s", error)
                 taken = 0

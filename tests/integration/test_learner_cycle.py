@@ -389,3 +389,6 @@ def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
     assert weights(home) != weights(learned)
     manifest = Registry(home / "registry").verify(2)
     assert (manifest.learned_from.to_seq, manifest.learned_from.forgettings) == (120, 1)
+    log = SqliteLog(home / "log.db")
+    assert len(log.read("completions", {})) == 100, "the learner has erased them from the log too"
+    log.close()
