@@ -124,8 +124,11 @@ class DeadLetter:
 
 def max_seq(db: sqlite3.Connection) -> int:
     """Give the last number given, also where what had it is erased; 0 for none."""
-    given = "SELECT MAX(seq) FROM events", "SELECT MAX(last_seq) FROM erasures"
-    return max(db.execute(sql).fetchone()[0] or 0 for sql in given)
+    row = db.execute(
+        "SELECT MAX(COALESCE((SELECT MAX(seq) FROM events), 0), "
+        "COALESCE((SELECT MAX(last_seq) FROM erasures), 0))"
+    ).fetchone()
+    return int(row[0])
 
 
 def only_held(

@@ -182,6 +182,11 @@ def test_what_cannot_be_done_is_said(home: Path, tmp_path: Path) -> None:
     assert any("No learner has run" in line for line in said_of(home, "ann"))
 
 
+def test_a_topic_that_is_never_compacted_is_named() -> None:
+    assert "within 7 days (max.compaction.lag.ms=604800000)" in module._when("t", 604_800_000)
+    assert "t never removes them: set cleanup.policy=compact" in module._when("t", None)
+
+
 def test_it_is_a_command(home: Path) -> None:
     command = [sys.executable, "-m", "deploy.cli", "feedback", "forget"]
     options = ["--subject", "ann", "--home", str(home)]
