@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +72,7 @@ class Broker:
 
     Attributes:
         folder: Its data, properties and log.
+        properties: Beside those that it needs, and instead of these.
 
     """
 
@@ -79,6 +80,7 @@ class Broker:
     port: int
     controller_port: int
     host: str = "127.0.0.1"
+    properties: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,6 +125,7 @@ class Broker:
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             "message.max.bytes": str(8 << 20),
+            **self.properties,
         }
         file = self.folder / "server.properties"
         file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))

@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
 app.add_typer(policies_app, name="policies")
-feedback_app = typer.Typer(no_args_is_help=True, help="Votes: take them out, bring them in.")
+feedback_app = typer.Typer(
+    no_args_is_help=True, help="Votes: take them out, bring them in, forget."
+)
 app.add_typer(feedback_app, name="feedback")
 dead_letter_app = typer.Typer(no_args_is_help=True, help="Records that could not be used.")
 app.add_typer(dead_letter_app, name="dead-letter")
@@ -332,6 +334,22 @@ def feedback_import(
     finally:
         log.close()
     _say(f"{count} votes are in the log; the learner takes them up when it runs.")
+
+
+@feedback_app.command("forget")
+def feedback_forget(
+    subject: Annotated[str, typer.Option(help="The person, as requests name them in 'user'.")],
+    api_key: Annotated[
+        str | None, typer.Option(help="The key of those requests; none: no key is required.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Erase a person's completions and votes; say which versions learned from them."""
+    from deploy.forget import forget
+
+    forget(home, subject, api_key, _say)
 
 
 @dead_letter_app.command("list")

@@ -14,6 +14,7 @@ from typing import Final
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Rating, Source
 
 RETRACTION: Final = "retraction"
+FORGETTING: Final = "forgetting"
 
 
 def kind_of(event: FeedbackEvent) -> str | None:
@@ -23,9 +24,9 @@ def kind_of(event: FeedbackEvent) -> str | None:
 
 
 def candidates_of(event: FeedbackEvent) -> list[Candidate]:
-    """Give the candidates that the opinion is about, in its own order; none for a retraction."""
+    """Give the candidates that the opinion is about, in its own order; none where it is none."""
     kind = kind_of(event)
-    if kind is None or kind == RETRACTION:
+    if kind is None or kind in (RETRACTION, FORGETTING):
         return []
     if kind == "comparison":
         return [event.comparison.left, event.comparison.right]
@@ -36,7 +37,7 @@ def candidates_of(event: FeedbackEvent) -> list[Candidate]:
 
 def completions_of(event: FeedbackEvent) -> set[str]:
     """Give the ids of the completions that must be known before the opinion can be used."""
-    if kind_of(event) == RETRACTION:
+    if kind_of(event) in (RETRACTION, FORGETTING):
         return set()
     return {event.completion_id, *(c.completion_id for c in candidates_of(event))}
 
@@ -70,6 +71,8 @@ def _defects(event: FeedbackEvent) -> Iterator[str]:
         yield f"unknown source {event.source}"
     if kind == RETRACTION and not event.retraction.event_id:
         yield "it retracts no event"
+    if kind == FORGETTING and not (event.forgetting.subject and event.forgetting.until_ms > 0):
+        yield "it names nobody to forget, or no time"
     if kind == "rating" and event.rating.value not in (Rating.VALUE_UP, Rating.VALUE_DOWN):
         yield f"unknown rating value {event.rating.value}"
     if kind == "score":

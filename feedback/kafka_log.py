@@ -22,11 +22,20 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feedback.kafka_topics import check_topics, name_of
-from feedback.log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log import (
+    LogError,
+    LogRecord,
+    LogUnavailable,
+    NewRecord,
+    Positions,
+    RecordKey,
+    Topic,
+)
 from feedback.metrics import APPEND_SECONDS
 
 TYPE_HEADER: Final = "type"
 _POLL_SECONDS: Final = 0.5
+_TOMBSTONES: Final = 500  # under way at once
 
 
 class KafkaSettings(BaseSettings):
@@ -115,6 +124,20 @@ class KafkaLog:
             LogError: The log is closed.
 
         """
+        self._produce(topic, records)
+
+    def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Put tombstones beside the records of these keys, which compaction removes.
+
+        Raises:
+            LogUnavailable: Some may have theirs and others not; repeat the call.
+            LogError: The log is closed.
+
+        """
+        for start in range(0, len(keys), _TOMBSTONES):
+            self._produce(topic, keys[start : start + _TOMBSTONES])
+
+    def _produce(self, topic: Topic, records: Sequence[NewRecord | RecordKey]) -> None:
         self._check_open()
         name = name_of(self._settings.prefix, topic)
         if not records:
@@ -147,12 +170,15 @@ class KafkaLog:
             raise LogUnavailable(f"Kafka has no topic {name}")
         return len(partitions)
 
-    def _send(self, name: str, record: NewRecord, partitions: int) -> Any:
+    def _send(self, name: str, record: NewRecord | RecordKey, partitions: int) -> Any:
+        value, headers = None, []  # a tombstone
+        if isinstance(record, NewRecord):
+            value, headers = record.value, [(TYPE_HEADER, record.type.encode())]
         return self._producer.send(
             name,
-            value=record.value,
+            value=value,
             key=record.key.encode(),
-            headers=[(TYPE_HEADER, record.type.encode())],
+            headers=headers,
             partition=partition_of(record.partition_key or record.key, partitions),
         )
 

@@ -1,18 +1,19 @@
 """The topics on Kafka: made with the settings that keep every record, or checked for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, get_args
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from feedback.log import LogError, Topic
+from feedback.log import LogError, LogUnavailable, Topic
 
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 _PARTITIONS: Final[Mapping[Topic, int]] = {"completions": 6, "feedback": 6}
 _DAY_MS: Final = 24 * 60 * 60 * 1000
+_NEVER: Final = 2**63 - 1
 # Keys are unique, so that compaction removes only what a tombstone asks it to remove.
 _CONFIGS: Final = {
     "cleanup.policy": "compact",
@@ -91,12 +92,45 @@ def _check(admin: KafkaAdminClient, present: Mapping[Topic, str]) -> None:
                 f"the Kafka topic {present['policies']} has {len(found['partitions'])} partitions: "
                 "it must have one, since its order is its meaning"
             )
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in present.values()]
-    configs = admin.describe_configs(resources, config_filter="all")
-    for name, config in next(iter(configs.values()), {}).items():
-        policy, kept = config["cleanup.policy"]["value"], config["retention.ms"]["value"]
+    for name, config in _configs(admin, list(present.values())).items():
+        policy, kept = config["cleanup.policy"], config["retention.ms"]
         if "delete" in policy and kept != "-1":
             raise LogError(
                 f"the Kafka topic {name} forgets old records (cleanup.policy={policy}, "
                 f"retention.ms={kept}): set cleanup.policy=compact, or retention.ms=-1"
             )
+
+
+def _configs(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    by_type: dict[str, Any] = admin.describe_configs(resources, config_filter="all")
+    found: dict[str, Any] = next(iter(by_type.values()), {})
+    return {n: {k: v["value"] for k, v in config.items()} for n, config in found.items()}
+
+
+def compaction_lags(
+    client: Mapping[str, Any], prefix: str, topics: Sequence[Topic]
+) -> dict[str, int | None]:
+    """Give, by name on Kafka, the milliseconds within which topics compact what has a tombstone.
+
+    None: they do not have to, ever. A partition's active segment is compacted no sooner than the
+    next record that comes after that time.
+
+    Raises:
+        LogUnavailable: Kafka is away or refuses.
+
+    """
+    lags: dict[str, int | None] = {}
+    try:
+        admin = KafkaAdminClient(**client)
+        try:
+            configs = _configs(admin, [name_of(prefix, topic) for topic in topics])
+        finally:
+            admin.close()
+    except (KafkaError, OSError) as error:
+        raise LogUnavailable(f"Kafka does not tell how it compacts: {error}") from error
+    for name, config in configs.items():
+        lag = int(config["max.compaction.lag.ms"])
+        compacts = "compact" in config["cleanup.policy"] and lag < _NEVER
+        lags[name] = lag if compacts else None
+    return lags

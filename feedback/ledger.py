@@ -9,6 +9,10 @@ the next cycle. Numbers are one ledger's own: another ledger of the same log may
 
 A later vote on the same target replaces an earlier one for good: retracting it does not
 bring the earlier one back, since its author had already left it behind.
+
+Forgetting a person is the one thing that changes what `judged` and `prompts` give for a number
+that was given: what goes with the person is erased, and what comes late is not taken in. The
+others' numbers stay as they are, and none is given twice.
 """
 
 import threading
@@ -18,11 +22,20 @@ from typing import Final
 
 from feedback.errors import FeedbackError
 from feedback.events import completions_of
-from feedback.ledger_intake import max_seq, take_completions, take_feedback
-from feedback.ledger_rows import SCHEMA, DeadLetter, JudgedEvent, LedgerCounts, only_held
-from feedback.log import EventLog, LogRecord, NewRecord, Topic
+from feedback.forgetting import ORDER
+from feedback.ledger_intake import take_completions, take_feedback
+from feedback.ledger_rows import (
+    SCHEMA,
+    DeadLetter,
+    Erasure,
+    JudgedEvent,
+    LedgerCounts,
+    max_seq,
+    only_held,
+)
+from feedback.log import EventLog, LogRecord, NewRecord, RecordKey, Topic
 from feedback.records import dead_letter_record
-from feedback.sqlite import connect, transaction
+from feedback.sqlite import connect, must_wipe, transaction, wipe
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter as DeadLetterMessage
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
@@ -81,6 +94,7 @@ class Ledger:
 
         """
         with self._lock:
+            wipe(self._db)  # what a crash, or a reader, kept from being wiped
             before = {topic: self._positions(topic) for topic in FOLLOWED}
             batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED}
             if not any(batches.values()):
@@ -92,10 +106,11 @@ class Ledger:
                 take_feedback(self._db, batches["feedback"])
                 for batch in batches.values():
                     self._advance(batch)
+            wipe(self._db)
             return sum(map(len, batches.values()))
 
     def lag(self, log: EventLog) -> int:
-        """Give how many records the log has that the ledger has not.
+        """Give how many records the log has that the ledger has not, tombstones included.
 
         Raises:
             LogUnavailable: The log did not say where it ends.
@@ -182,6 +197,49 @@ class Ledger:
                 own = [NewRecord(d.key, d.type, d.value) for d in letters if d.topic == topic]
                 log.append(topic, own)
         return len(letters)
+
+    def erase_forgotten(self, log: EventLog) -> int:
+        """Erase from the log what was erased here or came too late; give how many records.
+
+        Raises:
+            LogUnavailable: The log did not take it all; erase again.
+
+        """
+        with self._lock:
+            rows = self._db.execute("SELECT topic, key, partition_key FROM to_erase").fetchall()
+        if not rows:
+            return 0
+        for topic in ORDER:
+            keys = [RecordKey(*row[1:]) for row in rows if row[0] == topic]
+            if keys:
+                log.erase(topic, keys)
+        with self._lock, transaction(self._db):
+            self._db.executemany(
+                "DELETE FROM to_erase WHERE topic = ? AND key = ? AND partition_key = ?", rows
+            )
+        return len(rows)
+
+    def erasures(self, owner: str, subject: str) -> list[Erasure]:
+        """Give what forgetting a person has erased, each time, the first one first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT number, event_id, first_seq, events, completions "
+                "FROM forgotten JOIN erasures USING (number) "
+                "WHERE owner = ? AND subject = ? ORDER BY number",
+                (owner, subject),
+            )
+            return [Erasure(*row) for row in rows]
+
+    def forgettings(self) -> int:
+        """Give the number of the last forgetting that erased something to learn from; 0: none."""
+        with self._lock:
+            row = self._db.execute("SELECT MAX(number) FROM erasures WHERE first_seq IS NOT NULL")
+            return int(row.fetchone()[0] or 0)
+
+    def is_wiped(self) -> bool:
+        """Tell whether the file holds no byte of what was erased."""
+        with self._lock:
+            return not must_wipe(self._db)
 
     def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
         """Give the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.

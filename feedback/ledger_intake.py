@@ -3,8 +3,17 @@
 import sqlite3
 from collections.abc import Iterable
 
-from feedback.events import RETRACTION, completions_of, defect_of, kind_of, target_of
-from feedback.ledger_rows import only_held
+from feedback.events import (
+    FORGETTING,
+    RETRACTION,
+    completions_of,
+    defect_of,
+    kind_of,
+    target_of,
+)
+from feedback.forgetting import event_key, goes_with_forgotten, was_forgotten
+from feedback.ledger_forget import erase_late_completion, forget, to_erase
+from feedback.ledger_rows import max_seq, only_held
 from feedback.log import LogRecord
 from feedback.records import (
     FEEDBACK_TYPE,
@@ -17,11 +26,6 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 
-def max_seq(db: sqlite3.Connection) -> int:
-    """Give the last number given; 0 for none."""
-    return int(db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0])
-
-
 def take_completions(db: sqlite3.Connection, batch: Iterable[LogRecord]) -> None:
     """Store completion records, and number the events that waited for nothing else."""
     after_seq = max_seq(db)
@@ -31,6 +35,9 @@ def take_completions(db: sqlite3.Connection, batch: Iterable[LogRecord]) -> None
             completion = decode_completion(record)
         except Undecodable as error:
             _bury(db, record, str(error))
+            continue
+        if was_forgotten(db, completion):
+            erase_late_completion(db, completion)
             continue
         chat = bool(completion.messages) and not completion.multimodal
         db.execute(
@@ -63,11 +70,16 @@ def take_feedback(db: sqlite3.Connection, batch: Iterable[LogRecord]) -> None:
         except Undecodable as error:
             _bury(db, record, str(error))
             continue
+        if goes_with_forgotten(db, event):
+            to_erase(db, "feedback", [event_key(event)])
+            continue
         defect = defect_of(event)
-        if defect is None:
-            _add(db, event, record)
-        else:
+        if defect is not None:
             _bury(db, record, defect)
+        elif kind_of(event) == FORGETTING:
+            forget(db, event)
+        else:
+            _add(db, event, record)
 
 
 def _add(db: sqlite3.Connection, event: FeedbackEvent, record: LogRecord) -> None:

@@ -1,9 +1,11 @@
 """What the ledger gives: its schema, judged events, dead letters and counts."""
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from feedback import forgetting
 from feedback.events import candidates_of, kind_of
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
@@ -11,7 +13,17 @@ from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 # events.seq is null while the event waits for a completion, and stays null if it is dead.
 # needs holds one row for each completion that a waiting event waits for.
 # completions.after_seq is the last seq that was given when the completion arrived.
-SCHEMA: Final = """
+# erasures says what a row of forgotten erased: the first seq as of which any of it could be
+# learned from, and the last that was given by then.
+# to_erase holds what the log has still to erase.
+SCHEMA: Final = f"""{forgetting.SCHEMA};
+CREATE TABLE IF NOT EXISTS erasures (
+    number INTEGER PRIMARY KEY, first_seq INTEGER, last_seq INTEGER NOT NULL,
+    events INTEGER NOT NULL, completions INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS erasures_last ON erasures (last_seq);
+CREATE TABLE IF NOT EXISTS to_erase (
+    topic TEXT NOT NULL, key TEXT NOT NULL, partition_key TEXT NOT NULL,
+    PRIMARY KEY (topic, key, partition_key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS positions (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, partition));
@@ -77,6 +89,27 @@ class LedgerCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """What one forgetting erased from the ledger.
+
+    Attributes:
+        number: Of the ledger's forgettings, counted from 1.
+        event_id: The forgetting's.
+        first_seq: What was learned up to a lower number has nothing of it; None: nobody could
+            have learned from it.
+        events: That went with the person, waiting ones and retractions included.
+        completions: Theirs.
+
+    """
+
+    number: int
+    event_id: str
+    first_seq: int | None
+    events: int
+    completions: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that cannot be used, as the log held it, and why."""
 
@@ -87,6 +120,15 @@ class DeadLetter:
     type: str
     value: bytes
     reason: str
+
+
+def max_seq(db: sqlite3.Connection) -> int:
+    """Give the last number given, also where what had it is erased; 0 for none."""
+    row = db.execute(
+        "SELECT MAX(COALESCE((SELECT MAX(seq) FROM events), 0), "
+        "COALESCE((SELECT MAX(last_seq) FROM erasures), 0))"
+    ).fetchone()
+    return int(row[0])
 
 
 def only_held(

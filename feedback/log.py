@@ -39,6 +39,20 @@ class NewRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordKey:
+    """What names the records to erase.
+
+    Attributes:
+        key: As it was appended.
+        partition_key: As it was appended.
+
+    """
+
+    key: str
+    partition_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LogRecord:
     """A record as the log holds it.
 
@@ -70,6 +84,19 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: Any of the records may or may not be in the log; repeat the call, since
                 readers take the same key for the same record.
+
+        """
+        ...
+
+    def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Erase the records of these keys; return once that is durable.
+
+        SQLite has no byte of them afterwards. Kafka has tombstones, and the records go when it
+        compacts the topic; until then a reader may still be given them. Keys of which there
+        are no records do no harm.
+
+        Raises:
+            LogUnavailable: Some may be erased and others not; repeat the call.
 
         """
         ...

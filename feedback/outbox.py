@@ -1,7 +1,8 @@
 """Completion records on their way to a log that may be away: on this disk first, then there.
 
 So no chat waits for the log, or fails because of it. Records are passed on in order; one that was
-under way in a crash may arrive twice, which readers know by its key.
+under way in a crash may arrive twice, which readers know by its key. Of what was passed on no byte
+stays in the outbox once nothing has come for a second.
 """
 
 import logging
@@ -10,7 +11,16 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from feedback.log import EventLog, LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log import (
+    EventLog,
+    LogError,
+    LogRecord,
+    LogUnavailable,
+    NewRecord,
+    Positions,
+    RecordKey,
+    Topic,
+)
 from feedback.metrics import OUTBOX_RECORDS
 from feedback.sqlite_log import SqliteLog
 
@@ -58,6 +68,20 @@ class OutboxLog:
         self._outbox.append(_TOPIC, records)
         self._arrived.set()
 
+    def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Erase from the outbox and from the log.
+
+        A record that is just being passed on may come after this; readers who know that its
+        person was forgotten drop it then.
+
+        Raises:
+            LogUnavailable: See `EventLog.erase`.
+
+        """
+        if topic == _TOPIC:
+            self._outbox.erase(topic, keys)
+        self._log.erase(topic, keys)
+
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Read from the log itself."""
         return self._log.read(topic, positions, limit)
@@ -97,9 +121,17 @@ class OutboxLog:
             if failures:
                 logger.info("the log is back; the outbox is passed on")
                 failures = 0
-            if not moved:
-                self._arrived.wait(1.0)
-                self._arrived.clear()
+            if moved:
+                continue
+            if not self._arrived.wait(1.0):
+                self._wipe()
+            self._arrived.clear()
+
+    def _wipe(self) -> None:
+        try:
+            self._outbox.erase(_TOPIC, [])
+        except LogError as error:
+            logger.warning("the outbox is wiped later: %s", error)
 
     def _pass_on(self) -> int:
         batch = self._outbox.read(_TOPIC, {0: self._next}, _BATCH)

@@ -75,6 +75,20 @@ def decode_feedback(record: LogRecord) -> FeedbackEvent:
     return event
 
 
+def decode_dead_letter(record: LogRecord) -> DeadLetter:
+    """Read a record of `dead-letter`.
+
+    Raises:
+        Undecodable: It is of another type, or no such message.
+
+    """
+    _check_type(record, DEAD_LETTER_TYPE)
+    try:
+        return DeadLetter.FromString(record.value)
+    except DecodeError as error:
+        raise Undecodable(f"its bytes are no {DEAD_LETTER_TYPE}: {error}") from error
+
+
 def _framed(parts: Sequence[str]) -> bytes:
     encoded = (part.encode() for part in parts)
     return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)

@@ -12,24 +12,32 @@ Left out: partitions (there is one, 0), retention by age, network file systems (
 needs shared memory).
 """
 
-import fcntl
+import json
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, get_args
+from typing import Final, get_args
 
-from feedback.log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log import (
+    LogError,
+    LogRecord,
+    LogUnavailable,
+    NewRecord,
+    Positions,
+    RecordKey,
+    Topic,
+)
 from feedback.metrics import APPEND_SECONDS
-from feedback.sqlite import connect, transaction
+from feedback.sqlite import connect, holding, mark_for_wiping, transaction, wipe
 
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 MAX_BATCH_CALLS: Final = 512
+_WIPE_SECONDS: Final = 3600.0
 _SCHEMA = ";".join(
     f"""CREATE TABLE IF NOT EXISTS "{topic}" (
         id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, type TEXT NOT NULL,
@@ -53,6 +61,8 @@ class _Append:
     topic: Topic
     rows: list[tuple[str, str, bytes, int]]
     delete_before: int = 0  # or this, for an outbox
+    erased: Sequence[RecordKey] = ()
+    wipes: bool = False
     done: "Future[None]" = field(default_factory=Future)
 
 
@@ -60,31 +70,6 @@ def _table(topic: Topic) -> str:
     if topic not in TOPICS:
         raise ValueError(f"no such topic: {topic!r}; there are {', '.join(TOPICS)}")
     return f'"{topic}"'
-
-
-@contextmanager
-def _holding(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
-    """Hold the lock of all writers of the file, waiting `seconds` for it, or for ever."""
-    if seconds is None:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-    else:
-        deadline = time.monotonic() + seconds
-        while not _taken(turn):
-            if time.monotonic() > deadline:
-                raise TimeoutError("another process holds its lock")
-            time.sleep(0.005)
-    try:
-        yield
-    finally:
-        fcntl.flock(turn, fcntl.LOCK_UN)
-
-
-def _taken(turn: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class SqliteLog:
@@ -116,7 +101,7 @@ class SqliteLog:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._turn = path.with_name(f"{path.name}.lock").open("ab")
-            with _holding(self._turn, busy_seconds):
+            with holding(self._turn, busy_seconds):
                 self._write = connect(path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds)
                 self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
         except (sqlite3.Error, OSError) as error:
@@ -137,21 +122,34 @@ class SqliteLog:
         now_ms = int(time.time() * 1000)
         call = _Append(topic, [(r.key, r.type, r.value, now_ms) for r in records])
         with APPEND_SECONDS.labels(topic).time():
-            self._commit_soon(call)
+            self._commit_soon(call, self._append_seconds)
 
-    def _commit_soon(self, call: _Append) -> None:
+    def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Delete the records of these keys, and what was deleted before, from the file's bytes.
+
+        The file is rewritten (see `feedback.sqlite.wipe`), and appends wait meanwhile.
+
+        Raises:
+            LogUnavailable: The file cannot be written, or another process reads it all the
+                time; the records may be deleted, while their bytes are still there.
+            LogError: The log is closed.
+
+        """
+        self._commit_soon(_Append(topic, [], erased=keys, wipes=True), _WIPE_SECONDS)
+
+    def _commit_soon(self, call: _Append, seconds: float) -> None:
         with self._state:
             if self._closed:
                 raise LogError(f"the log {self.path} is closed")
-            if not call.rows and not call.delete_before:
+            if not (call.rows or call.delete_before or call.wipes):
                 return
             self._queue.put(call)
         try:
-            call.done.result(self._append_seconds)
+            call.done.result(seconds)
         except TimeoutError as error:
             call.done.cancel()  # if the writer has not taken it yet, it never will
             raise LogUnavailable(
-                f"the log {self.path} did not commit within {self._append_seconds:g} s"
+                f"the log {self.path} did not commit within {seconds:g} s"
             ) from error
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
@@ -213,7 +211,7 @@ class SqliteLog:
             LogError: The log is closed.
 
         """
-        self._commit_soon(_Append(topic, [], delete_before=offset))
+        self._commit_soon(_Append(topic, [], delete_before=offset), self._append_seconds)
 
     def close(self) -> None:
         """Commit what is queued, then let go of the file and the thread.
@@ -274,18 +272,12 @@ class SqliteLog:
     def _try(self, batch: list[_Append]) -> Exception | None:
         """Write the calls in one transaction; give what went wrong."""
         try:
-            with _holding(self._turn), transaction(self._write):
-                for call in batch:
-                    self._write.executemany(
-                        f"INSERT INTO {_table(call.topic)} (key, type, value, timestamp_ms) "
-                        "VALUES (?, ?, ?, ?)",
-                        call.rows,
-                    )
-                    if call.delete_before:
-                        self._write.execute(
-                            f"DELETE FROM {_table(call.topic)} WHERE id <= ?",
-                            (call.delete_before,),
-                        )
+            with holding(self._turn):
+                with transaction(self._write):
+                    for call in batch:
+                        self._do(call)
+                if any(call.wipes for call in batch) and not wipe(self._write):
+                    raise TimeoutError("another process is in the way of wiping it")
         except _BAD_RECORDS as error:
             return error
         except (sqlite3.Error, OSError) as error:
@@ -293,6 +285,20 @@ class SqliteLog:
             unavailable.__cause__ = error
             return unavailable
         return None
+
+    def _do(self, call: _Append) -> None:
+        table = _table(call.topic)
+        self._write.executemany(
+            f"INSERT INTO {table} (key, type, value, timestamp_ms) VALUES (?, ?, ?, ?)", call.rows
+        )
+        if not (call.delete_before or call.erased):
+            return
+        gone = self._write.execute(
+            f"DELETE FROM {table} WHERE id <= ? OR key IN (SELECT value FROM json_each(?))",
+            (call.delete_before, json.dumps([k.key for k in call.erased])),
+        )
+        if gone.rowcount:
+            mark_for_wiping(self._write)
 
 
 def _finish(batch: list[_Append], error: Exception | None) -> None:

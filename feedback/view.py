@@ -1,7 +1,8 @@
 """The view: what the API reads, in a small SQLite file that each replica keeps by itself.
 
 It follows the log, can be deleted at any time, and is then built again. It may be behind
-the log by what was appended since the last `follow`. Left out: the texts of completions.
+the log by what was appended since the last `follow`. Left out: the texts of completions, and
+what goes with people who were forgotten (`feedback.forgetting`).
 """
 
 import sqlite3
@@ -12,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from feedback import forgetting
 from feedback.errors import FeedbackError
-from feedback.events import RETRACTION, defect_of, kind_of, target_of
+from feedback.events import FORGETTING, RETRACTION, defect_of, kind_of, target_of
 from feedback.log import EventLog, LogRecord, Topic
 from feedback.records import Undecodable, decode_completion, decode_feedback, messages_hash
-from feedback.sqlite import connect, transaction
+from feedback.sqlite import connect, mark_for_wiping, must_wipe, transaction, wipe
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 _FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""{forgetting.SCHEMA};
 CREATE TABLE IF NOT EXISTS positions (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, partition));
@@ -34,8 +37,9 @@ CREATE INDEX IF NOT EXISTS events_owner ON events (owner, arrival);
 CREATE TABLE IF NOT EXISTS retractions (
     event_id TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (event_id, owner));
 CREATE TABLE IF NOT EXISTS completions (
-    completion_id TEXT PRIMARY KEY, owner TEXT NOT NULL, choices INTEGER NOT NULL,
-    messages_hash BLOB NOT NULL, created_ms INTEGER NOT NULL)
+    completion_id TEXT PRIMARY KEY, owner TEXT NOT NULL, subject TEXT NOT NULL,
+    choices INTEGER NOT NULL, messages_hash BLOB NOT NULL, created_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS completions_subject ON completions (owner, subject)
 """
 _EVENTS: Final = """
 SELECT value, superseded, EXISTS (SELECT 1 FROM retractions AS r
@@ -77,6 +81,9 @@ class View:
         self._following = threading.Lock()
         self._reading = threading.Lock()
         with self._errors():
+            older = connect(path, "", synchronous="NORMAL", busy_seconds=5)
+            _rebuild_if_older(older)
+            older.close()
             self._write = connect(path, _SCHEMA, synchronous="NORMAL", busy_seconds=5)
             self._read = connect(path, "", synchronous="NORMAL", busy_seconds=5)
 
@@ -102,6 +109,7 @@ class View:
             while True:
                 batches = [log.read(t, self._positions(t), limit) for t in _FOLLOWED]
                 if not any(batches):
+                    wipe(self._write)
                     return taken
                 with transaction(self._write):
                     for record in (record for batch in batches for record in batch):
@@ -146,6 +154,12 @@ class View:
         rows = self._select(f"{_EVENTS} WHERE {where} ORDER BY arrival LIMIT ?", (*values, limit))
         return [_seen(row) for row in rows]
 
+    def has_forgotten(self, event_id: str) -> bool:
+        """Tell whether it has taken in a forgetting, and no byte is left of what that erased."""
+        rows = self._select("SELECT 1 FROM forgotten WHERE event_id = ?", (event_id,))
+        with self._reading, self._errors():
+            return bool(rows) and not must_wipe(self._read)
+
     def messages_hash(self, completion_id: str) -> bytes | None:
         """Give what completions of the same prompt share; None for one not seen yet."""
         rows = self._select(
@@ -186,11 +200,15 @@ class View:
 
     def _take_completion(self, record: LogRecord) -> None:
         completion = decode_completion(record)
+        if forgetting.was_forgotten(self._write, completion):
+            self._erase_late(completion)
+            return
         self._write.execute(
-            "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?)",
             (
                 completion.completion_id,
                 completion.owner,
+                completion.subject,
                 len(completion.choices),
                 messages_hash(completion),
                 completion.created_ms,
@@ -198,7 +216,10 @@ class View:
         )
 
     def _take_event(self, event: FeedbackEvent) -> None:
-        if defect_of(event) is not None:
+        if defect_of(event) is not None or forgetting.goes_with_forgotten(self._write, event):
+            return
+        if kind_of(event) == FORGETTING:
+            self._forget(event)
             return
         if kind_of(event) == RETRACTION:
             self._write.execute(
@@ -219,6 +240,45 @@ class View:
                 "WHERE owner = ? AND subject = ? AND target = ? AND arrival < ?",
                 (*target, row[0]),
             )
+
+    def _forget(self, event: FeedbackEvent) -> None:
+        if forgetting.remember(self._write, event) is None:
+            return
+        person = event.forgetting
+        said = (event.owner, person.subject, person.until_ms)
+        rows = self._write.execute(
+            "DELETE FROM completions WHERE owner = ? AND subject = ? AND created_ms <= ? "
+            "RETURNING completion_id",
+            said,
+        )
+        found = {row[0] for row in rows.fetchall()}
+        forgetting.remember_completions(self._write, found)
+        self._erase_events(forgetting.Search(*said, found))
+
+    def _erase_late(self, completion: CompletionRecord) -> None:
+        own = {completion.completion_id}
+        forgetting.remember_completions(self._write, own)
+        self._erase_events(forgetting.Search(completion.owner, completion.subject, 0, own))
+
+    def _erase_events(self, search: forgetting.Search) -> None:
+        rows = self._write.execute("SELECT value FROM events WHERE owner = ?", (search.owner,))
+        for row in rows.fetchall():
+            search.event(FeedbackEvent.FromString(row[0]))
+        for table in ("events", "retractions"):
+            self._write.executemany(
+                f"DELETE FROM {table} WHERE event_id = ? AND owner = ?",
+                [(event_id, search.owner) for event_id in search.events],
+            )
+        mark_for_wiping(self._write)
+
+
+def _rebuild_if_older(connection: sqlite3.Connection) -> None:
+    """Empty a file of a version that did not keep subjects, to be built again from the log."""
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(completions)")}
+    if columns and "subject" not in columns:
+        with transaction(connection):
+            for table in ("positions", "events", "retractions", "completions"):
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
 def _seen(row: tuple[bytes, int, int]) -> SeenEvent:

@@ -2,6 +2,9 @@
 
 Killed at any moment and run again, a cycle ends with the same weights bit for bit (one machine
 and number of threads): a stage that was under way is done again, PPO from its last checkpoint.
+
+Where somebody is forgotten meanwhile, what was trained is dropped after the stage that is under
+way, and the cycle starts afresh without them. Its folder holds weights and figures, no texts.
 """
 
 import logging
@@ -12,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from feedback.failpoints import failpoint
 from feedback.ledger import Ledger
@@ -38,6 +42,8 @@ from learner.sampler import Sample
 from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
+
+_TRAINED: Final = ("candidate", "ppo.pt", "reward.pt", "judge.pt")
 
 
 class Cycle:
@@ -86,6 +92,7 @@ class Cycle:
             *(state.number, state.events, state.parent, state.stage),
         )
         while state.stage != "done":
+            self._leave_out_forgotten()
             stage = state.stage
             self._metrics.stage(stage)
             failpoint(f"learner.{stage}")
@@ -95,10 +102,33 @@ class Cycle:
             state.save(self._folder)
             logger.info("cycle %d: %s took %.0f s", state.number, stage, state.seconds[stage])
         self._metrics.ended(state)
-        for heavy in ("candidate", "ppo.pt", "reward.pt", "judge.pt"):
-            path = self._folder / heavy
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._drop_trained()
         return state
+
+    def _drop_trained(self) -> None:
+        for name in _TRAINED:
+            path = self._folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _is_outdated(self) -> bool:
+        """Tell whether somebody was forgotten since training began, and it can still be undone."""
+        state = self._state
+        return self._ledger.forgettings() != state.forgettings and not self._publisher.has(
+            state.version
+        )
+
+    def _leave_out_forgotten(self) -> None:
+        if not self._is_outdated():
+            return
+        state = self._state
+        logger.info("cycle %d: somebody was forgotten; it starts afresh", state.number)
+        self._drop_trained()  # before the state says so: a stage goes on from what it finds
+        for cached in ("_materials", "_examples"):
+            self.__dict__.pop(cached, None)
+        forgettings = self._ledger.forgettings()
+        events = len(self._ledger.judged(state.after_seq, state.upto_seq))
+        state.start_afresh(events=events, forgettings=forgettings)
+        state.save(self._folder)
 
     @cached_property
     def _materials(self) -> Materials:
@@ -254,6 +284,8 @@ class Cycle:
         state = self._state
         if not self._publisher.wait_while_held(self._stopped, self._own_settings.poll_seconds):
             raise Interrupted
+        if self._is_outdated():
+            return  # and start afresh
         if state.version == 0:
             live = self._publisher.state().live
             if live != state.parent:

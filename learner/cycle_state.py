@@ -22,6 +22,7 @@ class CycleState(BaseModel):
         after_seq: The parent learned from ledger rows up to this one.
         upto_seq: This cycle learns from rows up to this one.
         events: Opinions in (after_seq, upto_seq].
+        forgettings: The ledger's last forgetting when training began; it is without those people.
         stage: What is to be done next.
         outcome: How it ended.
         version: That it publishes as; 0 before that is decided.
@@ -38,6 +39,7 @@ class CycleState(BaseModel):
     after_seq: int
     upto_seq: int
     events: int
+    forgettings: int = 0
     stage: Stage = "reward"
     outcome: Outcome | None = None
     version: int = 0
@@ -49,6 +51,14 @@ class CycleState(BaseModel):
         """Replace the state file in the cycle's folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / FILE, self.model_dump_json(indent=2).encode())
+
+    def start_afresh(self, *, events: int, forgettings: int) -> None:
+        """Begin with the first stage again, since opinions were erased."""
+        self.events = events
+        self.forgettings = forgettings
+        self.stage = "reward"
+        self.version = 0
+        self.figures = {}
 
     def end(self, outcome: Outcome, reasons: list[str]) -> None:
         """Nothing more is to be done."""

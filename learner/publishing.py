@@ -57,6 +57,10 @@ class Publisher:
         self._registry.verify(version)
         return self._registry.path(version)
 
+    def has(self, version: int) -> bool:
+        """Tell whether the registry has a version, made known or not."""
+        return version > 0 and version in self._registry.versions()
+
     def base(self) -> str:
         """Give what the family of policies descends from."""
         return str(self._registry.manifest(1).base)
@@ -101,7 +105,10 @@ class Publisher:
                 parent=cycle.parent,
                 base=self.base(),
                 learned_from=LedgerRange(
-                    from_seq=cycle.after_seq, to_seq=cycle.upto_seq, events=cycle.events
+                    from_seq=cycle.after_seq,
+                    to_seq=cycle.upto_seq,
+                    events=cycle.events,
+                    forgettings=cycle.forgettings,
                 ),
                 gate=cycle.figures,
             )

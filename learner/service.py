@@ -100,7 +100,10 @@ class _Follower(threading.Thread):
             try:
                 taken = self._ledger.follow(self._log)
                 self._ledger.mirror_dead_letters(self._log)
-                self._metrics.followed(self._ledger.lag(self._log), self._ledger.counts().events)
+                self._ledger.erase_forgotten(self._log)
+                # Nothing taken is no lag, also where tombstones follow the last record.
+                lag = self._ledger.lag(self._log) if taken else 0
+                self._metrics.followed(lag, self._ledger.counts().events)
             except LogUnavailable as error:
                 logger.warning("the log is away, trying again: %s", error)
                 taken = 0
@@ -211,11 +214,13 @@ class _Learner:
             if len(self._ledger.judged(upto, max_seq)) < self._settings.min_events:
                 continue
             after = self._publisher.learned_upto(policies.live)
+            forgettings = self._ledger.forgettings()  # before the opinions are looked at
             return CycleState(
                 number=number,
                 parent=policies.live,
                 after_seq=after,
                 upto_seq=max_seq,
+                forgettings=forgettings,
                 events=len(self._ledger.judged(after, max_seq)),
             )
         raise Interrupted

@@ -10,6 +10,7 @@ from protos.plaudit.v1.feedback_pb2 import (
     Candidate,
     Comparison,
     FeedbackEvent,
+    Forgetting,
     Ranking,
     RankingGroup,
     Rating,
@@ -23,10 +24,14 @@ def completion(
     owner: str = "local",
     choices: Sequence[int] = (0, 1),
     question: str = "Why is the sky blue?",
+    subject: str = "",
+    created_ms: int = 0,
 ) -> CompletionRecord:
     return CompletionRecord(
         completion_id=completion_id,
         owner=owner,
+        subject=subject,
+        created_ms=created_ms,
         messages=[Message(role="user", content=question)],
         choices=[Choice(index=i, text=f"answer {i}") for i in choices],
     )
@@ -40,9 +45,16 @@ def rating(
     completion_id: str = "c1",
     owner: str = "local",
     subject: str = "",
+    created_ms: int = 0,
+    reason: str = "",
 ) -> FeedbackEvent:
     event = FeedbackEvent(
-        event_id=event_id, completion_id=completion_id, owner=owner, subject=subject
+        event_id=event_id,
+        completion_id=completion_id,
+        owner=owner,
+        subject=subject,
+        created_ms=created_ms,
+        reason=reason,
     )
     candidate = Candidate(completion_id=completion_id, choice=choice)
     event.rating.CopyFrom(Rating(candidate=candidate, value=value))
@@ -87,6 +99,14 @@ def ranking(
 def retraction(event_id: str, retracted: str, *, owner: str = "local") -> FeedbackEvent:
     event = FeedbackEvent(event_id=event_id, completion_id="c1", owner=owner)
     event.retraction.CopyFrom(Retraction(event_id=retracted))
+    return with_target(event)
+
+
+def forgetting(
+    event_id: str, subject: str, until_ms: int = 1000, *, owner: str = "local"
+) -> FeedbackEvent:
+    event = FeedbackEvent(event_id=event_id, owner=owner)
+    event.forgetting.CopyFrom(Forgetting(subject=subject, until_ms=until_ms))
     return with_target(event)
 
 

@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
 from deploy.broker import Broker
 from feedback.kafka_log import KafkaLog, KafkaSettings
-from feedback.log import EventLog, LogError, LogRecord, NewRecord, Topic
+from feedback.log import EventLog, LogError, LogRecord, NewRecord, RecordKey, Topic
 from feedback.sqlite_log import SqliteLog
 
 # Opens a log; opened again, it is another client's handle on the same log.
@@ -122,6 +123,55 @@ def test_appending_nothing_does_nothing(log: EventLog) -> None:
     assert drain(log, "feedback") == []
 
 
+def test_what_is_erased_is_gone_or_has_a_tombstone_in_its_partition(
+    opener: Opener, request: pytest.FixtureRequest
+) -> None:
+    """Kafka keeps the records until it compacts, so there its own consumer is asked."""
+    log = opener()
+    log.append("feedback", [new(f"{i}-{j}", partition_key=f"p{i}") for i in range(9) for j in "ab"])
+    keys = [RecordKey(f"{i}-a", f"p{i}") for i in range(9)]
+    for _ in range(2):  # again does no harm, and nor do keys that are not there
+        log.erase("feedback", [*keys, RecordKey("nothing", "p1")])
+    log.erase("feedback", [])
+    log.append("feedback", [new("after", partition_key="p1")])
+    if isinstance(log, KafkaLog):
+        compacted = last_values(log)
+        assert {k for k, v in compacted.items() if v is None} == {k.key for k in keys} | {"nothing"}
+        kept = {k for k, v in compacted.items() if v is not None}
+    else:
+        kept = {r.key for r in drain(log, "feedback")}
+    assert kept == {f"{i}-b" for i in range(9)} | {"after"}
+
+
+def last_values(log: KafkaLog) -> dict[str, bytes | None]:
+    """Give what compaction would leave: the last value of each key, partition by partition."""
+    name = f"{log._settings.prefix}.feedback"
+    consumer = KafkaConsumer(**log._settings.client(), group_id=None, auto_offset_reset="earliest")
+    partitions = [TopicPartition(name, n) for n in sorted(consumer.partitions_for_topic(name))]
+    consumer.assign(partitions)
+    ends = consumer.end_offsets(partitions)
+    found: dict[tuple[int, bytes], bytes | None] = {}
+    while any(consumer.position(p) < end for p, end in ends.items()):
+        for partition, batch in consumer.poll(500).items():
+            found.update({(partition.partition, raw.key): raw.value for raw in batch})
+    consumer.close()
+    keys = [key for _, key in found]
+    # Nothing to tell apart by partition, but for keys that were never there.
+    assert len(keys) == len(set(keys)), "a tombstone went to another partition than its record"
+    return {key.decode(): value for (_, key), value in found.items()}
+
+
+def test_a_reader_goes_on_after_what_was_erased(opener: Opener) -> None:
+    log = opener()
+    log.append("feedback", [new("a"), new("b")])
+    positions = {r.partition: r.offset + 1 for r in drain(log, "feedback")}
+    log.erase("feedback", [RecordKey("b", "p")])
+    assert log.read("feedback", positions) == []
+    log.append("feedback", [new("c")])
+    for reader in (log, opener()):
+        assert [r.key for r in reader.read("feedback", positions)] == ["c"]
+
+
 def test_another_client_sees_what_was_appended(opener: Opener) -> None:
     first, second = opener(), opener()
     first.append("feedback", [new("a")])
@@ -189,6 +239,8 @@ def test_a_closed_log_refuses(log: EventLog) -> None:
     log.close()
     with pytest.raises(LogError):
         log.append("feedback", [new("b")])
+    with pytest.raises(LogError):
+        log.erase("feedback", [RecordKey("a")])
     with pytest.raises(LogError):
         log.read("feedback", {})
     with pytest.raises(LogError):

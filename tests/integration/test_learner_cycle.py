@@ -11,6 +11,7 @@ import pytest
 from feedback.ledger import Ledger
 from feedback.log import NewRecord
 from feedback.policies import current, publish_event
+from feedback.records import feedback_record
 from feedback.sqlite_log import SqliteLog
 from learner.checkpoint import save_model
 from learner.cycle_state import latest
@@ -26,7 +27,7 @@ from learner.settings import (
 )
 from learner.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
-from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
+from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Forgetting
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, Published
 from protos.registry import Registry
 
@@ -71,8 +72,8 @@ def learn_in_process(home: Path, failpoints: Path | None) -> None:
     run(home, SETTINGS, threading.Event())
 
 
-def make_home(home: Path, votes: int = 120) -> Path:
-    """A home with version 1, and votes for the answers with the token 99 in them."""
+def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
+    """A home with version 1, and votes for the answers with the token 99 in them, by turns."""
     tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
     model = new_model(TINY, tokenizer).eval()
     save_model(model, tokenizer, home / "models" / "sft")
@@ -89,6 +90,7 @@ def make_home(home: Path, votes: int = 120) -> Path:
         record = CompletionRecord(
             completion_id=f"c{number}",
             owner="local",
+            subject=f"s{number % people}",
             messages=[Message(**m) for m in chat],
             prompt_token_ids=prompt,
             choices=[Choice(index=i, token_ids=ids) for i, ids in enumerate(pair)],
@@ -97,6 +99,7 @@ def make_home(home: Path, votes: int = 120) -> Path:
             event_id=f"e{number}",
             completion_id=f"c{number}",
             owner="local",
+            subject=f"s{number % people}",
             target=f"comparison c{number}",
             comparison=Comparison(
                 left=Candidate(completion_id=f"c{number}", choice=0),
@@ -352,3 +355,40 @@ def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
     assert latest(home) is None
     stop.set()
     thread.join()
+
+
+def forget(home: Path, *subjects: str) -> None:
+    log = SqliteLog(home / "log.db")
+    for subject in subjects:
+        event = FeedbackEvent(
+            event_id=f"forget-{subject}",
+            owner="local",
+            forgetting=Forgetting(subject=subject, until_ms=1000),
+        )
+        log.append("feedback", [feedback_record(event)])
+    log.close()
+
+
+@pytest.mark.parametrize("stage", ["learner.judge", "learner.gate", "learner.publish"])
+def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
+    learned: Path, tmp_path: Path, stage: str
+) -> None:
+    """It ends with the weights of a cycle that never knew of them."""
+    without, home = (make_home(tmp_path / name, people=6) for name in ("without", "home"))
+    forget(without, "s1")
+    killed_or_done(without)
+    armed = tmp_path / "failpoints"
+    armed.write_text(f"{stage}=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    forget(home, "s1")
+    killed_or_done(home)
+    state = latest(home)
+    assert state is not None
+    assert (state.outcome, state.forgettings, state.events) == ("published", 1, 100)
+    assert weights(home) == weights(without)
+    assert weights(home) != weights(learned)
+    manifest = Registry(home / "registry").verify(2)
+    assert (manifest.learned_from.to_seq, manifest.learned_from.forgettings) == (120, 1)
+    log = SqliteLog(home / "log.db")
+    assert len(log.read("completions", {})) == 100, "the learner has erased them from the log too"
+    log.close()

@@ -102,8 +102,8 @@ def test_what_cannot_be_used_says_why(reason: str, event: FeedbackEvent) -> None
 
 
 def test_a_kind_of_a_later_version_is_no_opinion() -> None:
-    """Field 27 of the oneof does not exist yet; its bytes must not become a default label."""
-    later = FeedbackEvent(event_id="e", completion_id="c1").SerializeToString() + b"\xda\x01\x00"
+    """Field 28 of the oneof does not exist yet; its bytes must not become a default label."""
+    later = FeedbackEvent(event_id="e", completion_id="c1").SerializeToString() + b"\xe2\x01\x00"
     assert "no opinion" in (defect_of(FeedbackEvent.FromString(later)) or "")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from feedback.log import LogUnavailable, NewRecord
+from feedback.log import LogUnavailable, NewRecord, RecordKey
 from feedback.sqlite_log import SqliteLog
 
 WRITER = """
@@ -37,7 +37,7 @@ WRITER = """
 FULL_DISK = """
     import resource, signal, sys
     from pathlib import Path
-    from feedback.log import LogUnavailable, NewRecord
+    from feedback.log import LogUnavailable, NewRecord, RecordKey
     from feedback.sqlite_log import SqliteLog
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     log = SqliteLog(Path(sys.argv[1]))
@@ -273,3 +273,56 @@ def test_append_seconds_are_observed(tmp_path: Path) -> None:
     log.append("policies", [NewRecord("k", "t", b"")])
     log.close()
     assert REGISTRY.get_sample_value(name, labels) == before + 1
+
+
+def bytes_of(path: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in path.parent.glob(f"{path.name}*"))
+
+
+def test_no_byte_of_what_was_erased_is_left_in_the_files(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db")
+    other = SqliteLog(tmp_path / "log.db")  # another process's handle
+    for i in range(300):
+        value = (b"secret" if i % 3 else b"public") * (i * 7)
+        log.append("completions", [NewRecord(f"k{i}", "t", value)])
+    assert len(other.read("completions", {})) == 300
+    assert b"secret" in bytes_of(log.path)
+    log.erase("completions", [RecordKey(f"k{i}") for i in range(300) if i % 3])
+    assert b"secret" not in bytes_of(log.path)
+    kept = other.read("completions", {})
+    assert [r.key for r in kept] == [f"k{i}" for i in range(0, 300, 3)]
+    assert [r.offset for r in kept] == list(range(0, 300, 3)), "offsets stay as they were"
+    other.append("completions", [NewRecord("next", "t", b"v")])
+    assert log.read("completions", {})[-1].offset == 300
+    log.close()
+    other.close()
+
+
+def test_bytes_that_a_crash_left_are_wiped_by_the_next_erasing(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = SqliteLog(path)
+    log.append("feedback", [NewRecord(f"k{i}", "t", b"secret" * 99) for i in range(99)])
+    log.delete_before("feedback", 98)  # as if it had crashed before it wiped
+    log.close()
+    assert b"secret" in bytes_of(path)
+    log = SqliteLog(path)
+    log.erase("feedback", [RecordKey("k98")])
+    assert b"secret" not in bytes_of(path)
+    log.erase("feedback", [])
+    log.close()
+
+
+def test_a_reader_in_the_way_of_wiping_is_told_and_wiping_goes_on_after_it(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db", busy_seconds=0.1)
+    log.append("feedback", [NewRecord("k", "t", b"secret")])
+    reader = sqlite3.connect(log.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM feedback").fetchall()
+    with pytest.raises(LogUnavailable, match="in the way"):
+        log.erase("feedback", [RecordKey("k")])
+    assert log.read("feedback", {}) == []
+    reader.execute("ROLLBACK")
+    reader.close()
+    log.erase("feedback", [RecordKey("k")])
+    assert b"secret" not in bytes_of(log.path)
+    log.close()

@@ -27,14 +27,16 @@ class FileDigest(_message.Message):
     def __init__(self, path: _Optional[str] = ..., sha256: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
 class LedgerRange(_message.Message):
-    __slots__ = ("from_seq", "to_seq", "events")
+    __slots__ = ("from_seq", "to_seq", "events", "forgettings")
     FROM_SEQ_FIELD_NUMBER: _ClassVar[int]
     TO_SEQ_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    FORGETTINGS_FIELD_NUMBER: _ClassVar[int]
     from_seq: int
     to_seq: int
     events: int
-    def __init__(self, from_seq: _Optional[int] = ..., to_seq: _Optional[int] = ..., events: _Optional[int] = ...) -> None: ...
+    forgettings: int
+    def __init__(self, from_seq: _Optional[int] = ..., to_seq: _Optional[int] = ..., events: _Optional[int] = ..., forgettings: _Optional[int] = ...) -> None: ...
 
 class Manifest(_message.Message):
     __slots__ = ("version", "parent", "base", "kind", "files", "learned_from", "gate", "created_ms")

@@ -108,6 +108,14 @@ class Retraction(_message.Message):
     event_id: str
     def __init__(self, event_id: _Optional[str] = ...) -> None: ...
 
+class Forgetting(_message.Message):
+    __slots__ = ("subject", "until_ms")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    until_ms: int
+    def __init__(self, subject: _Optional[str] = ..., until_ms: _Optional[int] = ...) -> None: ...
+
 class DeadLetter(_message.Message):
     __slots__ = ("topic", "partition", "offset", "key", "type", "value", "reason")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
@@ -127,7 +135,7 @@ class DeadLetter(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., key: _Optional[str] = ..., type: _Optional[str] = ..., value: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FeedbackEvent(_message.Message):
-    __slots__ = ("event_id", "completion_id", "owner", "subject", "created_ms", "source", "reason", "shown", "decision_ms", "body_digest", "target", "shown_candidates", "rating", "score", "comparison", "ranking", "demonstration", "comment", "retraction")
+    __slots__ = ("event_id", "completion_id", "owner", "subject", "created_ms", "source", "reason", "shown", "decision_ms", "body_digest", "target", "shown_candidates", "rating", "score", "comparison", "ranking", "demonstration", "comment", "retraction", "forgetting")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +155,7 @@ class FeedbackEvent(_message.Message):
     DEMONSTRATION_FIELD_NUMBER: _ClassVar[int]
     COMMENT_FIELD_NUMBER: _ClassVar[int]
     RETRACTION_FIELD_NUMBER: _ClassVar[int]
+    FORGETTING_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     completion_id: str
     owner: str
@@ -166,4 +175,5 @@ class FeedbackEvent(_message.Message):
     demonstration: Demonstration
     comment: Comment
     retraction: Retraction
-    def __init__(self, event_id: _Optional[str] = ..., completion_id: _Optional[str] = ..., owner: _Optional[str] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., reason: _Optional[str] = ..., shown: _Optional[_Iterable[int]] = ..., decision_ms: _Optional[int] = ..., body_digest: _Optional[bytes] = ..., target: _Optional[str] = ..., shown_candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., rating: _Optional[_Union[Rating, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., ranking: _Optional[_Union[Ranking, _Mapping]] = ..., demonstration: _Optional[_Union[Demonstration, _Mapping]] = ..., comment: _Optional[_Union[Comment, _Mapping]] = ..., retraction: _Optional[_Union[Retraction, _Mapping]] = ...) -> None: ...
+    forgetting: Forgetting
+    def __init__(self, event_id: _Optional[str] = ..., completion_id: _Optional[str] = ..., owner: _Optional[str] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., source: _Optional[_Union[Source, str]] = ..., reason: _Optional[str] = ..., shown: _Optional[_Iterable[int]] = ..., decision_ms: _Optional[int] = ..., body_digest: _Optional[bytes] = ..., target: _Optional[str] = ..., shown_candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., rating: _Optional[_Union[Rating, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., ranking: _Optional[_Union[Ranking, _Mapping]] = ..., demonstration: _Optional[_Union[Demonstration, _Mapping]] = ..., comment: _Optional[_Union[Comment, _Mapping]] = ..., retraction: _Optional[_Union[Retraction, _Mapping]] = ..., forgetting: _Optional[_Union[Forgetting, _Mapping]] = ...) -> None: ...
