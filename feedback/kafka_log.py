@@ -11,7 +11,7 @@ partitions by itself), schema registries.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
@@ -86,6 +86,10 @@ def partition_of(key: str, partitions: int) -> int:
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
 
 
+def _home_of(record: NewRecord | RecordKey, partitions: int) -> int:
+    return partition_of(record.partition_key or record.key, partitions)
+
+
 class KafkaLog:
     """An `EventLog` on Kafka."""
 
@@ -124,10 +128,12 @@ class KafkaLog:
             LogError: The log is closed.
 
         """
-        self._produce(topic, records)
+        self._produce(topic, records, lambda record, partitions: [_home_of(record, partitions)])
 
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
         """Put tombstones beside the records of these keys, which compaction removes.
+
+        Every partition gets one: a record may be from before partitions were added.
 
         Raises:
             LogUnavailable: Some may have theirs and others not; repeat the call.
@@ -135,9 +141,15 @@ class KafkaLog:
 
         """
         for start in range(0, len(keys), _TOMBSTONES):
-            self._produce(topic, keys[start : start + _TOMBSTONES])
+            some = keys[start : start + _TOMBSTONES]
+            self._produce(topic, some, lambda _, partitions: range(partitions))
 
-    def _produce(self, topic: Topic, records: Sequence[NewRecord | RecordKey]) -> None:
+    def _produce(
+        self,
+        topic: Topic,
+        records: Sequence[NewRecord | RecordKey],
+        where: Callable[[NewRecord | RecordKey, int], Iterable[int]],
+    ) -> None:
         self._check_open()
         name = name_of(self._settings.prefix, topic)
         if not records:
@@ -147,7 +159,11 @@ class KafkaLog:
             with self._translated("write to"):
                 with self._sending:
                     partitions = self._partitions(name)
-                    futures = [self._send(name, record, partitions) for record in records]
+                    futures = [
+                        self._send(name, record, partition)
+                        for record in records
+                        for partition in where(record, partitions)
+                    ]
                 for future in futures:
                     future.get(timeout=max(0.001, deadline - time.monotonic()))
 
@@ -170,7 +186,7 @@ class KafkaLog:
             raise LogUnavailable(f"Kafka has no topic {name}")
         return len(partitions)
 
-    def _send(self, name: str, record: NewRecord | RecordKey, partitions: int) -> Any:
+    def _send(self, name: str, record: NewRecord | RecordKey, partition: int) -> Any:
         value, headers = None, []  # a tombstone
         if isinstance(record, NewRecord):
             value, headers = record.value, [(TYPE_HEADER, record.type.encode())]
@@ -179,7 +195,7 @@ class KafkaLog:
             value=value,
             key=record.key.encode(),
             headers=headers,
-            partition=partition_of(record.partition_key or record.key, partitions),
+            partition=partition,
         )
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from deploy.broker import Broker
 from feedback.kafka_log import KafkaLog, KafkaSettings, partition_of
-from feedback.log import LogError, LogUnavailable, NewRecord
+from feedback.log import LogError, LogUnavailable, NewRecord, RecordKey
 from feedback.outbox import OutboxLog
 from feedback.sqlite_log import SqliteLog
 from tests.servers import free_port
@@ -143,3 +143,29 @@ def test_a_full_outbox_refuses(settings: KafkaSettings, tmp_path: Path) -> None:
         log.append("completions", [new("a")])
     log.append("feedback", [new("b")])
     log.close()
+
+
+def test_what_was_there_before_partitions_were_added_is_erased_too(
+    settings: KafkaSettings,
+) -> None:
+    log = KafkaLog(settings)
+    keys = [str(i) for i in range(12)]
+    log.append("feedback", [new(key) for key in keys])
+    before = {(r.key, r.partition) for r in log.read("feedback", {})}
+    log.close()
+    admin = KafkaAdminClient(**settings.client())
+    admin.create_partitions({f"{settings.prefix}.feedback": 9})
+    admin.close()
+    log = KafkaLog(settings)
+    log.erase("feedback", [RecordKey(key) for key in keys])
+    log.close()
+    consumer = KafkaConsumer(**settings.client(), group_id=None, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(f"{settings.prefix}.feedback", n) for n in range(6)])
+    tombstones, deadline = set(), time.monotonic() + 20
+    while not before <= tombstones and time.monotonic() < deadline:
+        for partition, batch in consumer.poll(500).items():
+            erased = {(r.key.decode(), partition.partition) for r in batch if r.value is None}
+            tombstones |= erased
+    consumer.close()
+    assert len(before) == 12
+    assert before <= tombstones
