@@ -23,7 +23,7 @@ from typing import Final
 from feedback.errors import FeedbackError
 from feedback.events import completions_of
 from feedback.forgetting import ORDER
-from feedback.ledger_intake import take_completions, take_feedback
+from feedback.ledger_intake import Intake
 from feedback.ledger_rows import (
     SCHEMA,
     DeadLetter,
@@ -102,8 +102,9 @@ class Ledger:
             with transaction(self._db):
                 if before != {topic: self._positions(topic) for topic in FOLLOWED}:
                     raise LedgerError(f"another process follows with the ledger {self.path}")
-                take_completions(self._db, batches["completions"])
-                take_feedback(self._db, batches["feedback"])
+                intake = Intake(self._db)
+                intake.take_completions(batches["completions"])
+                intake.take_feedback(batches["feedback"])
                 for batch in batches.values():
                     self._advance(batch)
             wipe(self._db)
