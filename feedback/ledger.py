@@ -18,6 +18,7 @@ from typing import Final
 
 from feedback.errors import FeedbackError
 from feedback.events import completions_of
+from feedback.failpoints import failpoint
 from feedback.ledger_intake import max_seq, take_completions, take_feedback
 from feedback.ledger_rows import SCHEMA, DeadLetter, JudgedEvent, LedgerCounts, only_held
 from feedback.log import EventLog, LogRecord, NewRecord, Topic
@@ -81,18 +82,25 @@ class Ledger:
 
         """
         with self._lock:
-            before = {topic: self._positions(topic) for topic in FOLLOWED}
+            before = self.positions()
             batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED}
             if not any(batches.values()):
                 return 0
             with transaction(self._db):
-                if before != {topic: self._positions(topic) for topic in FOLLOWED}:
+                if before != self.positions():
                     raise LedgerError(f"another process follows with the ledger {self.path}")
                 take_completions(self._db, batches["completions"])
                 take_feedback(self._db, batches["feedback"])
                 for batch in batches.values():
                     self._advance(batch)
+                failpoint("ledger.commit.before")
+            failpoint("ledger.commit.after")
             return sum(map(len, batches.values()))
+
+    def positions(self) -> dict[Topic, dict[int, int]]:
+        """Give, by topic and partition, the offset that is read next."""
+        with self._lock:
+            return {topic: self._positions(topic) for topic in FOLLOWED}
 
     def lag(self, log: EventLog) -> int:
         """Give how many records the log has that the ledger has not.
@@ -102,9 +110,7 @@ class Ledger:
 
         """
         lag = 0
-        for topic in FOLLOWED:
-            with self._lock:
-                positions = self._positions(topic)
+        for topic, positions in self.positions().items():
             ends = log.ends(topic)
             lag += sum(max(0, end - positions.get(part, 0)) for part, end in ends.items())
         return lag
