@@ -21,6 +21,7 @@ from kafka.partitioner.default import murmur2
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feedback.failpoints import failpoint
 from feedback.kafka_topics import check_topics, name_of
 from feedback.log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.metrics import APPEND_SECONDS
@@ -120,6 +121,7 @@ class KafkaLog:
         if not records:
             return
         with APPEND_SECONDS.labels(topic).time(), self._room(len(records)):
+            failpoint(f"{topic}.append.before")
             deadline = time.monotonic() + self._settings.append_seconds
             with self._translated("write to"):
                 with self._sending:
@@ -127,6 +129,7 @@ class KafkaLog:
                     futures = [self._send(name, record, partitions) for record in records]
                 for future in futures:
                     future.get(timeout=max(0.001, deadline - time.monotonic()))
+            failpoint(f"{topic}.append.after")
 
     @contextmanager
     def _room(self, count: int) -> Iterator[None]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, get_args
 
+from feedback.failpoints import failpoint
 from feedback.log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.metrics import APPEND_SECONDS
 from feedback.sqlite import connect, transaction
@@ -137,7 +138,9 @@ class SqliteLog:
         now_ms = int(time.time() * 1000)
         call = _Append(topic, [(r.key, r.type, r.value, now_ms) for r in records])
         with APPEND_SECONDS.labels(topic).time():
+            failpoint(f"{topic}.append.before")
             self._commit_soon(call)
+            failpoint(f"{topic}.append.after")
 
     def _commit_soon(self, call: _Append) -> None:
         with self._state:
