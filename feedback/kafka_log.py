@@ -69,6 +69,7 @@ class KafkaSettings(BaseSettings):
             "bootstrap_servers": [s.strip() for s in self.servers.split(",")],
             "security_protocol": self.security_protocol,
             "bootstrap_timeout_ms": int(self.connect_seconds * 1000),
+            "reconnect_backoff_max_ms": 1000,  # its default, 30 s, outlasts most outages
             **{name: value for name, value in plain.items() if value is not None},
         }
 
@@ -101,7 +102,9 @@ class KafkaLog:
                 enable_idempotence=True,
                 allow_auto_create_topics=False,
                 max_block_ms=int(settings.append_seconds * 1000),
-                delivery_timeout_ms=int(settings.append_seconds * 1000),
+                # Never: when kafka-python 3.0 gives a batch up, it drops its producer id, gets no
+                # other, and sends nothing any more. `append` gives up by itself.
+                delivery_timeout_ms=2**31 - 1,
                 request_timeout_ms=int(settings.append_seconds * 1000),
             )
         self._readers: dict[Topic, _Reader] = {}
