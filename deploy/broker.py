@@ -122,6 +122,9 @@ class Broker:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # One that was killed may come back only when it has been missed for so long.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             "message.max.bytes": str(8 << 20),
         }
         file = self.folder / "server.properties"
