@@ -1,9 +1,13 @@
 """The event log on Apache Kafka, shared by the machines of a fleet.
 
-A topic of ours is `PREFIX.NAME` there. The type of a value is in the header `type`; what has one
-partition key goes to one partition. Records of one call are sent together and in order, but
-Kafka may take some and not others when it goes away in between: repeat the call, since readers
-know each key's record again.
+A topic of ours is `PREFIX.NAME` there. The type of a value is in the header `type`. Records of one
+call are sent together and in order, but Kafka may take some and not others when it goes away in
+between: repeat the call, since readers know each key's record again.
+
+What has one partition key goes to one partition, while the number of partitions stays. After it was
+raised, a completion's later votes may be in another partition than its earlier ones: who had read
+those keeps the order, but a ledger that reads both later, at once, may take the earlier of two votes
+on the same target for the latest. Nothing is lost or counted twice by that.
 
 Left out: transactions (every reader is idempotent by key), consumer groups (a ledger reads all
 partitions by itself), schema registries.
@@ -49,6 +53,7 @@ class KafkaSettings(BaseSettings):
     connect_seconds: float = Field(20.0, gt=0, description="Longest wait for a first answer.")
     append_seconds: float = Field(15.0, gt=0, description="Longest wait for an append.")
     read_seconds: float = Field(15.0, gt=0, description="Longest wait for a read.")
+    metadata_seconds: float = Field(30.0, gt=0, description="How soon new partitions are used.")
     max_pending: int = Field(10_000, ge=1, description="Records under way; more are refused.")
 
     def client(self) -> dict[str, Any]:
@@ -101,12 +106,14 @@ class KafkaLog:
                 acks="all",
                 enable_idempotence=True,
                 allow_auto_create_topics=False,
+                metadata_max_age_ms=int(settings.metadata_seconds * 1000),
                 max_block_ms=int(settings.append_seconds * 1000),
                 # Never: when kafka-python 3.0 gives a batch up, it drops its producer id, gets no
                 # other, and sends nothing any more. `append` gives up by itself.
                 delivery_timeout_ms=2**31 - 1,
                 request_timeout_ms=int(settings.append_seconds * 1000),
             )
+        self._counts: dict[Topic, int] = {}  # of partitions, as last written to
         self._readers: dict[Topic, _Reader] = {}
         self._opening = threading.Lock()
 
@@ -128,7 +135,7 @@ class KafkaLog:
             deadline = time.monotonic() + self._settings.append_seconds
             with self._translated("write to"):
                 with self._sending:
-                    partitions = self._partitions(name)
+                    partitions = self._counts[topic] = self._partitions(name)
                     futures = [self._send(name, record, partitions) for record in records]
                 for future in futures:
                     future.get(timeout=max(0.001, deadline - time.monotonic()))
@@ -171,7 +178,7 @@ class KafkaLog:
 
         """
         with self._translated("read from"):
-            return self._reader(topic).read(positions, limit)
+            return self._reader(topic).read(positions, limit, self._counts.get(topic, 0))
 
     def ends(self, topic: Topic) -> dict[int, int]:
         """Give, by partition, the offset of the next record.
@@ -233,14 +240,14 @@ class _Reader:
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=int(settings.metadata_seconds * 1000),
             max_partition_fetch_bytes=4 << 20,
             allow_auto_create_topics=False,
         )
 
-    def read(self, positions: Positions, limit: int) -> list[LogRecord]:
+    def read(self, positions: Positions, limit: int, at_least: int) -> list[LogRecord]:
         with self._lock:
-            self._assign()
+            self._assign(at_least)
             self._seek(positions)
             records = self._poll(0.0, limit)
             if records:
@@ -264,13 +271,17 @@ class _Reader:
             self._consumer.close()
             self._offsets.close()
 
-    def _assign(self) -> None:
-        """Read all partitions, also those added meanwhile."""
+    def _assign(self, at_least: int = 0) -> None:
+        """Read all partitions, also those added meanwhile, and those that were written to."""
         found = self._consumer.partitions_for_topic(self._name)
+        if len(found or ()) < at_least:
+            self._consumer.topics()  # asks Kafka again
+            found = self._consumer.partitions_for_topic(self._name)
         if not found:
             raise TimeoutError(f"there is no topic {self._name}")
         wanted = {TopicPartition(self._name, number) for number in found}
         if wanted != self._consumer.assignment():
+            self._offsets.topics()  # it has to hear of them too
             self._consumer.assign(sorted(wanted))
             self._next.clear()
 
@@ -283,9 +294,12 @@ class _Reader:
                 self._next[number] = wanted
 
     def _ends(self) -> dict[TopicPartition, int]:
-        found: dict[TopicPartition, int] = self._offsets.end_offsets(
-            sorted(self._consumer.assignment())
-        )
+        try:
+            found: dict[TopicPartition, int] = self._offsets.end_offsets(
+                sorted(self._consumer.assignment())
+            )
+        except KeyError as error:
+            raise TimeoutError(f"{error} is too new to be known everywhere") from error
         return found
 
     def _poll(self, seconds: float, limit: int) -> list[LogRecord]:

@@ -28,7 +28,12 @@ from tests.faults.voters import Voter
 from tests.servers import free_port
 
 VOTERS = 6
-KAFKA = {"APPEND_SECONDS": "3", "READ_SECONDS": "3", "CONNECT_SECONDS": "5"}
+KAFKA = {
+    "APPEND_SECONDS": "3",
+    "READ_SECONDS": "3",
+    "CONNECT_SECONDS": "5",
+    "METADATA_SECONDS": "3",
+}
 
 
 def wait_until(what: str, seconds: float, true: object) -> float:
