@@ -4,10 +4,10 @@ A topic of ours is `PREFIX.NAME` there. The type of a value is in the header `ty
 call are sent together and in order, but Kafka may take some and not others when it goes away in
 between: repeat the call, since readers know each key's record again.
 
-What has one partition key goes to one partition, while the number of partitions stays. After it was
-raised, a completion's later votes may be in another partition than its earlier ones: who had read
-those keeps the order, but a ledger that reads both later, at once, may take the earlier of two votes
-on the same target for the latest. Nothing is lost or counted twice by that.
+What has one partition key goes to one partition, while the number of partitions stays. After it
+was raised, a completion's later votes may be in another partition than its earlier ones: who had
+read those keeps the order, but a ledger that reads both later, at once, may take the earlier of
+two votes on the same target for the latest. Nothing is lost or counted twice by that.
 
 Left out: transactions (every reader is idempotent by key), consumer groups (a ledger reads all
 partitions by itself), schema registries.

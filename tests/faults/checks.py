@@ -4,6 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from feedback.log import EventLog
+from feedback.policies import current
+from protos.plaudit.v1.policy_pb2 import PolicyEvent
+
 
 @dataclass
 class Observed:
@@ -80,6 +84,23 @@ def check_offsets(
     """Fail where Kafka was told of more than the ledger has."""
     ahead = {at for at, offset in committed.items() if offset > positions.get(at, 0)}
     assert not ahead, f"offsets were committed before the ledger was: {sorted(ahead)}"
+
+
+def check_publishers(log: EventLog) -> None:
+    """Fail where a version counts that was not published by who led at that moment."""
+    counts = set(current(log).published)
+    leader, seen = "", set()
+    for record in log.read("policies", {}):
+        event = PolicyEvent.FromString(record.value)
+        if event.WhichOneof("kind") == "leads":
+            leader = event.event_id
+        elif event.WhichOneof("kind") == "published":
+            version = event.published.version
+            own = event.published.leader == leader
+            if version in counts - seen and (own or not event.published.leader):
+                assert own, f"version {version} was published by another than the leader"
+                seen.add(version)
+    assert seen == counts
 
 
 @dataclass

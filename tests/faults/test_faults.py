@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import InvalidRecordError
 
 from deploy.broker import Broker
 from feedback.kafka_log import TYPE_HEADER
@@ -122,10 +123,12 @@ def test_poison_records(broker: Broker, tmp_path: Path) -> None:
         for number in range(40):
             name = f"{settings.prefix}.{it.rng.choice(['feedback', 'completions'])}"
             headers = [(TYPE_HEADER, FEEDBACK_TYPE.encode())] if number % 2 else []
-            producer.send(name, it.rng.randbytes(it.rng.randrange(1, 400)), headers=headers)
-        for name in ("feedback", "completions"):  # no value at all, no key, a key that is no text
-            producer.send(f"{settings.prefix}.{name}", b"", key=b"\xff\xfe")
-        producer.flush()
+            value, key = it.rng.randbytes(it.rng.randrange(1, 400)), it.rng.randbytes(8)
+            producer.send(name, value, key=key, headers=headers).get(10)
+        for name in ("feedback", "completions"):
+            producer.send(f"{settings.prefix}.{name}", b"", key=b"\xff\xfe").get(10)
+        with pytest.raises(InvalidRecordError):  # compacted topics take none without a key
+            producer.send(f"{settings.prefix}.feedback", b"v").get(10)
         producer.close()
         back = time.monotonic()
         seen = it.finish("poison: random bytes", it.recovered(back))
@@ -136,6 +139,7 @@ def test_kafkas_verifiable_producer_on_our_topic(broker: Broker, tmp_path: Path)
     with world(tmp_path / "home", broker, SEED + 51) as it:
         topic = f"{it.kafka().prefix}.feedback"
         given = ["--bootstrap-server", broker.address, "--topic", topic, "--max-messages", "200"]
+        given += ["--repeating-keys", "200"]
         tool = broker.tool("org.apache.kafka.tools.VerifiableProducer", *given)
         assert tool.wait(60) == 0
         back = time.monotonic()
