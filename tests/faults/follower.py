@@ -15,7 +15,7 @@ from learner.service import _Follower
 
 # A process that is to be killed, forked from a server that has imported it all already.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.follower"])
+FORKS.set_forkserver_preload(["tests.faults.follower", "tests.faults.leader"])
 
 
 def follow(home: Path, environment: Mapping[str, str]) -> None:

@@ -199,7 +199,7 @@ class World:
 
     def ends(self) -> dict[tuple[str, int], int]:
         """Give where the log ends; partitions without records left out."""
-        with _environment(self.environment):
+        with environment(self.environment):
             log = open_log(self.home)
         try:
             return {at: e for at, e in _flat({t: log.ends(t) for t in FOLLOWED}).items() if e}
@@ -265,7 +265,7 @@ class World:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(values)
     try:

@@ -16,12 +16,12 @@ class Voter(threading.Thread):
     """One of them. Some votes are sent twice, replaced or taken back; some clients hang up early.
 
     Attributes:
-        last: What kept it from being heard the last time.
         accepted: When each vote was accepted, and its reason, by event id.
         replaced: Reasons of votes that a later one of the same author replaced.
         retracted: Reasons of votes that were taken back.
         refused: Answers that no client should see.
         repeated: How many were sent again after a time-out or a failure, and accepted as known.
+        last: What kept it from being heard the last time.
         turned_away: How often the answer was 503.
 
     """
