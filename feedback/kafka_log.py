@@ -16,7 +16,7 @@ partitions by itself), schema registries.
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -196,7 +196,12 @@ class KafkaLog:
         if self._closed:
             return
         self._closed = True
-        self._producer.close(timeout=self._settings.append_seconds)
+        try:
+            self._producer.close(timeout=self._settings.append_seconds)
+        except KafkaError:  # Kafka is away: give up what is under way, which nobody waits for
+            self._producer._sender.force_close()
+            with suppress(KafkaError):
+                self._producer.close(timeout=1.0)
         with self._opening:
             for reader in self._readers.values():
                 reader.close()
