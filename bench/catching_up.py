@@ -20,7 +20,8 @@ from kafka import KafkaConsumer, TopicPartition
 from bench.servers import free_port, machine
 from deploy.broker import Broker
 from feedback.identity import Secret, event_id, mint
-from feedback.kafka_log import KafkaLog, KafkaSettings
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_settings import KafkaSettings
 from feedback.ledger import Ledger
 from feedback.records import completion_record, feedback_record
 from feedback.schema import FeedbackRequest

@@ -42,7 +42,7 @@ def jars(say: Callable[[str], None]) -> Path:
             f"or run the container image {_IMAGE} and give its address with --kafka"
         )
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = cache / "plaudit" / "kafka-4.3.0"
+    folder = cache / "plaudit" / "kafka-4.3.0-tools"
     if folder.exists():
         return folder
     say("Fetching Apache Kafka 4.3.0 from Maven Central (44 MB), once.")
@@ -124,6 +124,9 @@ class Broker:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # One that was killed may come back only when it has been missed for so long.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             "message.max.bytes": str(8 << 20),
             **self.properties,
         }
@@ -145,6 +148,10 @@ class Broker:
         with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
             return True
         return False
+
+    def tool(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run one of Kafka's own tools; its output goes to this broker's log."""
+        return self._java(jars(print), main, *arguments)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

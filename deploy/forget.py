@@ -17,7 +17,7 @@ from deploy.policies import open_log
 from feedback.errors import FeedbackError
 from feedback.forgetting import ORDER, Search, search_log
 from feedback.identity import load_or_create_secret, owner_of, subject_of
-from feedback.kafka_log import KafkaSettings
+from feedback.kafka_settings import KafkaSettings
 from feedback.kafka_topics import compaction_lags
 from feedback.ledger import Ledger
 from feedback.ledger_rows import Erasure

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from deploy.errors import DeployError
 from feedback import opening
-from feedback.kafka_log import KafkaSettings
+from feedback.kafka_settings import KafkaSettings
 from feedback.log import EventLog
 from feedback.policies import PolicyState, current, publish_event
 from protos.plaudit.v1.policy_pb2 import Activated, Hold

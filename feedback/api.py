@@ -5,6 +5,7 @@ whatever the app around them does with errors. 201 means that the event is durab
 """
 
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -33,6 +34,8 @@ from feedback.service import FeedbackService, needs_view
 from feedback.translate import object_of
 from feedback.view import View, ViewError
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100
 RETRY_AFTER_SECONDS: Final = 2
@@ -48,7 +51,8 @@ def _answering_errors(handler: Handler) -> Callable[[Any, Request], Awaitable[Re
             return await handler(self, request)
         except ApiError as error:
             refused = error
-        except (LogError, ViewError):
+        except (LogError, ViewError) as error:
+            logger.warning("feedback is turned away: %s", error)
             refused = ApiError(
                 503,
                 "log_unavailable",

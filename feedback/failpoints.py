@@ -1,8 +1,9 @@
 """Named failpoints: places where a test makes a step fail or the process die.
 
 Off unless the environment variable PLAUDIT_FAILPOINTS names a file. Each line of that file is
-`NAME=raise`, `NAME=kill` or `NAME=sleep:SECONDS`; a line is used up when it fires, so that the
-step works when it is tried again.
+`NAME=raise`, `NAME=kill`, `NAME=stop` (SIGSTOP: until somebody sends SIGCONT) or
+`NAME=sleep:SECONDS`; a line is used up when it fires, so that the step works when it is tried
+again. The file may be written while the process runs.
 """
 
 import os
@@ -38,6 +39,9 @@ def failpoint(name: str) -> None:
 def _fire(name: str, action: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
     if action.startswith("sleep:"):
         time.sleep(float(action.removeprefix("sleep:")))
         return

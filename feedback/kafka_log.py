@@ -1,9 +1,13 @@
 """The event log on Apache Kafka, shared by the machines of a fleet.
 
-A topic of ours is `PREFIX.NAME` there. The type of a value is in the header `type`; what has one
-partition key goes to one partition. Records of one call are sent together and in order, but
-Kafka may take some and not others when it goes away in between: repeat the call, since readers
-know each key's record again.
+A topic of ours is `PREFIX.NAME` there. The type of a value is in the header `type`. Records of one
+call are sent together and in order, but Kafka may take some and not others when it goes away in
+between: repeat the call, since readers know each key's record again.
+
+What has one partition key goes to one partition, while the number of partitions stays. After it
+was raised, a completion's later votes may be in another partition than its earlier ones: who had
+read those keeps the order, but a ledger that reads both later, at once, may take the earlier of
+two votes on the same target for the latest. Nothing is lost or counted twice by that.
 
 Left out: transactions (every reader is idempotent by key), consumer groups (a ledger reads all
 partitions by itself), schema registries.
@@ -11,16 +15,17 @@ partitions by itself), schema registries.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feedback.failpoints import failpoint
+from feedback.kafka_reader import TYPE_HEADER, KafkaReader
+from feedback.kafka_settings import KafkaSettings
 from feedback.kafka_topics import check_topics, name_of
 from feedback.log import (
     LogError,
@@ -33,52 +38,7 @@ from feedback.log import (
 )
 from feedback.metrics import APPEND_SECONDS
 
-TYPE_HEADER: Final = "type"
-_POLL_SECONDS: Final = 0.5
 _TOMBSTONES: Final = 500  # under way at once
-
-
-class KafkaSettings(BaseSettings):
-    """How to reach Kafka; environment variables PLAUDIT_KAFKA_*."""
-
-    model_config = SettingsConfigDict(env_prefix="PLAUDIT_KAFKA_", frozen=True, extra="forbid")
-
-    servers: str = Field("", description="HOST:PORT of some brokers, with commas; none: SQLite.")
-    prefix: str = Field("plaudit", description="Of the topics' names.")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: str | None = None
-    sasl_plain_username: str | None = None
-    sasl_plain_password: SecretStr | None = None
-    ssl_cafile: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_password: SecretStr | None = None
-    replication: int | None = Field(None, ge=1, description="Of new topics; none: up to three.")
-    connect_seconds: float = Field(20.0, gt=0, description="Longest wait for a first answer.")
-    append_seconds: float = Field(15.0, gt=0, description="Longest wait for an append.")
-    read_seconds: float = Field(15.0, gt=0, description="Longest wait for a read.")
-    max_pending: int = Field(10_000, ge=1, description="Records under way; more are refused.")
-
-    def client(self) -> dict[str, Any]:
-        """Give the options that every client of kafka-python takes."""
-        secret = {
-            "sasl_plain_password": self.sasl_plain_password,
-            "ssl_password": self.ssl_password,
-        }
-        plain = {
-            "sasl_mechanism": self.sasl_mechanism,
-            "sasl_plain_username": self.sasl_plain_username,
-            "ssl_cafile": self.ssl_cafile,
-            "ssl_certfile": self.ssl_certfile,
-            "ssl_keyfile": self.ssl_keyfile,
-            **{name: value and value.get_secret_value() for name, value in secret.items()},
-        }
-        return {
-            "bootstrap_servers": [s.strip() for s in self.servers.split(",")],
-            "security_protocol": self.security_protocol,
-            "bootstrap_timeout_ms": int(self.connect_seconds * 1000),
-            **{name: value for name, value in plain.items() if value is not None},
-        }
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -112,11 +72,15 @@ class KafkaLog:
                 acks="all",
                 enable_idempotence=True,
                 allow_auto_create_topics=False,
+                metadata_max_age_ms=int(settings.metadata_seconds * 1000),
                 max_block_ms=int(settings.append_seconds * 1000),
-                delivery_timeout_ms=int(settings.append_seconds * 1000),
+                # Never: when kafka-python 3.0 gives a batch up, it drops its producer id, gets no
+                # other, and sends nothing any more. `append` gives up by itself.
+                delivery_timeout_ms=2**31 - 1,
                 request_timeout_ms=int(settings.append_seconds * 1000),
             )
-        self._readers: dict[Topic, _Reader] = {}
+        self._counts: dict[Topic, int] = {}  # of partitions, as last written to
+        self._readers: dict[Topic, KafkaReader] = {}
         self._opening = threading.Lock()
 
     def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
@@ -155,10 +119,11 @@ class KafkaLog:
         if not records:
             return
         with APPEND_SECONDS.labels(topic).time(), self._room(len(records)):
+            failpoint(f"{topic}.append.before")
             deadline = time.monotonic() + self._settings.append_seconds
             with self._translated("write to"):
                 with self._sending:
-                    partitions = self._partitions(name)
+                    partitions = self._counts[topic] = self._partitions(name)
                     futures = [
                         self._send(name, record, partition)
                         for record in records
@@ -166,6 +131,7 @@ class KafkaLog:
                     ]
                 for future in futures:
                     future.get(timeout=max(0.001, deadline - time.monotonic()))
+            failpoint(f"{topic}.append.after")
 
     @contextmanager
     def _room(self, count: int) -> Iterator[None]:
@@ -207,7 +173,7 @@ class KafkaLog:
 
         """
         with self._translated("read from"):
-            return self._reader(topic).read(positions, limit)
+            return self._reader(topic).read(positions, limit, self._counts.get(topic, 0))
 
     def ends(self, topic: Topic) -> dict[int, int]:
         """Give, by partition, the offset of the next record.
@@ -225,16 +191,21 @@ class KafkaLog:
         if self._closed:
             return
         self._closed = True
-        self._producer.close(timeout=self._settings.append_seconds)
+        try:
+            self._producer.close(timeout=self._settings.append_seconds)
+        except KafkaError:  # Kafka is away: give up what is under way, which nobody waits for
+            self._producer._sender.force_close()
+            with suppress(KafkaError):
+                self._producer.close(timeout=1.0)
         with self._opening:
             for reader in self._readers.values():
                 reader.close()
 
-    def _reader(self, topic: Topic) -> "_Reader":
+    def _reader(self, topic: Topic) -> KafkaReader:
         self._check_open()
         with self._opening:
             if topic not in self._readers:
-                self._readers[topic] = _Reader(topic, self._settings)
+                self._readers[topic] = KafkaReader(topic, self._settings)
             return self._readers[topic]
 
     def _check_open(self) -> None:
@@ -251,97 +222,3 @@ class KafkaLog:
             raise LogUnavailable(
                 f"cannot {what} Kafka at {self._settings.servers}: {reason}"
             ) from error
-
-
-class _Reader:
-    """All partitions of one topic, read by one consumer without a group."""
-
-    def __init__(self, topic: Topic, settings: KafkaSettings) -> None:
-        self._topic: Topic = topic
-        self._name = name_of(settings.prefix, topic)
-        self._seconds = settings.read_seconds
-        self._lock = threading.Lock()
-        self._next: dict[int, int] = {}  # by partition, what a caller that reads on asks for
-        # Of its own: behind a fetch that waits for records, the same connection answers nothing.
-        self._offsets = KafkaConsumer(**settings.client(), group_id=None, enable_auto_commit=False)
-        self._consumer = KafkaConsumer(
-            **settings.client(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            metadata_max_age_ms=30_000,
-            max_partition_fetch_bytes=4 << 20,
-            allow_auto_create_topics=False,
-        )
-
-    def read(self, positions: Positions, limit: int) -> list[LogRecord]:
-        with self._lock:
-            self._assign()
-            self._seek(positions)
-            records = self._poll(0.0, limit)
-            if records:
-                return records
-            # Nothing had come yet: wait for it, if there is anything.
-            ends = self._ends()
-            deadline = time.monotonic() + self._seconds
-            while not records and any(self._consumer.position(p) < e for p, e in ends.items()):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no records of {self._name} in {self._seconds:g} s")
-                records = self._poll(_POLL_SECONDS, limit)
-            return records
-
-    def ends(self) -> dict[int, int]:
-        with self._lock:
-            self._assign()
-            return {p.partition: end for p, end in self._ends().items()}
-
-    def close(self) -> None:
-        with self._lock:
-            self._consumer.close()
-            self._offsets.close()
-
-    def _assign(self) -> None:
-        """Read all partitions, also those added meanwhile."""
-        found = self._consumer.partitions_for_topic(self._name)
-        if not found:
-            raise TimeoutError(f"there is no topic {self._name}")
-        wanted = {TopicPartition(self._name, number) for number in found}
-        if wanted != self._consumer.assignment():
-            self._consumer.assign(sorted(wanted))
-            self._next.clear()
-
-    def _seek(self, positions: Mapping[int, int]) -> None:
-        for partition in self._consumer.assignment():
-            number = partition.partition
-            wanted = positions.get(number, 0)
-            if self._next.get(number) != wanted:
-                self._consumer.seek(partition, wanted)
-                self._next[number] = wanted
-
-    def _ends(self) -> dict[TopicPartition, int]:
-        found: dict[TopicPartition, int] = self._offsets.end_offsets(
-            sorted(self._consumer.assignment())
-        )
-        return found
-
-    def _poll(self, seconds: float, limit: int) -> list[LogRecord]:
-        polled = self._consumer.poll(timeout_ms=int(seconds * 1000), max_records=limit)
-        records = []
-        for partition, batch in polled.items():
-            for raw in batch:
-                if raw.value is not None:  # a tombstone has none, and nobody is told of it
-                    self._next[partition.partition] = raw.offset + 1
-                    records.append(self._record(raw))
-        return records
-
-    def _record(self, raw: Any) -> LogRecord:
-        kind = next((value for name, value in raw.headers if name == TYPE_HEADER), b"")
-        return LogRecord(
-            topic=self._topic,
-            partition=raw.partition,
-            offset=raw.offset,
-            key=(raw.key or b"").decode(errors="replace"),
-            type=(kind or b"").decode(errors="replace"),
-            value=raw.value,
-            timestamp_ms=raw.timestamp,
-        )

@@ -22,6 +22,7 @@ from typing import Final
 
 from feedback.errors import FeedbackError
 from feedback.events import completions_of
+from feedback.failpoints import failpoint
 from feedback.forgetting import ORDER
 from feedback.ledger_intake import Intake
 from feedback.ledger_rows import (
@@ -95,20 +96,27 @@ class Ledger:
         """
         with self._lock:
             wipe(self._db)  # what a crash, or a reader, kept from being wiped
-            before = {topic: self._positions(topic) for topic in FOLLOWED}
+            before = self.positions()
             batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED}
             if not any(batches.values()):
                 return 0
             with transaction(self._db):
-                if before != {topic: self._positions(topic) for topic in FOLLOWED}:
+                if before != self.positions():
                     raise LedgerError(f"another process follows with the ledger {self.path}")
                 intake = Intake(self._db)
                 intake.take_completions(batches["completions"])
                 intake.take_feedback(batches["feedback"])
                 for batch in batches.values():
                     self._advance(batch)
+                failpoint("ledger.commit.before")
+            failpoint("ledger.commit.after")
             wipe(self._db)
             return sum(map(len, batches.values()))
+
+    def positions(self) -> dict[Topic, dict[int, int]]:
+        """Give, by topic and partition, the offset that is read next."""
+        with self._lock:
+            return {topic: self._positions(topic) for topic in FOLLOWED}
 
     def lag(self, log: EventLog) -> int:
         """Give how many records the log has that the ledger has not, tombstones included.
@@ -118,9 +126,7 @@ class Ledger:
 
         """
         lag = 0
-        for topic in FOLLOWED:
-            with self._lock:
-                positions = self._positions(topic)
+        for topic, positions in self.positions().items():
             ends = log.ends(topic)
             lag += sum(max(0, end - positions.get(part, 0)) for part, end in ends.items())
         return lag

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from feedback.kafka_log import KafkaLog, KafkaSettings
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_settings import KafkaSettings
 from feedback.log import EventLog
 from feedback.outbox import OutboxLog
 from feedback.sqlite_log import SqliteLog

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
 
+from feedback.failpoints import failpoint
 from feedback.log import (
     LogError,
     LogRecord,
@@ -122,7 +123,9 @@ class SqliteLog:
         now_ms = int(time.time() * 1000)
         call = _Append(topic, [(r.key, r.type, r.value, now_ms) for r in records])
         with APPEND_SECONDS.labels(topic).time():
+            failpoint(f"{topic}.append.before")
             self._commit_soon(call, self._append_seconds)
+            failpoint(f"{topic}.append.after")
 
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
         """Delete the records of these keys, and what was deleted before, from the file's bytes.

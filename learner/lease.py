@@ -15,7 +15,7 @@ from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
 
-from feedback.kafka_log import KafkaSettings
+from feedback.kafka_settings import KafkaSettings
 from feedback.kafka_topics import lease_topic
 
 logger = logging.getLogger(__name__)

@@ -94,6 +94,7 @@ class Publisher:
             self._log,
             Published(version=cycle.version, parent=cycle.parent, leader=self._leader),
         )
+        failpoint("learner.announced")
         if cycle.version not in self.state().published:
             raise Overtaken(f"version {cycle.version} does not count: another learner leads now")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from feedback.kafka_log import KafkaSettings
+from feedback.kafka_offsets import ShownOffsets
+from feedback.kafka_settings import KafkaSettings
 from feedback.ledger import Ledger
 from feedback.log import EventLog, LogUnavailable
 from feedback.opening import open_log
@@ -59,9 +60,10 @@ def _work(
     """Keep the ledger up to date, and learn while this learner has the lease."""
     log = open_log(home)
     ledger = Ledger(home / "ledger.db")
-    follower = _Follower(log, ledger, metrics, settings.poll_seconds)
-    follower.start()
     kafka = KafkaSettings()
+    shown = ShownOffsets(kafka, home) if kafka.servers else None
+    follower = _Follower(log, ledger, metrics, settings.poll_seconds, shown)
+    follower.start()
     lease: Lease = KafkaLease(kafka) if kafka.servers else own
     learner = _Learner(home, settings, stop, metrics, log, ledger, follower, lease)
     try:
@@ -85,12 +87,14 @@ class _Follower(threading.Thread):
         ledger: Ledger,
         metrics: Metrics,
         poll_seconds: float,
+        shown: ShownOffsets | None = None,
     ) -> None:
         super().__init__(name="ledger-follower", daemon=True)
         self._log = log
         self._ledger = ledger
         self._metrics = metrics
         self._poll_seconds = poll_seconds
+        self._shown = shown
         self._halted = threading.Event()
         self.moved = time.monotonic()  # when the ledger last took something in
         self.ended_well = False
@@ -104,6 +108,8 @@ class _Follower(threading.Thread):
                 # Nothing taken is no lag, also where tombstones follow the last record.
                 lag = self._ledger.lag(self._log) if taken else 0
                 self._metrics.followed(lag, self._ledger.counts().events)
+                if self._shown is not None:
+                    self._shown.show(self._ledger.positions())
             except LogUnavailable as error:
                 logger.warning("the log is away, trying again: %s", error)
                 taken = 0
@@ -111,6 +117,8 @@ class _Follower(threading.Thread):
                 self.moved = time.monotonic()
             else:
                 self._halted.wait(self._poll_seconds)
+        if self._shown is not None:
+            self._shown.close()
         self.ended_well = True
 
     def halt(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog, KafkaSettings
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_settings import KafkaSettings
 from feedback.log import EventLog, LogError, LogRecord, NewRecord, RecordKey, Topic
 from feedback.sqlite_log import SqliteLog
 

@@ -14,7 +14,8 @@ from deploy.broker import Broker
 from deploy.exchange import export_feedback
 from deploy.forget import forget
 from feedback.identity import LOCAL_OWNER, load_or_create_secret, subject_of
-from feedback.kafka_log import KafkaLog, KafkaSettings
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_settings import KafkaSettings
 from feedback.ledger import Ledger
 from feedback.log import NewRecord, Topic
 from tests.feedback_samples import completion, put, rating, with_target

@@ -10,7 +10,8 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog, KafkaSettings, partition_of
+from feedback.kafka_log import KafkaLog, partition_of
+from feedback.kafka_settings import KafkaSettings
 from feedback.log import LogError, LogUnavailable, NewRecord, RecordKey
 from feedback.outbox import OutboxLog
 from feedback.sqlite_log import SqliteLog

@@ -28,7 +28,7 @@ from learner.settings import (
 from learner.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Forgetting
-from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, Published
+from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
 from protos.registry import Registry
 
 TINY = PretrainSettings(
@@ -202,6 +202,22 @@ def test_killed_and_resumed_cycle_gives_the_same_weights(
     assert armed.read_text() == ""
     assert 2 not in Registry(home / "registry").versions()
     killed_or_done(home)
+    assert weights(home) == weights(learned)
+
+
+def test_crash_after_the_event_publishes_nothing_twice(learned: Path, tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.announced=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    killed_or_done(home)
+    state = latest(home)
+    assert state is not None
+    assert (state.outcome, state.version) == ("published", 2)
+    log = SqliteLog(home / "log.db")
+    events = [PolicyEvent.FromString(record.value) for record in log.read("policies", {})]
+    log.close()
+    assert [e.published.version for e in events if e.HasField("published")] == [1, 2]
     assert weights(home) == weights(learned)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog, KafkaSettings
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_settings import KafkaSettings
 from learner.lease import KafkaLease
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -1,0 +1,81 @@
+"""A learner paused past its lease, in the middle of publishing, while another takes over."""
+
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+from deploy.broker import Broker
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_settings import KafkaSettings
+from feedback.policies import current, publish_event
+from protos.plaudit.v1.policy_pb2 import Published
+from protos.shared_registry import open_registry
+from tests.faults.checks import check_publishers
+from tests.faults.follower import FORKS
+from tests.faults.harness import environment, wait_until
+from tests.faults.leader import SESSION, lead
+
+
+def told(home: Path) -> list[str]:
+    file = home / "told"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def published(homes: list[Path]) -> list[int]:
+    lines = [line for home in homes for line in told(home)]
+    return sorted(int(line.split()[1]) for line in lines if line.startswith("published"))
+
+
+def test_a_learner_paused_past_its_lease_does_not_publish_over_its_heir(
+    broker: Broker, tmp_path: Path
+) -> None:
+    candidate = tmp_path / "candidate"
+    candidate.mkdir()
+    (candidate / "model.safetensors").write_bytes(b"weights")
+    given = {
+        "PLAUDIT_KAFKA_SERVERS": broker.address,
+        "PLAUDIT_KAFKA_PREFIX": f"t{uuid.uuid4().hex[:8]}",
+        "PLAUDIT_REGISTRY": f"file://{tmp_path}/shared",
+    }
+    log = KafkaLog(KafkaSettings(servers=broker.address, prefix=given["PLAUDIT_KAFKA_PREFIX"]))
+    homes = [tmp_path / "a", tmp_path / "b"]
+    with environment(given):
+        open_registry(homes[0]).publish(candidate, version=1, parent=0, base="tiny")
+    publish_event(log, Published(version=1))
+    armed = tmp_path / "failpoints"
+    learners = [
+        FORKS.Process(
+            target=lead, args=(home, candidate, {**given, "PLAUDIT_FAILPOINTS": str(armed)})
+        )
+        for home in homes
+    ]
+    try:
+        learners[0].start()
+        wait_until("nobody publishes", 30, lambda: "published 2" in told(homes[0]))
+        learners[1].start()
+        time.sleep(1)
+        # In the registry, not yet announced: there it is paused.
+        armed.write_text("learner.published=stop\n")
+        wait_until("the leader is not paused", 10, lambda: not armed.read_text())
+        paused = time.monotonic()
+        wait_until("nobody takes over", 6 * SESSION, lambda: "leads" in told(homes[1]))
+        took = time.monotonic() - paused
+        wait_until("the heir does not publish", 10, lambda: len(told(homes[1])) > 2)
+        os.kill(learners[0].pid or 0, signal.SIGCONT)
+        wait_until("both lead", 2 * SESSION, lambda: "stands by" in told(homes[0]))
+        before = published(homes)
+        wait_until("nobody goes on", 30, lambda: len(published(homes)) > len(before) + 2)
+    finally:
+        for learner in learners:
+            learner.kill()
+            learner.join()
+    first, second = told(homes[0]), told(homes[1])
+    print(f"taken over after {took:.1f} s; the first: {first}; the second: {second}")
+    assert any(line.startswith("overtaken") for line in first), "the paused one went on unhindered"
+    versions = published(homes)
+    assert len(versions) == len(set(versions)), "a version was published twice"
+    assert [1, *versions] == list(current(log).published)
+    check_publishers(log)
+    log.close()

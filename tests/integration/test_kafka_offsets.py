@@ -1,0 +1,62 @@
+"""The ledger's offsets, as Kafka's own tools see them."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient
+
+from deploy.broker import Broker
+from feedback import kafka_offsets
+from feedback.kafka_log import KafkaLog
+from feedback.kafka_offsets import ShownOffsets, group_of
+from feedback.kafka_settings import KafkaSettings
+from feedback.ledger import Ledger
+from tests.feedback_samples import completion, put, rating
+
+
+def committed(settings: KafkaSettings, home: Path) -> dict[tuple[str, int], int]:
+    """Give what the group has committed, by topic (without its prefix) and partition."""
+    group = group_of(settings.prefix, home)
+    admin = KafkaAdminClient(**settings.client())
+    found = admin.list_group_offsets({group: None})[group]
+    admin.close()
+    return {
+        (p.topic.removeprefix(f"{settings.prefix}."), p.partition): o.offset
+        for p, o in found.items()
+    }
+
+
+def test_the_group_shows_where_the_ledger_is(
+    kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_offsets, "_EVERY_SECONDS", 60)
+    settings = KafkaSettings(servers=kafka.address, prefix=f"t{uuid.uuid4().hex}")
+    log, ledger = KafkaLog(settings), Ledger(tmp_path / "ledger.db")
+    shown = ShownOffsets(settings, tmp_path)
+    put(log, completion("c1"), rating("e1"), rating("e2"))
+    while ledger.counts().max_seq < 2:
+        ledger.follow(log)
+    shown.show(ledger.positions())
+    assert (
+        sum(n for (topic, _), n in committed(settings, tmp_path).items() if topic == "feedback")
+        == 2
+    )
+    before = committed(settings, tmp_path)
+
+    put(log, rating("e3"))
+    while ledger.counts().max_seq < 3:
+        ledger.follow(log)
+    shown.show(ledger.positions())
+    assert committed(settings, tmp_path) == before  # not that often
+    monkeypatch.setattr(shown, "_next", 0)
+    shown.show(ledger.positions())
+    positions = ledger.positions()
+    assert committed(settings, tmp_path) == {
+        (topic, number): offset
+        for topic, partitions in positions.items()
+        for number, offset in partitions.items()
+    }
+    shown.close()
+    ledger.close()
+    log.close()
