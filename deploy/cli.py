@@ -1,9 +1,7 @@
 """The `plaudit` command line. What is heavy is imported by the command that needs it."""
 
-import getpass
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -12,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
+from deploy.cli_options import DtypeOption, Home, Kafka, RegistryUrl, console, say
+from deploy.cli_policies import policies_app
+from deploy.cli_votes import dead_letter_app, feedback_app
 from deploy.errors import DeployError
 from deploy.settings import DEFAULT_HOME, UpSettings
 
@@ -22,55 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A chat service that keeps learning from its users. Start with 'plaudit up'.",
 )
-policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
 app.add_typer(policies_app, name="policies")
-feedback_app = typer.Typer(
-    no_args_is_help=True, help="Votes: take them out, bring them in, forget."
-)
 app.add_typer(feedback_app, name="feedback")
-dead_letter_app = typer.Typer(no_args_is_help=True, help="Records that could not be used.")
 app.add_typer(dead_letter_app, name="dead-letter")
-console = Console(highlight=False)
-
-Home = Annotated[
-    Path, typer.Option(envvar="PLAUDIT_HOME", help="Folder of models, log, registry and secret.")
-]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-
-
-def _use_kafka(servers: str | None) -> None:
-    """Let this process, and those that it starts, find Kafka."""
-    if servers:
-        os.environ["PLAUDIT_KAFKA_SERVERS"] = servers
-
-
-def _use_registry(url: str | None) -> None:
-    """Let this process, and those that it starts, find the registry."""
-    if url:
-        os.environ["PLAUDIT_REGISTRY"] = url
-
-
-RegistryUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--registry",
-        envvar="PLAUDIT_REGISTRY",
-        callback=_use_registry,
-        help="fsspec URL of the checkpoints (s3://bucket/prefix); none: a folder in the home.",
-    ),
-]
-Kafka = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PLAUDIT_KAFKA_SERVERS",
-        callback=_use_kafka,
-        help="HOST:PORT of Kafka brokers, with commas; none: SQLite in the home folder.",
-    ),
-]
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
 
 
 def _dtype(given: str) -> Any:
@@ -106,7 +60,7 @@ def up(
     options = _given(
         home=home, host=host, port=port, learner_port=learner_port, model=model, dtype=dtype
     )
-    run_up(UpSettings(**options), _say)
+    run_up(UpSettings(**options), say)
 
 
 @app.command()
@@ -239,135 +193,6 @@ def simulate(
         raise DeployError("no later version went live in time; the learner's log says why")
 
 
-@policies_app.command("list")
-def policies_list(
-    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
-) -> None:
-    """Show every version, what it came from, and which is live."""
-    from deploy.policies import list_policies
-
-    console.print(list_policies(home))
-
-
-@policies_app.command("show")
-def policies_show(version: int, home: Home = DEFAULT_HOME, registry: RegistryUrl = None) -> None:
-    """Show one version's manifest, after checking its files."""
-    from deploy.policies import show
-
-    typer.echo(show(home, version))
-
-
-@policies_app.command("activate")
-def policies_activate(
-    version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
-) -> None:
-    """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
-    from deploy.policies import activate
-
-    _say(activate(home, version, getpass.getuser()))
-
-
-@policies_app.command("rollback")
-def policies_rollback(
-    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
-) -> None:
-    """Go back to the version before the live one, and hold publishing."""
-    from deploy.policies import rollback
-
-    _say(rollback(home, getpass.getuser()))
-
-
-@policies_app.command("prune")
-def policies_prune(
-    home: Home = DEFAULT_HOME,
-    keep: Annotated[int, typer.Option(min=1, help="Latest versions to keep.")] = 5,
-    kafka: Kafka = None,
-    registry: RegistryUrl = None,
-) -> None:
-    """Delete old checkpoints; the first, the live one and its roll-back stay."""
-    from deploy.policies import prune
-
-    _say(prune(home, keep))
-
-
-@policies_app.command("resume")
-def policies_resume(
-    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
-) -> None:
-    """Let new versions go live again after a roll-back."""
-    from deploy.policies import resume
-
-    _say(resume(home, getpass.getuser()))
-
-
-@feedback_app.command("export")
-def feedback_export(
-    out: Annotated[Path, typer.Argument(help="JSONL file to write.")], home: Home = DEFAULT_HOME
-) -> None:
-    """Write all opinions that count, as preference pairs and labelled answers."""
-    from deploy.exchange import export_feedback
-
-    done = export_feedback(home, out)
-    _say(
-        f"{out}: {done.pairs} pairs, {done.singles} labelled answers; {done.left_out} opinions "
-        "(ties, comments) have no place in this shape."
-    )
-
-
-@feedback_app.command("import")
-def feedback_import(
-    file: Annotated[Path, typer.Argument(help="JSONL with prompt, chosen and rejected.")],
-    home: Home = DEFAULT_HOME,
-    kafka: Kafka = None,
-    registry: RegistryUrl = None,
-) -> None:
-    """Bring in votes: pairs (prompt, chosen, rejected), or answers with a label."""
-    from deploy.exchange import import_feedback
-    from deploy.policies import open_log
-    from protos.shared_registry import open_registry
-
-    checkpoints = open_registry(home)
-    checkpoints.verify(1)
-    log = open_log(home)
-    try:
-        count = import_feedback(file, log, checkpoints.path(1))
-    finally:
-        log.close()
-    _say(f"{count} votes are in the log; the learner takes them up when it runs.")
-
-
-@feedback_app.command("forget")
-def feedback_forget(
-    subject: Annotated[str, typer.Option(help="The person, as requests name them in 'user'.")],
-    api_key: Annotated[
-        str | None, typer.Option(help="The key of those requests; none: no key is required.")
-    ] = None,
-    home: Home = DEFAULT_HOME,
-    kafka: Kafka = None,
-    registry: RegistryUrl = None,
-) -> None:
-    """Erase a person's completions and votes; say which versions learned from them."""
-    from deploy.forget import forget
-
-    forget(home, subject, api_key, _say)
-
-
-@dead_letter_app.command("list")
-def dead_letter_list(home: Home = DEFAULT_HOME) -> None:
-    """Show the records that could not be used, and why."""
-    from deploy.dead_letters import list_dead_letters
-
-    console.print(list_dead_letters(home))
-
-
-@dead_letter_app.command("retry")
-def dead_letter_retry(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
-    """Send them through their topics once more, after what set them aside has changed."""
-    from deploy.dead_letters import retry
-
-    _say(retry(home))
-
-
 @app.command()
 def kafka(
     folder: Annotated[Path, typer.Option(help="Its data.")] = DEFAULT_HOME / "kafka",
@@ -381,8 +206,8 @@ def kafka(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    broker.start(_say)
-    _say(f"Kafka is up; in another terminal: plaudit up --kafka {broker.address}")
+    broker.start(say)
+    say(f"Kafka is up; in another terminal: plaudit up --kafka {broker.address}")
     while not stop.wait(0.5):
         if broker.process is None or broker.process.poll() is not None:
             raise DeployError(f"Kafka has stopped; see {folder / 'kafka.log'}")

@@ -14,6 +14,7 @@ from deploy.errors import DeployError
 from deploy.processes import Child, plaudit_command, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
+from feedback.opening import open_log
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CHECK_SECONDS = 0.5
@@ -69,6 +70,7 @@ def up(settings: UpSettings, say: Callable[[str], None]) -> None:
 
     Raises:
         DeployError: It could not start.
+        LogError: The log cannot be reached, or its topics would lose records.
 
     """
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,7 @@ def up(settings: UpSettings, say: Callable[[str], None]) -> None:
 def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
     check_address(settings)
+    open_log(settings.home).close()  # a wrong address is told now, not after minutes of training
     ensure_first_policy(settings.home, settings.model, dtype, say)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

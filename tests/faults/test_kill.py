@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from feedback.ledger import Ledger
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from tests.models import tiny_chat_model
 from tests.servers import Plaudit, free_port
 
@@ -74,7 +75,9 @@ class Voters(threading.Thread):
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Plaudit]:
-    plaudit = Plaudit(tmp_path / "home")
+    plaudit = Plaudit(
+        tmp_path / "home", environment={"PLAUDIT_FAILPOINTS": str(tmp_path / "failpoints")}
+    )
     plaudit.home.mkdir()
     tiny_chat_model(tmp_path / "tiny", seed=1)
     start(plaudit, tmp_path)
@@ -122,10 +125,11 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
         time.sleep(rng.uniform(0.5, 5))
         for pid in processes("deploy.cli", "learn", home):
             os.kill(pid, signal.SIGKILL)
-    for pid in processes("deploy.cli", "serve", home):
-        os.kill(pid, signal.SIGKILL)
+    # Serving dies in the middle of a swap, between its new weights and their label.
+    (tmp_path / "failpoints").write_text("swap.label=kill")
+    plaudit.publish(3, 2, seed=3)
     wait_until("serving is still up", 20, lambda: not answers(plaudit))
-    assert plaudit.wait_ready() == 2
+    assert plaudit.wait_ready() == 3
     count = sum(v.chats for v in voters)
     wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
 
@@ -134,7 +138,7 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     plaudit.process.wait()
     wait_until("parts outlive 'plaudit up'", 45, lambda: not processes("deploy.cli", home))
     start(plaudit, tmp_path)
-    assert plaudit.version() == 2
+    assert plaudit.version() == 3
     count = sum(v.chats for v in voters)
     wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
     for voter in voters:
@@ -146,7 +150,24 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     assert len(accepted) > 50
     wait_until("the ledger does not catch up", 120, lambda: in_ledger(plaudit) >= len(accepted))
     accepted_once(plaudit, accepted)
+    assert versions_of_all_tokens(plaudit) == {2, 3}
     assert plaudit.log_file.read_text().count("learner stopped with signal 9") >= 3
+
+
+def versions_of_all_tokens(plaudit: Plaudit) -> set[int]:
+    """Check that the policy of each recorded token is known; give which there are."""
+    log, records = plaudit.log, []
+    while batch := log.read("completions", {0: records[-1].offset + 1 if records else 0}):
+        records += batch
+    log.close()
+    seen = set()
+    for record in records:
+        for choice in CompletionRecord.FromString(record.value).choices:
+            spans = [(span.start, span.end) for span in choice.versions]
+            assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
+            assert spans[-1][1] == len(choice.token_ids)
+            seen |= {span.policy_version for span in choice.versions}
+    return seen
 
 
 def answers(plaudit: Plaudit) -> bool:

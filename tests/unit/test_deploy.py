@@ -14,6 +14,9 @@ from deploy.processes import Child, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.raters import PREFERENCES, judge, prefers
 from deploy.settings import UpSettings
+from deploy.up import up
+from feedback.log import LogUnavailable
+from tests.servers import free_port
 
 
 def test_dtype_follows_the_processor(tmp_path: Path) -> None:
@@ -75,6 +78,18 @@ def test_errors_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
 
 def child(tmp_path: Path, code: str) -> Child:
     return Child("part", [sys.executable, "-c", code], tmp_path / "part.log")
+
+
+def test_a_wrong_kafka_address_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PLAUDIT_KAFKA_CONNECT_SECONDS", "0.3")
+    said: list[str] = []
+    settings = UpSettings(home=tmp_path, port=free_port(), learner_port=free_port())
+    with pytest.raises(LogUnavailable, match="cannot reach Kafka"):
+        up(settings, said.append)
+    assert said == []
 
 
 def test_a_crashed_child_is_restarted_and_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""`plaudit policies`."""
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from deploy.cli_options import Home, Kafka, RegistryUrl, console, say
+from deploy.settings import DEFAULT_HOME
+
+policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
+
+
+@policies_app.command("list")
+def policies_list(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Show every version, what it came from, and which is live."""
+    from deploy.policies import list_policies
+
+    console.print(list_policies(home))
+
+
+@policies_app.command("show")
+def policies_show(version: int, home: Home = DEFAULT_HOME, registry: RegistryUrl = None) -> None:
+    """Show one version's manifest, after checking its files."""
+    from deploy.policies import show
+
+    typer.echo(show(home, version))
+
+
+@policies_app.command("activate")
+def policies_activate(
+    version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
+    from deploy.policies import activate
+
+    say(activate(home, version, getpass.getuser()))
+
+
+@policies_app.command("rollback")
+def policies_rollback(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Go back to the version before the live one, and hold publishing."""
+    from deploy.policies import rollback
+
+    say(rollback(home, getpass.getuser()))
+
+
+@policies_app.command("prune")
+def policies_prune(
+    home: Home = DEFAULT_HOME,
+    keep: Annotated[int, typer.Option(min=1, help="Latest versions to keep.")] = 5,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Delete old checkpoints; the first, the live one and its roll-back stay."""
+    from deploy.policies import prune
+
+    say(prune(home, keep))
+
+
+@policies_app.command("resume")
+def policies_resume(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Let new versions go live again after a roll-back."""
+    from deploy.policies import resume
+
+    say(resume(home, getpass.getuser()))
