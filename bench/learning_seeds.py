@@ -39,6 +39,7 @@ SMALL = PretrainSettings(
     hidden=128, layers=3, heads=2, feed_forward=352, vocabulary=1024, tokens=500_000
 )
 SMALL_SFT = SftSettings(tokens=400_000, text_share=0.0)
+RATERS = 10
 SMALL_PPO = PPOSettings(iterations=20, learning_rate=6e-4)
 CONTROLS = {
     "KL and ptx": {},
@@ -70,8 +71,11 @@ class Laboratory:
     def text_of(self, sample: Sample) -> str:
         return str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)).strip()
 
-    def votes(self, count: int, noise: float = 0.7) -> list[Example]:
-        """Give `count` noisy comparisons of two answers each."""
+    def votes(self, count: int, noise: float = 0.7, hostile: float = 0.0) -> list[Example]:
+        """Give `count` noisy comparisons of two answers each.
+
+        Ten raters take turns, of whom the share `hostile` says the opposite of what they think.
+        """
         rng = random.Random(self.seed)
         asked = rng.sample(prompts("vote"), k=count)
         samples = self.sampler(self.reference).sample(
@@ -83,8 +87,11 @@ class Laboratory:
             left, right = map(self.text_of, pair)
             verdict = judge(self.preference, left, right, noise, rng)
             ranks = {"left": (0, 1), "right": (1, 0), "tie": (0, 0)}[verdict]
+            rater = number % RATERS
+            if rater < hostile * RATERS:
+                ranks = ranks[::-1]
             key = prompt_key([{"role": "user", "content": prompt}])
-            found.append(Example(key, tuple(sequences_of(pair)), ranks))
+            found.append(Example(key, tuple(sequences_of(pair)), ranks, rater=f"rater {rater}"))
         return found
 
     def win_rate(self, model: PreTrainedModel) -> float:

@@ -29,6 +29,9 @@ class Metrics:
         self._accuracy = self._gauge(
             "plaudit_learner_reward_model_accuracy_ratio", "On held-out pairs", "bound"
         )
+        self._doubted = self._gauge(
+            "plaudit_learner_doubted_raters", "Who contradict the crowd more often than not"
+        )
         self._ppo = {name: self._gauge(*told) for name, told in _PPO.items()}
         self._perplexity = self._gauge(
             "plaudit_learner_text_perplexity", "Of the candidate on held-out text"
@@ -66,6 +69,7 @@ class Metrics:
         """A reward model was trained."""
         self._accuracy.labels("mean").set(figures["reward_accuracy"])
         self._accuracy.labels("lower").set(figures["reward_lower_bound"])
+        self._doubted.set(figures["reward_doubted_raters"])
 
     def iteration(self, iteration: Iteration) -> None:
         """PPO took an iteration."""

@@ -39,6 +39,7 @@ class Example:
         sequences: Prompt and answer tokens of each candidate.
         ranks: Each candidate's rank, 0 is best, equal is a tie; empty where none are compared.
         approvals: Approval in [0, 1] of each candidate; empty where none was given.
+        rater: Who gave it; empty for nobody in particular.
 
     """
 
@@ -46,6 +47,7 @@ class Example:
     sequences: tuple[tuple[int, ...], ...]
     ranks: tuple[int, ...] = ()
     approvals: tuple[float, ...] = ()
+    rater: str = ""
 
 
 def prompt_key(messages: Sequence[dict[str, str]]) -> str:
@@ -77,7 +79,8 @@ def examples(
         example = _example(judged, encode_answer)
         if example is not None:
             cut = tuple(s[-context:] for s in example.sequences)
-            found.append(replace(example, sequences=cut))
+            rater = f"{judged.event.owner}/{judged.event.subject}"
+            found.append(replace(example, sequences=cut, rater=rater))
     return found
 
 

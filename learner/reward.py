@@ -1,11 +1,11 @@
 """The reward model: a language model's trunk with a scalar head, trained on every kind of opinion.
 
-The judge is a second one of these, trained on other prompts' votes. Left out: reliability of
-single raters, and ensembles.
+The judge is a second one of these, trained on other prompts' votes. Left out: ensembles.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,12 @@ from learner.batching import pad_right, parts
 from learner.losses import pointwise_loss, ranking_loss
 from learner.model import ScalarModel, autocast, trained, twin
 from learner.preferences import Example
+from learner.reliability import Forecast, Reliabilities, estimate, mixture_loss
 from learner.sampler import Sample
 from learner.settings import Dtype, RewardSettings
 from learner.statistics import calibration_error, wilson_lower
+
+_AGREED: Final = 0.05  # scouts' estimates of every rater
 
 
 class RewardModel(nn.Module):
@@ -73,11 +76,12 @@ class RewardReport:
     Attributes:
         trained_on: Opinions in training.
         pairs: Held-out pairs of which one was preferred.
-        accuracy: Share of them that it orders as people did.
+        accuracy: Share of them that it orders as people did; raters count as far as trusted.
         lower_bound: Of the accuracy, Wilson's one-sided 95 %.
         calibration_error: Of the probability that the first is preferred.
         loss: Held-out loss, in nats an opinion.
         epochs: After which it was kept; 0 where there was too little to train on.
+        doubted_raters: Who contradict the crowd more often than not.
 
     """
 
@@ -88,20 +92,87 @@ class RewardReport:
     calibration_error: float
     loss: float
     epochs: int
+    doubted_raters: int
 
 
-def example_loss(model: RewardModel, batch: Sequence[Example]) -> Tensor:
-    """Give the mean loss of a batch of opinions; what has ranks and approval counts for both."""
+def log_likelihoods(model: RewardModel, example: Example, scores_K: Tensor) -> Tensor:
+    """Give the log-likelihoods of an opinion and of its opposite, [2], in nats.
+
+    What has ranks and approval counts for both. The opposite of a tie is that tie.
+    """
+    both = scores_K.new_zeros(2)
+    if example.ranks:
+        ranks_K = torch.tensor(example.ranks)
+        both = both - torch.stack(
+            [ranking_loss(scores_K, r, model.log_tie) for r in (ranks_K, -ranks_K)]
+        )
+    if example.approvals:
+        wanted_K = torch.tensor(example.approvals)
+        both = both - torch.stack(
+            [pointwise_loss(scores_K, t, model.offset) for t in (wanted_K, 1 - wanted_K)]
+        )
+    return both
+
+
+def example_loss(
+    model: RewardModel, batch: Sequence[Example], reliabilities: Reliabilities
+) -> tuple[Tensor, list[Forecast]]:
+    """Give the mean loss of a batch of opinions, and how likely each was."""
     scores = model.raw([s for example in batch for s in example.sequences])
-    losses = []
-    for example, own_K in zip(
-        batch, torch.split(scores, [len(e.sequences) for e in batch]), strict=True
-    ):
-        if example.ranks:
-            losses.append(ranking_loss(own_K, torch.tensor(example.ranks), model.log_tie))
-        if example.approvals:
-            losses.append(pointwise_loss(own_K, torch.tensor(example.approvals), model.offset))
-    return torch.stack(losses).sum() / len(batch)
+    own = torch.split(scores, [len(example.sequences) for example in batch])
+    both = [log_likelihoods(model, e, o) for e, o in zip(batch, own, strict=True)]
+    losses = [
+        mixture_loss(meant, opposite, reliabilities.of(example.rater))
+        for example, (meant, opposite) in zip(batch, both, strict=True)
+    ]
+    forecasts = [
+        Forecast(example.rater, (meant - opposite).item())
+        for example, (meant, opposite) in zip(batch, both, strict=True)
+    ]
+    return torch.stack(losses).mean(), forecasts
+
+
+class _Training:
+    """Epochs of steps on one model."""
+
+    def __init__(
+        self,
+        model: RewardModel,
+        examples: Sequence[Example],
+        settings: RewardSettings,
+        *,
+        seed: int,
+        dtype: Dtype,
+        check: Callable[[], None],
+    ) -> None:
+        self._model, self._examples, self._settings = model, examples, settings
+        self._dtype: Dtype = dtype
+        self._check = check
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimizer = AdamW(
+            trained(model), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        steps = settings.epochs * -(-len(examples) // settings.batch)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: min(1.0, (step + 1) / 5) * max(0.1, 1 - step / steps)
+        )
+
+    def epoch(self, reliabilities: Reliabilities) -> list[Forecast]:
+        """Go through all opinions once; give how likely each was before its step."""
+        forecasts = []
+        order = torch.randperm(len(self._examples), generator=self._generator).tolist()
+        for start in range(0, len(order), self._settings.batch):
+            self._check()
+            batch = [self._examples[i] for i in order[start : start + self._settings.batch]]
+            with autocast(self._dtype):
+                loss, own = example_loss(self._model, batch, reliabilities)
+            forecasts += own
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained(self._model), self._settings.clip_norm)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._schedule.step()
+        return forecasts
 
 
 def train_reward(
@@ -117,6 +188,8 @@ def train_reward(
 ) -> RewardReport:
     """Train on `examples`; keep the epoch that does best on `held_out`.
 
+    Before, scouts are trained for an epoch each to learn how far each rater can be trusted, every
+    one with what the last one found, until they agree.
     The same arguments give the same weights bit for bit (one machine and number of threads).
     The held-out figures are a little optimistic, since they also chose the epoch.
 
@@ -126,28 +199,20 @@ def train_reward(
 
     """
     if len(examples) < settings.min_train:
-        return evaluate(model, held_out, trained_on=len(examples), epochs=0)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = AdamW(trained(model), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    steps = settings.epochs * -(-len(examples) // settings.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 5) * max(0.1, 1 - step / steps)
-    )
+        return evaluate(model, held_out, Reliabilities(), trained_on=len(examples), epochs=0)
+
+    def training(of: RewardModel) -> _Training:
+        return _Training(of, examples, settings, seed=seed, dtype=dtype, check=check)
+
+    reliabilities = _reliabilities(lambda: training(twin(model)), examples, settings)
+    own = training(model)
     best: RewardReport | None = None
     kept: dict[str, Tensor] = {}
     for epoch in range(settings.epochs):
-        order = torch.randperm(len(examples), generator=generator).tolist()
-        for start in range(0, len(order), settings.batch):
-            check()
-            batch = [examples[i] for i in order[start : start + settings.batch]]
-            with autocast(dtype):
-                loss = example_loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained(model), settings.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-        report = evaluate(model, held_out, trained_on=len(examples), epochs=epoch + 1)
+        own.epoch(reliabilities)
+        report = evaluate(
+            model, held_out, reliabilities, trained_on=len(examples), epochs=epoch + 1
+        )
         on_epoch(report)
         if best is None or report.loss < best.loss:
             best = report
@@ -159,6 +224,19 @@ def train_reward(
     return best
 
 
+def _reliabilities(
+    scout: Callable[[], _Training], examples: Sequence[Example], settings: RewardSettings
+) -> Reliabilities:
+    found = Reliabilities()
+    if len({example.rater for example in examples} - {""}) < 2:
+        return found  # no crowd to contradict
+    for _ in range(settings.scouts):
+        last, found = found, estimate(scout().epoch(found))
+        if found.change(last) < _AGREED:
+            break
+    return found
+
+
 @torch.no_grad()
 def _put_back(model: RewardModel, kept: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
@@ -168,33 +246,37 @@ def _put_back(model: RewardModel, kept: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: RewardModel, held_out: Sequence[Example], *, trained_on: int, epochs: int
+    model: RewardModel,
+    held_out: Sequence[Example],
+    reliabilities: Reliabilities,
+    *,
+    trained_on: int,
+    epochs: int,
 ) -> RewardReport:
-    """Measure a reward model on held-out opinions."""
+    """Measure a reward model on held-out opinions; those of doubted raters count less."""
     flat = model.score([s for e in held_out for s in e.sequences], normal=False)
     loss = 0.0
-    probabilities: list[float] = []
-    outcomes: list[bool] = []
+    judged: list[tuple[float, bool, float]] = []  # probability, outcome, weight
     for example, own_K in zip(
         held_out, torch.split(flat, [len(e.sequences) for e in held_out]), strict=True
     ):
-        if example.ranks:
-            loss += ranking_loss(own_K, torch.tensor(example.ranks), model.log_tie).item()
-        if example.approvals:
-            targets = torch.tensor(example.approvals)
-            loss += pointwise_loss(own_K, targets, model.offset).item()
-        for probability, preferred in _pairs(example, own_K):
-            probabilities.append(probability)
-            outcomes.append(preferred)
-    right = sum((p > 0.5) == o for p, o in zip(probabilities, outcomes, strict=True))
+        meant, opposite = log_likelihoods(model, example, own_K)
+        loss += mixture_loss(meant, opposite, reliabilities.of(example.rater)).item()
+        weight = reliabilities.weight(example.rater)
+        judged += [(p, o, weight) for p, o in _pairs(example, own_K) if weight > 0]
+    right = sum(w * ((p > 0.5) == o) for p, o, w in judged)
+    total, squares = sum(w for *_, w in judged), sum(w * w for *_, w in judged)
+    accuracy = right / max(total, 1e-9)
+    trials = total * total / max(squares, 1e-9)  # Kish's effective number
     return RewardReport(
         trained_on=trained_on,
-        pairs=len(outcomes),
-        accuracy=right / max(1, len(outcomes)),
-        lower_bound=wilson_lower(right, len(outcomes)),
-        calibration_error=calibration_error(probabilities, outcomes),
+        pairs=len(judged),
+        accuracy=accuracy,
+        lower_bound=wilson_lower(accuracy * trials, trials),
+        calibration_error=calibration_error([p for p, *_ in judged], [o for _, o, _ in judged]),
         loss=loss / max(1, len(held_out)),
         epochs=epochs,
+        doubted_raters=reliabilities.doubted(),
     )
 
 

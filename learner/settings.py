@@ -66,6 +66,7 @@ class RewardSettings(_Frozen):
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")
     judge_share: float = Field(0.3, gt=0, lt=1, description="Of the other prompts, by their hash")
     min_train: int = Field(16, ge=1, description="Opinions below which nothing is trained")
+    scouts: int = Field(6, ge=0, description="At most, to find whom to trust; 0 trusts all")
     normalise_on: int = Field(128, ge=2, description="Reference samples for mean 0, deviation 1")
 
 

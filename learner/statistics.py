@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 
-def wilson_lower(successes: float, trials: int, z: float = 1.645) -> float:
+def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     """Give the lower end of Wilson's interval of a proportion; one-sided 95 % by default.
 
     Wilson 1927. 0 where there are no trials. Half successes (ties) may be counted.

@@ -1,5 +1,6 @@
 """Sampler, reward model, rollouts, PPO and gate, on a model with random weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from learner.model import freeze_below, new_model, trained, twin
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example
-from learner.reward import RewardModel, critic_of, put_back, train_reward, trained_state
+from learner.reward import (
+    RewardModel,
+    RewardReport,
+    critic_of,
+    put_back,
+    train_reward,
+    trained_state,
+)
 from learner.rollouts import collect, forward_policy, targets
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import (
@@ -143,6 +151,31 @@ def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     train_reward(reward, thumbs, liking(99, 10), settings, seed=0)
     scores = reward.score([[2, 55, 3, 99, END], [2, 55, 3, 98, END]])
     assert scores[0] > scores[1]
+
+
+def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) -> None:
+    honest = liking(99, 320)
+    votes = [
+        replace(e, rater=f"{i % 10}", ranks=e.ranks[::-1] if i % 10 < 4 else e.ranks)
+        for i, e in enumerate(honest)
+    ]
+    fair = liking(99, 40)
+
+    def accuracy(scouts: int) -> tuple[float, RewardReport]:
+        reward = RewardModel(twin(model), pad=0, seed=0)
+        settings = RewardSettings(learning_rate=1e-3, epochs=2, scouts=scouts)
+        report = train_reward(reward, votes, votes[:40], settings, seed=0)
+        scores = reward.score([s for e in fair for s in e.sequences]).view(-1, 2)
+        right = [
+            (a > b).item() == (e.ranks == (0, 1)) for e, (a, b) in zip(fair, scores, strict=True)
+        ]
+        return sum(right) / len(right), report
+
+    with_scouts, report = accuracy(6)
+    assert with_scouts == 1
+    assert report.doubted_raters == 4
+    assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
+    assert accuracy(0)[1].accuracy < 0.7, "and without scouts they do"
 
 
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:

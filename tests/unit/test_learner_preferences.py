@@ -1,6 +1,6 @@
 """Every kind of feedback becomes the right example, from recorded token ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -42,9 +42,12 @@ def candidate(choice: int) -> Candidate:
 
 
 def learn(event: FeedbackEvent, context: int = 100) -> list[Example]:
-    return examples(
+    event.owner, event.subject = "key", "anne"
+    found = examples(
         [Judged(event, {"c": RECORD})], lambda text: [99, len(text), 2], context=context
     )
+    assert all(example.rater == "key/anne" for example in found)
+    return [replace(example, rater="") for example in found]
 
 
 def whole(choice: int) -> tuple[int, ...]:

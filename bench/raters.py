@@ -1,0 +1,60 @@
+"""What hostile raters do to a reward model, with and without weighing raters by their trust.
+
+    uv run python -m bench.raters [--seeds 3] [--preference concise] [--votes 400]
+
+Ten raters vote; none, two or four of them say the opposite of what they think. The table gives
+the share of pairs that the reward model orders as the hidden preference does, on prompts that
+nobody voted on; its accuracy on held-out votes, with the lower bound that PPO waits for; and how
+many raters it doubts.
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.learning_seeds import Laboratory, make_models
+from bench.servers import machine
+from deploy.raters import PREFERENCES
+from learner.preferences import Example
+from learner.reward import RewardModel
+from learner.settings import RewardSettings
+
+
+def agreement(model: RewardModel, pairs: list[Example]) -> float:
+    """Give the share of the pairs, ties left out, that the model orders as they are ranked."""
+    scores = model.score([s for pair in pairs for s in pair.sequences]).view(-1, 2)
+    right = [
+        (scores[i, 0] > scores[i, 1]).item() == (pair.ranks[0] < pair.ranks[1])
+        for i, pair in enumerate(pairs)
+        if pair.ranks[0] != pair.ranks[1]
+    ]
+    return sum(right) / len(right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--votes", type=int, default=400)
+    parser.add_argument("--preference", default="concise", choices=sorted(PREFERENCES))
+    arguments = parser.parse_args()
+    print(machine())
+    print("seed  hostile  raters weighed  as people think  held-out  at least  doubted")
+    for seed in range(arguments.seeds):
+        with TemporaryDirectory() as scratch:
+            make_models(Path(scratch), seed)
+            lab = Laboratory(Path(scratch), arguments.preference, seed)
+            fair = Laboratory(Path(scratch), arguments.preference, seed + 1000).votes(200, 0.01)
+            for hostile in (0.0, 0.2, 0.4):
+                votes = lab.votes(arguments.votes, hostile=hostile)
+                for scouts in (0, RewardSettings().scouts):
+                    model, report = lab.reward_model(votes, RewardSettings(scouts=scouts))
+                    print(
+                        f"{seed:4} {hostile:8.0%}  {'yes' if scouts else 'no':14} "
+                        f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
+                        f"{report.lower_bound:9.2f} {report.doubted_raters:8}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""How far raters are trusted: the mixture by hand, and who is found to contradict the crowd."""
+
+import math
+
+import pytest
+import torch
+
+from learner.reliability import Forecast, Reliabilities, estimate, mixture_loss
+
+
+def test_the_mixture_by_hand() -> None:
+    meant, opposite = torch.tensor(0.8).log(), torch.tensor(0.2).log()
+    assert mixture_loss(meant, opposite, 0.9).item() == pytest.approx(-math.log(0.74), abs=1e-6)
+    assert mixture_loss(meant, opposite, 1.0).item() == pytest.approx(-math.log(0.8), abs=1e-6)
+
+
+def test_the_gradient_of_a_doubted_opinion_is_turned_round() -> None:
+    """By hand: d/ds of -log(r p + (1 - r) (1 - p)) = -(2 r - 1) p (1 - p) / mixture."""
+    for reliability in (0.98, 0.7, 0.5, 0.1):
+        score = torch.tensor(0.4, requires_grad=True)
+        meant, opposite = (torch.nn.functional.logsigmoid(s) for s in (score, -score))
+        mixture_loss(meant, opposite, reliability).backward()  # type: ignore[no-untyped-call]
+        p = 1 / (1 + math.exp(-0.4))
+        mixture = reliability * p + (1 - reliability) * (1 - p)
+        expected = -(2 * reliability - 1) * p * (1 - p) / mixture
+        assert score.grad is not None
+        assert score.grad.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_nobody_in_particular_is_believed_and_a_stranger_has_the_prior() -> None:
+    known = Reliabilities({"liar": 0.2, "friend": 0.9})
+    assert (known.of(""), known.of("stranger"), known.of("liar")) == (1.0, 0.9, 0.2)
+    assert (known.weight(""), known.weight("liar")) == (1.0, 0.0)
+    assert known.weight("friend") == pytest.approx(0.8)
+    assert known.doubted() == 1
+
+
+def test_those_who_contradict_are_found() -> None:
+    forecasts = [Forecast("friend", 1.5 if i % 5 else -1.5) for i in range(50)]
+    forecasts += [Forecast("liar", -1.5 if i % 5 else 1.5) for i in range(50)]
+    forecasts += [Forecast("coin", 1.5 if i % 2 else -1.5) for i in range(50)]
+    forecasts += [Forecast("", -3.0)] * 50
+    found = estimate(forecasts)
+    assert found.of("friend") > 0.9
+    assert found.of("liar") < 0.35
+    assert 0.4 < found.of("coin") < 0.7
+    assert found.of("") == 1.0
+
+
+def test_one_opinion_that_stands_alone_condemns_nobody() -> None:
+    assert estimate([Forecast("new", -2.0)]).of("new") > 0.8
+
+
+def test_how_far_two_estimates_are_apart() -> None:
+    first, second = Reliabilities({"a": 0.9, "b": 0.5}), Reliabilities({"a": 0.8, "b": 0.55})
+    assert second.change(first) == pytest.approx(0.1)
+    assert Reliabilities({"new": 0.7}).change(Reliabilities()) == pytest.approx(0.2)
+    assert Reliabilities().change(first) == 0
+
+
+def test_ties_say_nothing() -> None:
+    assert estimate([Forecast("tied", 0.0)] * 100).of("tied") == pytest.approx(0.9)
