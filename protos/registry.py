@@ -16,6 +16,7 @@ from google.protobuf import json_format
 
 from protos.plaudit.v1.checkpoint_pb2 import (
     CHECKPOINT_KIND_FULL,
+    CHECKPOINT_KIND_LORA,
     FileDigest,
     LedgerRange,
     Manifest,
@@ -120,6 +121,7 @@ class Registry:
         base: str,
         learned_from: LedgerRange | None = None,
         gate: Mapping[str, float] | None = None,
+        adapter_base: int = 0,
     ) -> Manifest:
         """Publish the model folder `source` (copied, flat or nested) as `version`.
 
@@ -132,6 +134,8 @@ class Registry:
             base: What the family descends from, for example a model id.
             learned_from: Ledger rows that it learned from.
             gate: Figures of the gate that let it pass.
+            adapter_base: The version with full weights under the adapter in `source`; 0 where
+                `source` holds full weights itself.
 
         Raises:
             VersionTaken: The version is published already.
@@ -147,7 +151,8 @@ class Registry:
             version=version,
             parent=parent,
             base=base,
-            kind=CHECKPOINT_KIND_FULL,
+            kind=CHECKPOINT_KIND_LORA if adapter_base else CHECKPOINT_KIND_FULL,
+            adapter_base=adapter_base,
             learned_from=learned_from,
             gate=gate or {},
             created_ms=int(time.time() * 1000),

@@ -141,6 +141,7 @@ class SharedRegistry(Registry):
         base: str,
         learned_from: LedgerRange | None = None,
         gate: Mapping[str, float] | None = None,
+        adapter_base: int = 0,
     ) -> Manifest:
         """Publish a model folder as `version`; after a crash in between, once more.
 
@@ -158,6 +159,7 @@ class SharedRegistry(Registry):
                 base=base,
                 learned_from=learned_from,
                 gate=gate,
+                adapter_base=adapter_base,
             )
         manifest = super().verify(version)
         for digest in manifest.files:
