@@ -29,7 +29,8 @@ from learner.packing import pack_documents
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example, prompt_key, split_of
 from learner.pretrain import documents, held_out_text, pretrain
-from learner.reward import RewardModel, RewardReport, critic_of, sequences_of, train_reward
+from learner.reward import RewardModel, RewardReport, new_critic, train_reward
+from learner.rollouts import rows_of
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings, RewardSettings, SftSettings
 from learner.sft import sft
@@ -91,7 +92,14 @@ class Laboratory:
             if rater < hostile * RATERS:
                 ranks = ranks[::-1]
             key = prompt_key([{"role": "user", "content": prompt}])
-            found.append(Example(key, tuple(sequences_of(pair)), ranks, rater=f"rater {rater}"))
+            found.append(
+                Example(
+                    key,
+                    tuple((*s.prompt, *s.token_ids) for s in pair),
+                    ranks,
+                    rater=f"rater {rater}",
+                )
+            )
         return found
 
     def win_rate(self, model: PreTrainedModel) -> float:
@@ -117,7 +125,7 @@ class Laboratory:
         report = train_reward(model, parts["reward"], parts["held_out"], settings, seed=self.seed)
         known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
         answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
-        model.normalise(sequences_of(answers))
+        model.normalise(rows_of(answers))
         return model, report
 
     def ppo(
@@ -140,7 +148,7 @@ class Laboratory:
 
         players = Players(
             policy=policy,
-            critic=critic_of(reward),
+            critic=new_critic(policy, reward, settings),
             reference=self.reference,
             reward=reward,
             sampler=self.sampler(policy),

@@ -24,7 +24,7 @@ def token_rewards(
 
 def last_chosen(mask_BT: Tensor) -> Tensor:
     """Give the index of each row's last true entry, [B]."""
-    indices_T = torch.arange(mask_BT.shape[1])
+    indices_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return torch.where(mask_BT, indices_T, -1).amax(-1)
 
 
@@ -49,11 +49,10 @@ def gae(
     return advantages_BT, returns_BT
 
 
-def whiten(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Give the masked entries mean 0 and deviation 1 over the whole batch; 0 elsewhere."""
-    chosen = values_BT[mask_BT]
-    std = chosen.std(correction=0) if chosen.numel() > 1 else chosen.new_ones(())
-    return torch.where(mask_BT, (values_BT - chosen.mean()) / (std + 1e-8), 0.0)
+def whiten(values_N: Tensor) -> Tensor:
+    """Give the entries mean 0 and deviation 1."""
+    std = values_N.std(correction=0) if len(values_N) > 1 else values_N.new_ones(())
+    return (values_N - values_N.mean()) / (std + 1e-8)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, step: float = 0.1) -> float:

@@ -23,6 +23,7 @@ from learner.checkpoint import load_state, model_exists, save_model, save_state
 from learner.cycle_state import CycleState, Stage, folder_of
 from learner.errors import Interrupted, Overtaken
 from learner.gate import examine
+from learner.live import LiveAnswer, live_answers
 from learner.materials import Materials, gather
 from learner.metrics import Metrics
 from learner.model import load_model, twin, twin_with
@@ -32,12 +33,12 @@ from learner.publishing import Publisher
 from learner.reward import (
     RewardModel,
     RewardReport,
-    critic_of,
+    new_critic,
     put_back,
-    sequences_of,
     train_reward,
     trained_state,
 )
+from learner.rollouts import rows_of
 from learner.sampler import Sample
 from learner.settings import LearnerSettings
 
@@ -197,14 +198,13 @@ class Cycle:
             self._examples["held_out"],
             self._settings.reward,
             seed=self._seed(salt),
-            dtype=self._settings.dtype,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )
         self._state.figures |= {f"{split}_{k}": float(v) for k, v in asdict(report).items()}
         if report.epochs and self._materials.prompts:
             prompts = self._materials.prompts[: self._settings.reward.normalise_on]
-            model.normalise(sequences_of(self._reference_samples(prompts)))
+            model.normalise(rows_of(self._reference_samples(prompts)))
         return model, report
 
     def _reference_samples(self, prompts: Sequence[list[int]]) -> list[Sample]:
@@ -215,7 +215,12 @@ class Cycle:
 
     def _new_reward_model(self, salt: int) -> RewardModel:
         reference = twin(self._materials.reference)
-        return RewardModel(reference, pad=self._materials.pad, seed=self._seed(salt))
+        return RewardModel(
+            reference,
+            pad=self._materials.pad,
+            seed=self._seed(salt),
+            dtype=self._settings.dtype,
+        )
 
     def _load_reward_model(self, file: str) -> RewardModel:
         model = self._new_reward_model(0)
@@ -231,12 +236,13 @@ class Cycle:
         run_ppo(
             Players(
                 policy=policy,
-                critic=critic_of(reward),
+                critic=new_critic(policy, reward, self._settings.ppo),
                 reference=materials.reference,
                 reward=reward,
                 sampler=materials.sampler(policy),
                 prompts=materials.prompts,
                 text=materials.text,
+                live=self._live_answers(),
             ),
             self._settings.ppo,
             seed=self._seed(4),
@@ -247,6 +253,14 @@ class Cycle:
         )
         save_model(policy, materials.tokenizer, self._folder / "candidate")
         self._state.stage = "gate"
+
+    def _live_answers(self) -> list[LiveAnswer]:
+        return live_answers(
+            self._ledger.judged(upto_seq=self._state.upto_seq),
+            version=self._state.parent,
+            ppo=self._settings.ppo,
+            reward=self._settings.reward,
+        )
 
     def _iterated(self, iteration: Iteration) -> None:
         failpoint("learner.ppo.iteration")

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from learner.losses import token_log_probs
+from learner.model import choices
 from learner.next_token import text_nll
 from learner.packing import Rows
-from learner.reward import RewardModel, sequences_of
-from learner.rollouts import collect, forward_policy
+from learner.reward import RewardModel
+from learner.rollouts import collect, rows_of
 from learner.sampler import Sample, Sampler
 from learner.settings import GateSettings, PPOSettings
 from learner.statistics import wilson_lower
@@ -41,7 +43,7 @@ class Verdict:
 
 def judged_wins(judge: RewardModel, ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
     """Count the prompts on which the judge prefers ours; a tie is half a win."""
-    our_scores, their_scores = judge.score(sequences_of(ours)), judge.score(sequences_of(theirs))
+    our_scores, their_scores = judge.score(rows_of(ours)), judge.score(rows_of(theirs))
     wins = (our_scores > their_scores).float() + 0.5 * (our_scores == their_scores).float()
     return wins.sum().item()
 
@@ -52,19 +54,26 @@ def answer_kl(
     reference: PreTrainedModel,
     samples: Sequence[Sample],
     settings: PPOSettings,
+    pad: int,
 ) -> float:
     """Estimate KL(policy, reference) in nats in an answer, on the policy's own samples."""
-    rollouts = collect(samples, pad=0, micro_tokens=settings.micro_tokens, minibatches=1)
     total = 0.0
-    for group in rollouts.groups:
-        chosen_BT = rollouts.chosen_BT[group, : rollouts.width(group)]
-        ours, theirs = (
-            forward_policy(
-                model, rollouts, group, temperature=settings.temperature, dtype="float32"
-            )[0]
+    for group in collect(
+        samples,
+        pad=pad,
+        micro_tokens=settings.micro_tokens,
+        minibatches=1,
+        device=policy.device,
+    ):
+        ours_N, theirs_N = (
+            token_log_probs(
+                choices(model, group.batch, "float32")[0],
+                group.batch.tokens_N,
+                settings.temperature,
+            )
             for model in (policy, reference)
         )
-        total += (ours - theirs)[chosen_BT].sum().item()
+        total += (ours_N - theirs_N).sum().item()
     return total / len(samples)
 
 
@@ -101,7 +110,7 @@ def examine(
         "win_rate": wins / len(prompts),
         "win_rate_lower_bound": wilson_lower(wins, len(prompts)),
         "judge_accuracy": judge_accuracy,
-        "kl": answer_kl(candidate, reference, ours, ppo),
+        "kl": answer_kl(candidate, reference, ours, ppo, judge.pad),
         "text_nll": nll,
         "text_nll_increase": nll - base_text_nll,
         "ended": sum(s.finished for s in ours) / len(ours),

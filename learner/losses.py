@@ -1,6 +1,7 @@
 """Losses and estimators of preference learning and PPO, as pure functions on tensors.
 
-Shapes: B sequences, T tokens, K candidates. Masks are boolean; masked-out tokens get no gradient.
+Shapes: N tokens of answers one after the other, without padding; P pairs, M approvals, V entries
+of the vocabulary.
 """
 
 import torch
@@ -24,96 +25,89 @@ def davidson_log_probs(difference: Tensor, log_tie: Tensor) -> Tensor:
     return logits.log_softmax(-1)
 
 
-def ranking_loss(scores_K: Tensor, ranks_K: Tensor, log_tie: Tensor) -> Tensor:
-    """Give the mean negative log-likelihood over all pairs of one ranking.
-
-    All pairs of a ranking are one batch element (Ouyang et al. 2022, arXiv:2203.02155, 3.5), so
-    that a ranking of many candidates counts as one opinion.
+def pair_log_likelihoods(
+    differences_P: Tensor, outcomes_P: Tensor, log_tie: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Give the log-likelihood of each pair's outcome, and that of the opposite outcome.
 
     Args:
-        scores_K: Scores of the candidates.
-        ranks_K: Their ranks, 0 is best; equal ranks are ties.
+        differences_P: Score of the first minus score of the second.
+        outcomes_P: 0 where the first was preferred, 1 the second, 2 a tie (its own opposite).
 
     """
-    count = scores_K.shape[0]
-    assert count >= 2, "a ranking has at least two candidates"
-    first, second = torch.triu_indices(count, count, offset=1)
-    log_probs_P3 = davidson_log_probs(scores_K[first] - scores_K[second], log_tie)
-    sign_P = torch.sign(ranks_K[second] - ranks_K[first])
-    outcome_P = torch.where(sign_P > 0, 0, torch.where(sign_P < 0, 1, 2))
-    return -log_probs_P3.gather(-1, outcome_P[:, None]).mean()
+    log_probs_P3 = davidson_log_probs(differences_P, log_tie)
+    opposites_P = torch.where(outcomes_P == 2, 2, 1 - outcomes_P)
+    return (
+        log_probs_P3.gather(-1, outcomes_P[:, None]).squeeze(-1),
+        log_probs_P3.gather(-1, opposites_P[:, None]).squeeze(-1),
+    )
 
 
-def pointwise_loss(scores_N: Tensor, targets_N: Tensor, offset: Tensor) -> Tensor:
-    """Give the mean logistic loss of graded approval in [0, 1] (a thumb is 0 or 1).
+def approval_log_likelihoods(scores_M: Tensor, approvals_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the logistic log-likelihood of graded approval in [0, 1], and of the opposite.
 
-    The offset is the score at which people are as likely to approve as not; it is learned.
+    Args:
+        scores_M: Score less the offset at which people are as likely to approve as not.
+        approvals_M: A thumb is 0 or 1.
+
     """
-    return F.binary_cross_entropy_with_logits(scores_N - offset, targets_N)
-
-
-def masked_sum_over(values_BT: Tensor, mask_BT: Tensor, count: float) -> Tensor:
-    """Sum the masked tokens and divide by a global token count (not this batch's own)."""
-    return torch.where(mask_BT, values_BT, 0.0).sum() / count
+    up_M, down_M = F.logsigmoid(scores_M), F.logsigmoid(-scores_M)
+    return (
+        approvals_M * up_M + (1 - approvals_M) * down_M,
+        (1 - approvals_M) * up_M + approvals_M * down_M,
+    )
 
 
 def policy_loss(
-    log_probs_BT: Tensor,
-    old_log_probs_BT: Tensor,
-    advantages_BT: Tensor,
-    weights_BT: Tensor,
-    mask_BT: Tensor,
+    log_probs_N: Tensor,
+    old_log_probs_N: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
     *,
     clip: float,
     count: float,
 ) -> Tensor:
     """Give PPO's clipped surrogate loss (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
 
+    Where tokens were sampled by an earlier policy this is the decoupled objective: clipped about
+    the policy as the iteration found it, weighed by what that is to the one that sampled (Hilton
+    et al. 2022, "Batch size-invariance for policy optimization").
+
     Args:
-        weights_BT: Truncated importance weights of trainer to sampler.
-        mask_BT: Tokens that the policy chose.
-        count: Chosen tokens of the whole minibatch, of which this may be a part.
+        weights_N: Truncated importance weights of trainer to sampler.
+        count: Chosen tokens of the whole minibatch, of which these may be a part.
 
     """
-    ratio_BT = torch.where(mask_BT, log_probs_BT - old_log_probs_BT, 0.0).exp()
-    clipped_BT = ratio_BT.clamp(1 - clip, 1 + clip)
-    gain_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
-    return masked_sum_over(-weights_BT * gain_BT, mask_BT, count)
+    ratio_N = (log_probs_N - old_log_probs_N).exp()
+    clipped_N = ratio_N.clamp(1 - clip, 1 + clip)
+    gain_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+    return -(weights_N * gain_N).sum() / count
 
 
 def clipped_share(
-    log_probs_BT: Tensor, old_log_probs_BT: Tensor, mask_BT: Tensor, *, clip: float, count: float
+    log_probs_N: Tensor, old_log_probs_N: Tensor, *, clip: float, count: float
 ) -> Tensor:
     """Give the share of tokens whose ratio is outside the clipping range, for logs."""
-    ratio_BT = (log_probs_BT - old_log_probs_BT).exp()
-    return masked_sum_over(((ratio_BT - 1).abs() > clip).float(), mask_BT, count)
+    ratio_N = (log_probs_N - old_log_probs_N).exp()
+    return ((ratio_N - 1).abs() > clip).sum() / count
 
 
 def value_loss(
-    values_BT: Tensor,
-    old_values_BT: Tensor,
-    returns_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    clip: float,
-    count: float,
+    values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, *, clip: float, count: float
 ) -> Tensor:
     """Give half the squared error, the worse of the value and the value clipped to the old one."""
-    values_BT = torch.where(mask_BT, values_BT, returns_BT)  # masked: no error, no gradient
-    near_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
-    worse_BT = torch.maximum((values_BT - returns_BT) ** 2, (near_BT - returns_BT) ** 2)
-    return 0.5 * masked_sum_over(worse_BT, mask_BT, count)
+    near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    worse_N = torch.maximum((values_N - returns_N) ** 2, (near_N - returns_N) ** 2)
+    return 0.5 * worse_N.sum() / count
 
 
-def importance_weights(
-    old_log_probs_BT: Tensor, sampler_log_probs_BT: Tensor, cap: float
-) -> Tensor:
+def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap: float) -> Tensor:
     """Give min(p_trainer / p_sampler, cap) for each token, without gradient.
 
     Truncated importance sampling between the engine that sampled and the one that trains
     (Ionides 2008; Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy").
     """
-    return (old_log_probs_BT - sampler_log_probs_BT).exp().clamp_max(cap).detach()
+    return (old_log_probs_N - sampler_log_probs_N).exp().clamp_max(cap).detach()
 
 
 def kl_k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
@@ -127,15 +121,21 @@ def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def token_log_probs(logits_BTV: Tensor, ids_BT: Tensor, temperature: float) -> Tensor:
-    """Give each token's log-probability, predicted one before; 0 for the first. [B, T]."""
-    log_probs_BTV = (logits_BTV[:, :-1].float() / temperature).log_softmax(-1)
-    chosen_BT = log_probs_BTV.gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
-    return F.pad(chosen_BT, (1, 0))
+def token_log_probs(logits_NV: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
+    """Give the log-probability of each token that was chosen from these logits."""
+    return -F.cross_entropy(logits_NV.float() / temperature, tokens_N, reduction="none")
 
 
 @torch.no_grad()
-def token_entropies(logits_BTV: Tensor, temperature: float) -> Tensor:
-    """Give the entropy in nats of each token's distribution; 0 for the first token. [B, T]."""
-    log_probs_BTV = (logits_BTV[:, :-1].float() / temperature).log_softmax(-1)
-    return F.pad(-(log_probs_BTV.exp() * log_probs_BTV).sum(-1), (1, 0))
+def token_entropies(logits_NV: Tensor, temperature: float) -> Tensor:
+    """Give the entropy in nats of each distribution."""
+    log_probs_NV = (logits_NV.float() / temperature).log_softmax(-1)
+    return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+
+
+def effective_sample_size(weights_N: Tensor) -> Tensor:
+    """Give Kish's effective number of samples as a share of their number: (sum w)^2 / (N sum w^2).
+
+    1 where all weights are equal, 1/N where one outweighs all others (Kish 1965).
+    """
+    return weights_N.sum() ** 2 / (len(weights_N) * (weights_N**2).sum()).clamp_min(1e-12)

@@ -18,7 +18,6 @@ from learner.next_token import text_nll
 from learner.packing import IGNORED, Rows, pack_documents
 from learner.preferences import prompt_key, split_of
 from learner.pretrain import documents, held_out_text
-from learner.reward import sequences_of
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import LearnerSettings
 from learner.tokenizer import encode_answer, encode_chat, end_token_ids, pad_token_id
@@ -134,7 +133,7 @@ def _add_text(materials: Materials, home: Path, made_here: bool) -> None:
 
 def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
     """Give what the reference said as text to keep likely; its prompts have no loss."""
-    sequences = sequences_of(samples)
+    sequences = [(*s.prompt, *s.token_ids) for s in samples]
     width = max(map(len, sequences))
     ids = [[*s, *[pad] * (width - len(s))] for s in sequences]
     labels = [

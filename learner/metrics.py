@@ -15,6 +15,19 @@ _PPO: Final = {
     "clip_ratio": ("plaudit_learner_ppo_clip_ratio", "Share of tokens whose ratio was clipped"),
     "length": ("plaudit_learner_ppo_answer_tokens", "Mean length of an answer"),
     "ended": ("plaudit_learner_ppo_ended_ratio", "Share of answers that ended by themselves"),
+    "live": ("plaudit_learner_ppo_live_ratio", "Share of answers that people rated before"),
+    "staleness": (
+        "plaudit_learner_ppo_staleness_versions",
+        "Versions since those answers were sampled",
+    ),
+    "effective_sample_size": (
+        "plaudit_learner_ppo_effective_sample_size_ratio",
+        "Kish's, of those answers' importance weights",
+    ),
+    "mismatch_kl": (
+        "plaudit_learner_ppo_mismatch_kl_nats",
+        "KL of the sampler's probabilities to the trainer's, in a token",
+    ),
 }
 
 
@@ -28,6 +41,9 @@ class Metrics:
         self._events = self._gauge("plaudit_learner_ledger_events", "Opinions in the ledger")
         self._accuracy = self._gauge(
             "plaudit_learner_reward_model_accuracy_ratio", "On held-out pairs", "bound"
+        )
+        self._calibration = self._gauge(
+            "plaudit_learner_reward_model_calibration_error_ratio", "Expected, after calibration"
         )
         self._doubted = self._gauge(
             "plaudit_learner_doubted_raters", "Who contradict the crowd more often than not"
@@ -69,6 +85,7 @@ class Metrics:
         """A reward model was trained."""
         self._accuracy.labels("mean").set(figures["reward_accuracy"])
         self._accuracy.labels("lower").set(figures["reward_lower_bound"])
+        self._calibration.set(figures["reward_calibration_error"])
         self._doubted.set(figures["reward_doubted_raters"])
 
     def iteration(self, iteration: Iteration) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import transformers.utils.logging
@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from learner.answers import AnswerBatch
 from learner.errors import ModelUnusable
 from learner.settings import Dtype, PretrainSettings
 from learner.tokenizer import end_token_ids
@@ -95,11 +96,16 @@ def parameters_of(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def autocast(dtype: Dtype) -> AbstractContextManager[object]:
+def autocast(dtype: Dtype, device: torch.device) -> AbstractContextManager[object]:
     """Compute matrix products in `dtype`; the weights stay float32."""
     if dtype == "float32":
         return nullcontext()
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """Give the width of a model's states."""
+    return int(model.config.get_text_config().hidden_size)
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
@@ -160,14 +166,15 @@ def trained(model: nn.Module) -> Iterator[nn.Parameter]:
 class ScalarModel(nn.Module):
     """A language model's trunk with one number per token: a reward model or a critic."""
 
-    def __init__(self, model: PreTrainedModel, seed: int) -> None:
+    def __init__(self, model: PreTrainedModel, seed: int, dtype: Dtype = "float32") -> None:
         """Take the trunk of `model` (not copied); the head is drawn N(0, 1/sqrt(d+1)).
 
         The initial deviation is that of Stiennon et al. 2020 (arXiv:2009.01325), appendix B.
         """
         super().__init__()
         self.trunk = trunk_of(model)
-        width = int(model.config.get_text_config().hidden_size)
+        self.dtype: Dtype = dtype
+        width = hidden_size(model)
         self.head = nn.Linear(width, 1)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -175,16 +182,45 @@ class ScalarModel(nn.Module):
             self.head.weight.normal_(0, std, generator=generator)
             self.head.bias.zero_()
 
-    def forward(self, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Give a number for every token, [batch, tokens]."""
-        out = self.trunk(
-            input_ids=input_ids_BT,
-            attention_mask=mask_BT,
-            position_ids=positions(mask_BT),
-            use_cache=False,
-        )
-        values_BT: Tensor = self.head(out.last_hidden_state).squeeze(-1).float()
-        return values_BT
+    def forward(self, batch: AnswerBatch) -> Tensor:
+        """Give a number for every token of the flattened rows."""
+        with autocast(self.dtype, batch.ids_RT.device):
+            out = self.trunk(**inputs(batch))
+        values: Tensor = self.head(out.last_hidden_state.flatten(0, 1).float()).squeeze(-1)
+        return values
+
+
+def inputs(batch: AnswerBatch) -> dict[str, Any]:
+    """Give the arguments of a trunk, or of a whole model, for a batch of answers."""
+    if batch.seen_R1TT is None:  # causal is all it takes, and the padding comes last
+        return {"input_ids": batch.ids_RT, "use_cache": False}
+    return {
+        "input_ids": batch.ids_RT,
+        "position_ids": batch.positions_RT,
+        "attention_mask": batch.seen_R1TT,
+        "use_cache": False,
+    }
+
+
+def choices(model: PreTrainedModel, batch: AnswerBatch, dtype: Dtype) -> tuple[Tensor, Tensor]:
+    """Give logits where a token of an answer was chosen, [N, V], and the states there, [N, H].
+
+    The output head sees nothing else, so that no logits are made of the prompt.
+    """
+    head = model.get_output_embeddings()
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(arguments[0].flatten(0, 1)[batch.before_N])
+        return (kept[0],)
+
+    hook = head.register_forward_pre_hook(keep)
+    try:
+        with autocast(dtype, batch.ids_RT.device):
+            logits_NV: Tensor = model(**inputs(batch)).logits
+    finally:
+        hook.remove()
+    return logits_NV, kept[0]
 
 
 def positions(mask_BT: Tensor) -> Tensor:

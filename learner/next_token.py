@@ -112,7 +112,7 @@ def _step(
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with autocast(stage.dtype):
+    with autocast(stage.dtype, model.device):
         logits_BTV = model(
             input_ids=rows.input_ids_NT[picked],
             position_ids=rows.positions_NT[picked],

@@ -16,7 +16,7 @@ from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent,
 Split = Literal["held_out", "judge", "reward"]
 
 
-class Judged(Protocol):
+class JudgedEvent(Protocol):
     """An event with the completions it is about (feedback.ledger.JudgedEvent)."""
 
     @property
@@ -65,7 +65,7 @@ def split_of(key: str, *, held_out_share: float, judge_share: float) -> Split:
 
 
 def examples(
-    events: Iterable[Judged], encode_answer: Callable[[str], list[int]], *, context: int
+    events: Iterable[JudgedEvent], encode_answer: Callable[[str], list[int]], *, context: int
 ) -> list[Example]:
     """Turn judged events into examples; comments, and what was not recorded, teach nothing.
 
@@ -84,7 +84,7 @@ def examples(
     return found
 
 
-def _example(judged: Judged, encode_answer: Callable[[str], list[int]]) -> Example | None:
+def _example(judged: JudgedEvent, encode_answer: Callable[[str], list[int]]) -> Example | None:
     event = judged.event
     match event.WhichOneof("kind"):
         case "comparison":
@@ -101,7 +101,7 @@ def _example(judged: Judged, encode_answer: Callable[[str], list[int]]) -> Examp
     return None
 
 
-def _comparison(judged: Judged, comparison: Comparison) -> Example | None:
+def _comparison(judged: JudgedEvent, comparison: Comparison) -> Example | None:
     candidates = [comparison.left, comparison.right]
     match comparison.verdict:
         case Comparison.VERDICT_LEFT:
@@ -115,14 +115,16 @@ def _comparison(judged: Judged, comparison: Comparison) -> Example | None:
     return None
 
 
-def _ranking(judged: Judged, ranking: Ranking) -> Example | None:
+def _ranking(judged: JudgedEvent, ranking: Ranking) -> Example | None:
     placed = [(c, rank) for rank, group in enumerate(ranking.groups) for c in group.candidates]
     if len(placed) < 2:
         return None
     return _build(judged, [c for c, _ in placed], ranks=tuple(rank for _, rank in placed))
 
 
-def _demonstration(judged: Judged, encode_answer: Callable[[str], list[int]]) -> Example | None:
+def _demonstration(
+    judged: JudgedEvent, encode_answer: Callable[[str], list[int]]
+) -> Example | None:
     demonstration = judged.event.demonstration
     original = _build(judged, [demonstration.candidate])
     if original is None:
@@ -133,7 +135,7 @@ def _demonstration(judged: Judged, encode_answer: Callable[[str], list[int]]) ->
 
 
 def _build(
-    judged: Judged,
+    judged: JudgedEvent,
     candidates: Sequence[Candidate],
     *,
     ranks: tuple[int, ...] = (),
@@ -147,10 +149,11 @@ def _build(
             return None
         sequences.append((*record.prompt_token_ids, *choice.token_ids))
     record = judged.completions[candidates[0].completion_id]
-    return Example(_record_key(record), tuple(sequences), ranks, approvals)
+    return Example(record_key(record), tuple(sequences), ranks, approvals)
 
 
-def _record_key(record: CompletionRecord) -> str:
+def record_key(record: CompletionRecord) -> str:
+    """Give the hash of what a completion answers."""
     if record.messages:
         return prompt_key([{"role": m.role, "content": m.content} for m in record.messages])
     return prompt_key([{"role": "text", "content": record.prompt}])

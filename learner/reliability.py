@@ -67,19 +67,16 @@ class Reliabilities:
         return sum(r < 0.5 for r in self._by_rater.values())
 
 
-def mixture_loss(meant: Tensor, opposite: Tensor, reliability: float) -> Tensor:
-    """Give the negative log-likelihood of an opinion.
+def mixture_losses(meant_E: Tensor, opposite_E: Tensor, reliability_E: Tensor) -> Tensor:
+    """Give the negative log-likelihood of each opinion, [E].
 
     Args:
-        meant: Its log-likelihood if it is meant as it stands, a scalar.
-        opposite: That of the opposite opinion.
-        reliability: Probability that it is meant; at 1 this is `-meant`.
+        meant_E: Log-likelihoods of the opinions as they stand.
+        opposite_E: Of the opposite opinions.
+        reliability_E: Probability that each is meant; at 1 this is `-meant_E`.
 
     """
-    if reliability >= 1.0:
-        return -meant
-    share = meant.new_tensor([reliability, 1 - reliability]).log()
-    return -torch.logaddexp(share[0] + meant, share[1] + opposite)
+    return -torch.logaddexp(reliability_E.log() + meant_E, (1 - reliability_E).log() + opposite_E)
 
 
 def estimate(forecasts: Iterable[Forecast]) -> Reliabilities:

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from learner.batching import pad_right, parts
-from learner.losses import pointwise_loss, ranking_loss
-from learner.model import ScalarModel, autocast, trained, twin
+from learner.answers import AnswerBatch, Answered, can_share, lay_out
+from learner.batching import parts
+from learner.calibration import Judged, calibration
+from learner.critic import SeparateCritic, ValueHead
+from learner.model import ScalarModel, hidden_size, trained, twin
+from learner.opinions import Opinions, lay_out_opinions
 from learner.preferences import Example
-from learner.reliability import Forecast, Reliabilities, estimate, mixture_loss
-from learner.sampler import Sample
-from learner.settings import Dtype, RewardSettings
-from learner.statistics import calibration_error, wilson_lower
+from learner.reliability import Forecast, Reliabilities, estimate, mixture_losses
+from learner.settings import Dtype, PPOSettings, RewardSettings
+from learner.statistics import wilson_lower
 
 _AGREED: Final = 0.05  # scouts' estimates of every rater
 
@@ -34,37 +36,47 @@ class RewardModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: PreTrainedModel, *, pad: int, seed: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, pad: int, seed: int, dtype: Dtype = "float32"
+    ) -> None:
         """Take the trunk of `model` (not copied)."""
         super().__init__()
-        self.scalar = ScalarModel(model, seed)
+        self.scalar = ScalarModel(model, seed, dtype)
         self.log_tie = nn.Parameter(torch.tensor(-1.0))
         self.offset = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(1.0))
         self.pad = pad
+        self.shares = can_share(model.config)
+        self.to(model.device)
 
-    def raw(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Give scores before normalisation, [sequences], with gradient."""
-        ids_BT, mask_BT = pad_right(sequences, self.pad)
-        values_BT = self.scalar(ids_BT, mask_BT)
-        last_B1 = mask_BT.long().sum(-1, keepdim=True) - 1
-        scores_B: Tensor = values_BT.gather(-1, last_B1).squeeze(-1)
-        return scores_B
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
+    def forward(self, batch: AnswerBatch) -> Tensor:
+        """Give a score before normalisation for each answer, [A], with gradient."""
+        scores_A: Tensor = self.scalar(batch)[batch.last_A]
+        return scores_A
 
     @torch.no_grad()
     def score(
-        self, sequences: Sequence[Sequence[int]], *, micro_tokens: int = 4096, normal: bool = True
+        self, rows: Sequence[Answered], *, micro_tokens: int = 4096, normal: bool = True
     ) -> Tensor:
-        """Give scores, [sequences], without gradient; `normal` or as trained."""
-        scores = torch.zeros(len(sequences))
-        for part in parts([len(s) for s in sequences], micro_tokens):
-            scores[part] = self.raw([sequences[i] for i in part])
-        return (scores - self.mean) / self.std if normal else scores
+        """Give the scores of all answers in order, without gradient; `normal` or as trained."""
+        found: dict[int, Tensor] = {}
+        for part in parts([row.length for row in rows], micro_tokens):
+            own = [rows[i] for i in part]
+            scores_A = self(lay_out(own, pad=self.pad, device=self.device))
+            scores = scores_A.split([len(row.answers) for row in own])
+            found.update(zip(part, scores, strict=True))
+        flat = torch.cat([found[i] for i in range(len(rows))]).cpu()
+        return (flat - self.mean.cpu()) / self.std.cpu() if normal else flat
 
-    def normalise(self, sequences: Sequence[Sequence[int]]) -> None:
+    def normalise(self, rows: Sequence[Answered]) -> None:
         """Make the scores of these reference answers have mean 0 and deviation 1."""
-        scores = self.score(sequences, normal=False)
+        scores = self.score(rows, normal=False)
         self.mean.copy_(scores.mean())
         self.std.copy_(scores.std().clamp_min(1e-4))
 
@@ -78,7 +90,9 @@ class RewardReport:
         pairs: Held-out pairs of which one was preferred.
         accuracy: Share of them that it orders as people did; raters count as far as trusted.
         lower_bound: Of the accuracy, Wilson's one-sided 95 %.
-        calibration_error: Of the probability that the first is preferred.
+        temperature: By which differences of scores are divided to be calibrated.
+        calibration_error: Of the calibrated probability that the first is preferred.
+        uncalibrated_error: The same without the temperature.
         loss: Held-out loss, in nats an opinion.
         epochs: After which it was kept; 0 where there was too little to train on.
         doubted_raters: Who contradict the crowd more often than not.
@@ -89,47 +103,22 @@ class RewardReport:
     pairs: int
     accuracy: float
     lower_bound: float
+    temperature: float
     calibration_error: float
+    uncalibrated_error: float
     loss: float
     epochs: int
     doubted_raters: int
 
 
-def log_likelihoods(model: RewardModel, example: Example, scores_K: Tensor) -> Tensor:
-    """Give the log-likelihoods of an opinion and of its opposite, [2], in nats.
-
-    What has ranks and approval counts for both. The opposite of a tie is that tie.
-    """
-    both = scores_K.new_zeros(2)
-    if example.ranks:
-        ranks_K = torch.tensor(example.ranks)
-        both = both - torch.stack(
-            [ranking_loss(scores_K, r, model.log_tie) for r in (ranks_K, -ranks_K)]
-        )
-    if example.approvals:
-        wanted_K = torch.tensor(example.approvals)
-        both = both - torch.stack(
-            [pointwise_loss(scores_K, t, model.offset) for t in (wanted_K, 1 - wanted_K)]
-        )
-    return both
-
-
-def example_loss(
-    model: RewardModel, batch: Sequence[Example], reliabilities: Reliabilities
-) -> tuple[Tensor, list[Forecast]]:
-    """Give the mean loss of a batch of opinions, and how likely each was."""
-    scores = model.raw([s for example in batch for s in example.sequences])
-    own = torch.split(scores, [len(example.sequences) for example in batch])
-    both = [log_likelihoods(model, e, o) for e, o in zip(batch, own, strict=True)]
-    losses = [
-        mixture_loss(meant, opposite, reliabilities.of(example.rater))
-        for example, (meant, opposite) in zip(batch, both, strict=True)
-    ]
-    forecasts = [
-        Forecast(example.rater, (meant - opposite).item())
-        for example, (meant, opposite) in zip(batch, both, strict=True)
-    ]
-    return torch.stack(losses).mean(), forecasts
+def opinion_losses(
+    model: RewardModel, opinions: Opinions, raters: Sequence[str], reliabilities: Reliabilities
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give each opinion's loss and log-likelihood less its opposite's, [E], and the scores, [A]."""
+    scores_A = model(opinions.batch)
+    meant_E, opposite_E = opinions.log_likelihoods(scores_A, model.log_tie, model.offset)
+    believed_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in opinions.members])
+    return mixture_losses(meant_E, opposite_E, believed_E), meant_E - opposite_E, scores_A
 
 
 class _Training:
@@ -142,15 +131,16 @@ class _Training:
         settings: RewardSettings,
         *,
         seed: int,
-        dtype: Dtype,
         check: Callable[[], None],
     ) -> None:
         self._model, self._examples, self._settings = model, examples, settings
-        self._dtype: Dtype = dtype
         self._check = check
         self._generator = torch.Generator().manual_seed(seed)
         self._optimizer = AdamW(
-            trained(model), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            trained(model),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         steps = settings.epochs * -(-len(examples) // settings.batch)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -159,20 +149,39 @@ class _Training:
 
     def epoch(self, reliabilities: Reliabilities) -> list[Forecast]:
         """Go through all opinions once; give how likely each was before its step."""
-        forecasts = []
+        forecasts: list[Forecast] = []
         order = torch.randperm(len(self._examples), generator=self._generator).tolist()
         for start in range(0, len(order), self._settings.batch):
             self._check()
             batch = [self._examples[i] for i in order[start : start + self._settings.batch]]
-            with autocast(self._dtype):
-                loss, own = example_loss(self._model, batch, reliabilities)
-            forecasts += own
-            loss.backward()  # type: ignore[no-untyped-call]
+            forecasts += self._backward(batch, reliabilities)
             nn.utils.clip_grad_norm_(trained(self._model), self._settings.clip_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()
         return forecasts
+
+    def _backward(self, batch: Sequence[Example], reliabilities: Reliabilities) -> list[Forecast]:
+        raters = [example.rater for example in batch]
+        forecasts = []
+        for opinions in _laid_out(self._model, batch, self._settings):
+            losses_E, advantages_E, _ = opinion_losses(self._model, opinions, raters, reliabilities)
+            (losses_E.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
+            told = zip(opinions.members, advantages_E.tolist(), strict=True)
+            forecasts += [Forecast(raters[i], advantage) for i, advantage in told]
+        return forecasts
+
+
+def _laid_out(
+    model: RewardModel, examples: Sequence[Example], settings: RewardSettings
+) -> list[Opinions]:
+    return lay_out_opinions(
+        examples,
+        micro_tokens=settings.micro_tokens,
+        shared=model.shares,
+        pad=model.pad,
+        device=model.device,
+    )
 
 
 def train_reward(
@@ -182,7 +191,6 @@ def train_reward(
     settings: RewardSettings,
     *,
     seed: int,
-    dtype: Dtype = "float32",
     on_epoch: Callable[[RewardReport], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> RewardReport:
@@ -199,10 +207,12 @@ def train_reward(
 
     """
     if len(examples) < settings.min_train:
-        return evaluate(model, held_out, Reliabilities(), trained_on=len(examples), epochs=0)
+        return evaluate(
+            model, held_out, Reliabilities(), settings, trained_on=len(examples), epochs=0
+        )
 
     def training(of: RewardModel) -> _Training:
-        return _Training(of, examples, settings, seed=seed, dtype=dtype, check=check)
+        return _Training(of, examples, settings, seed=seed, check=check)
 
     reliabilities = _reliabilities(lambda: training(twin(model)), examples, settings)
     own = training(model)
@@ -211,7 +221,7 @@ def train_reward(
     for epoch in range(settings.epochs):
         own.epoch(reliabilities)
         report = evaluate(
-            model, held_out, reliabilities, trained_on=len(examples), epochs=epoch + 1
+            model, held_out, reliabilities, settings, trained_on=len(examples), epochs=epoch + 1
         )
         on_epoch(report)
         if best is None or report.loss < best.loss:
@@ -249,68 +259,63 @@ def evaluate(
     model: RewardModel,
     held_out: Sequence[Example],
     reliabilities: Reliabilities,
+    settings: RewardSettings,
     *,
     trained_on: int,
     epochs: int,
 ) -> RewardReport:
     """Measure a reward model on held-out opinions; those of doubted raters count less."""
-    flat = model.score([s for e in held_out for s in e.sequences], normal=False)
+    raters = [example.rater for example in held_out]
     loss = 0.0
-    judged: list[tuple[float, bool, float]] = []  # probability, outcome, weight
-    for example, own_K in zip(
-        held_out, torch.split(flat, [len(e.sequences) for e in held_out]), strict=True
-    ):
-        meant, opposite = log_likelihoods(model, example, own_K)
-        loss += mixture_loss(meant, opposite, reliabilities.of(example.rater)).item()
-        weight = reliabilities.weight(example.rater)
-        judged += [(p, o, weight) for p, o in _pairs(example, own_K) if weight > 0]
-    right = sum(w * ((p > 0.5) == o) for p, o, w in judged)
-    total, squares = sum(w for *_, w in judged), sum(w * w for *_, w in judged)
+    judged = []  # difference of scores, whether the first was preferred, weight, prompt
+    for opinions in _laid_out(model, held_out, settings):
+        losses_E, _, scores_A = opinion_losses(model, opinions, raters, reliabilities)
+        loss += losses_E.sum().item()
+        for difference, outcome, of in zip(
+            opinions.differences(scores_A).tolist(),
+            opinions.outcomes_P.tolist(),
+            opinions.of_P.tolist(),
+            strict=True,
+        ):
+            example = held_out[opinions.members[of]]
+            weight = reliabilities.weight(example.rater)
+            if outcome != 2 and weight > 0:
+                judged.append(Judged(difference, outcome == 0, weight, example.key))
+    right = sum(one.weight * ((one.difference > 0) == one.first_won) for one in judged)
+    total, squares = sum(o.weight for o in judged), sum(o.weight**2 for o in judged)
     accuracy = right / max(total, 1e-9)
     trials = total * total / max(squares, 1e-9)  # Kish's effective number
+    temperature, calibrated, plain = calibration(judged)
     return RewardReport(
         trained_on=trained_on,
         pairs=len(judged),
         accuracy=accuracy,
         lower_bound=wilson_lower(accuracy * trials, trials),
-        calibration_error=calibration_error([p for p, *_ in judged], [o for _, o, _ in judged]),
+        temperature=temperature,
+        calibration_error=calibrated,
+        uncalibrated_error=plain,
         loss=loss / max(1, len(held_out)),
         epochs=epochs,
         doubted_raters=reliabilities.doubted(),
     )
 
 
-def _pairs(example: Example, scores_K: Tensor) -> list[tuple[float, bool]]:
-    """Give, for each pair that is no tie, the probability that the first wins, and whether it did.
-
-    The opinions about answers shown alone give pairs too: approved of against the neutral offset
-    would count the offset's own calibration, so they are left to the loss.
-    """
-    if not example.ranks:
-        return []
-    found = []
-    for first in range(len(scores_K)):
-        for second in range(first + 1, len(scores_K)):
-            if example.ranks[first] == example.ranks[second]:
-                continue
-            difference = scores_K[first] - scores_K[second]
-            probability = torch.sigmoid(difference).item()  # Davidson's, given that it is no tie
-            found.append((probability, example.ranks[first] < example.ranks[second]))
-    return found
+def new_critic(
+    policy: PreTrainedModel, reward: RewardModel, settings: PPOSettings
+) -> ValueHead | SeparateCritic:
+    """Give the critic that the settings ask for."""
+    if settings.separate_critic:
+        return critic_of(reward)
+    return ValueHead(hidden_size(policy)).to(policy.device)
 
 
-def sequences_of(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
-    """Give prompt and answer of each sample as one sequence."""
-    return [(*s.prompt, *s.token_ids) for s in samples]
-
-
-def critic_of(reward: RewardModel) -> ScalarModel:
+def critic_of(reward: RewardModel) -> SeparateCritic:
     """Copy a reward model into a critic that starts from its normalised scores."""
-    critic = twin(reward.scalar)
+    scalar = twin(reward.scalar)
     with torch.no_grad():
-        critic.head.weight.div_(reward.std)
-        critic.head.bias.sub_(reward.mean).div_(reward.std)
-    return critic
+        scalar.head.weight.div_(reward.std)
+        scalar.head.bias.sub_(reward.mean).div_(reward.std)
+    return SeparateCritic(scalar)
 
 
 def trained_state(model: RewardModel) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ class TransformersSampler:
         temperature: float,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        with autocast(self._dtype):
+        with autocast(self._dtype, self._model.device):
             logits_BV = self._model(
                 input_ids=ids_BT,
                 attention_mask=mask_BT.long(),

@@ -67,6 +67,7 @@ class RewardSettings(_Frozen):
     judge_share: float = Field(0.3, gt=0, lt=1, description="Of the other prompts, by their hash")
     min_train: int = Field(16, ge=1, description="Opinions below which nothing is trained")
     scouts: int = Field(6, ge=0, description="At most, to find whom to trust; 0 trusts all")
+    micro_tokens: int = Field(4096, ge=1, description="Padded tokens in one forward pass")
     normalise_on: int = Field(128, ge=2, description="Reference samples for mean 0, deviation 1")
 
 
@@ -75,12 +76,15 @@ class PPOSettings(_Frozen):
 
     iterations: int = Field(14, ge=1)
     rollouts: int = Field(96, ge=1, description="Answers in an iteration")
+    live_share: float = Field(0.25, ge=0, le=1, description="Of them, rated before by people")
+    max_staleness: int = Field(4, ge=0, description="Versions since a live answer was sampled")
     epochs: int = Field(2, ge=1)
     minibatches: int = Field(2, ge=1)
     max_tokens: int = Field(112, ge=1)
     max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out")
     temperature: float = Field(1.0, gt=0, description="Unless set, the model's own default")
     learning_rate: float = Field(3e-4, gt=0)
+    separate_critic: bool = Field(False, description="A model of its own, not a head")
     critic_learning_rate: float = Field(4e-4, gt=0)
     clip_norm: float = Field(1.0, gt=0)
     kl_coef: float = Field(0.05, ge=0)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from learner.answers import Answered, lay_out, split_prompt
+from learner.critic import ValueHead
 from learner.errors import Interrupted, StateUnusable
 from learner.gate import Verdict, answer_kl, examine
+from learner.live import LiveAnswer
 from learner.losses import token_log_probs
-from learner.model import freeze_below, new_model, trained, twin
+from learner.model import choices, freeze_below, new_model, trained, twin
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example
@@ -18,11 +21,12 @@ from learner.reward import (
     RewardModel,
     RewardReport,
     critic_of,
+    new_critic,
     put_back,
     train_reward,
     trained_state,
 )
-from learner.rollouts import collect, forward_policy, targets
+from learner.rollouts import collect, rows_of, targets
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import (
     GateSettings,
@@ -61,6 +65,10 @@ def text() -> Rows:
     return Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous())
 
 
+def rows(sequences: list[list[int]]) -> list[Answered]:
+    return split_prompt(sequences, shared=False)
+
+
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
 
@@ -71,9 +79,9 @@ def test_samples_carry_the_log_probabilities_of_the_model(model: PreTrainedModel
         for sample in sampler.sample(PROMPTS, 4, 8, temperature, seed=2):
             ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
             with torch.no_grad():
-                found = token_log_probs(model(input_ids=ids).logits, ids, temperature)
-            expected = found[0, len(sample.prompt) :].tolist()
-            assert list(sample.log_probs) == pytest.approx(expected, abs=1e-4)
+                logits = model(input_ids=ids).logits[0, len(sample.prompt) - 1 : -1]
+            expected = token_log_probs(logits, torch.tensor(sample.token_ids), temperature)
+            assert list(sample.log_probs) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_samples_end_at_the_end_token_only(model: PreTrainedModel) -> None:
@@ -97,10 +105,10 @@ def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(model: PreTra
 def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTrainedModel) -> None:
     reward = RewardModel(twin(model), pad=0, seed=0)
     sequences = [[2, 50, 3, END], [2, 51, 52, 53, 54, 55, 3, END]]
-    together = reward.score(sequences)
-    alone = torch.cat([reward.score([s]) for s in sequences])
+    together = reward.score(rows(sequences))
+    alone = torch.cat([reward.score(rows([s])) for s in sequences])
     torch.testing.assert_close(together, alone)
-    longer = reward.score([[2, 50, 3, END, 60]])
+    longer = reward.score(rows([[2, 50, 3, END, 60]]))
     assert not torch.isclose(longer, alone[:1]).item()
 
 
@@ -108,14 +116,28 @@ def test_normalised_rewards_have_mean_0_and_deviation_1_and_the_critic_starts_th
     model: PreTrainedModel,
 ) -> None:
     reward = RewardModel(twin(model), pad=0, seed=0)
-    sequences = [[2, 50 + i, 3, END] for i in range(20)]
-    reward.normalise(sequences)
-    scores = reward.score(sequences)
+    answered = rows([[2, 50 + i, 3, END] for i in range(20)])
+    reward.normalise(answered)
+    scores = reward.score(answered)
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
     assert scores.std().item() == pytest.approx(1, abs=1e-5)
-    ids = torch.tensor(sequences)
-    values = critic_of(reward)(ids, torch.ones_like(ids, dtype=torch.bool))[:, -1]
-    torch.testing.assert_close(values.detach(), scores, atol=1e-5, rtol=1e-4)
+    batch = lay_out(answered, pad=0, device=torch.device("cpu"))
+    with torch.no_grad():
+        values = critic_of(reward).scalar(batch)[batch.last_A]
+    torch.testing.assert_close(values, scores, atol=1e-5, rtol=1e-4)
+
+
+def test_a_value_head_is_fitted_to_returns_that_its_states_tell() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(4000, 8, generator=generator) + 3
+    returns = states @ torch.arange(8.0) + 5
+    head = ValueHead(8)
+    assert head.linear(states).abs().max() == 0
+    head.fit(states, returns)
+    found = head.linear(states).squeeze(-1).detach()
+    assert found.mean().item() == pytest.approx(returns.mean().item(), abs=1e-2)
+    left = (found - returns).var() / returns.var()
+    assert left < 0.02, "the ridge keeps a tenth of each weight"
 
 
 def liking(token: int, count: int) -> list[Example]:
@@ -137,7 +159,7 @@ def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrai
     saved = trained_state(reward)
     again = RewardModel(twin(model), pad=0, seed=1)
     put_back(again, saved)
-    sequences = [e.sequences[0] for e in liking(99, 4)]
+    sequences = rows([list(e.sequences[0]) for e in liking(99, 4)])
     assert torch.equal(again.score(sequences), reward.score(sequences))
 
 
@@ -149,7 +171,7 @@ def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     reward = RewardModel(twin(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
     train_reward(reward, thumbs, liking(99, 10), settings, seed=0)
-    scores = reward.score([[2, 55, 3, 99, END], [2, 55, 3, 98, END]])
+    scores = reward.score(rows([[2, 55, 3, 99, END], [2, 55, 3, 98, END]]))
     assert scores[0] > scores[1]
 
 
@@ -165,7 +187,7 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
         reward = RewardModel(twin(model), pad=0, seed=0)
         settings = RewardSettings(learning_rate=1e-3, epochs=2, scouts=scouts)
         report = train_reward(reward, votes, votes[:40], settings, seed=0)
-        scores = reward.score([s for e in fair for s in e.sequences]).view(-1, 2)
+        scores = reward.score([r for e in fair for r in split_prompt(e.sequences)]).view(-1, 2)
         right = [
             (a > b).item() == (e.ranks == (0, 1)) for e, (a, b) in zip(fair, scores, strict=True)
         ]
@@ -186,62 +208,95 @@ def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
     assert all(torch.equal(p, before[n]) for n, p in reward.named_parameters())
 
 
-def players(model: PreTrainedModel) -> Players:
+def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players:
     reward = RewardModel(twin(model), pad=0, seed=0)
-    reward.normalise([[*s.prompt, *s.token_ids] for s in samples_of(model)])
+    reward.normalise(rows_of(samples_of(model)))
     policy = twin(model)
     return Players(
         policy=policy,
-        critic=critic_of(reward),
+        critic=new_critic(policy, reward, settings),
         reference=model,
         reward=reward,
         sampler=TransformersSampler(policy, [END]),
         prompts=PROMPTS,
         text=text(),
+        live=[LiveAnswer(sample, 1) for sample in samples_of(model, 1)],
     )
 
 
-def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel) -> None:
-    playing = players(model)
-    rollouts = collect(samples_of(model), pad=0, micro_tokens=30, minibatches=2)
-    assert len(rollouts.groups) > 2
-    fixed = targets(
-        rollouts,
+@pytest.mark.parametrize("separate", [False, True])
+def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate: bool) -> None:
+    settings = TINY_PPO.model_copy(update={"separate_critic": separate})
+    playing = players(model, settings)
+    groups = collect(
+        samples_of(model), pad=0, micro_tokens=30, minibatches=2, device=torch.device("cpu")
+    )
+    assert len(groups) > 2
+    fixed, measured = targets(
+        groups,
         torch.zeros(12),
+        torch.ones(12, dtype=torch.bool),
         policy=playing.policy,
         reference=playing.reference,
         critic=playing.critic,
-        settings=TINY_PPO,
+        settings=settings,
         kl_coef=0.05,
         dtype="float32",
+        first=True,
     )
-    for group in rollouts.groups:
-        found, _ = forward_policy(playing.policy, rollouts, group, temperature=1.0, dtype="float32")
+    for group, target in zip(groups, fixed, strict=True):
+        logits, states = choices(playing.policy, group.batch, "float32")
+        found = token_log_probs(logits, group.batch.tokens_N, 1.0)
         assert found.requires_grad
-        mask = rollouts.chosen_BT[group, : found.shape[1]]
-        assert torch.equal(found[mask], fixed.old_log_probs_BT[group, : found.shape[1]][mask])
+        assert torch.equal(found, target.old_log_probs_N)
+        assert torch.equal(playing.critic.values(group.batch, states), target.old_values_N)
     # The policy still is the reference, and the sampler's figures are the trainer's.
-    assert fixed.kl_B.abs().max() == 0
-    torch.testing.assert_close(
-        fixed.weights_BT[rollouts.chosen_BT],
-        torch.ones(int(rollouts.chosen_BT.sum())),
-        atol=1e-3,
-        rtol=0,
-    )
+    assert measured.kl == 0
+    assert measured.mismatch_kl == pytest.approx(0, abs=1e-4)
+    weights = torch.cat([target.weights_N for target in fixed])
+    torch.testing.assert_close(weights, torch.ones(len(weights)), atol=1e-3, rtol=0)
+    advantages = torch.cat([target.advantages_N for target in fixed])
+    assert advantages.mean().item() == pytest.approx(0, abs=1e-5)
 
 
 def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_not_chosen(
     model: PreTrainedModel,
 ) -> None:
     found = samples_of(model)
-    rollouts = collect(found, pad=0, micro_tokens=30, minibatches=2)
-    for row, sample in enumerate(found):
-        assert rollouts.ids_BT[row][rollouts.chosen_BT[row]].tolist() == list(sample.token_ids)
-        assert rollouts.ids_BT[row][rollouts.mask_BT[row]].tolist() == [
-            *sample.prompt,
-            *sample.token_ids,
-        ]
-    assert sorted(i for group in rollouts.groups for i in group) == list(range(12))
+    groups = collect(found, pad=0, micro_tokens=30, minibatches=2, device=torch.device("cpu"))
+    for group in groups:
+        tokens = [t for i in group.members for t in found[i].token_ids]
+        log_probs = [p for i in group.members for p in found[i].log_probs]
+        assert group.batch.tokens_N.tolist() == tokens
+        assert group.sampler_log_probs_N.tolist() == pytest.approx(log_probs)
+    assert sorted(i for group in groups for i in group.members) == list(range(12))
+
+
+def test_answers_of_an_earlier_policy_are_weighed_and_told_apart(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    playing = players(model)
+    earlier = playing.live[0].sample
+    doubled = replace(earlier, log_probs=tuple(p - 0.5 for p in earlier.log_probs))
+    playing.live = [LiveAnswer(doubled, 2), *playing.live[1:]]
+    half = TINY_PPO.model_copy(update={"live_share": 0.5, "iterations": 1})
+    found: list[Iteration] = []
+    run_ppo(playing, half, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    assert found[0].live == 0.5
+    assert found[0].staleness == pytest.approx((2 + 1 + 1) / 3)
+    assert found[0].mismatch_kl == pytest.approx(0, abs=1e-4), "of the fresh ones alone"
+    one, two = len(earlier.token_ids), sum(len(a.sample.token_ids) for a in playing.live[1:])
+    w = 2.718281828**0.5
+    by_hand = (one * w + two) ** 2 / ((one + two) * (one * w * w + two))
+    assert found[0].effective_sample_size == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_ppo_learns_from_live_answers_alone(model: PreTrainedModel, tmp_path: Path) -> None:
+    found: list[Iteration] = []
+    alone = TINY_PPO.model_copy(update={"live_share": 1.0, "rollouts": 3})
+    run_ppo(players(model), alone, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    assert [iteration.live for iteration in found] == [1.0] * 3
+    assert found[-1].score == pytest.approx(found[0].score), "the same answers each time"
 
 
 def test_killed_and_resumed_ppo_gives_the_same_weights(
@@ -334,7 +389,7 @@ def test_gate_guards_the_likelihood_of_text(model: PreTrainedModel) -> None:
 
 
 def test_kl_estimate_of_a_policy_to_itself_is_zero(model: PreTrainedModel) -> None:
-    assert answer_kl(model, model, samples_of(model), TINY_PPO) == 0
+    assert answer_kl(model, model, samples_of(model), TINY_PPO, 0) == 0
 
 
 def test_large_models_get_other_defaults_but_keep_what_was_set() -> None:

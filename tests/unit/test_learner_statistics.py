@@ -1,8 +1,8 @@
-"""Wilson's bound and the calibration error by hand."""
+"""Wilson's bound by hand."""
 
 import pytest
 
-from learner.statistics import calibration_error, wilson_lower
+from learner.statistics import wilson_lower
 
 
 def test_wilson_by_hand() -> None:
@@ -14,10 +14,3 @@ def test_wilson_of_nothing_is_zero_and_of_much_is_near_the_share() -> None:
     assert wilson_lower(0, 0) == 0
     assert wilson_lower(6000, 10000) == pytest.approx(0.6, abs=0.01)
     assert wilson_lower(0, 10) == pytest.approx(0, abs=1e-9)
-
-
-def test_calibration_error_by_hand() -> None:
-    # Bin of .9: two, one right: |1.8 - 1|. Bin of .1: one, wrong: |.1 - 0|.
-    error = calibration_error([0.9, 0.9, 0.1], [True, False, False])
-    assert error == pytest.approx((0.8 + 0.1) / 3)
-    assert calibration_error([], []) == 0
