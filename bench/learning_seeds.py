@@ -11,6 +11,7 @@ model. Left out: the log, the ledger, the gate and serving.
 
 import argparse
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,12 +152,12 @@ class Laboratory:
             critic=new_critic(policy, reward, settings),
             reference=self.reference,
             reward=reward,
-            sampler=self.sampler(policy),
+            sampler=self.sampler,
             prompts=demonstrated_prompts(self.tokenizer, self.seed, 600),
             text=text,
         )
-        state = folder / "ppo.pt"
-        state.unlink(missing_ok=True)
+        state = folder / "ppo"
+        shutil.rmtree(state, ignore_errors=True)
         run_ppo(players, settings, seed=self.seed, state=state, on_iteration=note)
         return policy, iterations
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from bench.learning_seeds import Laboratory, make_models
 from bench.servers import machine
 from deploy.raters import PREFERENCES
+from learner.answers import split_prompt
 from learner.preferences import Example
 from learner.reward import RewardModel
 from learner.settings import RewardSettings
@@ -22,7 +23,8 @@ from learner.settings import RewardSettings
 
 def agreement(model: RewardModel, pairs: list[Example]) -> float:
     """Give the share of the pairs, ties left out, that the model orders as they are ranked."""
-    scores = model.score([s for pair in pairs for s in pair.sequences]).view(-1, 2)
+    rows = [row for pair in pairs for row in split_prompt(pair.sequences)]
+    scores = model.score(rows).view(-1, 2)
     right = [
         (scores[i, 0] > scores[i, 1]).item() == (pair.ranks[0] < pair.ranks[1])
         for i, pair in enumerate(pairs)

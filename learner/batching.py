@@ -40,3 +40,21 @@ def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def in_number(groups: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """Give the same members in `count` groups: the largest are halved, the smallest joined.
+
+    Args:
+        count: At most the number of members.
+
+    """
+    found = [list(group) for group in groups]
+    while len(found) < count:
+        largest = max(range(len(found)), key=lambda i: len(found[i]))
+        group = found[largest]
+        found[largest : largest + 1] = [group[: len(group) // 2], group[len(group) // 2 :]]
+    while len(found) > count:
+        found.sort(key=len)
+        found[:2] = [found[0] + found[1]]
+    return found

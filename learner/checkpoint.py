@@ -3,14 +3,25 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from learner.errors import StateUnusable
+from learner.ranks import Ranks
+
+_TRAINED_ONLY: Final = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def fsync(path: Path) -> None:
@@ -80,6 +91,81 @@ def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer, key: 
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     return int(state["step"])
+
+
+def save_sharded(
+    folder: Path,
+    module: nn.Module,
+    optimizer: Optimizer,
+    key: str,
+    extra: dict[str, float],
+    ranks: Ranks,
+) -> None:
+    """Replace the folder by the trained parameters and the optimizer's state, however spread.
+
+    Every process writes its own part (PyTorch's distributed checkpoint).
+
+    Args:
+        key: What the run depends on; a state under another key is not resumed.
+
+    """
+    aside = folder.with_name(f".{folder.name}.partial")
+    if ranks.rank == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    ranks.wait()
+    state = {"training": _Trained(module, optimizer), "key": key, "extra": extra}
+    save(state, checkpoint_id=aside, no_dist=ranks.size == 1)
+    ranks.wait()
+    if ranks.rank == 0:
+        for file in aside.iterdir():
+            fsync(file)
+        fsync(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+        fsync(folder.parent)
+    ranks.wait()
+
+
+def load_sharded(
+    folder: Path, module: nn.Module, optimizer: Optimizer, key: str, ranks: Ranks
+) -> dict[str, float] | None:
+    """Put back what `save_sharded` wrote, and give its `extra`; None where there is nothing.
+
+    Raises:
+        StateUnusable: It was written under another key.
+
+    """
+    if not folder.exists():
+        return None
+    state: dict[str, Any] = {"key": "", "extra": {"kl_coef": 0.0, "step": 0}}
+    load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
+    if state["key"] != key:
+        raise StateUnusable(f"saved training state is for {state['key']!r}, not {key!r}")
+    training = {"training": _Trained(module, optimizer)}
+    load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
+    extra: dict[str, float] = state["extra"]
+    return extra
+
+
+class _Trained(Stateful):
+    """Trained parameters and the optimizer's state by the parameters' names."""
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
+        self._module = module
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self._module, self._optimizer, options=_TRAINED_ONLY)
+        return {"model": model, "optimizer": optimizer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        set_state_dict(
+            self._module,
+            self._optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_TRAINED_ONLY,
+        )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:

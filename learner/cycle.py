@@ -44,7 +44,7 @@ from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
 
-_TRAINED: Final = ("candidate", "ppo.pt", "reward.pt", "judge.pt")
+_TRAINED: Final = ("candidate", "ppo", "reward.pt", "judge.pt")
 
 
 class Cycle:
@@ -239,14 +239,14 @@ class Cycle:
                 critic=new_critic(policy, reward, self._settings.ppo),
                 reference=materials.reference,
                 reward=reward,
-                sampler=materials.sampler(policy),
+                sampler=materials.sampler,
                 prompts=materials.prompts,
                 text=materials.text,
                 live=self._live_answers(),
             ),
             self._settings.ppo,
             seed=self._seed(4),
-            state=self._folder / "ppo.pt",
+            state=self._folder / "ppo",
             dtype=self._settings.dtype,
             on_iteration=self._iterated,
             check=self._check,

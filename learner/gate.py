@@ -14,6 +14,7 @@ from learner.losses import token_log_probs
 from learner.model import choices
 from learner.next_token import text_nll
 from learner.packing import Rows
+from learner.ranks import Ranks
 from learner.reward import RewardModel
 from learner.rollouts import collect, rows_of
 from learner.sampler import Sample, Sampler
@@ -60,10 +61,11 @@ def answer_kl(
     total = 0.0
     for group in collect(
         samples,
+        [True] * len(samples),
         pad=pad,
         micro_tokens=settings.micro_tokens,
-        minibatches=1,
         device=policy.device,
+        ranks=Ranks(),
     ):
         ours_N, theirs_N = (
             token_log_probs(

@@ -7,7 +7,6 @@ clipped steps. Left out: several updates of the reward model in between.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,16 @@ from transformers import PreTrainedModel
 
 from learner.advantages import adapted_kl_coef
 from learner.answers import AnswerBatch
-from learner.checkpoint import load_state, restore, save_state, training_state
+from learner.checkpoint import load_sharded, save_sharded
 from learner.critic import SeparateCritic, ValueHead
 from learner.live import LiveAnswer
 from learner.losses import clipped_share, policy_loss, token_log_probs, value_loss
-from learner.model import autocast, choices, trained
+from learner.model import autocast, choices, trained, twin
 from learner.next_token import next_token_loss
 from learner.packing import Rows
+from learner.ranks import Ranks, copy_whole
 from learner.reward import RewardModel
-from learner.rollouts import Group, Targets, collect, rows_of, targets
+from learner.rollouts import Group, Targets, collect, targets
 from learner.sampler import Sample, Sampler
 from learner.settings import Dtype, PPOSettings
 
@@ -75,6 +75,7 @@ class Players:
         critic: Trained in place; a head on the policy's trunk, or a model of its own.
         reference: The SFT policy; not changed.
         reward: Not changed.
+        sampler: Gives one that samples from a policy as it is at each call.
         prompts: Token ids to answer.
         text: Packed text for the pre-training loss.
         live: Answers that people rated.
@@ -85,7 +86,7 @@ class Players:
     critic: ValueHead | SeparateCritic
     reference: PreTrainedModel
     reward: RewardModel
-    sampler: Sampler
+    sampler: Callable[[PreTrainedModel], Sampler]
     prompts: Sequence[Sequence[int]]
     text: Rows
     live: Sequence[LiveAnswer] = ()
@@ -100,17 +101,21 @@ def run_ppo(
     dtype: Dtype = "float32",
     on_iteration: Callable[[Iteration], None] | None = None,
     check: Callable[[], None] = lambda: None,
-) -> None:
-    """Train the policy for the settings' iterations; resumes from the file `state`.
+    ranks: Ranks | None = None,
+) -> PreTrainedModel:
+    """Train the policy for the settings' iterations, and give it whole; resumes from `state`.
 
     Killed and resumed, it gives the same weights bit for bit, on one machine and number of
-    threads.
+    threads. Several processes, each with the same arguments, give what one gives but for the
+    rounding of sums, and can resume what another number of them has left.
 
     Args:
+        state: A folder.
         check: Called before every step; what it raises stops the run, to be resumed.
+        ranks: The processes that train together; the models are spread over them.
 
     """
-    trainer = _Trainer(players, settings, seed, dtype, check)
+    trainer = _Trainer(players, settings, seed, dtype, check, ranks or Ranks())
     first = trainer.resume(state)
     for number in range(first, settings.iterations):
         iteration = trainer.iterate(number)
@@ -119,10 +124,11 @@ def run_ppo(
         last = number + 1 == settings.iterations
         if last or (number + 1) % settings.checkpoint_every == 0:
             trainer.save(state, number + 1)
+    return trainer.whole()
 
 
 class _Trainer:
-    """The optimizers, and the KL coefficient, of one run."""
+    """The optimizer, and the KL coefficient, of one run."""
 
     def __init__(
         self,
@@ -131,13 +137,23 @@ class _Trainer:
         seed: int,
         dtype: Dtype,
         check: Callable[[], None],
+        ranks: Ranks,
     ) -> None:
+        least = settings.minibatches * ranks.size
+        if settings.rollouts < least:
+            raise ValueError(f"{settings.rollouts} rollouts are too few: at least {least}")
         self._check = check
         self._players = players
         self._settings = settings
         self._seed = seed
         self._dtype = dtype
+        self._ranks = ranks
         self._kl_coef = settings.kl_coef
+        # What is sampled from is whole: a token takes one process, not all of them.
+        self._whole = players.policy if ranks.size == 1 else twin(players.policy)
+        self._sampler = players.sampler(self._whole)
+        for model in (players.policy, players.reference, players.reward.scalar.trunk):
+            ranks.shard(model)
         # Both in one module and one optimizer, so that one state holds all.
         self._modules = nn.ModuleDict({"policy": players.policy, "critic": players.critic})
         self._optimizer = AdamW(
@@ -151,64 +167,56 @@ class _Trainer:
         )
         self._key = f"ppo {seed} {dtype} {settings.model_dump_json()}"
 
-    def resume(self, path: Path) -> int:
-        state = load_state(path)
-        if state is None:
+    def resume(self, folder: Path) -> int:
+        """Give the number of iterations done."""
+        saved = load_sharded(folder, self._modules, self._optimizer, self._key, self._ranks)
+        if saved is None:
             return 0
-        self._kl_coef = state["kl_coef"]
-        return restore(state, self._modules, self._optimizer, self._key)
+        self._kl_coef = saved["kl_coef"]
+        return int(saved["step"])
 
-    def save(self, path: Path, done: int) -> None:
-        state: dict[str, Any] = training_state(self._modules, self._optimizer, done, self._key)
-        save_state(path, {**state, "kl_coef": self._kl_coef})
+    def save(self, folder: Path, done: int) -> None:
+        """Replace the state by that after `done` iterations."""
+        extra = {"kl_coef": self._kl_coef, "step": done}
+        save_sharded(folder, self._modules, self._optimizer, self._key, extra, self._ranks)
+
+    def whole(self) -> PreTrainedModel:
+        """Give the policy as it is, on one device."""
+        if self._ranks.size > 1:
+            copy_whole(self._players.policy, self._whole)
+        return self._whole
 
     def iterate(self, number: int) -> Iteration:
         """Sample, score, and take the steps of one iteration."""
         seed = self._seed * 100_003 + number
         generator = torch.Generator().manual_seed(seed)
         live = self._take_live(generator)
-        samples = [
-            *self._sample(self._settings.rollouts - len(live), generator, seed),
-            *(answer.sample for answer in live),
-        ]
-        groups = collect(
-            samples,
-            pad=self._players.reward.pad,
-            micro_tokens=self._settings.micro_tokens,
-            minibatches=self._settings.minibatches,
-            device=self._players.policy.device,
-        )
-        scores_B = self._players.reward.score(
-            rows_of(samples), micro_tokens=self._settings.micro_tokens
-        )
-        ended_B = torch.tensor([s.finished for s in samples])
-        fresh_B = torch.arange(len(samples)) < len(samples) - len(live)
+        minibatches = self._collect(live, generator, seed)
+        players = self._players
+        groups = [group for minibatch in minibatches for group in minibatch]
         fixed, measured = targets(
             groups,
-            torch.where(ended_B, scores_B, scores_B - self._settings.unfinished_penalty),
-            fresh_B,
-            policy=self._players.policy,
-            reference=self._players.reference,
-            critic=self._players.critic,
+            policy=players.policy,
+            reference=players.reference,
+            reward=players.reward,
+            critic=players.critic,
             settings=self._settings,
             kl_coef=self._kl_coef,
             dtype=self._dtype,
+            ranks=self._ranks,
             first=number == 0,
         )
-        clip_ratio, value_error, text_nll = self._update(groups, fixed, generator)
-        own_B = fresh_B if len(live) < len(samples) else ~fresh_B
-        lengths_B = torch.tensor([float(len(s.token_ids)) for s in samples])
+        of_group = iter(fixed)
+        paired = [[(group, next(of_group)) for group in minibatch] for minibatch in minibatches]
+        clip_ratio, value_error, text_nll = self._update(paired, generator)
         iteration = Iteration(
             number=number + 1,
-            score=scores_B[own_B].mean().item(),
             clip_ratio=clip_ratio,
             value_error=value_error,
             text_nll=text_nll,
-            length=lengths_B[own_B].mean().item(),
-            ended=ended_B[own_B].float().mean().item(),
             kl_coef=self._kl_coef,
             staleness=sum(answer.staleness for answer in live) / max(1, len(live)),
-            live=len(live) / len(samples),
+            live=len(live) / self._settings.rollouts,
             **asdict(measured),
         )
         if self._settings.kl_target is not None:
@@ -223,48 +231,81 @@ class _Trainer:
         order = torch.randperm(len(pool), generator=generator)[:count]
         return [pool[i] for i in order.tolist()]
 
-    def _sample(self, count: int, generator: torch.Generator, seed: int) -> list[Sample]:
-        if count == 0:
+    def _collect(
+        self, live: Sequence[LiveAnswer], generator: torch.Generator, seed: int
+    ) -> list[list[Group]]:
+        """Give the iteration's minibatches, as this process's groups of each."""
+        settings, prompts = self._settings, self._players.prompts
+        fresh = settings.rollouts - len(live)
+        picked = torch.randint(len(prompts), (fresh,), generator=generator).tolist()
+        order = torch.randperm(settings.rollouts, generator=generator).tolist()
+        mine = self._ranks.share(range(settings.rollouts))
+        sampled = [number for number in mine if number < fresh]
+        samples = dict(zip(sampled, self._sample(picked, sampled, seed), strict=True))
+        samples |= {number: live[number - fresh].sample for number in mine if number >= fresh}
+        minibatches = []
+        for start in range(settings.minibatches):
+            own = [number for number in order[start :: settings.minibatches] if number in samples]
+            minibatches.append(
+                collect(
+                    [samples[number] for number in own],
+                    [number < fresh for number in own],
+                    pad=self._players.reward.pad,
+                    micro_tokens=settings.micro_tokens,
+                    device=self._players.policy.device,
+                    ranks=self._ranks,
+                )
+            )
+        return minibatches
+
+    def _sample(self, picked: Sequence[int], numbers: Sequence[int], seed: int) -> list[Sample]:
+        if not numbers:
             return []
-        prompts = self._players.prompts
-        picked = torch.randint(len(prompts), (count,), generator=generator)
-        return self._players.sampler.sample(
-            [prompts[i] for i in picked.tolist()],
+        self.whole()
+        return self._sampler.sample(
+            [self._players.prompts[picked[number]] for number in numbers],
             1,
             self._settings.max_tokens,
             self._settings.temperature,
             seed,
+            numbers,
         )
 
     def _update(
-        self, groups: Sequence[Group], fixed: Sequence[Targets], generator: torch.Generator
+        self,
+        minibatches: Sequence[Sequence[tuple[Group, Targets]]],
+        generator: torch.Generator,
     ) -> tuple[float, float, float]:
         """Take all steps of an iteration; gives mean clip share, value loss and text NLL."""
         figures = torch.zeros(3)
-        steps = 0
+        counts = [
+            self._ranks.total(sum(len(group.batch.tokens_N) for group, _ in minibatch))
+            for minibatch in minibatches
+        ]
         for _ in range(self._settings.epochs):
-            order = torch.randperm(len(groups), generator=generator).tolist()
-            share = -(-len(order) // self._settings.minibatches)
-            for start in range(0, len(order), share):
-                picked = [(groups[i], fixed[i]) for i in order[start : start + share]]
-                figures += self._step(picked, generator)
-                steps += 1
-        clip_ratio, value_error, text_nll = (figures / steps).tolist()
+            for number in torch.randperm(len(minibatches), generator=generator).tolist():
+                figures += self._step(minibatches[number], counts[number], generator)
+        steps = self._settings.epochs * len(minibatches)
+        clip_ratio, value_error, text_nll = (self._ranks.total(f / steps) for f in figures.tolist())
         return clip_ratio, value_error, text_nll
 
     def _step(
-        self, minibatch: Sequence[tuple[Group, Targets]], generator: torch.Generator
+        self,
+        minibatch: Sequence[tuple[Group, Targets]],
+        count: float,
+        generator: torch.Generator,
     ) -> Tensor:
         """Take one optimizer step on a minibatch, in as many backward passes as it has groups."""
         self._check()
-        count = float(sum(len(group.batch.tokens_N) for group, _ in minibatch))
+        policy, critic = self._players.policy, self._players.critic
         figures = torch.zeros(3)
         for group, fixed in minibatch:
             figures[:2] += self._backward(group.batch, fixed, count).cpu()
         if self._settings.text_coef > 0:
             figures[2] = self._text_backward(generator)
-        nn.utils.clip_grad_norm_(trained(self._players.policy), self._settings.clip_norm)
-        nn.utils.clip_grad_norm_(trained(self._players.critic), self._settings.clip_norm)
+        self._ranks.sum_gradients(critic)
+        nn.utils.clip_grad_norm_(trained(policy), self._settings.clip_norm)
+        nn.utils.clip_grad_norm_(trained(critic), self._settings.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return figures
@@ -295,17 +336,23 @@ class _Trainer:
         return torch.stack([clipped, errors.detach()])
 
     def _text_backward(self, generator: torch.Generator) -> float:
-        """Add the gradient of the pre-training loss on some rows of text (PPO-ptx)."""
-        text = self._players.text
+        """Add the gradient of the pre-training loss on some rows of text (PPO-ptx).
+
+        Gives this process's part of the mean loss.
+        """
+        text, device = self._players.text, self._players.policy.device
         picked = torch.randint(len(text), (self._settings.text_rows,), generator=generator)
-        device = self._players.policy.device
+        own = picked[self._ranks.rank :: self._ranks.size]
+        share = len(own) / len(picked)
+        if not len(own):
+            own = picked[:1]  # its share is nothing, but a forward pass takes all processes
         with autocast(self._dtype, device):
             logits_BTV = self._players.policy(
-                input_ids=text.input_ids_NT[picked].to(device),
-                position_ids=text.positions_NT[picked].to(device),
+                input_ids=text.input_ids_NT[own].to(device),
+                position_ids=text.positions_NT[own].to(device),
                 use_cache=False,
             ).logits
-        loss = next_token_loss(logits_BTV, text.labels_NT[picked].to(device))
+        loss = share * next_token_loss(logits_BTV, text.labels_NT[own].to(device))
         (self._settings.text_coef * loss).backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

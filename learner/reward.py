@@ -71,8 +71,12 @@ class RewardModel(nn.Module):
             scores_A = self(lay_out(own, pad=self.pad, device=self.device))
             scores = scores_A.split([len(row.answers) for row in own])
             found.update(zip(part, scores, strict=True))
-        flat = torch.cat([found[i] for i in range(len(rows))]).cpu()
-        return (flat - self.mean.cpu()) / self.std.cpu() if normal else flat
+        flat = torch.cat([found[i] for i in range(len(rows))])
+        return (self.normal(flat) if normal else flat).cpu()
+
+    def normal(self, scores_A: Tensor) -> Tensor:
+        """Give scores as `normalise` has fixed their scale."""
+        return (scores_A - self.mean) / self.std
 
     def normalise(self, rows: Sequence[Answered]) -> None:
         """Make the scores of these reference answers have mean 0 and deviation 1."""

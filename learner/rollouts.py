@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from learner.advantages import gae, token_rewards, whiten
 from learner.answers import AnswerBatch, Answered, lay_out
-from learner.batching import parts
+from learner.batching import in_number, parts
 from learner.critic import Critic
 from learner.losses import (
     effective_sample_size,
@@ -18,13 +18,15 @@ from learner.losses import (
     token_log_probs,
 )
 from learner.model import choices
+from learner.ranks import Ranks
+from learner.reward import RewardModel
 from learner.sampler import Sample
 from learner.settings import Dtype, PPOSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Answers that take one forward pass.
+    """A answers that take one forward pass.
 
     The old log-probabilities and the loss use the same groups, so that the first step's ratio is
     exactly 1.
@@ -32,12 +34,16 @@ class Group:
     Attributes:
         members: The answers, by their place in what was collected.
         sampler_log_probs_N: In the distribution that each token was sampled from.
+        ended_A: Whether each ended by itself.
+        fresh_A: Whether the policy itself has just sampled it.
 
     """
 
     batch: AnswerBatch
     members: list[int]
     sampler_log_probs_N: Tensor
+    ended_A: Tensor
+    fresh_A: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,15 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures of an iteration's answers before the policy moves.
+    """Figures of an iteration's answers before the policy moves, of all processes.
+
+    Those of whole answers are of the answers sampled now, where there are any.
 
     Attributes:
-        kl: log p - log p_ref in an answer sampled now, mean, nats.
+        score: Of the reward model, normalised, mean.
+        kl: log p - log p_ref in an answer, mean, nats.
+        length: Tokens in an answer, mean.
+        ended: Share of answers that ended by themselves.
         entropy: Of a token, mean, nats.
         mismatch_kl: KL of what the sampler says of its tokens to what the trainer says, nats a
             token; of answers sampled now.
@@ -65,7 +76,10 @@ class Measured:
 
     """
 
+    score: float
     kl: float
+    length: float
+    ended: float
     entropy: float
     mismatch_kl: float
     effective_sample_size: float
@@ -78,16 +92,20 @@ def rows_of(samples: Sequence[Sample]) -> list[Answered]:
 
 def collect(
     samples: Sequence[Sample],
+    fresh: Sequence[bool],
     *,
     pad: int,
     micro_tokens: int,
-    minibatches: int,
     device: torch.device,
+    ranks: Ranks,
 ) -> list[Group]:
-    """Group samples of like length for forward passes; a minibatch is made of whole groups."""
+    """Group samples of like length for forward passes of at most `micro_tokens` tokens.
+
+    Every process makes as many groups, since each forward pass takes them all.
+    """
     rows = rows_of(samples)
-    lengths = [row.length for row in rows]
-    tokens = min(micro_tokens, max(1, sum(lengths) // minibatches))
+    groups = parts([row.length for row in rows], micro_tokens)
+    count = min(ranks.most(len(groups)), -ranks.most(-len(samples)))
     return [
         Group(
             batch=lay_out([rows[i] for i in members], pad=pad, device=device),
@@ -95,8 +113,10 @@ def collect(
             sampler_log_probs_N=torch.tensor(
                 [log_prob for i in members for log_prob in samples[i].log_probs], device=device
             ),
+            ended_A=torch.tensor([samples[i].finished for i in members], device=device),
+            fresh_A=torch.tensor([fresh[i] for i in members], device=device),
         )
-        for members in parts(lengths, tokens)
+        for members in in_number(groups, count)
     ]
 
 
@@ -104,6 +124,7 @@ def collect(
 class _Look:
     """What the models say of a group, without gradient."""
 
+    scores_A: Tensor
     old_N: Tensor
     reference_N: Tensor
     entropies_N: Tensor
@@ -113,46 +134,49 @@ class _Look:
 @torch.no_grad()
 def targets(
     groups: Sequence[Group],
-    scores_B: Tensor,
-    fresh_B: Tensor,
     *,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
+    reward: RewardModel,
     critic: Critic,
     settings: PPOSettings,
     kl_coef: float,
     dtype: Dtype,
+    ranks: Ranks,
     first: bool = False,
 ) -> tuple[list[Targets], Measured]:
     """Compute old log-probabilities, values, advantages and returns with the policy as it is.
 
     Args:
-        scores_B: Of each answer.
-        fresh_B: True for answers that the policy itself has just sampled.
         first: The critic knows nothing yet, and is fitted to what these answers return.
 
     """
-    looks = [_look(group, policy, reference, settings.temperature, dtype) for group in groups]
+    looks = [
+        _look(group, policy, reference, reward, settings.temperature, dtype) for group in groups
+    ]
     rewards = [
-        _rewards(group, look, scores_B, kl_coef) for group, look in zip(groups, looks, strict=True)
+        _rewards(group, look, kl_coef, settings.unfinished_penalty)
+        for group, look in zip(groups, looks, strict=True)
     ]
     if first:
         to_go = [
             rewards_AL.flip(-1).cumsum(-1).flip(-1)[group.batch.chosen_AL]
             for group, rewards_AL in zip(groups, rewards, strict=True)
         ]
-        critic.fit(torch.cat([look.states_NH for look in looks]), torch.cat(to_go))
+        states_NH = torch.cat([look.states_NH.float() for look in looks])
+        critic.fit(*(torch.cat(ranks.gather(x)) for x in (states_NH, torch.cat(to_go))))
     found = [
         _target(*of_group, critic, settings)
         for of_group in zip(groups, looks, rewards, strict=True)
     ]
-    return _whitened(found), _measure(groups, looks, found, fresh_B)
+    return _whitened(found, ranks), _measure(groups, looks, found, ranks)
 
 
 def _look(
     group: Group,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
+    reward: RewardModel,
     temperature: float,
     dtype: Dtype,
 ) -> _Look:
@@ -162,6 +186,7 @@ def _look(
     del reference_NV  # a large vocabulary's logits are most of the memory
     logits_NV, states_NH = choices(policy, group.batch, dtype)
     return _Look(
+        scores_A=reward.normal(reward(group.batch)),
         old_N=token_log_probs(logits_NV, tokens_N, temperature),
         reference_N=reference_N,
         entropies_N=token_entropies(logits_NV, temperature),
@@ -169,11 +194,11 @@ def _look(
     )
 
 
-def _rewards(group: Group, look: _Look, scores_B: Tensor, kl_coef: float) -> Tensor:
+def _rewards(group: Group, look: _Look, kl_coef: float, penalty: float) -> Tensor:
     return token_rewards(
         group.batch.padded(look.old_N),
         group.batch.padded(look.reference_N),
-        scores_B[group.members].to(look.old_N.device),
+        torch.where(group.ended_A, look.scores_A, look.scores_A - penalty),
         group.batch.chosen_AL,
         kl_coef,
     )
@@ -202,26 +227,53 @@ def _target(
     )
 
 
-def _whitened(found: Sequence[Targets]) -> list[Targets]:
+def _whitened(found: Sequence[Targets], ranks: Ranks) -> list[Targets]:
     """Whiten advantages over all tokens of the iteration."""
-    white_N = whiten(torch.cat([target.advantages_N for target in found]))
-    own = torch.split(white_N, [len(target.advantages_N) for target in found])
+    everywhere = ranks.gather(torch.cat([target.advantages_N for target in found]))
+    white = torch.split(whiten(torch.cat(everywhere)), [len(a) for a in everywhere])[ranks.rank]
+    own = torch.split(white, [len(target.advantages_N) for target in found])
     return [replace(t, advantages_N=a) for t, a in zip(found, own, strict=True)]
 
 
 def _measure(
-    groups: Sequence[Group], looks: Sequence[_Look], found: Sequence[Targets], fresh_B: Tensor
+    groups: Sequence[Group], looks: Sequence[_Look], found: Sequence[Targets], ranks: Ranks
 ) -> Measured:
-    fresh_N = torch.cat([g.batch.per_token(fresh_B[g.members]) for g in groups])
-    old_N = torch.cat([look.old_N for look in looks])
-    nats_N = old_N - torch.cat([look.reference_N for look in looks])
-    sampled_N = torch.cat([g.sampler_log_probs_N for g in groups]) - old_N
-    weights_N = torch.cat([target.weights_N for target in found])
-    count = max(1, int(fresh_N.sum()))
-    earlier_N = weights_N[~fresh_N]
+    def everywhere(figures: Sequence[Tensor]) -> Tensor:
+        return torch.cat(ranks.gather(torch.cat(list(figures), dim=-1)), dim=-1)
+
+    nats_N, entropies_N, mismatch_N, weights_N, fresh_N = everywhere(
+        [
+            torch.stack(
+                [
+                    look.old_N - look.reference_N,
+                    look.entropies_N,
+                    group.sampler_log_probs_N - look.old_N,
+                    target.weights_N,
+                    group.batch.per_token(group.fresh_A).float(),
+                ]
+            )
+            for group, look, target in zip(groups, looks, found, strict=True)
+        ]
+    )
+    scores_A, ended_A, fresh_A = everywhere(
+        [
+            torch.stack([k.scores_A, g.ended_A.float(), g.fresh_A.float()])
+            for g, k in zip(groups, looks, strict=True)
+        ]
+    )
+    if fresh_A.any():
+        own_N, own_A = fresh_N > 0, fresh_A > 0
+    else:
+        own_N, own_A = fresh_N == 0, fresh_A == 0
+    earlier_N = fresh_N == 0
     return Measured(
-        kl=nats_N[fresh_N].sum().item() / max(1, int(fresh_B.sum())),
-        entropy=torch.cat([look.entropies_N for look in looks]).mean().item(),
-        mismatch_kl=sampled_N[fresh_N].sum().item() / count,
-        effective_sample_size=effective_sample_size(earlier_N).item() if len(earlier_N) else 1.0,
+        score=scores_A[own_A].mean().item(),
+        kl=nats_N[own_N].sum().item() / int(own_A.sum()),
+        length=int(own_N.sum()) / int(own_A.sum()),
+        ended=ended_A[own_A].mean().item(),
+        entropy=entropies_N.mean().item(),
+        mismatch_kl=mismatch_N[fresh_N > 0].mean().item() if fresh_A.any() else 0.0,
+        effective_sample_size=(
+            effective_sample_size(weights_N[earlier_N]).item() if earlier_N.any() else 1.0
+        ),
     )

@@ -44,8 +44,15 @@ class Sampler(Protocol):
         max_tokens: int,
         temperature: float,
         seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Give n answers to each prompt, those to one prompt next to each other."""
+        """Give n answers to each prompt, those to one prompt next to each other.
+
+        Args:
+            numbers: Of the prompts, where they are part of a longer list. An answer depends on
+                the seed and its prompt's number, not on what is sampled beside it.
+
+        """
         ...
 
 
@@ -76,25 +83,24 @@ class TransformersSampler:
         max_tokens: int,
         temperature: float,
         seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
         """Give n answers to each prompt, those to one prompt next to each other."""
-        generator = torch.Generator().manual_seed(seed)
         wanted = [prompt for prompt in prompts for _ in range(n)]
+        own = [number * n + i for number in numbers or range(len(prompts)) for i in range(n)]
         order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
         samples: dict[int, Sample] = {}
         for start in range(0, len(order), self._batch):
             picked = order[start : start + self._batch]
-            answers = self._decode([wanted[i] for i in picked], max_tokens, temperature, generator)
+            chances_BT = torch.stack([_chances(seed, own[i], max_tokens) for i in picked])
+            answers = self._decode([wanted[i] for i in picked], chances_BT, temperature)
             samples.update(zip(picked, answers, strict=True))
         return [samples[i] for i in range(len(wanted))]
 
     def _decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        temperature: float,
-        generator: torch.Generator,
+        self, prompts: Sequence[Sequence[int]], chances_BT: Tensor, temperature: float
     ) -> list[Sample]:
+        max_tokens = chances_BT.shape[1]
         ids_BT, mask_BT = pad_left(prompts, self._pad)
         tokens: list[list[int]] = [[] for _ in prompts]
         log_probs: list[list[float]] = [[] for _ in prompts]
@@ -102,7 +108,8 @@ class TransformersSampler:
         rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
         cache = DynamicCache(config=self._model.config)
         for step in range(max_tokens):
-            new_B, log_probs_B = self._next(ids_BT, mask_BT, cache, temperature, generator)
+            chances_B = chances_BT[rows, step]
+            new_B, log_probs_B = self._next(ids_BT, mask_BT, cache, temperature, chances_B)
             ended_B = torch.isin(new_B, self._end_ids)
             for row, token, log_prob, ended in zip(
                 rows.tolist(), new_B.tolist(), log_probs_B.tolist(), ended_B.tolist(), strict=True
@@ -129,7 +136,7 @@ class TransformersSampler:
         mask_BT: Tensor,
         cache: DynamicCache,
         temperature: float,
-        generator: torch.Generator,
+        chances_B: Tensor,
     ) -> tuple[Tensor, Tensor]:
         with autocast(self._dtype, self._model.device):
             logits_BV = self._model(
@@ -141,5 +148,14 @@ class TransformersSampler:
                 logits_to_keep=1,
             ).logits[:, -1]
         log_probs_BV = (logits_BV.float() / temperature).log_softmax(-1)
-        new_B1 = torch.multinomial(log_probs_BV.exp(), 1, generator=generator)
+        up_to_BV = log_probs_BV.exp().cumsum(-1)
+        # Of the whole that it adds up to, which rounding leaves a little off 1.
+        new_B1 = torch.searchsorted(up_to_BV, chances_B[:, None] * up_to_BV[:, -1:], right=True)
+        new_B1 = new_B1.clamp_max(up_to_BV.shape[-1] - 1)
         return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
+
+
+def _chances(seed: int, number: int, count: int) -> Tensor:
+    """Give the random numbers in [0, 1) that an answer's tokens are chosen by."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    return torch.rand(count, generator=generator)

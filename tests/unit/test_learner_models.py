@@ -17,6 +17,7 @@ from learner.model import choices, freeze_below, new_model, trained, twin
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example
+from learner.ranks import Ranks
 from learner.reward import (
     RewardModel,
     RewardReport,
@@ -26,7 +27,7 @@ from learner.reward import (
     train_reward,
     trained_state,
 )
-from learner.rollouts import collect, rows_of, targets
+from learner.rollouts import Group, collect, rows_of, targets
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import (
     GateSettings,
@@ -67,6 +68,14 @@ def text() -> Rows:
 
 def rows(sequences: list[list[int]]) -> list[Answered]:
     return split_prompt(sequences, shared=False)
+
+
+def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTrainedModel) -> None:
+    sampler = TransformersSampler(model, [END])
+    together = sampler.sample(PROMPTS, 2, 8, 1.0, seed=4)
+    alone = [sampler.sample([p], 2, 8, 1.0, 4, [i]) for i, p in enumerate(PROMPTS)]
+    tokens = [[s.token_ids for s in found] for found in (together, [s for one in alone for s in one])]
+    assert tokens[0] == tokens[1]
 
 
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
@@ -217,10 +226,21 @@ def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players
         critic=new_critic(policy, reward, settings),
         reference=model,
         reward=reward,
-        sampler=TransformersSampler(policy, [END]),
+        sampler=lambda policy: TransformersSampler(policy, [END]),
         prompts=PROMPTS,
         text=text(),
         live=[LiveAnswer(sample, 1) for sample in samples_of(model, 1)],
+    )
+
+
+def grouped(samples: list[Sample]) -> list[Group]:
+    return collect(
+        samples,
+        [True] * len(samples),
+        pad=0,
+        micro_tokens=30,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
     )
 
 
@@ -228,20 +248,18 @@ def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players
 def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate: bool) -> None:
     settings = TINY_PPO.model_copy(update={"separate_critic": separate})
     playing = players(model, settings)
-    groups = collect(
-        samples_of(model), pad=0, micro_tokens=30, minibatches=2, device=torch.device("cpu")
-    )
+    groups = grouped(samples_of(model))
     assert len(groups) > 2
     fixed, measured = targets(
         groups,
-        torch.zeros(12),
-        torch.ones(12, dtype=torch.bool),
         policy=playing.policy,
         reference=playing.reference,
+        reward=playing.reward,
         critic=playing.critic,
         settings=settings,
         kl_coef=0.05,
         dtype="float32",
+        ranks=Ranks(),
         first=True,
     )
     for group, target in zip(groups, fixed, strict=True):
@@ -263,7 +281,7 @@ def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_not_chosen(
     model: PreTrainedModel,
 ) -> None:
     found = samples_of(model)
-    groups = collect(found, pad=0, micro_tokens=30, minibatches=2, device=torch.device("cpu"))
+    groups = grouped(found)
     for group in groups:
         tokens = [t for i in group.members for t in found[i].token_ids]
         log_probs = [p for i in group.members for p in found[i].log_probs]
@@ -281,7 +299,7 @@ def test_answers_of_an_earlier_policy_are_weighed_and_told_apart(
     playing.live = [LiveAnswer(doubled, 2), *playing.live[1:]]
     half = TINY_PPO.model_copy(update={"live_share": 0.5, "iterations": 1})
     found: list[Iteration] = []
-    run_ppo(playing, half, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    run_ppo(playing, half, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert found[0].live == 0.5
     assert found[0].staleness == pytest.approx((2 + 1 + 1) / 3)
     assert found[0].mismatch_kl == pytest.approx(0, abs=1e-4), "of the fresh ones alone"
@@ -294,7 +312,7 @@ def test_answers_of_an_earlier_policy_are_weighed_and_told_apart(
 def test_ppo_learns_from_live_answers_alone(model: PreTrainedModel, tmp_path: Path) -> None:
     found: list[Iteration] = []
     alone = TINY_PPO.model_copy(update={"live_share": 1.0, "rollouts": 3})
-    run_ppo(players(model), alone, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    run_ppo(players(model), alone, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert [iteration.live for iteration in found] == [1.0] * 3
     assert found[-1].score == pytest.approx(found[0].score), "the same answers each time"
 
@@ -303,7 +321,7 @@ def test_killed_and_resumed_ppo_gives_the_same_weights(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
     whole = players(model)
-    run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole.pt")
+    run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole")
     seen: list[int] = []
 
     def kill(iteration: Iteration) -> None:
@@ -313,14 +331,14 @@ def test_killed_and_resumed_ppo_gives_the_same_weights(
 
     first = players(model)
     with pytest.raises(Interrupted):
-        run_ppo(first, TINY_PPO, seed=5, state=tmp_path / "part.pt", on_iteration=kill)
+        run_ppo(first, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
     second = players(model)
-    run_ppo(second, TINY_PPO, seed=5, state=tmp_path / "part.pt", on_iteration=kill)
+    run_ppo(second, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
     assert seen == [1, 2, 2, 3]
     pairs = zip(whole.policy.parameters(), second.policy.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(StateUnusable):
-        run_ppo(players(model), TINY_PPO, seed=6, state=tmp_path / "part.pt")
+        run_ppo(players(model), TINY_PPO, seed=6, state=tmp_path / "part")
 
 
 def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
@@ -329,7 +347,7 @@ def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
     playing = players(model)
     before = [p.clone() for p in (*model.parameters(), *playing.reward.parameters())]
     found: list[Iteration] = []
-    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
     after = [*model.parameters(), *playing.reward.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert found[0].kl == 0
@@ -346,7 +364,7 @@ def test_frozen_layers_are_shared_and_stay(model: PreTrainedModel, tmp_path: Pat
     for name, parameter in base.named_parameters():
         assert (theirs[name] is parameter) == (name in frozen)
     before = {n: p.clone() for n, p in base.named_parameters()}
-    run_ppo(own, TINY_PPO, seed=0, state=tmp_path / "s.pt")
+    run_ppo(own, TINY_PPO, seed=0, state=tmp_path / "s")
     moved = {n for n, p in own.policy.named_parameters() if not torch.equal(p, before[n])}
     assert moved == set(before) - frozen
     assert sum(1 for _ in trained(own.policy)) == len(moved)

@@ -1,0 +1,49 @@
+"""What each process of a test runs under torchrun: PPO on a tiny model, its figures as JSON."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from learner.errors import Interrupted
+from learner.model import new_model
+from learner.ppo import Iteration, run_ppo
+from learner.ranks import joined
+from learner.tokenizer import train_tokenizer
+from tests.unit.test_learner_models import TINY, TINY_PPO, players
+
+
+def main(out: Path, iterations: int, stop_after: int) -> None:
+    """Train, and write figures and weights; stop as if killed after `stop_after` iterations."""
+    torch.set_num_threads(1)
+    model = new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+    settings = TINY_PPO.model_copy(update={"iterations": iterations, "live_share": 0.5})
+    found: list[Iteration] = []
+
+    def note(iteration: Iteration) -> None:
+        if len(found) == stop_after:
+            raise Interrupted
+        found.append(iteration)
+
+    with joined() as ranks:
+        try:
+            policy = run_ppo(
+                players(model),
+                settings,
+                seed=5,
+                state=out / "state",
+                on_iteration=note,
+                ranks=ranks,
+            )
+        except Interrupted:
+            return
+        if ranks.rank == 0:
+            torch.save(policy.state_dict(), out / f"weights-{ranks.size}.pt")
+            figures = json.dumps([asdict(iteration) for iteration in found])
+            (out / f"figures-{ranks.size}.json").write_text(figures)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
