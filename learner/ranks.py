@@ -88,7 +88,9 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), size)
+        ranks = Ranks(dist.get_rank(), size)
+        yield ranks
+        ranks.wait()  # nobody goes while another still needs them
     finally:
         dist.destroy_process_group()
 
