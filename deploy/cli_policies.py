@@ -25,7 +25,7 @@ def policies_list(
 def policies_show(
     version: Annotated[
         int | None,
-        typer.Argument(help="None: the last learning cycle here, published or refused."),
+        typer.Argument(help="None: what the last learning cycle here did, also if refused."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report's data.")] = False,
     home: Home = DEFAULT_HOME,
