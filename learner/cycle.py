@@ -239,6 +239,8 @@ class Cycle:
             on_iteration=self._iterated,
             check=self._check,
         )
+        failpoint("learner.ppo.trained")
+        self._state.figures |= {f"ppo_{k}": v for k, v in self._reporter.last_iteration().items()}
         save_model(policy, materials.tokenizer, self._folder / "candidate")
         self._state.stage = "gate"
 
@@ -246,7 +248,6 @@ class Cycle:
         self._reporter.iterated(as_figures(iteration))
         failpoint("learner.ppo.iteration")
         self._metrics.iteration(iteration)
-        self._state.figures |= {f"ppo_{k}": v for k, v in as_figures(iteration).items()}
         logger.info("cycle %d: %s", self._state.number, iteration)
 
     def _gate(self) -> None:

@@ -78,6 +78,10 @@ class Reporter:
         earlier = [i for i in self._notes().iterations if i["number"] < figures["number"]]
         self._note(iterations=(*earlier, figures))
 
+    def last_iteration(self) -> dict[str, float]:
+        """Give the figures of PPO's last iteration, noted by whichever process did it."""
+        return dict(*self._notes().iterations[-1:])
+
     def examined(
         self,
         figures: Mapping[str, float],
