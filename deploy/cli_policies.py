@@ -22,11 +22,30 @@ def policies_list(
 
 
 @policies_app.command("show")
-def policies_show(version: int, home: Home = DEFAULT_HOME, registry: RegistryUrl = None) -> None:
-    """Show one version's manifest, after checking its files."""
-    from deploy.policies import show
+def policies_show(
+    version: Annotated[
+        int | None,
+        typer.Argument(help="None: what the last learning cycle here did, also if refused."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report's data.")] = False,
+    home: Home = DEFAULT_HOME,
+    registry: RegistryUrl = None,
+) -> None:
+    """Show the report of the cycle that made a version (its manifest where there is none)."""
+    from rich.markdown import Markdown
 
-    typer.echo(show(home, version))
+    from deploy.policies import REPORT, report_folder, show
+
+    folder = report_folder(home, version)
+    if version is not None and not (folder / REPORT).is_file():
+        typer.echo(show(home, version))
+    elif as_json:
+        typer.echo((folder / "report.json").read_text())
+    elif console.is_terminal:
+        console.print(Markdown((folder / REPORT).read_text()))
+        say(f"The picture: {folder / 'report.svg'}")
+    else:
+        typer.echo((folder / REPORT).read_text(), nl=False)
 
 
 @policies_app.command("activate")

@@ -2,6 +2,7 @@
 
 import datetime
 from pathlib import Path
+from typing import Final
 
 from google.protobuf import json_format
 from rich.table import Table
@@ -14,6 +15,8 @@ from feedback.policies import PolicyState, current, publish_event
 from protos.plaudit.v1.policy_pb2 import Activated, Hold
 from protos.registry import RegistryError
 from protos.shared_registry import open_registry
+
+REPORT: Final = "report.md"
 
 
 def open_log(home: Path) -> EventLog:
@@ -74,6 +77,25 @@ def show(home: Path, version: int) -> str:
     except RegistryError as error:
         raise DeployError(str(error)) from error
     return json_format.MessageToJson(manifest, indent=2)
+
+
+def report_folder(home: Path, version: int | None) -> Path:
+    """Give the folder where a version's report is, if it has one (the first has none).
+
+    Args:
+        version: None for the last learning cycle that ended in this home, published or not.
+
+    Raises:
+        DeployError: The version does not exist or has been altered; or no cycle has ended.
+
+    """
+    if version is not None:
+        show(home, version)
+        return open_registry(home).path(version)
+    found = [path.parent for path in (home / "learner" / "cycles").glob(f"*/{REPORT}")]
+    if not found:
+        raise DeployError(f"no learning cycle has ended in {home}")
+    return max(found, key=lambda folder: int(folder.name))
 
 
 def activate(home: Path, version: int, by: str) -> str:

@@ -4,14 +4,15 @@ Killed at any moment and run again, a cycle ends with the same weights bit for b
 and number of threads): a stage that was under way is done again, PPO from its last checkpoint.
 
 Where somebody is forgotten meanwhile, what was trained is dropped after the stage that is under
-way, and the cycle starts afresh without them. Its folder holds weights and figures, no texts.
+way, and the cycle starts afresh without them. Its folder holds weights, figures, and a report
+without anybody's texts.
 """
 
 import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +24,14 @@ from learner.checkpoint import load_state, model_exists, save_model, save_state
 from learner.cycle_state import CycleState, Stage, folder_of
 from learner.errors import Interrupted, Overtaken
 from learner.gate import examine
-from learner.live import LiveAnswer, live_answers
+from learner.live import live_answers
 from learner.materials import Materials, gather
 from learner.metrics import Metrics
 from learner.model import load_model, twin, twin_with
 from learner.ppo import Iteration, Players, as_figures, run_ppo
-from learner.preferences import Example, Split, examples, split_of
+from learner.preferences import Example, Split, examples, split_examples
 from learner.publishing import Publisher
+from learner.reporting import NOTES, Reporter
 from learner.reward import (
     RewardModel,
     RewardReport,
@@ -39,12 +41,11 @@ from learner.reward import (
     trained_state,
 )
 from learner.rollouts import rows_of
-from learner.sampler import Sample
 from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
 
-_TRAINED: Final = ("candidate", "ppo", "reward.pt", "judge.pt")
+_TRAINED: Final = ("candidate", "ppo", "reward.pt", "judge.pt", NOTES)
 
 
 class Cycle:
@@ -70,6 +71,7 @@ class Cycle:
         self._publisher = publisher
         self._metrics = metrics
         self._stopped = stopped
+        self._reporter = Reporter(self._folder)
         self._stages: dict[Stage, Callable[[], None]] = {
             "reward": self._reward,
             "judge": self._judge,
@@ -100,6 +102,8 @@ class Cycle:
             started = time.monotonic()
             self._stages[stage]()
             state.seconds[stage] = round(time.monotonic() - started, 1)
+            if state.outcome is not None:
+                self._reporter.write(self._folder, state, state.outcome, self._publisher.base())
             state.save(self._folder)
             logger.info("cycle %d: %s took %.0f s", state.number, stage, state.seconds[stage])
         self._metrics.ended(state)
@@ -148,23 +152,17 @@ class Cycle:
 
     @cached_property
     def _examples(self) -> dict[Split, list[Example]]:
-        shares = self._settings.reward
-        found: dict[Split, list[Example]] = {"reward": [], "judge": [], "held_out": []}
         context = getattr(self._materials.reference.config, "max_position_embeddings", 2048)
-        for example in examples(
+        found = examples(
             self._ledger.judged(upto_seq=self._state.upto_seq),
             self._materials.encode_answer,
             context=min(context, 2048),
-        ):
-            split = split_of(
-                example.key,
-                held_out_share=shares.held_out_share,
-                judge_share=shares.judge_share,
-            )
-            found[split].append(example)
-        return found
+        )
+        return split_examples(found, self._settings.reward)
 
     def _reward(self) -> None:
+        judged = self._ledger.judged(upto_seq=self._state.upto_seq)
+        self._reporter.began(judged, self._examples, self._materials)
         model, report = self._train("reward", 1)
         if report.epochs == 0 or not self._materials.prompts:
             self._state.end("too_few_votes", [f"{report.trained_on} opinions to learn from"])
@@ -204,14 +202,10 @@ class Cycle:
         self._state.figures |= {f"{split}_{k}": float(v) for k, v in asdict(report).items()}
         if report.epochs and self._materials.prompts:
             prompts = self._materials.prompts[: self._settings.reward.normalise_on]
-            model.normalise(rows_of(self._reference_samples(prompts)))
+            sampler, ppo = self._materials.sampler(self._materials.reference), self._settings.ppo
+            told = sampler.sample(prompts, 1, ppo.max_tokens, ppo.temperature, self._seed(3))
+            model.normalise(rows_of(told))
         return model, report
-
-    def _reference_samples(self, prompts: Sequence[list[int]]) -> list[Sample]:
-        ppo = self._settings.ppo
-        return self._materials.sampler(self._materials.reference).sample(
-            prompts, 1, ppo.max_tokens, ppo.temperature, self._seed(3)
-        )
 
     def _new_reward_model(self, salt: int) -> RewardModel:
         reference = twin(self._materials.reference)
@@ -242,7 +236,12 @@ class Cycle:
                 sampler=materials.sampler,
                 prompts=materials.prompts,
                 text=materials.text,
-                live=self._live_answers(),
+                live=live_answers(
+                    self._ledger.judged(upto_seq=self._state.upto_seq),
+                    version=self._state.parent,
+                    ppo=self._settings.ppo,
+                    reward=self._settings.reward,
+                ),
             ),
             self._settings.ppo,
             seed=self._seed(4),
@@ -251,21 +250,15 @@ class Cycle:
             on_iteration=self._iterated,
             check=self._check,
         )
+        failpoint("learner.ppo.trained")
+        self._state.figures |= {f"ppo_{k}": v for k, v in self._reporter.last_iteration().items()}
         save_model(policy, materials.tokenizer, self._folder / "candidate")
         self._state.stage = "gate"
 
-    def _live_answers(self) -> list[LiveAnswer]:
-        return live_answers(
-            self._ledger.judged(upto_seq=self._state.upto_seq),
-            version=self._state.parent,
-            ppo=self._settings.ppo,
-            reward=self._settings.reward,
-        )
-
     def _iterated(self, iteration: Iteration) -> None:
+        self._reporter.iterated(as_figures(iteration))
         failpoint("learner.ppo.iteration")
         self._metrics.iteration(iteration)
-        self._state.figures |= {f"ppo_{k}": v for k, v in as_figures(iteration).items()}
         logger.info("cycle %d: %s", self._state.number, iteration)
 
     def _gate(self) -> None:
@@ -287,6 +280,7 @@ class Cycle:
             seed=self._seed(5),
         )
         self._state.figures |= verdict.figures
+        self._reporter.examined(verdict.figures, materials, live=live, candidate=candidate)
         self._metrics.gate(verdict.figures, math.exp(min(verdict.figures["text_nll"], 30.0)))
         if verdict.passed:
             self._state.stage = "publish"
@@ -307,6 +301,7 @@ class Cycle:
                 return
             state.version = self._publisher.next_version()
             state.save(self._folder)
+        self._reporter.write(self._folder / "candidate", state, "published", self._publisher.base())
         try:
             self._publisher.publish(self._folder / "candidate", state)
         except Overtaken as error:

@@ -36,6 +36,7 @@ class Materials:
 
     Attributes:
         settings: The learner's, as they fit this model.
+        made_here: Whether the models descend from one that Plaudit pre-trained.
         reference: The SFT policy, version 1; its frozen parameters are shared by its twins.
         prompts: Token ids to learn on.
         held_out_prompts: Token ids to judge on; never learned on.
@@ -46,6 +47,7 @@ class Materials:
     """
 
     settings: LearnerSettings
+    made_here: bool
     tokenizer: PreTrainedTokenizerBase
     reference: PreTrainedModel
     prompts: list[list[int]]
@@ -92,6 +94,7 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     prompts, held_out = _prompts([*asked, *shown], tokenizer, settings)
     materials = Materials(
         settings=settings,
+        made_here=made_here,
         tokenizer=tokenizer,
         reference=reference,
         prompts=prompts,
@@ -100,25 +103,25 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
         held_out_text=_EMPTY,
         base_text_nll=0.0,
     )
-    _add_text(materials, home, made_here)
+    _add_text(materials, home)
     return materials
 
 
 _EMPTY: Final = Rows(*(torch.zeros((0, 1), dtype=torch.long) for _ in range(3)))
 
 
-def _add_text(materials: Materials, home: Path, made_here: bool) -> None:
+def _add_text(materials: Materials, home: Path) -> None:
     settings, tokenizer = materials.settings, materials.tokenizer
     row = settings.ppo.text_row
     base = materials.reference
-    if settings.text or made_here:
+    if settings.text or materials.made_here:
         files = settings.text or None
         source = documents(files, settings.seed + 2, repeat=True)
         materials.text = pack_documents(source, tokenizer, row=row, tokens=_TEXT_TOKENS)
         materials.held_out_text = held_out_text(
             tokenizer, files, row=row, tokens=_HELD_OUT_TEXT_TOKENS
         )
-        if made_here:
+        if materials.made_here:
             base = load_model(home / "models" / "pretrained")
     elif materials.prompts:
         count = max(2, 4 * settings.ppo.text_rows)

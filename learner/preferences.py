@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from learner.settings import RewardSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Ranking, Rating
 
@@ -62,6 +63,21 @@ def split_of(key: str, *, held_out_share: float, judge_share: float) -> Split:
     if first < held_out_share:
         return "held_out"
     return "judge" if second < judge_share else "reward"
+
+
+def split_examples(
+    found: Iterable[Example], settings: RewardSettings
+) -> dict[Split, list[Example]]:
+    """Put every example where its prompt belongs."""
+    parts: dict[Split, list[Example]] = {"reward": [], "judge": [], "held_out": []}
+    for example in found:
+        split = split_of(
+            example.key,
+            held_out_share=settings.held_out_share,
+            judge_share=settings.judge_share,
+        )
+        parts[split].append(example)
+    return parts
 
 
 def examples(

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,7 +17,9 @@ from feedback.sqlite_log import SqliteLog
 from learner.checkpoint import save_model
 from learner.cycle_state import latest
 from learner.materials import gather
-from learner.model import new_model
+from learner.model import load_model, load_tokenizer, new_model
+from learner.report import Notes, Report
+from learner.reporting import prompts_to_show
 from learner.service import run
 from learner.settings import (
     GateSettings,
@@ -156,6 +159,16 @@ def weights(home: Path, version: int = 2) -> bytes:
     return (registry.path(version) / "model.safetensors").read_bytes()
 
 
+def report(folder: Path) -> Report:
+    assert ElementTree.parse(folder / "report.svg").getroot().tag.endswith("svg")
+    assert (folder / "report.md").read_text().startswith("# ")
+    return Report.model_validate_json((folder / "report.json").read_bytes())
+
+
+def report_of_cycle(home: Path) -> Report:
+    return report(home / "learner" / "cycles" / "001")
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose first cycle was done without interruption."""
@@ -188,9 +201,43 @@ def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:
     assert weights(learned) != weights(learned, 1)
 
 
+def test_a_published_version_carries_its_report(learned: Path) -> None:
+    registry = Registry(learned / "registry")
+    manifest = registry.verify(2)
+    names = {"report.json", "report.md", "report.svg"}
+    assert names <= {file.path for file in manifest.files}
+    found = report(registry.path(2))
+    assert found.figures == dict(manifest.gate)
+    assert (found.outcome, found.version, found.parent, found.base) == ("published", 2, 1, "tiny")
+    assert found.data is not None
+    assert (found.data.votes, found.data.raters) == ({"comparison": 120}, 1)
+    assert sum(found.data.opinions.values()) == 120
+    assert found.data.opinions["reward"] == found.figures["reward_trained_on"]
+    assert [i["number"] for i in found.iterations] == [1, 2, 3]
+    for name, figure in found.iterations[-1].items():
+        assert figure == found.figures[f"ppo_{name}"]
+    assert all(criterion.passed for criterion in found.criteria)
+    prompts = prompts_to_show(False, SETTINGS.seed, SETTINGS.reward)
+    assert [sample.prompt for sample in found.samples] == prompts
+    assert any(sample.before != sample.after for sample in found.samples)
+    # Beside the weights, and in nobody's way.
+    load_tokenizer(registry.path(2))
+    assert len(load_model(registry.path(2)).state_dict()) > 0
+    ended = report_of_cycle(learned)
+    late = {"made", "seconds"}
+    assert ended.model_dump(exclude=late) == found.model_dump(exclude=late)
+
+
 @pytest.mark.parametrize(
     "failpoint",
-    ["learner.reward", "learner.judge", "learner.ppo.iteration", "learner.gate", "learner.publish"],
+    [
+        "learner.reward",
+        "learner.judge",
+        "learner.ppo.iteration",
+        "learner.ppo.trained",
+        "learner.gate",
+        "learner.publish",
+    ],
 )
 def test_killed_and_resumed_cycle_gives_the_same_weights(
     learned: Path, tmp_path: Path, failpoint: str
@@ -203,6 +250,23 @@ def test_killed_and_resumed_cycle_gives_the_same_weights(
     assert 2 not in Registry(home / "registry").versions()
     killed_or_done(home)
     assert weights(home) == weights(learned)
+    found, whole = report_of_cycle(home), report_of_cycle(learned)
+    assert (found.data, found.iterations) == (whole.data, whole.iterations)
+    assert (found.samples, found.figures) == (whole.samples, whole.figures)
+
+
+def test_ppo_killed_between_two_checkpoints_reports_every_iteration_once(
+    learned: Path, tmp_path: Path
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.ppo.iteration=sleep:0\nlearner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    notes = home / "learner" / "cycles" / "001" / "notes.json"
+    noted = Notes.model_validate_json(notes.read_bytes()).iterations
+    assert [i["number"] for i in noted] == [1, 2], "the second was noted, but is not saved"
+    killed_or_done(home)
+    assert report_of_cycle(home).iterations == report_of_cycle(learned).iterations
 
 
 def test_crash_after_the_event_publishes_nothing_twice(learned: Path, tmp_path: Path) -> None:
@@ -326,6 +390,11 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
     assert state.outcome == "refused"
     assert "the judge prefers" in state.reasons[0]
     assert Registry(home / "registry").versions() == [1]
+    found = report_of_cycle(home)
+    assert (found.outcome, found.version, found.reasons) == ("refused", 0, tuple(state.reasons))
+    assert found.figures == state.figures
+    assert [c.name for c in found.criteria if not c.passed] == ["win_rate_lower_bound"]
+    assert len(found.samples) == 6
     log = SqliteLog(home / "log.db")
     last = log.read("policies", {})[-1]
     log.close()
@@ -343,6 +412,8 @@ def test_no_ppo_while_the_reward_model_may_be_guessing(tmp_path: Path) -> None:
     assert state.outcome == "reward_model_weak"
     assert "at least" in state.reasons[0]
     assert "ppo_kl" not in state.figures
+    found = report_of_cycle(home)
+    assert (found.outcome, found.iterations, found.criteria) == ("reward_model_weak", (), ())
 
 
 def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
@@ -405,6 +476,14 @@ def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
     assert weights(home) != weights(learned)
     manifest = Registry(home / "registry").verify(2)
     assert (manifest.learned_from.to_seq, manifest.learned_from.forgettings) == (120, 1)
+    published = Registry(home / "registry").path(2)
+    found = report(published)
+    assert found.data is not None
+    assert (found.data.votes, found.data.raters) == ({"comparison": 100}, 5)
+    assert [i["number"] for i in found.iterations] == [1, 2, 3]
+    for folder in (published, home / "learner" / "cycles" / "001"):
+        for file in folder.glob("report.*"):
+            assert "say " not in file.read_text(), "every prompt that was asked begins so"
     log = SqliteLog(home / "log.db")
     assert len(log.read("completions", {})) == 100, "the learner has erased them from the log too"
     log.close()

@@ -74,7 +74,9 @@ def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTraine
     sampler = TransformersSampler(model, [END])
     together = sampler.sample(PROMPTS, 2, 8, 1.0, seed=4)
     alone = [sampler.sample([p], 2, 8, 1.0, 4, [i]) for i, p in enumerate(PROMPTS)]
-    tokens = [[s.token_ids for s in found] for found in (together, [s for one in alone for s in one])]
+    tokens = [
+        [s.token_ids for s in found] for found in (together, [s for one in alone for s in one])
+    ]
     assert tokens[0] == tokens[1]
 
 
