@@ -1,4 +1,4 @@
-"""Sampler, reward model, rollouts, PPO and gate, on a model with random weights."""
+"""Reward model, rollouts, PPO and gate, on a model with random weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from learner.errors import Interrupted, StateUnusable
 from learner.gate import Verdict, answer_kl, examine
-from learner.losses import token_log_probs
 from learner.model import freeze_below, new_model, trained, twin
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
@@ -63,35 +62,6 @@ def text() -> Rows:
 
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
-
-
-def test_samples_carry_the_log_probabilities_of_the_model(model: PreTrainedModel) -> None:
-    for temperature in (1.0, 0.7):
-        sampler = TransformersSampler(model, [END], batch=5)
-        for sample in sampler.sample(PROMPTS, 4, 8, temperature, seed=2):
-            ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
-            with torch.no_grad():
-                found = token_log_probs(model(input_ids=ids).logits, ids, temperature)
-            expected = found[0, len(sample.prompt) :].tolist()
-            assert list(sample.log_probs) == pytest.approx(expected, abs=1e-4)
-
-
-def test_samples_end_at_the_end_token_only(model: PreTrainedModel) -> None:
-    ends = list(range(100, 200))
-    found = TransformersSampler(model, ends).sample(PROMPTS, 20, 8, 1.0, seed=0)
-    assert any(s.finished for s in found)
-    assert any(not s.finished for s in found)
-    for sample in found:
-        assert all(t not in ends for t in sample.token_ids[:-1])
-        assert sample.finished == (sample.token_ids[-1] in ends)
-        assert sample.finished or len(sample.token_ids) == 8
-
-
-def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(model: PreTrainedModel) -> None:
-    found = samples_of(model)
-    assert found == samples_of(model)
-    assert [list(s.prompt) for s in found] == [p for p in PROMPTS for _ in range(4)]
-    assert found != TransformersSampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2)
 
 
 def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTrainedModel) -> None:
