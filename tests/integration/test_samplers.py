@@ -44,7 +44,7 @@ def engine(model: PreTrainedModel) -> Iterator[VllmEngine]:
 @pytest.fixture(params=["transformers", "vllm"])
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "transformers":
-        return TransformersSampler
+        return lambda model, ends: TransformersSampler(model, ends, batch=5)
     engine = request.getfixturevalue("engine")
     return lambda model, ends: VllmSampler(model, ends, engine)
 
@@ -103,12 +103,10 @@ def test_answers_are_drawn_as_often_as_they_are_likely(make: Make, model: PreTra
     found = make(model, [END]).sample(PROMPTS[:1], count, 1, 1.0, seed=3)
     with torch.no_grad():
         probs_V = model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].softmax(-1)
-    seen_V = (
-        torch.bincount(torch.tensor([s.token_ids[0] for s in found]), minlength=len(probs_V))
-        / count
-    )
+    drawn = torch.tensor([s.token_ids[0] for s in found])
+    seen_V = torch.bincount(drawn, minlength=len(probs_V)) / count
     top_K = probs_V.topk(5).indices
-    # Five standard errors of a share of 600 draws, at most .5 / sqrt(600) = .02 each.
+    # Within five standard errors of a share of so many draws.
     errors_K = (seen_V - probs_V)[top_K].abs()
     assert (errors_K < 5 * (probs_V[top_K] * (1 - probs_V[top_K]) / count).sqrt()).all()
 
