@@ -88,6 +88,12 @@ class Cycle:
             LogUnavailable: The log was away; run it again.
 
         """
+        try:
+            return self._run()
+        finally:
+            self._close()
+
+    def _run(self) -> CycleState:
         state = self._state
         state.save(self._folder)
         logger.info(
@@ -128,12 +134,17 @@ class Cycle:
         state = self._state
         logger.info("cycle %d: somebody was forgotten; it starts afresh", state.number)
         self._drop_trained()  # before the state says so: a stage goes on from what it finds
+        self._close()
         for cached in ("_materials", "_examples"):
             self.__dict__.pop(cached, None)
         forgettings = self._ledger.forgettings()
         events = len(self._ledger.judged(state.after_seq, state.upto_seq))
         state.start_afresh(events=events, forgettings=forgettings)
         state.save(self._folder)
+
+    def _close(self) -> None:
+        if "_materials" in self.__dict__:
+            self._materials.close()
 
     @cached_property
     def _materials(self) -> Materials:

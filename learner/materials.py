@@ -1,10 +1,10 @@
 """What a cycle works with: the reference policy, prompts, and text."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,11 +18,14 @@ from learner.next_token import text_nll
 from learner.packing import IGNORED, Rows, pack_documents
 from learner.preferences import prompt_key, split_of
 from learner.pretrain import documents, held_out_text
-from learner.sampler import Sample, TransformersSampler
+from learner.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import LearnerSettings
 from learner.tokenizer import encode_answer, encode_chat, end_token_ids, pad_token_id
 from protos.registry import CheckpointInvalid
 from protos.shared_registry import open_registry
+
+if TYPE_CHECKING:
+    from learner.vllm_sampler import VllmEngine
 
 _DEMONSTRATED: Final = 600  # prompts of the demonstrations, beside those that people asked
 _ASKED: Final = 4000
@@ -55,17 +58,34 @@ class Materials:
     text: Rows
     held_out_text: Rows
     base_text_nll: float
+    _engine: "VllmEngine | None" = field(default=None, init=False)
 
     @property
     def pad(self) -> int:
         """The id to pad with."""
         return pad_token_id(self.tokenizer)
 
-    def sampler(self, model: PreTrainedModel) -> TransformersSampler:
-        """Sample from a policy of this family."""
-        return TransformersSampler(
-            model, end_token_ids(self.tokenizer), pad=self.pad, batch=self.settings.ppo.rollouts
-        )
+    def sampler(self, model: PreTrainedModel) -> Sampler:
+        """Sample from a policy of this family, until `close`."""
+        ends, ppo = end_token_ids(self.tokenizer), self.settings.ppo
+        if self.settings.sampler == "transformers":
+            return TransformersSampler(model, ends, pad=self.pad, batch=ppo.rollouts)
+        from learner.vllm_sampler import VllmEngine, VllmSampler  # it takes seconds to import
+
+        if self._engine is None:
+            self._engine = VllmEngine(
+                self.reference,
+                max_tokens=ppo.max_prompt_tokens + max(ppo.max_tokens, ppo.text_row),
+                batch=ppo.rollouts,
+                dtype=self.settings.dtype,
+            )
+        return VllmSampler(model, ends, self._engine)
+
+    def close(self) -> None:
+        """End the engine that samples, where there is one."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def encode_answer(self, text: str) -> list[int]:
         """Give the tokens of an answer that nobody sampled, with its end."""

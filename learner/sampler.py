@@ -157,5 +157,10 @@ class TransformersSampler:
 
 def _chances(seed: int, number: int, count: int) -> Tensor:
     """Give the random numbers in [0, 1) that an answer's tokens are chosen by."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    generator = torch.Generator().manual_seed(answer_seed(seed, number))
     return torch.rand(count, generator=generator)
+
+
+def answer_seed(seed: int, number: int) -> int:
+    """Give the seed of one answer of many."""
+    return (seed * 1_000_003 + number) % 2**63

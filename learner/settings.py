@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Dtype = Literal["float32", "bfloat16"]
+SamplerKind = Literal["transformers", "vllm"]
 # Above this size a model is fine-tuned in its upper layers only, with smaller batches.
 LARGE: Final = 30_000_000
 
@@ -121,6 +122,7 @@ class LearnerSettings(BaseSettings):
         settle_seconds: A cycle waits until no opinion came for this long ...
         patience_seconds: ... but no longer than this.
         trained_layers: Train only so many upper layers; None trains all.
+        sampler: What samples answers, in the learner's own process.
         threads: Of torch; 0 leaves torch's own choice.
         text: Text files for the pre-training mix of a model that was not made here.
 
@@ -131,6 +133,7 @@ class LearnerSettings(BaseSettings):
     )
 
     dtype: Dtype = "float32"
+    sampler: SamplerKind = "transformers"
     metrics_port: int = Field(8001, ge=0, le=65535, description="0 serves no metrics")
     threads: int = Field(0, ge=0)
     seed: int = 0

@@ -3,11 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
+import psutil
 import pytest
+import torch
 
 from feedback.ledger import Ledger
 from feedback.log import NewRecord
@@ -134,7 +137,7 @@ def learn_until(home: Path, settings: LearnerSettings, done) -> None:  # type: i
 
     thread = threading.Thread(target=serve)
     thread.start()
-    for _ in range(3000):
+    for _ in range(12_000):
         if done() or not thread.is_alive():
             break
         stop.wait(0.02)
@@ -226,6 +229,22 @@ def test_a_published_version_carries_its_report(learned: Path) -> None:
     ended = report_of_cycle(learned)
     late = {"made", "seconds"}
     assert ended.model_dump(exclude=late) == found.model_dump(exclude=late)
+
+
+def test_a_cycle_can_sample_with_vllm_and_leaves_nothing_running(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    environment = dict(os.environ)
+    learn_until(home, SETTINGS.model_copy(update={"sampler": "vllm"}), cycle_ended(home))
+    state = latest(home)
+    assert state is not None
+    assert (state.outcome, state.version) == ("published", 2)
+    assert weights(home) != weights(home, 1)
+    # The engine is gone: another can be started, and the process is as it was.
+    assert "vllm" in sys.modules
+    assert not torch.distributed.is_initialized()
+    assert psutil.Process().children(recursive=True) == []
+    new = os.environ.keys() - environment.keys()
+    assert not [name for name in new if name.startswith(("VLLM", "LD_", "OMP"))]
 
 
 @pytest.mark.parametrize(

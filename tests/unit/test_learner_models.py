@@ -1,4 +1,4 @@
-"""Sampler, reward model, rollouts, PPO and gate, on a model with random weights."""
+"""Reward model, rollouts, PPO and gate, on a model with random weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -82,35 +82,6 @@ def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTraine
 
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
-
-
-def test_samples_carry_the_log_probabilities_of_the_model(model: PreTrainedModel) -> None:
-    for temperature in (1.0, 0.7):
-        sampler = TransformersSampler(model, [END], batch=5)
-        for sample in sampler.sample(PROMPTS, 4, 8, temperature, seed=2):
-            ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
-            with torch.no_grad():
-                logits = model(input_ids=ids).logits[0, len(sample.prompt) - 1 : -1]
-            expected = token_log_probs(logits, torch.tensor(sample.token_ids), temperature)
-            assert list(sample.log_probs) == pytest.approx(expected.tolist(), abs=1e-4)
-
-
-def test_samples_end_at_the_end_token_only(model: PreTrainedModel) -> None:
-    ends = list(range(100, 200))
-    found = TransformersSampler(model, ends).sample(PROMPTS, 20, 8, 1.0, seed=0)
-    assert any(s.finished for s in found)
-    assert any(not s.finished for s in found)
-    for sample in found:
-        assert all(t not in ends for t in sample.token_ids[:-1])
-        assert sample.finished == (sample.token_ids[-1] in ends)
-        assert sample.finished or len(sample.token_ids) == 8
-
-
-def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(model: PreTrainedModel) -> None:
-    found = samples_of(model)
-    assert found == samples_of(model)
-    assert [list(s.prompt) for s in found] == [p for p in PROMPTS for _ in range(4)]
-    assert found != TransformersSampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2)
 
 
 def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTrainedModel) -> None:

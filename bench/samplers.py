@@ -1,0 +1,80 @@
+"""Tokens per second of the learner's two samplers, and what new weights cost the vLLM one.
+
+    uv run python -m bench.samplers --model FOLDER [--answers 96] [--max-tokens 112] [--rounds 5]
+
+The samplers take turns on the same prompts and the same weights, each in rounds of its own seed;
+the vLLM sampler's seconds include loading the weights, as in PPO. A first round of each is not
+counted: vLLM compiles a few kernels in it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from bench.servers import machine
+from learner.materials import demonstrated_prompts
+from learner.model import load_model, load_tokenizer, parameters_of, temperature_of
+from learner.sampler import Sample, Sampler, TransformersSampler
+from learner.tokenizer import end_token_ids
+from learner.vllm_sampler import VllmEngine, VllmSampler
+
+_T = TypeVar("_T")
+
+
+def timed(work: Callable[[], _T]) -> tuple[float, _T]:
+    """Give the seconds that `work` took, and its result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--answers", type=int, default=96)
+    parser.add_argument("--max-tokens", type=int, default=112)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    print(machine())
+    model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
+    ends, temperature = end_token_ids(tokenizer), temperature_of(model)
+    prompts = demonstrated_prompts(tokenizer, 0, arguments.answers)
+    print(f"{parameters_of(model) / 1e6:.1f}M parameters, {len(prompts)} prompts, 1 answer each")
+    longest = max(map(len, prompts)) + arguments.max_tokens
+    before = psutil.Process().memory_info().rss
+    seconds, engine = timed(lambda: VllmEngine(model, max_tokens=longest, batch=arguments.answers))
+    print(f"vLLM engine: started in {seconds:.1f} s, its import among them")
+    samplers: dict[str, Sampler] = {
+        "transformers": TransformersSampler(model, ends, batch=arguments.answers),
+        "vllm": VllmSampler(model, ends, engine),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in samplers}
+    loads: list[float] = []
+
+    def sample(sampler: Sampler, seed: int) -> list[Sample]:
+        return sampler.sample(prompts, 1, arguments.max_tokens, temperature, seed)
+
+    for number in range(arguments.rounds + 1):
+        loads.append(timed(lambda: engine.load(model))[0])
+        for name, sampler in samplers.items():
+            seconds, found = timed(partial(sample, sampler, number))
+            rates[name].append(sum(len(s.token_ids) for s in found) / seconds)
+    print("sampler       tokens/s: median   slowest   fastest")
+    for name, counted in ((name, found[1:]) for name, found in rates.items()):
+        print(
+            f"{name:12} {statistics.median(counted):17.0f} {min(counted):9.0f} {max(counted):9.0f}"
+        )
+    print(f"new weights: {statistics.median(loads[1:]):.3f} s, at best {min(loads[1:]):.3f} s")
+    grown = (psutil.Process().memory_info().rss - before) / 2**20
+    engine.close()
+    print(f"memory: {grown:.0f} MiB more than before the engine, both samplers at work")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""What every sampler keeps: the same tests for transformers and for vLLM in this process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import PreTrainedModel
+
+from learner.answers import split_prompt
+from learner.losses import importance_weights, token_log_probs
+from learner.model import choices, new_model, twin
+from learner.packing import Rows
+from learner.ppo import Iteration, Players, run_ppo
+from learner.ranks import Ranks
+from learner.reward import RewardModel, new_critic
+from learner.rollouts import collect
+from learner.sampler import Sample, Sampler, TransformersSampler
+from learner.settings import PPOSettings, PretrainSettings
+from learner.tokenizer import train_tokenizer
+from learner.vllm_sampler import VllmEngine, VllmSampler
+
+Make = Callable[[PreTrainedModel, list[int]], Sampler]
+
+END = 5
+TINY = PretrainSettings(
+    vocabulary=300, hidden=64, layers=2, heads=2, feed_forward=96, initial_deviation=0.3
+)
+# The last is longer than a block of vLLM's cache, so that answers to it share one.
+PROMPTS = [[2, 50, 3], [2, 51, 52, 53, 3], [2, *range(60, 110), 3]]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(model: PreTrainedModel) -> Iterator[VllmEngine]:
+    engine = VllmEngine(model, max_tokens=128, batch=16)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["transformers", "vllm"])
+def make(request: pytest.FixtureRequest) -> Make:
+    if request.param == "transformers":
+        return lambda model, ends: TransformersSampler(model, ends, batch=5)
+    engine = request.getfixturevalue("engine")
+    return lambda model, ends: VllmSampler(model, ends, engine)
+
+
+def moved(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
+    """Give a copy of which every weight differs: embeddings, projections and norms."""
+    other = twin(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.3 * parameter.std() * noise + 0.05 * noise)
+    return other
+
+
+def worst_error(samples: list[Sample], model: PreTrainedModel, temperature: float = 1.0) -> float:
+    """Compare log-probabilities with those that transformers computes, each answer by itself."""
+    worst = 0.0
+    for sample in samples:
+        ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, len(sample.prompt) - 1 : -1]
+        found = token_log_probs(logits, torch.tensor(sample.token_ids), temperature)
+        errors = found - torch.tensor(sample.log_probs)
+        worst = max(worst, errors.abs().max().item())
+    return worst
+
+
+def answers(samples: list[Sample]) -> list[tuple[int, ...]]:
+    return [s.token_ids for s in samples]
+
+
+def test_samples_carry_the_log_probabilities_of_the_model(
+    make: Make, model: PreTrainedModel
+) -> None:
+    for temperature in (1.0, 0.7):
+        found = make(model, [END]).sample(PROMPTS, 4, 8, temperature, seed=2)
+        assert worst_error(found, model, temperature) < 1e-4
+    # The test can fail: at another temperature they are others.
+    assert worst_error(found, model, 1.0) > 0.1
+
+
+def test_samples_end_at_the_end_token_only(make: Make, model: PreTrainedModel) -> None:
+    ends = list(range(100, 140))
+    found = make(model, ends).sample(PROMPTS, 20, 8, 1.0, seed=0)
+    assert any(s.finished for s in found)
+    assert any(not s.finished for s in found)
+    for sample in found:
+        assert len(sample.log_probs) == len(sample.token_ids)
+        assert all(t not in ends for t in sample.token_ids[:-1])
+        assert sample.finished == (sample.token_ids[-1] in ends)
+        assert sample.finished or len(sample.token_ids) == 8
+
+
+def test_answers_are_drawn_as_often_as_they_are_likely(make: Make, model: PreTrainedModel) -> None:
+    count = 600
+    found = make(model, [END]).sample(PROMPTS[:1], count, 1, 1.0, seed=3)
+    with torch.no_grad():
+        probs_V = model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].softmax(-1)
+    drawn = torch.tensor([s.token_ids[0] for s in found])
+    seen_V = torch.bincount(drawn, minlength=len(probs_V)) / count
+    top_K = probs_V.topk(5).indices
+    # Within five standard errors of a share of so many draws.
+    errors_K = (seen_V - probs_V)[top_K].abs()
+    assert (errors_K < 5 * (probs_V[top_K] * (1 - probs_V[top_K]) / count).sqrt()).all()
+
+
+def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(
+    make: Make, model: PreTrainedModel
+) -> None:
+    first = make(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
+    make(moved(model), [END]).sample(PROMPTS, 2, 8, 1.0, seed=5)  # leaves nothing behind
+    assert first == make(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
+    assert [list(s.prompt) for s in first] == [p for p in PROMPTS for _ in range(4)]
+    assert answers(first) != answers(make(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2))
+    assert len(set(answers(first)[:4])) > 1, "answers to one prompt differ"
+
+
+def test_sampling_leaves_the_global_random_state_and_threads_alone(
+    make: Make, model: PreTrainedModel
+) -> None:
+    sampler = make(model, [END])
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    sampler.sample(PROMPTS, 2, 8, 1.0, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(threads + 1)
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
+
+
+def test_a_sampler_follows_the_weights_of_its_model(make: Make, model: PreTrainedModel) -> None:
+    policy = twin(model)
+    sampler = make(policy, [END])
+    before = sampler.sample(PROMPTS, 4, 8, 1.0, seed=1)
+    with torch.no_grad():
+        for parameter, other in zip(policy.parameters(), moved(model).parameters(), strict=True):
+            parameter.copy_(other)
+    after = sampler.sample(PROMPTS, 4, 8, 1.0, seed=1)
+    assert worst_error(after, policy) < 1e-4, "neither weights nor cached prefixes are stale"
+    assert worst_error(after, model) > 0.1
+    assert answers(after) != answers(before)
+
+
+def test_samplers_of_two_models_can_take_turns(make: Make, model: PreTrainedModel) -> None:
+    other = moved(model, seed=2)
+    one, two = make(model, [END]), make(other, [END])
+    for _ in range(2):
+        assert worst_error(one.sample(PROMPTS, 2, 8, 1.0, seed=1), model) < 1e-4
+        assert worst_error(two.sample(PROMPTS, 2, 8, 1.0, seed=1), other) < 1e-4
+
+
+def test_adapters_are_sampled_with(make: Make, model: PreTrainedModel) -> None:
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
+    policy = inject_adapter_in_model(config, twin(model))
+    torch.manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    found = make(policy, [END]).sample(PROMPTS, 2, 8, 1.0, seed=1)
+    assert worst_error(found, policy) < 1e-4
+    assert worst_error(found, model) > 0.1
+
+
+def test_importance_weights_of_a_fresh_policy_are_one(make: Make, model: PreTrainedModel) -> None:
+    samples = make(model, [END]).sample(PROMPTS, 4, 8, 0.8, seed=1)
+    groups = collect(
+        samples,
+        [True] * len(samples),
+        pad=0,
+        micro_tokens=300,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
+    for group in groups:
+        with torch.no_grad():
+            logits, _ = choices(model, group.batch, "float32")
+        found = token_log_probs(logits, group.batch.tokens_N, 0.8)
+        weights = importance_weights(found, group.sampler_log_probs_N, 2.0)
+        torch.testing.assert_close(weights, torch.ones_like(weights), atol=1e-3, rtol=0)
+
+
+def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
+    make: Make, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    settings = PPOSettings(
+        iterations=2,
+        rollouts=6,
+        max_tokens=6,
+        text_rows=2,
+        text_row=8,
+        micro_tokens=300,
+        checkpoint_every=1,
+        learning_rate=3e-3,
+    )
+
+    def players() -> Players:
+        reward = RewardModel(twin(model), pad=0, seed=0)
+        known = [[2, 50 + i, 3, END] for i in range(20)]
+        reward.normalise(split_prompt(known, shared=False))
+        policy = twin(model)
+        ids = torch.arange(8).repeat(4, 1) + 70
+        return Players(
+            policy=policy,
+            critic=new_critic(policy, reward, settings),
+            reference=model,
+            reward=reward,
+            sampler=lambda policy: make(policy, [END]),
+            prompts=PROMPTS,
+            text=Rows(ids, ids, torch.arange(8).repeat(4, 1)),
+        )
+
+    seen: list[Iteration] = []
+    whole = players()
+    run_ppo(whole, settings, seed=5, state=tmp_path / "a", on_iteration=seen.append)
+    assert [i.number for i in seen] == [1, 2]
+    assert seen[0].kl == pytest.approx(0, abs=1e-5)
+    assert seen[1].kl > 1e-4, "the second iteration is sampled from moved weights"
+
+    class Stopped(Exception):
+        pass
+
+    def stop(iteration: Iteration) -> None:
+        if iteration.number == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run_ppo(players(), settings, seed=5, state=tmp_path / "b", on_iteration=stop)
+    again = players()
+    run_ppo(again, settings, seed=5, state=tmp_path / "b")
+    for one, two in zip(whole.policy.parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(one, two)
