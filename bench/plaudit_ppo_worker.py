@@ -1,0 +1,159 @@
+"""Our PPO, one iteration a turn: `run_ppo` as the learner calls it, with a stopwatch around it."""
+
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.turns import Turns
+from learner.model import parameters_of
+from learner.packing import Rows
+from learner.ppo import Iteration, Players, run_ppo
+from learner.reward import RewardModel, critic_of
+from learner.sampler import Sample, TransformersSampler
+from learner.settings import PPOSettings
+
+
+class Watch:
+    """Holds the loop between iterations, and times them; also the sampler that it times."""
+
+    def __init__(self, sampler: TransformersSampler, turns: Turns, device: str) -> None:
+        self._sampler = sampler
+        self._turns = turns
+        self._device = device
+        self._started = self._cpu = self._generating = 0.0
+        self._tokens = self._steps = 0
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Sample]:
+        start = time.perf_counter()
+        samples = self._sampler.sample(prompts, n, max_tokens, temperature, seed)
+        self._generating += time.perf_counter() - start
+        self._tokens += sum(len(sample.token_ids) for sample in samples)
+        return samples
+
+    def count_step(self, *_: Any) -> None:
+        self._steps += 1
+
+    def begin(self) -> None:
+        self._turns.wait()
+        self._generating, self._tokens, self._steps = 0.0, 0, 0
+        self._started, self._cpu = time.perf_counter(), time.process_time()
+
+    def end(self, _: Iteration) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        self._turns.say(
+            seconds=time.perf_counter() - self._started,
+            cpu_seconds=time.process_time() - self._cpu,
+            generating=self._generating,
+            tokens=self._tokens,
+            optimizer_steps=self._steps,
+        )
+        self.begin()
+
+
+def new_model(spec: dict[str, Any], seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=spec["vocabulary"],
+        hidden_size=spec["hidden"],
+        intermediate_size=spec["feed_forward"],
+        num_hidden_layers=spec["layers"],
+        num_attention_heads=spec["heads"],
+        num_key_value_heads=spec["heads"],
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    return LlamaForCausalLM(config).to(spec["device"]).eval()
+
+
+def settings_of(spec: dict[str, Any]) -> PPOSettings:
+    """Give the settings of TRL's side; `critic` says whether the critic has its own trunk."""
+    return PPOSettings(
+        iterations=100_000,
+        checkpoint_every=100_000,  # saving is part of neither side's step
+        rollouts=spec["batch"],
+        epochs=spec["epochs"],
+        minibatches=1,
+        max_tokens=spec["response"],
+        micro_tokens=spec["batch"] * (spec["prompt"] + spec["response"]),
+        learning_rate=1e-5,
+        critic_learning_rate=1e-5,
+        unfinished_penalty=0.0,
+        text_coef=0.0,
+    )
+
+
+def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
+    """Run PPO for as long as there are turns."""
+    policy, reference = new_model(spec, 0), new_model(spec, 0)
+    reward = RewardModel(new_model(spec, 1), pad=0, seed=0).to(spec["device"])
+    critic = critic_of(reward)
+    never = spec["vocabulary"]  # an end outside the vocabulary: every answer has its full length
+    sampler = TransformersSampler(policy, [never], batch=spec["batch"], dtype=spec["dtype"])
+    watch = Watch(sampler, turns, spec["device"])
+    draw = random.Random(0)
+    prompts = [
+        [draw.randrange(spec["vocabulary"]) for _ in range(spec["prompt"])] for _ in range(1024)
+    ]
+    no_text = torch.zeros((0, 0), dtype=torch.long)
+    players = Players(
+        policy=policy,
+        critic=critic,
+        reference=reference,
+        reward=reward,
+        sampler=watch,
+        prompts=prompts,
+        text=Rows(no_text, no_text, no_text),
+    )
+    register_optimizer_step_post_hook(watch.count_step)
+    turns.say(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        threads=torch.get_num_threads(),
+        policy_parameters=parameters_of(policy),
+        trained_parameters=parameters_of(policy) + parameters_of(critic),
+        own_critic=True,
+        dtype=spec["dtype"],
+        device=spec["device"],
+    )
+    watch.begin()
+    run_ppo(
+        players,
+        settings_of(spec),
+        seed=0,
+        state=folder / "ppo.state",
+        dtype=spec["dtype"],
+        on_iteration=watch.end,
+    )
+
+
+def main() -> None:
+    turns = Turns()
+    spec: dict[str, Any] = json.loads(sys.argv[1])
+    torch.set_num_threads(spec["threads"])
+    with TemporaryDirectory() as folder:
+        play(spec, turns, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Our reward model, an epoch a turn: `train_reward` as the learner calls it."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+import transformers
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from bench.plaudit_ppo_worker import new_model
+from bench.turns import Turns
+from learner.model import parameters_of
+from learner.preferences import Example
+from learner.reward import RewardModel, RewardReport, train_reward
+from learner.settings import RewardSettings
+
+
+class Watch:
+    """Holds the training between epochs, and times them."""
+
+    def __init__(self, turns: Turns, device: str) -> None:
+        self._turns = turns
+        self._device = device
+        self._started = self._cpu = 0.0
+        self._steps = 0
+
+    def begin(self) -> None:
+        self._turns.wait()
+        self._steps = 0
+        self._started, self._cpu = time.perf_counter(), time.process_time()
+
+    def end(self, _: RewardReport) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        self._turns.say(
+            seconds=time.perf_counter() - self._started,
+            cpu_seconds=time.process_time() - self._cpu,
+            optimizer_steps=self._steps,
+        )
+        self.begin()
+
+    def count_step(self, *_: Any) -> None:
+        self._steps += 1
+
+
+def rankings(spec: dict[str, Any]) -> list[Example]:
+    """Give each prompt's answers as one ranking without ties; two answers are a pair."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (spec["prompts"], spec["answers"])
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.randint(spec["vocabulary"], size, generator=generator)
+
+    prompts = draw(spec["prompts"], 1, spec["prompt"]).expand(*shape, spec["prompt"])
+    sequences = torch.cat([prompts, draw(*shape, spec["response"])], dim=-1).tolist()
+    ranks = tuple(range(spec["answers"]))
+    return [Example(str(i), tuple(map(tuple, s)), ranks) for i, s in enumerate(sequences)]
+
+
+def main() -> None:
+    turns = Turns()
+    spec: dict[str, Any] = json.loads(sys.argv[1])
+    torch.set_num_threads(spec["threads"])
+    model = RewardModel(new_model(spec, 0), pad=0, seed=0).to(spec["device"])
+    examples = rankings(spec)
+    turns.say(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        threads=torch.get_num_threads(),
+        parameters=parameters_of(model),
+        rankings=len(examples),
+        dtype=spec["dtype"],
+        device=spec["device"],
+    )
+    watch = Watch(turns, spec["device"])
+    register_optimizer_step_post_hook(watch.count_step)
+    watch.begin()
+    train_reward(
+        model,
+        examples,
+        held_out=[],
+        settings=RewardSettings(
+            epochs=100_000,
+            patience=100_000,
+            batch=spec["batch"],
+            learning_rate=1e-5,
+            min_train=1,
+            scouts=0,
+        ),
+        seed=0,
+        dtype=spec["dtype"],
+        on_epoch=watch.end,
+    )
+
+
+if __name__ == "__main__":
+    main()
