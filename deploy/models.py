@@ -35,6 +35,9 @@ def import_model(model: str, out: Path, say: Callable[[str], None] = lambda _: N
     """
     if (out / "config.json").is_file():
         return
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     found, tokenizer = _from_gguf(_smollm2_file()) if model == "smollm2" else _load(model)
     check_chat(model, tokenizer)
     check_vocabulary(model, tokenizer, found)

@@ -147,7 +147,7 @@ def check_served(name: str, model: Any) -> None:
         DeployError: vLLM has no such architecture.
 
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import __version__
     from vllm.model_executor.models.registry import ModelRegistry
 
