@@ -151,10 +151,12 @@ def import_model(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
 ) -> None:
     """Bring in a model of your own as the first policy."""
+    from deploy.machine import plan_here, shape_of
     from deploy.models import import_model as run_import
 
     with console.status(f"Reading {model}"):
-        run_import(model, out)
+        run_import(model, out, say)
+    say("\n".join(plan_here(shape_of(out), _dtype("auto")).lines()))
 
 
 @app.command()

@@ -1,37 +1,56 @@
 """Models that people bring: from a folder, a hub id, or the package with SmolLM2 inside it."""
 
-import json
 import shutil
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import DeployError
+from deploy.usable import (
+    check_chat,
+    check_config,
+    check_served,
+    check_trained,
+    check_vocabulary,
+    choose_end,
+    choose_pad,
+)
 
 SMOLLM2_GROUP = "smollm2"
 _SMOLLM2_TEMPERATURE = 0.6  # at 1 a model of this size rambles
 
 
-def import_model(model: str, out: Path) -> None:
+def import_model(model: str, out: Path, say: Callable[[str], None] = lambda _: None) -> None:
     """Write `model` to `out` as a Hugging Face folder with safetensors and a chat template.
 
     Args:
         model: `smollm2`, a folder, or a hub id.
         out: Folder to write; it appears whole or not at all.
+        say: Told what was chosen where the folder leaves it open.
 
     Raises:
-        DeployError: It cannot be had, or cannot chat; the message says what to do.
+        DeployError: It cannot be had, served, trained or chat; the message says what to do.
 
     """
     if (out / "config.json").is_file():
         return
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    found, tokenizer = _from_gguf(_smollm2_file()) if model == "smollm2" else _load(model)
+    check_chat(model, tokenizer)
+    check_vocabulary(model, tokenizer, found)
+    chosen = (choose_end(tokenizer), choose_pad(model, tokenizer, found))
+    check_trained(model, tokenizer, found)
+    check_served(model, found)
+    for line in filter(None, chosen):
+        say(line)
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
-    if model == "smollm2":
-        _save_gguf(_smollm2_file(), aside)
-    else:
-        _save(model, aside)
-    _check(aside, model)
+    found.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
     aside.rename(out)
 
 
@@ -48,7 +67,7 @@ def _smollm2_file() -> Path:
     return files[0]
 
 
-def _save_gguf(file: Path, out: Path) -> None:
+def _from_gguf(file: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -60,43 +79,30 @@ def _save_gguf(file: Path, out: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
     )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.generation_config.do_sample = True
     model.generation_config.temperature = _SMOLLM2_TEMPERATURE
-    _write(model, tokenizer, out)
+    return model, tokenizer
 
 
-def _save(model_id: str, out: Path) -> None:
+def _load(name: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise DeployError(
+            f"the folder {name} holds no config.json; give the folder that save_pretrained wrote"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id)
-        model = AutoModelForCausalLM.from_pretrained(model_id, dtype=torch.float32)
+        check_config(name, AutoConfig.from_pretrained(name))
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise DeployError(
-            f"'{model_id}' could not be loaded as a causal language model: {error}"
+            f"'{name}' could not be loaded as a causal language model: {error}\n"
+            "Give a folder with config.json, tokenizer and safetensors, or a Hugging Face id "
+            "that this machine can fetch"
         ) from error
-    _write(model, tokenizer, out)
-
-
-def _write(model: object, tokenizer: object, out: Path) -> None:
-    config = getattr(model, "config")  # noqa: B009
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model.save_pretrained(out)  # type: ignore[attr-defined]
-    tokenizer.save_pretrained(out)  # type: ignore[attr-defined]
-
-
-def _check(folder: Path, model: str) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if tokenizer.chat_template is None:
-        shutil.rmtree(folder)
-        raise DeployError(
-            f"the tokenizer of '{model}' has no chat template, so it cannot chat; "
-            "use an instruction-tuned model, or add chat_template.jinja to its folder"
-        )
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("quantization_config"):
-        raise DeployError(f"'{model}' is quantised; Plaudit trains full-precision weights")
+    return model.eval(), tokenizer

@@ -1,5 +1,6 @@
 """`plaudit up`: the first policy, then serving and the learner, watched, on one machine."""
 
+import os
 import signal
 import socket
 import threading
@@ -9,12 +10,15 @@ from collections.abc import Callable
 import httpx
 from filelock import FileLock, Timeout
 
-from deploy.bootstrap import ensure_first_policy
+from deploy.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.errors import DeployError
+from deploy.machine import default_shape, plan_here, shape_of
+from deploy.plan import Plan, Shape
 from deploy.processes import Child, plaudit_command, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
 from feedback.opening import open_log
+from protos.shared_registry import open_registry
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CHECK_SECONDS = 0.5
@@ -39,18 +43,25 @@ def check_address(settings: UpSettings) -> None:
                 ) from error
 
 
-def children(settings: UpSettings, dtype: str) -> list[Child]:
-    """Give the parts that run side by side."""
+def children(settings: UpSettings, dtype: str, planned: Plan) -> list[Child]:
+    """Give the parts that run side by side, each where the plan has it."""
     logs = settings.home / "logs"
     home = str(settings.home)
     serve = ["serve", "--home", home, "--host", settings.host, "--port", str(settings.port)]
     learn = ["learn", "--home", home, "--metrics-port", str(settings.learner_port)]
     return [
-        Child("serving", plaudit_command(*serve, "--dtype", dtype), logs / "serving.log"),
+        Child(
+            "serving",
+            plaudit_command(*serve, "--dtype", dtype),
+            logs / "serving.log",
+            # What was set by hand stays.
+            {k: os.environ.get(k, v) for k, v in planned.serving_environment.items()},
+        ),
         Child(
             "learner",
             plaudit_command(*learn, "--dtype", dtype),
             logs / "learner.log",
+            planned.learner_environment,
             niceness=5,  # people who chat come first
         ),
     ]
@@ -87,11 +98,15 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
     check_address(settings)
     open_log(settings.home).close()  # a wrong address is told now, not after minutes of training
+    shape = _shape(settings)
+    if shape is not None:  # else import-model says it
+        say("\n".join(plan_here(shape, dtype).lines()))
     ensure_first_policy(settings.home, settings.model, dtype, say)
+    planned = plan_here(shape or _first_shape(settings), dtype)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    parts = children(settings, dtype)
+    parts = children(settings, dtype, planned)
     say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
     started = time.monotonic()
     try:
@@ -102,6 +117,19 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
         say("Stopping: answers under way are finished or recorded as they stand.")
         stop_all(parts, say)
         say("Stopped. 'plaudit up' goes on from here.")
+
+
+def _shape(settings: UpSettings) -> Shape | None:
+    """Give the model's, as far as it is known before it is brought in."""
+    if FIRST_VERSION in open_registry(settings.home).versions():
+        return _first_shape(settings)
+    return default_shape() if settings.model == "default" else None
+
+
+def _first_shape(settings: UpSettings) -> Shape:
+    registry = open_registry(settings.home)
+    registry.verify(FIRST_VERSION)
+    return shape_of(registry.path(FIRST_VERSION))
 
 
 def _watch(

@@ -36,6 +36,7 @@ def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[
         *("--generation-config", "vllm"),
         *("--override-generation-config", json.dumps({"temperature": temperature_of(model)})),
         *("--distributed-executor-backend", "uni"),
+        *("--worker-extension-cls", "serving.worker.PolicyWorker"),
         *("--shutdown-timeout", "5"),
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",

@@ -145,7 +145,7 @@ class Swapper:
         return pause
 
     async def _load(self, folder: Path, version: int) -> None:
-        reload = self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        reload = self.engine.collective_rpc("reload_policy", kwargs={"weights_path": str(folder)})
         await self._step("reload", reload)
         await self._step("label", self.engine.update_weight_version(str(version)))
         label = await self._step("read_back", self.engine.get_weight_version())

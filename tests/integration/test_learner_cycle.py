@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from feedback.ledger import Ledger
-from feedback.log import NewRecord
 from feedback.policies import current, publish_event
 from feedback.records import feedback_record
 from feedback.sqlite_log import SqliteLog
@@ -31,11 +30,11 @@ from learner.settings import (
     PretrainSettings,
     RewardSettings,
 )
-from learner.tokenizer import encode_chat, end_token_ids, train_tokenizer
-from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
-from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Forgetting
+from learner.tokenizer import train_tokenizer
+from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
 from protos.registry import Registry
+from tests.learning import cast_votes, cycle_ended, learn_until
 
 TINY = PretrainSettings(
     vocabulary=300, hidden=32, layers=1, heads=1, feed_forward=32, initial_deviation=0.3
@@ -86,74 +85,9 @@ def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
     Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
     log = SqliteLog(home / "log.db")
     publish_event(log, Published(version=1))
-    chats = [[{"role": "user", "content": f"say {i}"}] for i in range(votes)]
-    prompts = [encode_chat(tokenizer, chat, answer=True) for chat in chats]
-    end = end_token_ids(tokenizer)[0]
-    for number, (chat, prompt) in enumerate(zip(chats, prompts, strict=True)):
-        liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
-        left = number % 3 == 0
-        pair = (liked, other) if left else (other, liked)
-        record = CompletionRecord(
-            completion_id=f"c{number}",
-            owner="local",
-            subject=f"s{number % people}",
-            messages=[Message(**m) for m in chat],
-            prompt_token_ids=prompt,
-            choices=[Choice(index=i, token_ids=ids) for i, ids in enumerate(pair)],
-        )
-        event = FeedbackEvent(
-            event_id=f"e{number}",
-            completion_id=f"c{number}",
-            owner="local",
-            subject=f"s{number % people}",
-            target=f"comparison c{number}",
-            comparison=Comparison(
-                left=Candidate(completion_id=f"c{number}", choice=0),
-                right=Candidate(completion_id=f"c{number}", choice=1),
-                verdict=Comparison.VERDICT_LEFT if left else Comparison.VERDICT_RIGHT,
-            ),
-        )
-        for topic, key, message in (
-            ("completions", f"c{number}", record),
-            ("feedback", f"e{number}", event),
-        ):
-            name = message.DESCRIPTOR.full_name
-            log.append(topic, [NewRecord(key, name, message.SerializeToString())])  # type: ignore[arg-type]
+    cast_votes(log, tokenizer, votes, people)
     log.close()
     return home
-
-
-def learn_until(home: Path, settings: LearnerSettings, done) -> None:  # type: ignore[no-untyped-def]
-    """Run the service in a thread until `done()`, then stop it."""
-    stop = threading.Event()
-    failures: list[BaseException] = []
-
-    def serve() -> None:
-        try:
-            run(home, settings, stop)
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    for _ in range(12_000):
-        if done() or not thread.is_alive():
-            break
-        stop.wait(0.02)
-    reached = done()
-    stop.set()
-    thread.join()
-    assert not failures
-    assert reached
-
-
-def cycle_ended(home: Path):  # type: ignore[no-untyped-def]
-    def ended() -> bool:
-        state = latest(home)
-        return state is not None and state.stage == "done"
-
-    return ended
 
 
 def weights(home: Path, version: int = 2) -> bytes:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deploy.policies import activate, resume, rollback
 from feedback.policies import publish_event
+from learner.losses import token_log_probs
+from learner.model import load_model
 from protos.plaudit.v1.completion_pb2 import Choice
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.servers import Plaudit
@@ -23,13 +26,18 @@ def next_version(plaudit: Plaudit) -> int:
     return max(plaudit.registry.versions()) + 1
 
 
-def greedy(plaudit: Plaudit) -> str:
-    """Give what the policy says at temperature 0: tells one set of weights from another."""
+def said(plaudit: Plaudit) -> str:
+    """Give what the policy says with a fixed seed: tells one set of weights from another.
+
+    (The likeliest tokens do not: with random weights and a tied output head, each is the last
+    one again.)
+    """
     answer = plaudit.openai().chat.completions.create(
         model="plaudit",
         messages=GREETING,
-        temperature=0,
-        max_tokens=16,
+        temperature=1,
+        seed=5,
+        max_tokens=32,
         extra_body={"ignore_eos": True},
     )
     return answer.choices[0].message.content or ""
@@ -85,34 +93,53 @@ async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version:
 def test_new_weights_answer_after_a_swap_and_old_ones_after_a_rollback(
     plaudit: Plaudit, next_version: int
 ) -> None:
-    before, old = plaudit.version(), greedy(plaudit)
+    before, old = plaudit.version(), said(plaudit)
     plaudit.publish(next_version, before, next_version)
     plaudit.wait_version(next_version)
-    new = greedy(plaudit)
+    new = said(plaudit)
     assert new != old
     assert "Rolling back" in rollback(plaudit.home, "test")
     plaudit.wait_version(before)
-    assert greedy(plaudit) == old
+    assert said(plaudit) == old
     plaudit.publish(next_version + 1, before, next_version + 1)
     activate(plaudit.home, next_version, "test")
     plaudit.wait_version(next_version)
-    assert greedy(plaudit) == new
+    assert said(plaudit) == new
     resume(plaudit.home, "test")
     plaudit.wait_version(next_version + 1)
+
+
+def test_the_output_head_swaps_though_it_is_tied_to_the_embedding(
+    plaudit: Plaudit, next_version: int
+) -> None:
+    """On a CPU vLLM keeps a packed copy of it, which a reload left at the policy before."""
+    plaudit.publish(next_version, plaudit.version(), next_version)
+    plaudit.wait_version(next_version)
+    answer = plaudit.openai().chat.completions.create(
+        model="plaudit", messages=GREETING, max_tokens=16, extra_body={"ignore_eos": True}
+    )
+    record = plaudit.records()[answer.id]
+    (choice,) = record.choices
+    model = load_model(plaudit.registry.path(next_version))
+    assert model.config.tie_word_embeddings
+    ids = torch.tensor([[*record.prompt_token_ids, *choice.token_ids]])
+    with torch.no_grad():
+        expected = token_log_probs(model(input_ids=ids).logits, ids, 1.0)[0, -16:]
+    torch.testing.assert_close(torch.tensor(choice.log_probs), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("step", ["stage", "pause", "reload", "label", "read_back", "resume"])
 def test_a_failure_at_any_step_leaves_the_old_policy(
     plaudit: Plaudit, next_version: int, step: str
 ) -> None:
-    before, old = plaudit.version(), greedy(plaudit)
+    before, old = plaudit.version(), said(plaudit)
     (plaudit.home / "failpoints").write_text(f"swap.{step}=raise\n")
     plaudit.publish(next_version, before, next_version)
     failed = wait_failure(plaudit, next_version)
     assert failed.serving == before
     assert f"swap.{step}" in failed.reason
     assert plaudit.version() == before
-    assert greedy(plaudit) == old
+    assert said(plaudit) == old
 
 
 def wait_failure(plaudit: Plaudit, version: int) -> Any:
@@ -137,7 +164,7 @@ def _flip_a_bit(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, Path.unlink])
 def test_a_damaged_checkpoint_is_refused(plaudit: Plaudit, next_version: int, damage: Any) -> None:
-    before, old = plaudit.version(), greedy(plaudit)
+    before, old = plaudit.version(), said(plaudit)
     source = plaudit.home / f"tiny-{before}"
     plaudit.registry.publish(source, version=next_version, parent=before, base="tiny")
     damage(plaudit.registry.path(next_version) / "model.safetensors")
@@ -145,7 +172,7 @@ def test_a_damaged_checkpoint_is_refused(plaudit: Plaudit, next_version: int, da
     failed = wait_failure(plaudit, next_version)
     assert "model.safetensors" in failed.reason
     assert plaudit.version() == before
-    assert greedy(plaudit) == old
+    assert said(plaudit) == old
 
 
 def test_another_architecture_is_refused(plaudit: Plaudit, next_version: int) -> None:

@@ -1,0 +1,108 @@
+"""What the machine and a model folder hold, for `deploy.plan`."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from deploy.errors import DeployError
+from deploy.plan import GIB, Machine, Plan, Shape, plan, tune_for
+from deploy.processor import Dtype
+from learner.settings import LearnerSettings, PretrainSettings
+from serving.settings import ServingSettings
+
+LEARNER_ON_GPU: Final = False  # the learner computes on the processor so far
+_EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
+
+
+def this_machine() -> Machine:
+    """Look at this machine; GPUs count where vLLM's build for them is installed."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0))
+    return Machine(cores, memory, _gpus(), matmul_flops())
+
+
+def _gpus() -> tuple[int, ...]:
+    built = any(d.metadata["Name"] == "vllm" for d in metadata.distributions())
+    if not built or shutil.which("nvidia-smi") is None:
+        return ()
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return tuple(int(line) * 2**20 for line in found.stdout.split() if line.isdigit())
+
+
+def matmul_flops(size: int = 1024, times: int = 4) -> float:
+    """Measure a float32 matrix product: the fastest of a few, operations per second."""
+    matrix = np.ones((size, size), np.float32)
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - started)
+    return float(2 * size**3 / min(seconds))
+
+
+def default_shape() -> Shape:
+    """Give that of the model that is trained here on the first start."""
+    made = PretrainSettings()
+    linear = [(made.hidden, made.hidden)] * 4 + [(made.hidden, made.feed_forward)] * 3
+    weights = sum(a * b for a, b in linear) + 2 * made.hidden
+    return Shape(
+        parameters=made.layers * weights + made.hidden * (made.vocabulary + 1),
+        layers=made.layers,
+        hidden=made.hidden,
+        vocabulary=made.vocabulary,
+        sides=made.layers * sum(a + b for a, b in linear),
+    )
+
+
+def shape_of(folder: Path) -> Shape:
+    """Read a model folder's, from its configuration and the headers of its safetensors.
+
+    Raises:
+        DeployError: It holds no safetensors.
+
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    parameters = sides = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name == "__metadata__":
+                continue
+            parameters += int(np.prod(tensor["shape"]))
+            if len(tensor["shape"]) == 2 and not any(e in name for e in _EMBEDDINGS):
+                sides += sum(tensor["shape"])
+    if not parameters:
+        raise DeployError(f"{folder} holds no safetensors; bring the model in with import-model")
+    return Shape(parameters, config.num_hidden_layers, config.hidden_size, config.vocab_size, sides)
+
+
+def plan_here(shape: Shape, dtype: Dtype) -> Plan:
+    """Plan a model on this machine, with the settings in force.
+
+    Raises:
+        DeployError: It does not fit; the message says what to change.
+
+    """
+    found = plan(
+        shape,
+        this_machine(),
+        tune=tune_for(shape.parameters),
+        dtype=dtype,
+        settings=LearnerSettings().for_model(shape.parameters, 1.0),
+        cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
+        learner_on_gpu=LEARNER_ON_GPU,
+    )
+    if found.problem:
+        raise DeployError("\n".join([*found.lines(), f"It does not fit: {found.problem}"]))
+    return found

@@ -1,0 +1,186 @@
+"""Models that people bring: SFT, a learning cycle and a served swap, for each architecture.
+
+Two of them run by default, the others with `-m slow`.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from deploy.policies import activate, rollback
+from feedback.policies import publish_event
+from feedback.sqlite_log import SqliteLog
+from learner.cycle_state import latest
+from learner.losses import token_log_probs
+from learner.model import load_model, load_tokenizer
+from learner.settings import GateSettings, LearnerSettings, PPOSettings, RewardSettings, SftSettings
+from learner.sft import sft
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.policy_pb2 import Published
+from protos.registry import Registry
+from tests.architectures import WINDOW, save_tiny
+from tests.learning import cast_votes, cycle_ended, learn_until
+from tests.servers import Plaudit
+
+SETTINGS = LearnerSettings(
+    metrics_port=0,
+    threads=1,
+    min_events=40,
+    settle_seconds=0.0,
+    poll_seconds=0.02,
+    reward=RewardSettings(
+        learning_rate=3e-3, epochs=12, patience=12, batch=8, normalise_on=16, min_train=8
+    ),
+    ppo=PPOSettings(
+        iterations=3,
+        rollouts=8,
+        max_tokens=6,
+        text_rows=2,
+        text_row=16,
+        micro_tokens=200,
+        learning_rate=1e-2,  # so that every tensor moves far enough to be told from the old one
+    ),
+    gate=GateSettings(
+        prompts=8,
+        min_win_rate=0.0,
+        max_kl=1e6,
+        max_text_nll_increase=1e6,
+        max_unended_increase=1.0,
+    ),
+)
+TOLERANCE = 1e-3  # nats in a token's log-probability, vLLM beside transformers, in float32
+
+
+def tuned(home: Path, architecture: str) -> None:
+    """Make version 1: a model folder as its user has it, fine-tuned on a few conversations."""
+    own = save_tiny(architecture, home / "own")
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"say {n}"},
+                {"role": "assistant", "content": f"I say {n}. " * (1 + n % 3)},
+            ]
+        }
+        for n in range(20)
+    ]
+    data = home / "chats.jsonl"
+    data.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    losses: list[float] = []
+    settings = SftSettings(tokens=4096, row=128, batch_tokens=512, learning_rate=3e-3)
+    first = sft(
+        own,
+        home / "models" / "sft",
+        data=data,
+        settings=settings,
+        progress=lambda advance: losses.append(advance.loss),
+    )
+    assert losses[-1] < losses[0]
+    Registry(home / "registry").publish(first, version=1, parent=0, base=architecture)
+
+
+def learned(home: Path) -> None:
+    """Let a learner make version 2 of votes."""
+    log = SqliteLog(home / "log.db")
+    publish_event(log, Published(version=1))
+    cast_votes(log, load_tokenizer(home / "models" / "sft"), votes=120)
+    log.close()
+    learn_until(home, SETTINGS, cycle_ended(home))
+    state = latest(home)
+    assert state is not None
+    assert (state.outcome, state.version) == ("published", 2), state.reasons
+
+
+def answer(plaudit: Plaudit, temperature: float) -> CompletionRecord:
+    """Give the record of an answer longer than the window of sliding attention."""
+    completion = plaudit.openai().chat.completions.create(
+        model="plaudit",
+        messages=[{"role": "user", "content": "say 7"}],
+        temperature=temperature,
+        max_tokens=4 * WINDOW,
+        extra_body={"ignore_eos": True},
+    )
+    return plaudit.records()[completion.id]
+
+
+def swapped_under_a_stream(plaudit: Plaudit) -> None:
+    """Activate version 2 while version 1 answers; the answer has tokens of both."""
+    stream = plaudit.openai().chat.completions.create(
+        model="plaudit",
+        messages=[{"role": "user", "content": "say 7"}],
+        max_tokens=900,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    asked, completion_id, finish = False, "", None
+    for chunk in stream:
+        completion_id, finish = chunk.id, chunk.choices[0].finish_reason or finish
+        if not asked:
+            activate(plaudit.home, 2, "test")
+            asked = True
+    assert finish == "length"
+    (choice,) = plaudit.records()[completion_id].choices
+    assert [s.policy_version for s in choice.versions] == [1, 2]
+    assert len(choice.token_ids) == 900
+
+
+def log_probs(model: PreTrainedModel, record: CompletionRecord) -> torch.Tensor:
+    """Compute those of an answer's tokens by transformers."""
+    ids = torch.tensor([[*record.prompt_token_ids, *record.choices[0].token_ids]])
+    with torch.no_grad():
+        found = token_log_probs(model(input_ids=ids).logits, ids, 1.0)
+    return found[0, len(record.prompt_token_ids) :]
+
+
+def tensors_that_do_not_show(
+    new: PreTrainedModel, old: PreTrainedModel, record: CompletionRecord
+) -> list[str]:
+    """Name the tensors of which the old ones, left in place, give the same log-probabilities."""
+    expected, theirs, unseen = log_probs(new, record), dict(old.named_parameters()), []
+    for name, parameter in new.named_parameters():
+        kept = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.copy_(theirs[name])
+            if (log_probs(new, record) - expected).abs().max() < 2 * TOLERANCE:
+                unseen.append(name)
+            parameter.copy_(kept)
+    return unseen
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "qwen",
+        "gpt2",
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ("llama", "gemma", "mistral")),
+    ],
+)
+def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> None:
+    tuned(tmp_path, architecture)
+    learned(tmp_path)
+    rollback(tmp_path, "test")
+    plaudit = Plaudit(
+        tmp_path,
+        environment={"PLAUDIT_SERVING_POLL_SECONDS": ".1", "PLAUDIT_SERVING_ENFORCE_EAGER": "1"},
+    )
+    plaudit.serve()
+    try:
+        assert plaudit.version() == 1
+        old, new = (load_model(plaudit.registry.path(v)) for v in (1, 2))
+        before = answer(plaudit, 1.0)
+        swapped_under_a_stream(plaudit)
+        after, greedy = answer(plaudit, 1.0), answer(plaudit, 0.0)
+    finally:
+        plaudit.stop()
+    for model, record in ((old, before), (new, after)):
+        served = torch.tensor(record.choices[0].log_probs)
+        torch.testing.assert_close(served, log_probs(model, record), atol=TOLERANCE, rtol=0)
+    # Each token of the greedy answer is the likeliest, but for a near tie.
+    ids = torch.tensor([[*greedy.prompt_token_ids, *greedy.choices[0].token_ids]])
+    with torch.no_grad():
+        best = new(input_ids=ids).logits.log_softmax(-1)[0, :-1].max(-1).values
+    best = best[len(greedy.prompt_token_ids) - 1 :]
+    torch.testing.assert_close(log_probs(new, greedy), best, atol=TOLERANCE, rtol=0)
+    assert tensors_that_do_not_show(new, old, after) == []

@@ -1,0 +1,90 @@
+"""Votes without people, and the learner run on them, for tests of whole cycles."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from feedback.log import NewRecord
+from feedback.sqlite_log import SqliteLog
+from learner.cycle_state import latest
+from learner.service import run
+from learner.settings import LearnerSettings
+from learner.tokenizer import encode_chat, end_token_ids
+from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
+from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
+
+
+def cast_votes(
+    log: SqliteLog, tokenizer: PreTrainedTokenizerBase, votes: int, people: int = 1
+) -> None:
+    """Log completions, and votes for the answers with the token 99 in them, by turns."""
+    chats = [[{"role": "user", "content": f"say {i}"}] for i in range(votes)]
+    prompts = [encode_chat(tokenizer, chat, answer=True) for chat in chats]
+    end = end_token_ids(tokenizer)[0]
+    for number, (chat, prompt) in enumerate(zip(chats, prompts, strict=True)):
+        liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
+        left = number % 3 == 0
+        pair = (liked, other) if left else (other, liked)
+        record = CompletionRecord(
+            completion_id=f"c{number}",
+            owner="local",
+            subject=f"s{number % people}",
+            messages=[Message(**m) for m in chat],
+            prompt_token_ids=prompt,
+            choices=[Choice(index=i, token_ids=ids) for i, ids in enumerate(pair)],
+        )
+        event = FeedbackEvent(
+            event_id=f"e{number}",
+            completion_id=f"c{number}",
+            owner="local",
+            subject=f"s{number % people}",
+            target=f"comparison c{number}",
+            comparison=Comparison(
+                left=Candidate(completion_id=f"c{number}", choice=0),
+                right=Candidate(completion_id=f"c{number}", choice=1),
+                verdict=Comparison.VERDICT_LEFT if left else Comparison.VERDICT_RIGHT,
+            ),
+        )
+        for topic, key, message in (
+            ("completions", f"c{number}", record),
+            ("feedback", f"e{number}", event),
+        ):
+            name = message.DESCRIPTOR.full_name
+            log.append(topic, [NewRecord(key, name, message.SerializeToString())])  # type: ignore[arg-type]
+
+
+def learn_until(home: Path, settings: LearnerSettings, done: Callable[[], bool]) -> None:
+    """Run the service in a thread until `done()`, then stop it."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            run(home, settings, stop)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    for _ in range(3000):
+        if done() or not thread.is_alive():
+            break
+        stop.wait(0.02)
+    reached = done()
+    stop.set()
+    thread.join()
+    assert not failures
+    assert reached
+
+
+def cycle_ended(home: Path) -> Callable[[], bool]:
+    """Give a function that tells whether the latest cycle has ended."""
+
+    def ended() -> bool:
+        state = latest(home)
+        return state is not None and state.stage == "done"
+
+    return ended

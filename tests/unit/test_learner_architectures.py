@@ -1,0 +1,96 @@
+"""What the learner does to a model, on every architecture that people bring."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from learner.losses import token_log_probs
+from learner.model import ScalarModel
+from learner.next_token import next_token_loss
+from learner.packing import IGNORED, Rows, encode_conversation, pack_conversations
+from learner.sampler import TransformersSampler
+from learner.tokenizer import end_token_ids
+from tests.architectures import ARCHITECTURES, WINDOW, tiny_model, tiny_tokenizer
+
+CHATS = [
+    [{"role": "user", "content": "tea?"}, {"role": "assistant", "content": "Boil water. " * n}]
+    for n in (1, 3, 2)
+]
+TOKENIZER = tiny_tokenizer()
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return tiny_model(request.param, TOKENIZER)
+
+
+def loss_of(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
+    """Compute as a training step does."""
+    logits = model(
+        input_ids=rows.input_ids_NT, position_ids=rows.positions_NT, use_cache=False
+    ).logits
+    return next_token_loss(logits, rows.labels_NT)
+
+
+def test_packed_conversations_cost_what_each_costs_alone(model: PreTrainedModel) -> None:
+    lengths = [len(encode_conversation(chat, TOKENIZER)[0]) for chat in CHATS]
+    assert max(lengths) > WINDOW, "sliding attention must have something to leave out"
+    packed = pack_conversations(CHATS, TOKENIZER, row=sum(lengths) + 5, tokens=1)
+    assert len(packed) == 1
+    total, count = 0.0, 0
+    for chat, length in zip(CHATS, lengths, strict=True):
+        alone = pack_conversations([chat], TOKENIZER, row=length, tokens=1)
+        kept = int((alone.labels_NT[:, 1:] != IGNORED).sum())
+        total += loss_of(model, alone).item() * kept
+        count += kept
+    assert loss_of(model, packed).item() == pytest.approx(total / count, abs=1e-5)
+    positions_NT = torch.arange(packed.input_ids_NT.shape[1]).expand_as(packed.positions_NT)
+    as_one = Rows(packed.input_ids_NT, packed.labels_NT, positions_NT)
+    assert loss_of(model, as_one).item() != pytest.approx(total / count, abs=1e-3)
+
+
+def test_gradients_of_packed_rows_are_those_of_each_alone(model: PreTrainedModel) -> None:
+    lengths = [len(encode_conversation(chat, TOKENIZER)[0]) for chat in CHATS]
+    packed = pack_conversations(CHATS, TOKENIZER, row=sum(lengths), tokens=1)
+    parts = [
+        pack_conversations([chat], TOKENIZER, row=n, tokens=1)
+        for chat, n in zip(CHATS, lengths, strict=True)
+    ]
+    kept = [int((p.labels_NT[:, 1:] != IGNORED).sum()) for p in parts]
+    model.zero_grad()
+    loss_of(model, packed).backward()
+    together = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for part, count in zip(parts, kept, strict=True):
+        (loss_of(model, part) * count / sum(kept)).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, together[name], atol=1e-5, rtol=1e-3)
+
+
+def test_samples_past_the_window_carry_the_log_probabilities_of_the_model(
+    model: PreTrainedModel,
+) -> None:
+    """Prompts of different lengths are padded on the left, and ended answers leave the batch."""
+    prompts = [[2, 50, 3], [2, *range(50, 50 + 2 * WINDOW), 3], [2, 60, 61, 3]]
+    sampler = TransformersSampler(model, [*end_token_ids(TOKENIZER), *range(200, 215)], pad=0)
+    samples = sampler.sample(prompts, 4, 2 * WINDOW, 1.0, seed=2)
+    assert len({len(s.token_ids) for s in samples}) > 1
+    for sample in samples:
+        ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
+        with torch.no_grad():
+            found = token_log_probs(model(input_ids=ids).logits, ids, 1.0)
+        expected = found[0, len(sample.prompt) :].tolist()
+        assert list(sample.log_probs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_value_does_not_depend_on_padding(model: PreTrainedModel) -> None:
+    scalar = ScalarModel(model, seed=0)
+    long = torch.arange(50, 50 + 2 * WINDOW)
+    short = long[:5]
+    ids, mask = torch.zeros(2, len(long), dtype=torch.long), torch.zeros(2, len(long)).bool()
+    ids[0], mask[0] = long, True
+    ids[1, :5], mask[1, :5] = short, True
+    with torch.no_grad():
+        together = scalar(ids, mask)[1, :5]
+        alone = scalar(short[None], torch.ones(1, 5).bool())[0]
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
