@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,7 +117,8 @@ def save_sharded(
         shutil.rmtree(aside, ignore_errors=True)
     ranks.wait()
     state = {"training": _Trained(module, optimizer), "key": key, "extra": extra}
-    save(state, checkpoint_id=aside, no_dist=ranks.size == 1)
+    with _quiet():
+        save(state, checkpoint_id=aside, no_dist=ranks.size == 1)
     ranks.wait()
     if ranks.rank == 0:
         for file in aside.iterdir():
@@ -138,13 +142,23 @@ def load_sharded(
     if not folder.exists():
         return None
     state: dict[str, Any] = {"key": "", "extra": {"kl_coef": 0.0, "step": 0}}
-    load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
+    with _quiet():
+        load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
     if state["key"] != key:
         raise StateUnusable(f"saved training state is for {state['key']!r}, not {key!r}")
     training = {"training": _Trained(module, optimizer)}
-    load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
+    with _quiet():
+        load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
     extra: dict[str, float] = state["extra"]
     return extra
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Spare people the warning that one process saves what one process has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 class _Trained(Stateful):

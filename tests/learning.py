@@ -1,10 +1,11 @@
 """Votes without people, and the learner run on them, for tests of whole cycles."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.log import NewRecord
 from feedback.sqlite_log import SqliteLog
@@ -69,7 +70,7 @@ def learn_until(home: Path, settings: LearnerSettings, done: Callable[[], bool])
 
     thread = threading.Thread(target=serve)
     thread.start()
-    for _ in range(3000):
+    for _ in range(12_000):
         if done() or not thread.is_alive():
             break
         stop.wait(0.02)
@@ -88,3 +89,16 @@ def cycle_ended(home: Path) -> Callable[[], bool]:
         return state is not None and state.stage == "done"
 
     return ended
+
+
+@torch.no_grad()
+def answer_log_probs(
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Compute the log-probability of each token of an answer by itself, with nothing beside it."""
+    ids = torch.tensor([[*prompt, *answer]])
+    logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(-1, torch.tensor([*answer])[:, None])[:, 0]

@@ -14,7 +14,6 @@ from deploy.policies import activate, rollback
 from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
 from learner.cycle_state import latest
-from learner.losses import token_log_probs
 from learner.model import load_model, load_tokenizer
 from learner.settings import GateSettings, LearnerSettings, PPOSettings, RewardSettings, SftSettings
 from learner.sft import sft
@@ -22,7 +21,7 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import Published
 from protos.registry import Registry
 from tests.architectures import WINDOW, save_tiny
-from tests.learning import cast_votes, cycle_ended, learn_until
+from tests.learning import answer_log_probs, cast_votes, cycle_ended, learn_until
 from tests.servers import Plaudit
 
 SETTINGS = LearnerSettings(
@@ -128,10 +127,7 @@ def swapped_under_a_stream(plaudit: Plaudit) -> None:
 
 def log_probs(model: PreTrainedModel, record: CompletionRecord) -> torch.Tensor:
     """Compute those of an answer's tokens by transformers."""
-    ids = torch.tensor([[*record.prompt_token_ids, *record.choices[0].token_ids]])
-    with torch.no_grad():
-        found = token_log_probs(model(input_ids=ids).logits, ids, 1.0)
-    return found[0, len(record.prompt_token_ids) :]
+    return answer_log_probs(model, record.prompt_token_ids, record.choices[0].token_ids)
 
 
 def tensors_that_do_not_show(

@@ -20,6 +20,7 @@ from learner.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
 from learner.tokenizer import train_tokenizer
 from learner.vllm_sampler import VllmEngine, VllmSampler
+from tests.learning import answer_log_probs
 
 Make = Callable[[PreTrainedModel, list[int]], Sampler]
 
@@ -66,12 +67,8 @@ def worst_error(samples: list[Sample], model: PreTrainedModel, temperature: floa
     """Compare log-probabilities with those that transformers computes, each answer by itself."""
     worst = 0.0
     for sample in samples:
-        ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
-        with torch.no_grad():
-            logits = model(input_ids=ids).logits[0, len(sample.prompt) - 1 : -1]
-        found = token_log_probs(logits, torch.tensor(sample.token_ids), temperature)
-        errors = found - torch.tensor(sample.log_probs)
-        worst = max(worst, errors.abs().max().item())
+        found = answer_log_probs(model, sample.prompt, sample.token_ids, temperature)
+        worst = max(worst, (found - torch.tensor(sample.log_probs)).abs().max().item())
     return worst
 
 

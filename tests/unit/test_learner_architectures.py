@@ -4,13 +4,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from learner.answers import can_share, lay_out, split_prompt
 from learner.losses import token_log_probs
-from learner.model import ScalarModel
+from learner.model import ScalarModel, choices
 from learner.next_token import next_token_loss
 from learner.packing import IGNORED, Rows, encode_conversation, pack_conversations
 from learner.sampler import TransformersSampler
 from learner.tokenizer import end_token_ids
 from tests.architectures import ARCHITECTURES, WINDOW, tiny_model, tiny_tokenizer
+from tests.learning import answer_log_probs
 
 CHATS = [
     [{"role": "user", "content": "tea?"}, {"role": "assistant", "content": "Boil water. " * n}]
@@ -76,21 +78,31 @@ def test_samples_past_the_window_carry_the_log_probabilities_of_the_model(
     samples = sampler.sample(prompts, 4, 2 * WINDOW, 1.0, seed=2)
     assert len({len(s.token_ids) for s in samples}) > 1
     for sample in samples:
-        ids = torch.tensor([[*sample.prompt, *sample.token_ids]])
-        with torch.no_grad():
-            found = token_log_probs(model(input_ids=ids).logits, ids, 1.0)
-        expected = found[0, len(sample.prompt) :].tolist()
+        expected = answer_log_probs(model, sample.prompt, sample.token_ids).tolist()
         assert list(sample.log_probs) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_value_does_not_depend_on_padding(model: PreTrainedModel) -> None:
+def test_a_value_does_not_depend_on_padding_or_on_other_answers(model: PreTrainedModel) -> None:
     scalar = ScalarModel(model, seed=0)
-    long = torch.arange(50, 50 + 2 * WINDOW)
-    short = long[:5]
-    ids, mask = torch.zeros(2, len(long), dtype=torch.long), torch.zeros(2, len(long)).bool()
-    ids[0], mask[0] = long, True
-    ids[1, :5], mask[1, :5] = short, True
+    long, short = (tuple(range(50, 50 + 2 * WINDOW)), tuple(range(50, 55)))
+    rows = split_prompt([long, (*short, 60)], shared=can_share(model.config))
+    cpu = torch.device("cpu")
     with torch.no_grad():
-        together = scalar(ids, mask)[1, :5]
-        alone = scalar(short[None], torch.ones(1, 5).bool())[0]
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+        batch = lay_out(rows, pad=0, device=cpu)
+        together = scalar(batch)[batch.last_A]
+        for value, sequence in zip(together, (long, (*short, 60)), strict=True):
+            alone = lay_out(split_prompt([sequence]), pad=0, device=cpu)
+            torch.testing.assert_close(scalar(alone)[alone.last_A][0], value, atol=1e-5, rtol=1e-4)
+
+
+def test_log_probs_past_the_window_are_those_of_each_answer_alone(model: PreTrainedModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    long = tuple(torch.randint(50, 250, (2 * WINDOW,), generator=generator).tolist())
+    sequences = [(*long[:5], *tail) for tail in (long, (51, 52), (53,))]
+    rows = split_prompt(sequences, shared=can_share(model.config))
+    batch = lay_out(rows, pad=0, device=torch.device("cpu"))
+    with torch.no_grad():
+        logits, _ = choices(model, batch, "float32")
+    alone = [answer_log_probs(model, r.prompt, a) for r in rows for a in r.answers]
+    found = token_log_probs(logits, batch.tokens_N, 1.0)
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-4, rtol=1e-4)
