@@ -96,7 +96,8 @@ def activate(home: Path, version: int, by: str) -> str:
             f"Rolling back from version {state.live} to {version}. Nothing new goes live until "
             "'plaudit policies resume'."
         )
-    return f"Version {version} goes live."
+    ended = f" The trial of version {state.challenger} ends." if state.challenger else ""
+    return f"Version {version} goes live.{ended}"
 
 
 def rollback(home: Path, by: str) -> str:
