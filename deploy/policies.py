@@ -34,6 +34,8 @@ def open_log(home: Path) -> EventLog:
 def _status(version: int, state: PolicyState) -> str:
     if version == state.live:
         return "live"
+    if version == state.challenger:
+        return "on trial"
     return "rolled back" if version in state.rolled_back else ""
 
 
@@ -116,7 +118,8 @@ def activate(home: Path, version: int, by: str) -> str:
             f"Rolling back from version {state.live} to {version}. Nothing new goes live until "
             "'plaudit policies resume'."
         )
-    return f"Version {version} goes live."
+    ended = f" The trial of version {state.challenger} ends." if state.challenger else ""
+    return f"Version {version} goes live.{ended}"
 
 
 def rollback(home: Path, by: str) -> str:
@@ -144,13 +147,15 @@ def resume(home: Path, by: str) -> str:
 def prune(home: Path, keep: int) -> str:
     """Delete all but the latest `keep` checkpoints; say which.
 
-    The first stays too (every policy is measured against it), and so do the live one, the one that
-    a roll-back goes to, and those that a replica serves.
+    The first stays too (every policy is measured against it), and so do the live one, the one on
+    trial, the one that a roll-back goes to, those that a replica serves, and what these adapt.
     """
     state = current(open_log(home))
     registry = open_registry(home)
     versions = registry.versions()
-    kept = {1, state.live, state.previous, *state.replicas.values(), *versions[-keep:]}
+    kept = {1, state.live, state.challenger, state.previous, *state.replicas.values()}
+    kept |= set(versions[-keep:])
+    kept |= {registry.manifest(version).adapter_base for version in kept & set(versions)}
     gone = [version for version in versions if version not in kept]
     for version in gone:
         registry.delete(version)

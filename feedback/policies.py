@@ -3,6 +3,10 @@
 Versions only go up, except when an operator activates a lower one: the versions above it
 are then rolled back (never live again by themselves, never a parent) and publishing is held
 until the operator lets it go on.
+
+A version may be published for trial: it is then the challenger, which takes a share of the
+comparisons until a DuelEnded makes it live or rolls it back. Rolling back a challenger holds
+nothing, since it was never live.
 """
 
 import secrets
@@ -16,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from feedback.log import EventLog, NewRecord
 from protos.plaudit.v1.policy_pb2 import (
     Activated,
+    DuelEnded,
     Hold,
     Leads,
     PolicyEvent,
@@ -25,7 +30,7 @@ from protos.plaudit.v1.policy_pb2 import (
     Swapped,
 )
 
-PolicyMessage = Published | Refused | Activated | Hold | Swapped | SwapFailed | Leads
+PolicyMessage = Published | Refused | Activated | Hold | Swapped | SwapFailed | Leads | DuelEnded
 # One partition key, so that a log with partitions keeps these events in one order.
 _PARTITION_KEY: Final = "policies"
 _FIELDS: Final[dict[type[Message], str]] = {
@@ -36,6 +41,7 @@ _FIELDS: Final[dict[type[Message], str]] = {
     Swapped: "swapped",
     SwapFailed: "swap_failed",
     Leads: "leads",
+    DuelEnded: "duel_ended",
 }
 
 
@@ -48,11 +54,14 @@ class PolicyState:
         live: The version that replicas should serve; 0 for none.
         previous: What a rollback goes back to: the highest version below `live` that has
             been live and was not rolled back; 0 for none.
-        rolled_back: Versions that an operator has gone back behind.
+        rolled_back: Versions that an operator has gone back behind, or that lost their duel.
         held: Whether newly published versions wait for an operator.
         replicas: The version that each replica serves, by its last Swapped.
         served: Versions that have been live, ascending.
         leader: Event id of the last Leads; what earlier leaders publish does not count.
+        challenger: The version on trial against the live one; 0 for none.
+        trials: Versions published for trial.
+        trial_failure: Why a replica could not load the challenger; empty if none said so.
 
     """
 
@@ -64,6 +73,9 @@ class PolicyState:
     replicas: dict[str, int] = field(default_factory=dict)
     served: tuple[int, ...] = ()
     leader: str = ""
+    challenger: int = 0
+    trials: frozenset[int] = frozenset()
+    trial_failure: str = ""
 
 
 def parent(state: PolicyState) -> int:
@@ -83,7 +95,7 @@ def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
 
 @singledispatch
 def _apply(_: object, state: PolicyState) -> PolicyState:
-    """Refused, SwapFailed: they are for people to read, and move nothing."""
+    """Refused: it is for people to read, and moves nothing."""
     return state
 
 
@@ -94,7 +106,9 @@ def _(message: Published, state: PolicyState) -> PolicyState:
     if message.leader and message.leader != state.leader:
         return state  # from a learner that has lost the lease and does not know it yet
     state = replace(state, published=(*state.published, message.version))
-    return state if state.held else _go_live(state, message.version)
+    if message.trial:
+        state = replace(state, trials=state.trials | {message.version})
+    return state if state.held else _let_go(state, message.version)
 
 
 @_apply.register
@@ -105,14 +119,15 @@ def _(message: Activated, state: PolicyState) -> PolicyState:
     if version < state.live:
         undone = (v for v in state.published if version < v <= state.live)
         state = replace(state, rolled_back=state.rolled_back.union(undone), held=True)
-    return _go_live(replace(state, rolled_back=state.rolled_back - {version}), version)
+    return _go_live(state, version)
 
 
 @_apply.register
 def _(message: Hold, state: PolicyState) -> PolicyState:
     state = replace(state, held=message.held)
     waiting = [v for v in state.published if v > state.live and v not in state.rolled_back]
-    return state if state.held or not waiting else _go_live(state, waiting[-1])
+    waiting = [v for v in waiting if v != state.challenger]
+    return state if state.held or not waiting else _let_go(state, waiting[-1])
 
 
 @_apply.register
@@ -120,7 +135,43 @@ def _(message: Swapped, state: PolicyState) -> PolicyState:
     return replace(state, replicas={**state.replicas, message.replica: message.version})
 
 
+@_apply.register
+def _(message: SwapFailed, state: PolicyState) -> PolicyState:
+    if not state.challenger or message.version != state.challenger or state.trial_failure:
+        return state
+    return replace(state, trial_failure=f"{message.replica}: {message.reason}")
+
+
+@_apply.register
+def _(message: DuelEnded, state: PolicyState) -> PolicyState:
+    if not state.challenger or message.version != state.challenger:
+        return state  # an operator was faster, or it has ended before
+    if message.leader and message.leader != state.leader:
+        return state
+    if not message.promoted:
+        return _without_challenger(state)
+    return state if state.held else _go_live(state, message.version)
+
+
+def _let_go(state: PolicyState, version: int) -> PolicyState:
+    """Put `version` on trial if it was published for that, else make it live."""
+    if version not in state.trials or not state.live:
+        return _go_live(state, version)
+    if state.challenger:
+        return state  # one duel at a time: the newer one waits for an operator
+    return replace(state, challenger=version, trial_failure="")
+
+
+def _without_challenger(state: PolicyState) -> PolicyState:
+    """Roll the challenger back, if there is one."""
+    lost = {state.challenger} - {0}
+    return replace(state, challenger=0, trial_failure="", rolled_back=state.rolled_back | lost)
+
+
 def _go_live(state: PolicyState, version: int) -> PolicyState:
+    """Make `version` live; whatever else is on trial is rolled back."""
+    state = _without_challenger(state)
+    state = replace(state, rolled_back=state.rolled_back - {version})
     served = tuple(sorted({*state.served, version}))
     below = (v for v in served if v < version and v not in state.rolled_back)
     return replace(state, live=version, served=served, previous=max(below, default=0))

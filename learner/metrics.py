@@ -6,6 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from learner.cycle_state import CycleState
+from learner.duel import Standing
 from learner.ppo import Iteration
 
 _PPO: Final = {
@@ -53,6 +54,15 @@ class Metrics:
             "plaudit_learner_text_perplexity", "Of the candidate on held-out text"
         )
         self._gate = self._gauge("plaudit_learner_gate", "Figures of the last gate", "figure")
+        self._duel_votes = self._gauge(
+            "plaudit_learner_duel_votes", "For the version on trial, the live one, neither", "vote"
+        )
+        self._duel_evidence = self._gauge(
+            "plaudit_learner_duel_evidence_nats", "That the version on trial is the better one"
+        )
+        self._duels = Counter(
+            "plaudit_learner_duels_total", "Duels by outcome", ["outcome"], registry=self.registry
+        )
         self._cycles = Counter(
             "plaudit_learner_cycles_total",
             "Cycles by outcome",
@@ -98,6 +108,16 @@ class Metrics:
         for name, value in figures.items():
             self._gate.labels(name).set(value)
         self._perplexity.set(perplexity)
+
+    def duel(self, standing: Standing) -> None:
+        """The votes of a duel were counted."""
+        for vote in ("wins", "losses", "ties"):
+            self._duel_votes.labels(vote).set(getattr(standing, vote))
+        self._duel_evidence.set(standing.evidence)
+
+    def duel_ended(self, standing: Standing) -> None:
+        """A duel ended."""
+        self._duels.labels("promoted" if standing.promoted else "rolled_back").inc()
 
     def ended(self, cycle: CycleState) -> None:
         """A cycle ended."""

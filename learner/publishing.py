@@ -8,9 +8,10 @@ from feedback.failpoints import failpoint
 from feedback.log import EventLog
 from feedback.policies import PolicyFollower, PolicyState, publish_event
 from learner.cycle_state import CycleState
+from learner.duel import Standing
 from learner.errors import Overtaken
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
-from protos.plaudit.v1.policy_pb2 import Leads, Published, Refused
+from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Published, Refused
 from protos.registry import VersionTaken
 from protos.shared_registry import open_registry
 
@@ -18,11 +19,19 @@ from protos.shared_registry import open_registry
 class Publisher:
     """Publishes candidates of one home, and knows which policy is live."""
 
-    def __init__(self, home: Path, log: EventLog) -> None:
-        """Publish to the home's registry and to `log`."""
+    def __init__(self, home: Path, log: EventLog, *, trials: bool = True) -> None:
+        """Publish to the home's registry and to `log`.
+
+        Args:
+            home: Folder of the installation.
+            log: Where policy events are.
+            trials: An adapter goes on trial against the live version; else it goes live at once.
+
+        """
         self._registry = open_registry(home)
         self._log = log
         self._follower = PolicyFollower(log)
+        self._trials = trials
         self._leader = ""
 
     def lead(self, learner: str) -> None:
@@ -92,11 +101,44 @@ class Publisher:
             return
         publish_event(
             self._log,
-            Published(version=cycle.version, parent=cycle.parent, leader=self._leader),
+            Published(
+                version=cycle.version,
+                parent=cycle.parent,
+                leader=self._leader,
+                trial=self._goes_on_trial(cycle.version),
+            ),
         )
         failpoint("learner.announced")
         if cycle.version not in self.state().published:
             raise Overtaken(f"version {cycle.version} does not count: another learner leads now")
+
+    def _goes_on_trial(self, version: int) -> bool:
+        """Tell whether replicas can serve a version beside the live one: an adapter of its base."""
+        adapter_base, live = self._registry.manifest(version).adapter_base, self.state().live
+        if not self._trials or not adapter_base or not live:
+            return False
+        return bool(adapter_base == (self._registry.manifest(live).adapter_base or live))
+
+    def end_duel(self, policies: PolicyState, standing: Standing) -> None:
+        """Say what becomes of the version on trial.
+
+        Raises:
+            LogUnavailable: The event may or may not be in the log; say it again.
+
+        """
+        publish_event(
+            self._log,
+            DuelEnded(
+                version=policies.challenger,
+                against=policies.live,
+                promoted=bool(standing.promoted),
+                wins=standing.wins,
+                losses=standing.losses,
+                ties=standing.ties,
+                reason=standing.reason,
+                leader=self._leader,
+            ),
+        )
 
     def _put_into_registry(self, candidate: Path, cycle: CycleState) -> None:
         try:

@@ -26,6 +26,7 @@ from learner.lease import FileLease, KafkaLease, Lease
 from learner.metrics import Metrics
 from learner.publishing import Publisher
 from learner.settings import LearnerSettings
+from learner.trial import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,8 @@ class _Learner:
         self._ledger = ledger
         self._follower = follower
         self._lease = lease
-        self._publisher = Publisher(home, log)
+        self._publisher = Publisher(home, log, trials=settings.duel.trials)
+        self._trials = Trials(ledger, self._publisher, metrics, settings.duel)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def _stopped(self) -> bool:
@@ -196,6 +198,7 @@ class _Learner:
             Interrupted: The service stops.
 
         """
+        self._see_trial_out()
         last = latest(self._home)
         if last is not None and last.stage != "done":
             logger.info("cycle %d: going on with %s", last.number, last.stage)
@@ -204,14 +207,30 @@ class _Learner:
         number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
         return self._wait_for_votes(number, upto)
 
+    def _see_trial_out(self) -> None:
+        """Wait while a version is on trial: what is learned next starts from the one that wins.
+
+        Raises:
+            Interrupted: The service stops.
+
+        """
+        while self._trials.running(self._publisher.state()):
+            self._follower.check()
+            if self._stop.wait(self._settings.poll_seconds) or self._stopped():
+                raise Interrupted
+
     def _wait_for_votes(self, number: int, upto: int) -> CycleState:
         enough_since: float | None = None
         while not (self._stop.wait(self._settings.poll_seconds) or self._stopped()):
             self._follower.check()
+            policies = self._publisher.state()
+            if policies.challenger:
+                self._see_trial_out()
+                self._metrics.stage("waiting")
+                continue
             max_seq = self._ledger.counts().max_seq
             if max_seq - upto < self._settings.min_events:
                 continue
-            policies = self._publisher.state()
             if policies.held or policies.live == 0:
                 continue
             now = time.monotonic()

@@ -114,6 +114,16 @@ class GateSettings(_Frozen):
     max_unended_increase: float = Field(0.05, ge=0, description="Share of answers without an end")
 
 
+class DuelSettings(_Frozen):
+    """When people's votes decide between the live version and one on trial; see `learner.duel`."""
+
+    trials: bool = Field(True, description="New adapters go on trial; else they go live at once")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Risk that one no better goes live")
+    beta: float = Field(0.05, gt=0, lt=1, description="Risk that one better by the edge does not")
+    edge: float = Field(0.1, gt=0, lt=0.5, description="Win rate above a half to find out")
+    max_votes: int = Field(600, ge=1, description="Then it is rolled back")
+
+
 class LearnerSettings(BaseSettings):
     """All of the learner's settings; environment variables PLAUDIT_LEARNER_PPO__KL_COEF and so on.
 
@@ -146,6 +156,7 @@ class LearnerSettings(BaseSettings):
     reward: RewardSettings = RewardSettings()
     ppo: PPOSettings = PPOSettings()
     gate: GateSettings = GateSettings()
+    duel: DuelSettings = DuelSettings()
 
     def for_model(self, parameters: int, temperature: float) -> "LearnerSettings":
         """Give settings that fit a model; what was set by hand stays.

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +20,20 @@ from feedback.opening import open_log
 from feedback.policies import PolicyState, current, publish_event
 from feedback.view import View
 from protos.plaudit.v1.policy_pb2 import Swapped
-from protos.registry import CheckpointInvalid, Registry
+from protos.registry import CheckpointInvalid, Registry, RegistryError
 from protos.shared_registry import open_registry
 from serving import metrics
+from serving.context import request_context
 from serving.engine import RecordingEngine
 from serving.engine_args import engine_arguments, parse
 from serving.errors import PolicyLost, ServingError
+from serving.lineup import Lineup
+from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
 from serving.recorder import Recorder
 from serving.routes import health_router, keep_only
 from serving.settings import ServingSettings
+from serving.staging import adapter_rank, base_of
 from serving.swapper import Swapper
 
 logger = logging.getLogger("plaudit.serving")
@@ -55,20 +60,25 @@ def starting_version(registry: Registry, state: PolicyState) -> int:
     raise ServingError("no policy is published: 'plaudit up' trains or brings in the first one")
 
 
-class Fingerprint:
-    """`system_fingerprint` of vLLM's handlers: the policy version at the end of an answer."""
+def _show_live(version: int) -> None:
+    metrics.ACTIVE_VERSION.set(version)
+    metrics.POLICY.info({"version": str(version)})
 
-    def __init__(self, app: FastAPI) -> None:
-        state = app.state
-        names = ("openai_serving_chat", "openai_serving_completion")
-        self.handlers = [h for n in names if (h := getattr(state, n, None)) is not None]
 
-    def set(self, version: int) -> None:
-        """Say `version` from now on."""
-        for handler in self.handlers:
-            handler.system_fingerprint = f"policy-v{version}"
-        metrics.ACTIVE_VERSION.set(version)
-        metrics.POLICY.info({"version": str(version)})
+def _say_versions(handler: Any, live: Callable[[], int]) -> None:
+    """Have a handler of vLLM's give as `system_fingerprint` the version of the answer at hand.
+
+    vLLM reads it from the handler when the last chunk is made, and takes it to be the same for
+    all answers; here old and new versions answer side by side.
+    """
+
+    def fingerprint(_: object) -> str:
+        context = request_context.get()
+        return f"policy-v{(context.version if context else 0) or live()}"
+
+    own = type(handler)
+    members = {"system_fingerprint": property(fingerprint)}
+    handler.__class__ = type(own.__name__, (own,), members)
 
 
 def _on_gpu() -> bool:
@@ -89,8 +99,9 @@ async def _build_app(
     keep_only(app)
     app.include_router(health_router(lambda: swapper.ready, lambda: swapper.version))
     app.include_router(feedback_router(parts.log, parts.view, parts.secret))
-    swapper.on_live = Fingerprint(app).set
-    swapper.on_live(swapper.version)
+    for name in ("openai_serving_chat", "openai_serving_completion"):
+        if (handler := getattr(app.state, name, None)) is not None:
+            _say_versions(handler, lambda: swapper.version)
     return CompletionMiddleware(
         app,
         secret=parts.secret,
@@ -183,33 +194,55 @@ async def serve(settings: ServingSettings) -> None:
     listener = _listen(settings.host, settings.port)
     state = await asyncio.to_thread(current, parts.log)
     version = await asyncio.to_thread(starting_version, parts.registry, state)
-    args = parse(engine_arguments(settings, parts.registry.path(version), _on_gpu()))
+    base, rank = await asyncio.to_thread(_base_and_rank, parts.registry, version)
+    rank = max(rank, settings.lora_rank)
+    args = parse(engine_arguments(settings, parts.registry.path(base), _on_gpu(), rank))
     async with build_async_engine_client(args) as inner:
-        await inner.update_weight_version(str(version))
-        await _serve_engine(inner, args, version, listener, parts, settings)
+        await inner.update_weight_version(str(base))
+        lineup = Lineup(base, settings.duel_share)
+        loader = Loader(
+            inner,
+            parts.registry,
+            lineup,
+            lora_rank=rank,
+            timeout=settings.swap_timeout_seconds,
+        )
+        if version != base:
+            await loader.swap(version)
+        await _serve_engine(loader, args, listener, parts, settings)
     parts.close()
 
 
+def _base_and_rank(registry: Registry, version: int) -> tuple[int, int]:
+    """Give the version of the weights to start with, and the rank of the adapter on them (or 0).
+
+    Raises:
+        ServingError: The version is an adapter whose base is not there.
+
+    """
+    base = base_of(registry, version)
+    if base == version:
+        return base, 0
+    try:
+        registry.verify(base)
+    except RegistryError as error:
+        raise ServingError(f"version {version} adapts {base}, and {error}") from error
+    return base, adapter_rank(registry.path(version))
+
+
 async def _serve_engine(
-    inner: Any,
+    loader: Loader,
     args: Any,
-    version: int,
     listener: socket.socket,
     parts: Parts,
     settings: ServingSettings,
 ) -> None:
+    inner = loader.engine
     recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
-    swapper = Swapper(
-        inner,
-        parts.registry,
-        parts.log,
-        settings.replica,
-        version,
-        timeout=settings.swap_timeout_seconds,
-        on_live=lambda _: None,
-    )
-    engine = RecordingEngine(inner, recorder, settings.model_name, lambda: swapper.version)
+    swapper = Swapper(loader, parts.log, settings.replica, on_live=_show_live)
+    engine = RecordingEngine(inner, recorder, settings.model_name, loader.lineup)
     app = await _build_app(args, engine, swapper, parts, settings)
+    _show_live(swapper.version)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -218,7 +251,7 @@ async def _serve_engine(
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = uvicorn.Server(config)
-    started = Swapped(replica=settings.replica, version=version)
+    started = Swapped(replica=settings.replica, version=swapper.version)
     await asyncio.to_thread(publish_event, parts.log, started)
     following = [
         asyncio.create_task(_follow_policies(swapper, server, settings.poll_seconds)),
@@ -230,7 +263,7 @@ async def _serve_engine(
         task.cancel()
     await asyncio.gather(*following, return_exceptions=True)
     await recorder.drain()
-    if swapper.lost:
+    if loader.lost:
         raise ServingError("the policy was lost in a swap")
     if inner.errored:
         raise ServingError("vLLM's engine died")

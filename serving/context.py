@@ -16,6 +16,8 @@ class RequestContext:
         multimodal: The messages held more than text, which is left out.
         recorded: False for a batch of prompts, which is answered and not recorded.
         prompt: The prompt of a text completion, empty for a chat or for token ids.
+        version: The policy version that its answer has come to; 0 before it begins. In a duel
+            the live one, so that the client cannot tell who was the other.
 
     """
 
@@ -26,6 +28,7 @@ class RequestContext:
     prompt: str = ""
     multimodal: bool = False
     recorded: bool = True
+    version: int = 0
 
 
 request_context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)

@@ -1,9 +1,11 @@
 """An engine client that records: vLLM's own, with `generate` wrapped, all else passed through."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from serving.context import RequestContext, request_context
+from serving.lineup import Lineup, Share
+from serving.merge import merged
 from serving.recorder import Answer, Recorder
 
 if TYPE_CHECKING:
@@ -15,36 +17,56 @@ if TYPE_CHECKING:
 class RecordingEngine:
     """Stands where vLLM's server expects an `EngineClient`.
 
-    Calls without a request context (warm-up, tokenisation, batches of prompts) pass unrecorded.
+    Every request goes to the live policy, or in a duel to that and its challenger. Calls without
+    a request context (warm-up, tokenisation, batches of prompts) pass unrecorded.
     """
 
     def __init__(
-        self, inner: "EngineClient", recorder: Recorder, model: str, version: Callable[[], int]
+        self, inner: "EngineClient", recorder: Recorder, model: str, lineup: Lineup
     ) -> None:
         self.inner = inner
         self.recorder = recorder
         self.model = model
-        self.version = version
+        self.lineup = lineup
 
     def __getattr__(self, name: str) -> Any:
         """Pass everything else through."""
         return getattr(self.inner, name)
 
-    def generate(
+    async def generate(
         self, prompt: Any, sampling_params: "SamplingParams", request_id: str, **kwargs: Any
     ) -> "AsyncGenerator[RequestOutput, None]":
         """Generate as vLLM does; the last output is given once the answer is durable."""
         context = request_context.get()
-        if context is None or not context.recorded:
-            unrecorded: AsyncGenerator[RequestOutput, None] = self.inner.generate(
-                prompt, sampling_params, request_id, **kwargs
-            )
-            return unrecorded
-        return self._recorded(context, prompt, sampling_params, request_id, kwargs)
+        recorded = context is not None and context.recorded
+        await self.lineup.opened()
+        shares = self.lineup.deal(
+            sampling_params.n,
+            may_duel=recorded and context is not None and context.messages is not None,
+        )
+        with self.lineup.running(shares):
+            if context is not None and recorded:
+                stream = self._recorded(
+                    context, shares, prompt, sampling_params, request_id, kwargs
+                )
+            else:
+                stream = self._stream(shares, prompt, sampling_params, request_id, kwargs)
+            try:
+                async for output in stream:
+                    if context is not None:
+                        context.version = self._version(shares[0])
+                    yield output
+            finally:
+                await stream.aclose()
+
+    def _version(self, share: Share) -> int:
+        """Give the version of the token now passing: the base may be swapped under a request."""
+        return self.lineup.base if share.policy.adapter is None else share.policy.version
 
     async def _recorded(
         self,
         context: RequestContext,
+        shares: list[Share],
         prompt: Any,
         sampling_params: "SamplingParams",
         request_id: str,
@@ -54,15 +76,13 @@ class RecordingEngine:
         own_logprobs = params.logprobs is None
         if own_logprobs:
             params.logprobs = 0  # the sampled token's own, nothing else
-        answer = Answer(context, params, self.model)
-        stream = self.inner.generate(prompt, params, request_id, **kwargs)
+        answer = Answer(context, params, self.model, shares)
+        stream = self._stream(shares, prompt, params, request_id, kwargs, plain=own_logprobs)
         started = written = False
         try:
             async for output in stream:
-                if own_logprobs and not started:
-                    self._leave_tokens_undecoded(request_id)
                 started = True
-                answer.note(output, self.version())
+                answer.note(output, self.lineup.base)
                 if output.finished:
                     written = True
                     await self.recorder.write(answer.finish(aborted=False))
@@ -70,6 +90,50 @@ class RecordingEngine:
         finally:
             if started and not written:
                 self.recorder.write_shielded(answer.finish(aborted=True))
+            await stream.aclose()
+
+    def _stream(
+        self,
+        shares: list[Share],
+        prompt: Any,
+        params: "SamplingParams",
+        request_id: str,
+        kwargs: dict[str, Any],
+        *,
+        plain: bool = False,
+    ) -> "AsyncGenerator[RequestOutput, None]":
+        if len(shares) == 1:
+            return self._one(shares[0], prompt, params, request_id, kwargs, plain)
+        from vllm.sampling_params import RequestOutputKind
+
+        streams = []
+        for number, share in enumerate(shares):
+            own = params.clone()
+            own.n = len(share.choices)
+            if own.seed is not None:
+                own.seed += share.choices[0]  # as vLLM does: no two choices with one seed
+            inner_id = f"{request_id}-{number}"
+            streams.append((self._one(share, prompt, own, inner_id, kwargs, plain), share.choices))
+        return merged(streams, whole=params.output_kind == RequestOutputKind.FINAL_ONLY)
+
+    async def _one(
+        self,
+        share: Share,
+        prompt: Any,
+        params: "SamplingParams",
+        request_id: str,
+        kwargs: dict[str, Any],
+        plain: bool,
+    ) -> "AsyncGenerator[RequestOutput, None]":
+        kwargs = {**kwargs, "lora_request": share.policy.adapter}
+        stream = self.inner.generate(prompt, params, request_id, **kwargs)
+        try:
+            async for output in stream:
+                if plain:
+                    self._leave_tokens_undecoded(request_id)
+                    plain = False
+                yield output
+        finally:
             await stream.aclose()
 
     def _leave_tokens_undecoded(self, request_id: str) -> None:

@@ -4,8 +4,15 @@ import json
 import os
 from argparse import Namespace
 from pathlib import Path
+from typing import Final
 
 from serving.settings import ServingSettings
+
+# The ranks that vLLM 0.32 takes as the largest.
+_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters in one batch: the live one, the one on trial, and two whose last requests still run.
+# Requests of a fifth would wait until one of them is done.
+_ADAPTERS: Final = 4
 
 
 def prepare_environment() -> None:
@@ -20,8 +27,18 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[str]:
-    """Give the command line of vLLM's OpenAI server for the policy in `model`."""
+def engine_arguments(
+    settings: ServingSettings, model: Path, gpu: bool, lora_rank: int = 0
+) -> list[str]:
+    """Give the command line of vLLM's OpenAI server.
+
+    Args:
+        settings: The replica's.
+        model: Folder with full weights.
+        gpu: Whether it runs on one.
+        lora_rank: Largest rank of the adapters it is to take; 0 for none ever, which is faster.
+
+    """
     arguments = [
         *("--model", str(model)),
         *("--served-model-name", settings.model_name),
@@ -42,6 +59,10 @@ def engine_arguments(settings: ServingSettings, model: Path, gpu: bool) -> list[
         "--disable-uvicorn-access-log",
         "--enable-prefix-caching",
     ]
+    if lora_rank:
+        largest = next(rank for rank in _RANKS if rank >= lora_rank)
+        arguments += ["--enable-lora", "--max-lora-rank", str(largest)]
+        arguments += ["--max-loras", str(_ADAPTERS), "--max-cpu-loras", str(2 * _ADAPTERS)]
     if settings.max_model_len is not None:
         arguments += ["--max-model-len", str(settings.max_model_len)]
     if settings.enforce_eager:

@@ -2,12 +2,13 @@
 
 Source of the version labels: vLLM, which marks the weights of each token itself
 (`CompletionOutput.weight_versions`). An answer cut short by its client has no final output;
-its labels are then the versions that were live as its tokens passed.
+its labels are then the versions whose weights were loaded as its tokens passed. vLLM's labels
+know nothing of adapters: a choice made with one has that adapter's version throughout.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from protos.plaudit.v1.completion_pb2 import (
 from serving import metrics
 from serving.context import RequestContext
 from serving.errors import NotRecorded
+from serving.lineup import Share
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -77,8 +79,20 @@ class _Draft:
 class Answer:
     """The record of one request, growing as its outputs pass."""
 
-    def __init__(self, context: RequestContext, params: "SamplingParams", model: str) -> None:
+    def __init__(
+        self,
+        context: RequestContext,
+        params: "SamplingParams",
+        model: str,
+        shares: Iterable[Share] = (),
+    ) -> None:
         self.context = context
+        self.adapters = {
+            choice: share.policy.version
+            for share in shares
+            if share.policy.adapter is not None
+            for choice in share.choices
+        }
         self.params = params
         self.model = model
         self.created_ms = int(time.time() * 1000)
@@ -88,7 +102,7 @@ class Answer:
         self.drafts = [_Draft() for _ in range(params.n)]
 
     def note(self, output: "RequestOutput", version: int) -> None:
-        """Add what one output brings (a delta, or the whole of it)."""
+        """Add what one output brings (a delta, or the whole of it) while `version` is loaded."""
         if output.prompt_token_ids and not self.prompt_token_ids:
             self.prompt_token_ids = output.prompt_token_ids
         if output.prompt and self.context.messages is None and not self.prompt:
@@ -105,7 +119,9 @@ class Answer:
                 draft.log_probs.append(top[token].logprob)
         if part.finish_reason is not None:
             draft.finish_reason = part.finish_reason
-        if part.weight_versions:
+        if part.index in self.adapters:
+            draft.spans = [(self.adapters[part.index], 0, len(draft.token_ids))]
+        elif part.weight_versions:
             draft.spans = [(_version(s.version), s.start, s.end) for s in part.weight_versions]
         elif end := len(draft.token_ids):
             if draft.spans and draft.spans[-1][0] == version:

@@ -24,6 +24,12 @@ class ServingSettings(BaseSettings):
     max_num_seqs: int = Field(64, ge=1, description="Answers decoded at once.")
     kv_cache_gib: float = Field(0.5, gt=0, description="Key-value cache on CPU, in GiB.")
     gpu_memory_share: float = Field(0.5, gt=0, lt=1, description="vLLM's share of a GPU.")
+    lora_rank: int = Field(
+        0, ge=0, le=512, description="Largest rank of adapters; 0: full weights alone are served."
+    )
+    duel_share: float = Field(
+        0.5, ge=0, le=1, description="Of chats with several choices, while a policy is on trial."
+    )
     api_keys: tuple[str, ...] = Field((), description="Keys that callers must give; none: open.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
     strict_recording: bool = Field(

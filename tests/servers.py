@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI, OpenAI
 
-from feedback.policies import current, publish_event
+from feedback.policies import PolicyMessage, current, publish_event
 from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
 from protos.registry import Registry
-from tests.models import tiny_chat_model
+from tests.models import tiny_adapter, tiny_chat_model
 
 START_SECONDS = 300
 
@@ -84,10 +84,22 @@ class Plaudit:
         folder = tiny_chat_model(self.home / f"tiny-{version}", seed)
         self.registry.publish(folder, version=version, parent=parent, base="tiny")
 
-    def announce(self, version: int, parent: int) -> None:
+    def add_adapter(self, version: int, parent: int, base: int, rank: int = 8) -> None:
+        """Put a random adapter of version `base` into the registry; nobody is told of it."""
+        folder = self.home / f"adapter-{version}"
+        tiny_adapter(self.registry.path(base), folder, seed=version, rank=rank)
+        self.registry.publish(
+            folder, version=version, parent=parent, base="tiny", adapter_base=base
+        )
+
+    def announce(self, version: int, parent: int, trial: bool = False) -> None:
         """Tell the replicas of a version in the registry."""
+        self.tell(Published(version=version, parent=parent, trial=trial))
+
+    def tell(self, message: PolicyMessage) -> None:
+        """Append one policy event."""
         log = self.log
-        publish_event(log, Published(version=version, parent=parent))
+        publish_event(log, message)
         log.close()
 
     def run(self, *command: str) -> None:

@@ -160,3 +160,27 @@ def test_pruning_keeps_what_is_still_needed(tmp_path: Path) -> None:
     assert registry.versions() == [1, 3, 4, 5, 8]
     assert prune(tmp_path, keep=1) == "Nothing to delete."
     assert list_policies(tmp_path).row_count == 8
+
+
+def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
+    tmp_path: Path,
+) -> None:
+    from deploy.policies import activate, list_policies, prune
+    from feedback.policies import publish_event
+    from feedback.sqlite_log import SqliteLog
+    from protos.plaudit.v1.policy_pb2 import Published
+    from protos.registry import Registry
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    registry, log = Registry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
+    for version, base in ((1, 0), (2, 0), (3, 2), (4, 2)):
+        registry.publish(model, version=version, parent=1, base="tiny", adapter_base=base)
+        publish_event(log, Published(version=version, parent=1, trial=version == 4))
+    log.close()
+    status = list(list_policies(tmp_path).columns[5].cells)
+    assert status == ["", "", "live", "on trial"]
+    assert prune(tmp_path, keep=1) == "Nothing to delete."
+    assert "The trial of version 4 ends" in activate(tmp_path, 3, "test")
+    assert list(list_policies(tmp_path).columns[5].cells) == ["", "", "live", "rolled back"]

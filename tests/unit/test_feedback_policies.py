@@ -20,6 +20,7 @@ from feedback.policies import (
 from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.policy_pb2 import (
     Activated,
+    DuelEnded,
     Hold,
     Leads,
     PolicyEvent,
@@ -37,6 +38,7 @@ KINDS = {
     Swapped: "swapped",
     SwapFailed: "swap_failed",
     Leads: "leads",
+    DuelEnded: "duel_ended",
 }
 
 
@@ -142,8 +144,76 @@ def test_an_event_of_an_unknown_kind_is_skipped() -> None:
     assert fold(state, PolicyEvent(event_id="from the future")) == state
 
 
+TRIAL = [*published(1), Published(version=2, parent=1, trial=True)]
+
+
+def test_a_version_on_trial_is_not_live_and_no_rollback_target() -> None:
+    state = state_after(*TRIAL)
+    assert (state.challenger, parent(state)) == (2, 1)
+    assert summary(state) == (1, 0, set(), False)
+
+
+def test_the_first_version_of_all_has_nothing_to_duel_with() -> None:
+    state = state_after(Published(version=1, trial=True))
+    assert (state.live, state.challenger) == (1, 0)
+
+
+def test_a_duel_won_makes_the_challenger_live_and_one_lost_rolls_it_back() -> None:
+    won = state_after(*TRIAL, DuelEnded(version=2, against=1, promoted=True))
+    assert (summary(won), won.challenger) == ((2, 1, set(), False), 0)
+    lost = state_after(*TRIAL, DuelEnded(version=2, against=1, promoted=False))
+    assert (summary(lost), lost.challenger) == ((1, 0, {2}, False), 0)
+    after = fold(lost, event(Published(version=3, trial=True)))
+    assert (after.live, after.challenger) == (1, 3), "a lost duel holds nothing"
+
+
+def test_the_end_of_another_duel_or_of_another_leader_does_not_count() -> None:
+    before = state_after(*TRIAL)
+    assert fold(before, event(DuelEnded(version=1, promoted=True))) == before
+    assert fold(before, event(DuelEnded(version=2, promoted=True, leader="gone"))) == before
+    lost = fold(before, event(DuelEnded(version=2, promoted=False)))
+    assert fold(lost, event(DuelEnded(version=2, promoted=True))) == lost
+
+
+def test_an_operator_ends_a_duel_by_activating_either_side_or_neither() -> None:
+    promoted = state_after(*TRIAL, Activated(version=2))
+    assert (summary(promoted), promoted.challenger) == ((2, 1, set(), False), 0)
+    stopped = state_after(*TRIAL, Activated(version=1))
+    assert (summary(stopped), stopped.challenger) == ((1, 0, {2}, False), 0)
+    back = state_after(*published(1, 2), Published(version=3, trial=True), Activated(version=1))
+    assert (summary(back), back.challenger) == ((1, 0, {2, 3}, True), 0)
+
+
+def test_a_second_trial_and_a_hold_wait() -> None:
+    second = state_after(*TRIAL, Published(version=3, trial=True))
+    assert (second.live, second.challenger) == (1, 2)
+    held = state_after(*published(1), Hold(held=True), Published(version=2, trial=True))
+    assert (held.live, held.challenger) == (1, 0)
+    resumed = fold(held, event(Hold(held=False)))
+    assert (resumed.live, resumed.challenger) == (1, 2)
+    during = [*TRIAL, Hold(held=True), DuelEnded(version=2, promoted=True)]
+    assert state_after(*during).challenger == 2, "nothing new goes live while held"
+
+
+def test_what_goes_live_in_the_middle_of_a_duel_ends_it() -> None:
+    state = state_after(*TRIAL, Published(version=3))
+    assert (summary(state), state.challenger) == ((3, 1, {2}, False), 0)
+
+
+def test_a_replica_that_cannot_load_the_challenger_is_heard() -> None:
+    failed = SwapFailed(replica="a", version=2, serving=1, reason="its rank is 64")
+    state = state_after(*TRIAL, SwapFailed(replica="b", version=1), failed)
+    assert state.trial_failure == "a: its rank is 64"
+    assert state_after(*TRIAL, failed, Activated(version=1)).trial_failure == ""
+    assert state_after(*published(1, 2), failed).trial_failure == ""
+
+
 MESSAGES = st.one_of(
     st.integers(1, 8).map(lambda version: Published(version=version)),
+    st.integers(1, 8).map(lambda version: Published(version=version, trial=True)),
+    st.tuples(st.integers(1, 8), st.booleans()).map(
+        lambda ended: DuelEnded(version=ended[0], promoted=ended[1])
+    ),
     st.integers(0, 8).map(lambda version: Activated(version=version)),
     st.booleans().map(lambda held: Hold(held=held)),
 )
@@ -158,6 +228,8 @@ def test_invariants_hold_after_any_history(history: list[PolicyMessage]) -> None
         assert list(state.published) == sorted(set(state.published))
         assert state.live == 0 or state.live in state.published
         assert state.live not in state.rolled_back
+        assert state.challenger == 0 or state.challenger > state.live > 0
+        assert state.challenger not in state.rolled_back
         assert state.previous not in state.rolled_back
         assert state.previous < state.live or state.live == state.previous == 0
         if state.live < before.live:

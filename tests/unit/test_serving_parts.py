@@ -19,7 +19,7 @@ from serving.context import RequestContext, request_context
 from serving.errors import CheckpointUnfit, NotRecorded
 from serving.middleware import CompletionMiddleware
 from serving.recorder import Answer, Recorder
-from serving.staging import stage, tensor_shapes
+from serving.staging import Staged, stage, tensor_shapes
 from tests.models import tiny_chat_model
 
 
@@ -39,7 +39,7 @@ def test_staging_accepts_the_same_shapes_and_refuses_others(tmp_path: Path) -> N
     published(registry, 2)
     published(registry, 3, hidden_size=96)
     live = registry.path(1)
-    assert stage(registry, 2, live) == registry.path(2)
+    assert stage(registry, 2, live) == Staged(2, 2, registry.path(2), None)
     assert tensor_shapes(live)["model.embed_tokens.weight"][1] == 64
     with pytest.raises(CheckpointUnfit, match="tensors differ"):
         stage(registry, 3, live)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/plaudit/v1/policy.proto\x12\x11protos.plaudit.v1\"<\n\tPublished\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06parent\x18\x02 \x01(\x04\x12\x0e\n\x06leader\x18\x03 \x01(\t\"\x18\n\x05Leads\x12\x0f\n\x07learner\x18\x01 \x01(\t\"\x8b\x01\n\x07Refused\x12\x0e\n\x06parent\x18\x01 \x01(\x04\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x32\n\x04gate\x18\x03 \x03(\x0b\x32$.protos.plaudit.v1.Refused.GateEntry\x1a+\n\tGateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"(\n\tActivated\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\n\n\x02\x62y\x18\x02 \x01(\t\" \n\x04Hold\x12\x0c\n\x04held\x18\x01 \x01(\x08\x12\n\n\x02\x62y\x18\x02 \x01(\t\"T\n\x07Swapped\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x04\x12\x15\n\rpause_seconds\x18\x04 \x01(\x01\"O\n\nSwapFailed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07serving\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x89\x03\n\x0bPolicyEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\ncreated_ms\x18\x02 \x01(\x03\x12\x31\n\tpublished\x18\n \x01(\x0b\x32\x1c.protos.plaudit.v1.PublishedH\x00\x12-\n\x07refused\x18\x0b \x01(\x0b\x32\x1a.protos.plaudit.v1.RefusedH\x00\x12\x31\n\tactivated\x18\x0c \x01(\x0b\x32\x1c.protos.plaudit.v1.ActivatedH\x00\x12\'\n\x04hold\x18\r \x01(\x0b\x32\x17.protos.plaudit.v1.HoldH\x00\x12-\n\x07swapped\x18\x0e \x01(\x0b\x32\x1a.protos.plaudit.v1.SwappedH\x00\x12\x34\n\x0bswap_failed\x18\x0f \x01(\x0b\x32\x1d.protos.plaudit.v1.SwapFailedH\x00\x12)\n\x05leads\x18\x10 \x01(\x0b\x32\x18.protos.plaudit.v1.LeadsH\x00\x42\x06\n\x04kindb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/plaudit/v1/policy.proto\x12\x11protos.plaudit.v1\"K\n\tPublished\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06parent\x18\x02 \x01(\x04\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x08\"\x18\n\x05Leads\x12\x0f\n\x07learner\x18\x01 \x01(\t\"\x8b\x01\n\x07Refused\x12\x0e\n\x06parent\x18\x01 \x01(\x04\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x32\n\x04gate\x18\x03 \x03(\x0b\x32$.protos.plaudit.v1.Refused.GateEntry\x1a+\n\tGateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"(\n\tActivated\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\n\n\x02\x62y\x18\x02 \x01(\t\" \n\x04Hold\x12\x0c\n\x04held\x18\x01 \x01(\x08\x12\n\n\x02\x62y\x18\x02 \x01(\t\"T\n\x07Swapped\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x04\x12\x15\n\rpause_seconds\x18\x04 \x01(\x01\"O\n\nSwapFailed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07serving\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x8b\x01\n\tDuelEnded\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07\x61gainst\x18\x02 \x01(\x04\x12\x10\n\x08promoted\x18\x03 \x01(\x08\x12\x0c\n\x04wins\x18\x04 \x01(\r\x12\x0e\n\x06losses\x18\x05 \x01(\r\x12\x0c\n\x04ties\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06leader\x18\x08 \x01(\t\"\xbd\x03\n\x0bPolicyEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\ncreated_ms\x18\x02 \x01(\x03\x12\x31\n\tpublished\x18\n \x01(\x0b\x32\x1c.protos.plaudit.v1.PublishedH\x00\x12-\n\x07refused\x18\x0b \x01(\x0b\x32\x1a.protos.plaudit.v1.RefusedH\x00\x12\x31\n\tactivated\x18\x0c \x01(\x0b\x32\x1c.protos.plaudit.v1.ActivatedH\x00\x12\'\n\x04hold\x18\r \x01(\x0b\x32\x17.protos.plaudit.v1.HoldH\x00\x12-\n\x07swapped\x18\x0e \x01(\x0b\x32\x1a.protos.plaudit.v1.SwappedH\x00\x12\x34\n\x0bswap_failed\x18\x0f \x01(\x0b\x32\x1d.protos.plaudit.v1.SwapFailedH\x00\x12)\n\x05leads\x18\x10 \x01(\x0b\x32\x18.protos.plaudit.v1.LeadsH\x00\x12\x32\n\nduel_ended\x18\x11 \x01(\x0b\x32\x1c.protos.plaudit.v1.DuelEndedH\x00\x42\x06\n\x04kindb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUSED_GATEENTRY']._loaded_options = None
   _globals['_REFUSED_GATEENTRY']._serialized_options = b'8\001'
   _globals['_PUBLISHED']._serialized_start=53
-  _globals['_PUBLISHED']._serialized_end=113
-  _globals['_LEADS']._serialized_start=115
-  _globals['_LEADS']._serialized_end=139
-  _globals['_REFUSED']._serialized_start=142
-  _globals['_REFUSED']._serialized_end=281
-  _globals['_REFUSED_GATEENTRY']._serialized_start=238
-  _globals['_REFUSED_GATEENTRY']._serialized_end=281
-  _globals['_ACTIVATED']._serialized_start=283
-  _globals['_ACTIVATED']._serialized_end=323
-  _globals['_HOLD']._serialized_start=325
-  _globals['_HOLD']._serialized_end=357
-  _globals['_SWAPPED']._serialized_start=359
-  _globals['_SWAPPED']._serialized_end=443
-  _globals['_SWAPFAILED']._serialized_start=445
-  _globals['_SWAPFAILED']._serialized_end=524
-  _globals['_POLICYEVENT']._serialized_start=527
-  _globals['_POLICYEVENT']._serialized_end=920
+  _globals['_PUBLISHED']._serialized_end=128
+  _globals['_LEADS']._serialized_start=130
+  _globals['_LEADS']._serialized_end=154
+  _globals['_REFUSED']._serialized_start=157
+  _globals['_REFUSED']._serialized_end=296
+  _globals['_REFUSED_GATEENTRY']._serialized_start=253
+  _globals['_REFUSED_GATEENTRY']._serialized_end=296
+  _globals['_ACTIVATED']._serialized_start=298
+  _globals['_ACTIVATED']._serialized_end=338
+  _globals['_HOLD']._serialized_start=340
+  _globals['_HOLD']._serialized_end=372
+  _globals['_SWAPPED']._serialized_start=374
+  _globals['_SWAPPED']._serialized_end=458
+  _globals['_SWAPFAILED']._serialized_start=460
+  _globals['_SWAPFAILED']._serialized_end=539
+  _globals['_DUELENDED']._serialized_start=542
+  _globals['_DUELENDED']._serialized_end=681
+  _globals['_POLICYEVENT']._serialized_start=684
+  _globals['_POLICYEVENT']._serialized_end=1129
 # @@protoc_insertion_point(module_scope)

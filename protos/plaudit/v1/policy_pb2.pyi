@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Published(_message.Message):
-    __slots__ = ("version", "parent", "leader")
+    __slots__ = ("version", "parent", "leader", "trial")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     version: int
     parent: int
     leader: str
-    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
+    trial: bool
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., leader: _Optional[str] = ..., trial: _Optional[bool] = ...) -> None: ...
 
 class Leads(_message.Message):
     __slots__ = ("learner",)
@@ -79,8 +81,28 @@ class SwapFailed(_message.Message):
     reason: str
     def __init__(self, replica: _Optional[str] = ..., version: _Optional[int] = ..., serving: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class DuelEnded(_message.Message):
+    __slots__ = ("version", "against", "promoted", "wins", "losses", "ties", "reason", "leader")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_FIELD_NUMBER: _ClassVar[int]
+    WINS_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    TIES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    against: int
+    promoted: bool
+    wins: int
+    losses: int
+    ties: int
+    reason: str
+    leader: str
+    def __init__(self, version: _Optional[int] = ..., against: _Optional[int] = ..., promoted: _Optional[bool] = ..., wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., reason: _Optional[str] = ..., leader: _Optional[str] = ...) -> None: ...
+
 class PolicyEvent(_message.Message):
-    __slots__ = ("event_id", "created_ms", "published", "refused", "activated", "hold", "swapped", "swap_failed", "leads")
+    __slots__ = ("event_id", "created_ms", "published", "refused", "activated", "hold", "swapped", "swap_failed", "leads", "duel_ended")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +112,7 @@ class PolicyEvent(_message.Message):
     SWAPPED_FIELD_NUMBER: _ClassVar[int]
     SWAP_FAILED_FIELD_NUMBER: _ClassVar[int]
     LEADS_FIELD_NUMBER: _ClassVar[int]
+    DUEL_ENDED_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     created_ms: int
     published: Published
@@ -99,4 +122,5 @@ class PolicyEvent(_message.Message):
     swapped: Swapped
     swap_failed: SwapFailed
     leads: Leads
-    def __init__(self, event_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., swapped: _Optional[_Union[Swapped, _Mapping]] = ..., swap_failed: _Optional[_Union[SwapFailed, _Mapping]] = ..., leads: _Optional[_Union[Leads, _Mapping]] = ...) -> None: ...
+    duel_ended: DuelEnded
+    def __init__(self, event_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., swapped: _Optional[_Union[Swapped, _Mapping]] = ..., swap_failed: _Optional[_Union[SwapFailed, _Mapping]] = ..., leads: _Optional[_Union[Leads, _Mapping]] = ..., duel_ended: _Optional[_Union[DuelEnded, _Mapping]] = ...) -> None: ...
