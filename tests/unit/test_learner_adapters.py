@@ -18,7 +18,7 @@ from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.reward import RewardModel, critic_of, put_back, sequences_of, trained_state
 from learner.sampler import TransformersSampler
-from learner.settings import LARGE, LearnerSettings, LoraSettings, PPOSettings
+from learner.settings import LARGE, LearnerSettings, LoraSettings, PPOSettings, PretrainSettings
 from learner.tokenizer import train_tokenizer
 
 END = 5
