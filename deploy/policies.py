@@ -123,12 +123,13 @@ def prune(home: Path, keep: int) -> str:
     """Delete all but the latest `keep` checkpoints; say which.
 
     The first stays too (every policy is measured against it), and so do the live one, the one that
-    a roll-back goes to, and those that a replica serves.
+    a roll-back goes to, those that a replica serves, and the full weights under kept adapters.
     """
     state = current(open_log(home))
     registry = open_registry(home)
     versions = registry.versions()
     kept = {1, state.live, state.previous, *state.replicas.values(), *versions[-keep:]}
+    kept |= {registry.manifest(version).adapter_base for version in kept.intersection(versions)}
     gone = [version for version in versions if version not in kept]
     for version in gone:
         registry.delete(version)

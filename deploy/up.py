@@ -14,6 +14,7 @@ from deploy.errors import DeployError
 from deploy.processes import Child, plaudit_command, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
+from deploy.tuning import Tuning, tuning_of
 from feedback.opening import open_log
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -39,17 +40,22 @@ def check_address(settings: UpSettings) -> None:
                 ) from error
 
 
-def children(settings: UpSettings, dtype: str) -> list[Child]:
+def children(settings: UpSettings, dtype: str, tuning: Tuning) -> list[Child]:
     """Give the parts that run side by side."""
     logs = settings.home / "logs"
     home = str(settings.home)
     serve = ["serve", "--home", home, "--host", settings.host, "--port", str(settings.port)]
     learn = ["learn", "--home", home, "--metrics-port", str(settings.learner_port)]
     return [
-        Child("serving", plaudit_command(*serve, "--dtype", dtype), logs / "serving.log"),
+        Child(
+            "serving",
+            plaudit_command(*serve, "--dtype", dtype),
+            logs / "serving.log",
+            environment=tuning.serving_environment(),
+        ),
         Child(
             "learner",
-            plaudit_command(*learn, "--dtype", dtype),
+            plaudit_command(*learn, "--dtype", dtype, "--tune", tuning.tune),
             logs / "learner.log",
             niceness=5,  # people who chat come first
         ),
@@ -91,8 +97,10 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    parts = children(settings, dtype)
+    tuning = tuning_of(settings.home, settings.tune)
+    parts = children(settings, dtype, tuning)
     say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
+    say(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
     started = time.monotonic()
     try:
         for part in parts:

@@ -76,7 +76,7 @@ class RewardSettings(_Frozen):
 class LoraSettings(_Frozen):
     """Adapters: an update of each linear layer by the product of two thin matrices."""
 
-    rank: Literal[8, 16, 32, 64, 128] = Field(16, description="Ranks that vLLM serves")
+    rank: int = Field(16, ge=1, le=256, description="Of these matrices")
     alpha: int = Field(32, ge=1, description="The product is scaled by alpha / rank")
 
 
