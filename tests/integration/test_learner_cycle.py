@@ -69,8 +69,8 @@ SETTINGS = LearnerSettings(
 LORA = SETTINGS.model_copy(
     update={
         "tune": "lora",
-        "lora": LoraSettings(rank=8),
-        "reward": SETTINGS.reward.model_copy(update={"learning_rate": 1e-2}),
+        "lora": LoraSettings(rank=8, alpha=8),
+        "reward": SETTINGS.reward.model_copy(update={"learning_rate": 5e-3}),
     }
 )
 ADAPTER = "adapter_model.safetensors"
