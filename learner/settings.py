@@ -8,8 +8,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Dtype = Literal["float32", "bfloat16"]
 Tune = Literal["full", "lora"]
-# Above this many parameters a model is tuned by adapters, with smaller batches: a step on all the
-# weights takes two cores minutes, and each trained copy, with its optimizer, 16 bytes a parameter.
+# Above this many parameters a model is tuned by adapters, with smaller batches. Each trained copy of
+# all the weights, with gradients and optimizer, would take 16 bytes a parameter.
 LARGE: Final = 30_000_000
 LORA_RATE: Final = 5e-4  # learning rate of adapters, whatever the size of the model
 
