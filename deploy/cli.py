@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from deploy.cli_options import DtypeOption, Home, Kafka, RegistryUrl, console, say
+from deploy.cli_options import DtypeOption, Home, Kafka, RegistryUrl, TuneOption, console, say
 from deploy.cli_policies import policies_app
 from deploy.cli_votes import dead_letter_app, feedback_app
 from deploy.errors import DeployError
@@ -51,6 +51,7 @@ def up(
         str | None, typer.Option(help="default, smollm2, or a Hugging Face folder or id.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 [auto].")] = None,
+    tune: TuneOption = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
@@ -58,7 +59,13 @@ def up(
     from deploy.up import up as run_up
 
     options = _given(
-        home=home, host=host, port=port, learner_port=learner_port, model=model, dtype=dtype
+        home=home,
+        host=host,
+        port=port,
+        learner_port=learner_port,
+        model=model,
+        dtype=dtype,
+        tune=tune,
     )
     run_up(UpSettings(**options), say)
 
@@ -94,6 +101,7 @@ def learn(
     home: Home = DEFAULT_HOME,
     metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics.")] = 8001,
     dtype: DtypeOption = "auto",
+    tune: TuneOption = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
@@ -105,7 +113,8 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run(home, LearnerSettings(dtype=_dtype(dtype), metrics_port=metrics_port), stop)
+    options = _given(dtype=_dtype(dtype), metrics_port=metrics_port, tune=tune)
+    run(home, LearnerSettings(**options), stop)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -11,6 +11,10 @@ console = Console(highlight=False)
 
 Home = Annotated[
     Path, typer.Option(envvar="PLAUDIT_HOME", help="Folder of models, log, registry and secret.")
+]
+TuneOption = Annotated[
+    Literal["full", "lora"] | None,
+    typer.Option(help="Train all weights, or adapters [adapters for large models]."),
 ]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 

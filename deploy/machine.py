@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from deploy.errors import DeployError
-from deploy.plan import GIB, Machine, Plan, Shape, plan, tune_for
+from deploy.plan import GIB, Machine, Plan, Shape, plan
 from deploy.processor import Dtype
-from learner.settings import LearnerSettings, PretrainSettings
+from learner.settings import LearnerSettings, PretrainSettings, Tune, tune_for
 from serving.settings import ServingSettings
 
 LEARNER_ON_GPU: Final = False  # the learner computes on the processor so far
@@ -87,19 +87,20 @@ def shape_of(folder: Path) -> Shape:
     return Shape(parameters, config.num_hidden_layers, config.hidden_size, config.vocab_size, sides)
 
 
-def plan_here(shape: Shape, dtype: Dtype) -> Plan:
-    """Plan a model on this machine, with the settings in force.
+def plan_here(shape: Shape, dtype: Dtype, wanted: Tune | None = None) -> Plan:
+    """Plan a model on this machine, with the settings in force, tuned as `wanted` if that is said.
 
     Raises:
         DeployError: It does not fit; the message says what to change.
 
     """
+    own = LearnerSettings()
     found = plan(
         shape,
         this_machine(),
-        tune=tune_for(shape.parameters),
+        tune=tune_for(shape.parameters, wanted or own.tune),
         dtype=dtype,
-        settings=LearnerSettings().for_model(shape.parameters, 1.0),
+        settings=own.for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
         learner_on_gpu=LEARNER_ON_GPU,
     )

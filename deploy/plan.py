@@ -6,14 +6,12 @@ hours. Left out: several GPUs for one part, and vLLM's sleep mode, which `plaudi
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from deploy.processor import Dtype
-from learner.settings import LARGE, LearnerSettings
+from learner.settings import LearnerSettings, Tune
 
-Tune = Literal["full", "lora"]
 GIB: Final = 2**30
-RANK: Final = 16  # of adapters
 PROGRAMS: Final = 3 * GIB  # PyTorch and vLLM themselves, in the server's and learner's processes
 USABLE: Final = 0.9  # of a machine's or a GPU's memory
 _FLOAT32: Final = 4
@@ -115,11 +113,6 @@ class Plan:
         return lines
 
 
-def tune_for(parameters: int) -> Tune:
-    """Give how a model of this size is trained."""
-    return "lora" if parameters > LARGE else "full"
-
-
 def plan(
     shape: Shape,
     machine: Machine,
@@ -139,7 +132,7 @@ def plan(
         learner_on_gpu: Whether the learner computes on a GPU where there is one.
 
     """
-    trained = shape.parameters if tune == "full" else RANK * shape.sides
+    trained = shape.parameters if tune == "full" else settings.lora.rank * shape.sides
     width = _FLOAT32 if dtype == "float32" else 2
     # vLLM packs weights anew while it swaps, so there are two of them for a moment.
     serving = shape.parameters * width * (1 if machine.gpus else 2)

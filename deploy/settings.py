@@ -20,3 +20,6 @@ class UpSettings(BaseSettings):
     learner_port: int = Field(8001, ge=1, le=65535, description="The learner's metrics.")
     model: str = Field("default", description="default, smollm2, or a Hugging Face folder or id.")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    tune: Literal["full", "lora"] | None = Field(
+        None, description="All weights or adapters; none goes by the model's size."
+    )

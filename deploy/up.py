@@ -17,6 +17,7 @@ from deploy.plan import Plan, Shape
 from deploy.processes import Child, plaudit_command, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
+from deploy.tuning import Tuning, tuning_of
 from feedback.opening import open_log
 from protos.shared_registry import open_registry
 
@@ -43,7 +44,7 @@ def check_address(settings: UpSettings) -> None:
                 ) from error
 
 
-def children(settings: UpSettings, dtype: str, planned: Plan) -> list[Child]:
+def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) -> list[Child]:
     """Give the parts that run side by side, each where the plan has it."""
     logs = settings.home / "logs"
     home = str(settings.home)
@@ -55,11 +56,14 @@ def children(settings: UpSettings, dtype: str, planned: Plan) -> list[Child]:
             plaudit_command(*serve, "--dtype", dtype),
             logs / "serving.log",
             # What was set by hand stays.
-            {k: os.environ.get(k, v) for k, v in planned.serving_environment.items()},
+            {
+                k: os.environ.get(k, v)
+                for k, v in (planned.serving_environment | tuning.serving_environment()).items()
+            },
         ),
         Child(
             "learner",
-            plaudit_command(*learn, "--dtype", dtype),
+            plaudit_command(*learn, "--dtype", dtype, "--tune", tuning.tune),
             logs / "learner.log",
             planned.learner_environment,
             niceness=5,  # people who chat come first
@@ -100,14 +104,16 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     open_log(settings.home).close()  # a wrong address is told now, not after minutes of training
     shape = _shape(settings)
     if shape is not None:  # else import-model says it
-        say("\n".join(plan_here(shape, dtype).lines()))
+        say("\n".join(plan_here(shape, dtype, settings.tune).lines()))
     ensure_first_policy(settings.home, settings.model, dtype, say)
-    planned = plan_here(shape or _first_shape(settings), dtype)
+    planned = plan_here(shape or _first_shape(settings), dtype, settings.tune)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    parts = children(settings, dtype, planned)
+    tuning = tuning_of(settings.home, settings.tune)
+    parts = children(settings, dtype, planned, tuning)
     say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
+    say(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
     started = time.monotonic()
     try:
         for part in parts:

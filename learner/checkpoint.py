@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from learner.adapters import is_adapter, write_adapter
 from learner.errors import StateUnusable
 from learner.ranks import Ranks
 
@@ -184,11 +185,26 @@ class _Trained(Stateful):
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
     """Write a model folder in Hugging Face format, whole or not at all."""
+    with _whole(out) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+    return out
+
+
+def save_adapter(model: PreTrainedModel, out: Path) -> Path:
+    """Write the adapter of a model as a folder of its own, whole or not at all."""
+    with _whole(out) as aside:
+        write_adapter(model, aside)
+    return out
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Give a folder to write to; it takes the place of `out` in the end."""
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
+    yield aside
     for file in aside.iterdir():
         file.chmod(0o644)  # safetensors makes its files readable by their owner alone
         fsync(file)
@@ -196,9 +212,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
     shutil.rmtree(out, ignore_errors=True)
     os.replace(aside, out)
     fsync(out.parent)
-    return out
 
 
 def model_exists(folder: Path) -> bool:
-    """Say whether `save_model` has finished in this folder."""
-    return (folder / "config.json").exists()
+    """Say whether `save_model` or `save_adapter` has finished in this folder."""
+    return (folder / "config.json").exists() or is_adapter(folder)

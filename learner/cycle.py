@@ -18,16 +18,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from transformers import PreTrainedModel
+
 from feedback.failpoints import failpoint
 from feedback.ledger import Ledger
-from learner.checkpoint import load_state, model_exists, save_model, save_state
+from learner.checkpoint import load_state, model_exists, save_adapter, save_model, save_state
 from learner.cycle_state import CycleState, Stage, folder_of
 from learner.errors import Interrupted, Overtaken
 from learner.gate import examine
 from learner.live import live_answers
 from learner.materials import Materials, gather
 from learner.metrics import Metrics
-from learner.model import load_model, twin, twin_with
+from learner.model import twin_with
 from learner.ppo import Iteration, Players, as_figures, run_ppo
 from learner.preferences import Example, Split, examples, split_examples
 from learner.publishing import Publisher
@@ -100,6 +102,7 @@ class Cycle:
             "cycle %d: %d opinions since version %d; next is its stage '%s'",
             *(state.number, state.events, state.parent, state.stage),
         )
+        self._leave_other_tuning()
         while state.stage != "done":
             self._leave_out_forgotten()
             stage = state.stage
@@ -129,10 +132,19 @@ class Cycle:
         )
 
     def _leave_out_forgotten(self) -> None:
-        if not self._is_outdated():
-            return
+        if self._is_outdated():
+            self._start_afresh("somebody was forgotten")
+
+    def _leave_other_tuning(self) -> None:
+        """Drop what was trained in another way than is set now: it fits no model of this one."""
         state = self._state
-        logger.info("cycle %d: somebody was forgotten; it starts afresh", state.number)
+        under_way = state.stage in ("judge", "ppo", "gate")  # a candidate to publish is whole
+        if under_way and state.tuning != self._settings.tuning:
+            self._start_afresh(f"it was begun with '{state.tuning}', not '{self._settings.tuning}'")
+
+    def _start_afresh(self, why: str) -> None:
+        state = self._state
+        logger.info("cycle %d: %s; it starts afresh", state.number, why)
         self._drop_trained()  # before the state says so: a stage goes on from what it finds
         self._close()
         for cached in ("_materials", "_examples"):
@@ -188,6 +200,7 @@ class Cycle:
             )
         else:
             save_state(self._folder / "reward.pt", {**trained_state(model)})
+            self._state.tuning = self._settings.tuning
             self._state.stage = "judge"
         self._metrics.reward_model(self._state.figures)
 
@@ -219,11 +232,11 @@ class Cycle:
         return model, report
 
     def _new_reward_model(self, salt: int) -> RewardModel:
-        reference = twin(self._materials.reference)
+        seed = self._seed(salt)
         return RewardModel(
-            reference,
+            self._materials.to_train(seed),
             pad=self._materials.pad,
-            seed=self._seed(salt),
+            seed=seed,
             dtype=self._settings.dtype,
         )
 
@@ -234,10 +247,18 @@ class Cycle:
         put_back(model, state)
         return model
 
+    def _load_policy(self, folder: Path) -> PreTrainedModel:
+        """Load the live policy or the candidate; both may be adapters on the same weights."""
+        weights = self._publisher.model(self._publisher.weights_of(self._state.parent))
+        return twin_with(self._materials.reference, folder, weights)
+
+    def _live(self) -> PreTrainedModel:
+        return self._load_policy(self._publisher.model(self._state.parent))
+
     def _ppo(self) -> None:
         materials = self._materials
         reward = self._load_reward_model("reward.pt")
-        policy = twin_with(materials.reference, self._publisher.model(self._state.parent))
+        policy = materials.to_train(self._seed(6), self._live())
         run_ppo(
             Players(
                 policy=policy,
@@ -263,7 +284,10 @@ class Cycle:
         )
         failpoint("learner.ppo.trained")
         self._state.figures |= {f"ppo_{k}": v for k, v in self._reporter.last_iteration().items()}
-        save_model(policy, materials.tokenizer, self._folder / "candidate")
+        if self._settings.tune == "lora":
+            save_adapter(policy, self._folder / "candidate")
+        else:
+            save_model(policy, materials.tokenizer, self._folder / "candidate")
         self._state.stage = "gate"
 
     def _iterated(self, iteration: Iteration) -> None:
@@ -275,8 +299,7 @@ class Cycle:
     def _gate(self) -> None:
         materials = self._materials
         assert model_exists(self._folder / "candidate")
-        candidate = load_model(self._folder / "candidate")
-        live = twin_with(materials.reference, self._publisher.model(self._state.parent))
+        candidate, live = self._load_policy(self._folder / "candidate"), self._live()
         verdict = examine(
             candidate=candidate,
             reference=materials.reference,

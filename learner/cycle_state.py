@@ -23,6 +23,7 @@ class CycleState(BaseModel):
         upto_seq: This cycle learns from rows up to this one.
         events: Opinions in (after_seq, upto_seq].
         forgettings: The ledger's last forgetting when training began; it is without those people.
+        tuning: What kind of weights it trains; "" before any were.
         stage: What is to be done next.
         outcome: How it ended.
         version: That it publishes as; 0 before that is decided.
@@ -40,6 +41,7 @@ class CycleState(BaseModel):
     upto_seq: int
     events: int
     forgettings: int = 0
+    tuning: str = ""
     stage: Stage = "reward"
     outcome: Outcome | None = None
     version: int = 0

@@ -11,9 +11,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.ledger import Ledger
 from learner import corpus
+from learner.adapters import adapted
 from learner.checkpoint import model_exists
 from learner.errors import ModelUnusable
-from learner.model import freeze_below, load_model, load_tokenizer, parameters_of, temperature_of
+from learner.model import (
+    is_trained,
+    load_model,
+    load_tokenizer,
+    parameters_of,
+    temperature_of,
+    twin,
+)
 from learner.next_token import text_nll
 from learner.packing import IGNORED, Rows, pack_documents
 from learner.preferences import prompt_key, split_of
@@ -40,7 +48,7 @@ class Materials:
     Attributes:
         settings: The learner's, as they fit this model.
         made_here: Whether the models descend from one that Plaudit pre-trained.
-        reference: The SFT policy, version 1; its frozen parameters are shared by its twins.
+        reference: The SFT policy, version 1; frozen where adapters are trained, and shared then.
         prompts: Token ids to learn on.
         held_out_prompts: Token ids to judge on; never learned on.
         text: Rows for the pre-training loss.
@@ -87,6 +95,11 @@ class Materials:
             self._engine.close()
             self._engine = None
 
+    def to_train(self, seed: int, model: PreTrainedModel | None = None) -> PreTrainedModel:
+        """Make `model` (else a copy of the reference) one to train: a frozen one by an adapter."""
+        model = twin(self.reference) if model is None else model
+        return model if is_trained(model) else adapted(model, self.settings.lora, seed)
+
     def encode_answer(self, text: str) -> list[int]:
         """Give the tokens of an answer that nobody sampled, with its end."""
         return encode_answer(self.tokenizer, text)
@@ -107,7 +120,7 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     first = registry.path(1)
     reference, tokenizer = load_model(first), load_tokenizer(first)
     settings = settings.for_model(parameters_of(reference), temperature_of(reference))
-    freeze_below(reference, settings.trained_layers)
+    reference.requires_grad_(settings.tune == "full")
     made_here = model_exists(home / "models" / "pretrained")
     asked = ledger.prompts(_ASKED, upto_seq)
     shown = list(islice(_demonstrated(settings.seed), _DEMONSTRATED)) if made_here else []

@@ -1,7 +1,6 @@
 """The models: a Llama-architecture policy, and the same trunk with a scalar head.
 
-Left out: adapters. A large model is trained in its upper layers only, and its copies (reference,
-policy, reward model, critic) share the frozen lower ones.
+A frozen model's copies share its weights, and are trained by adapters (`learner.adapters`).
 """
 
 import copy
@@ -24,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from learner.adapters import is_adapter, merged, with_adapter
 from learner.answers import AnswerBatch
 from learner.errors import ModelUnusable
 from learner.settings import Dtype, PretrainSettings
@@ -115,47 +115,41 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     return trunk
 
 
-def freeze_below(model: PreTrainedModel, trained_layers: int | None) -> None:
-    """Freeze all but the last `trained_layers` layers and the final norm; None trains all.
-
-    Raises:
-        ModelUnusable: The architecture has no `layers` list to freeze by.
-
-    """
-    if trained_layers is None:
-        model.requires_grad_(True)
-        return
-    trunk = trunk_of(model)
-    layers = getattr(trunk, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise ModelUnusable(f"{type(model).__name__} has no list of layers to freeze")
-    model.requires_grad_(False)
-    for layer in layers[-trained_layers:]:
-        layer.requires_grad_(True)
-    norm = getattr(trunk, "norm", None)
-    if isinstance(norm, nn.Module):
-        norm.requires_grad_(True)
-
-
 def twin(model: _Module) -> _Module:
     """Copy a model; frozen parameters are shared with the copy, trained ones are its own."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
 
-def twin_with(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """Give the model in `folder`, sharing frozen parameters with `model` where they are equal."""
+def twin_with(
+    model: PreTrainedModel, folder: Path | str, base: Path | str | None = None
+) -> PreTrainedModel:
+    """Load a policy of the model's family, to be trained like it.
+
+    Where `model` is frozen, full weights are frozen too (shared with `model` where they are
+    equal), and an adapter is put on them; else an adapter is merged into them.
+
+    Args:
+        folder: Of full weights, or of an adapter.
+        base: Folder of the full weights under an adapter.
+
+    """
+    frozen = not is_trained(model)
+    if is_adapter(folder):
+        assert base is not None, "an adapter is nothing without its base"
+        weights = twin_with(model, base)
+        return with_adapter(weights, folder) if frozen else merged(weights, folder)
     other = load_model(folder)
+    if not frozen:
+        return other
     theirs = dict(other.named_parameters())
-    copied = twin(model)
-    with torch.no_grad():
-        for name, parameter in copied.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(theirs[name])
-            elif not torch.equal(parameter, theirs[name]):
-                for own, like in zip(other.parameters(), model.parameters(), strict=True):
-                    own.requires_grad_(like.requires_grad)
-                return other
-    return copied
+    if all(torch.equal(p, theirs[name]) for name, p in model.named_parameters()):
+        return twin(model)
+    return other.requires_grad_(False)
+
+
+def is_trained(model: nn.Module) -> bool:
+    """Say whether training changes anything of a model."""
+    return any(p.requires_grad for p in model.parameters())
 
 
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:

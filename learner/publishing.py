@@ -7,6 +7,7 @@ from pathlib import Path
 from feedback.failpoints import failpoint
 from feedback.log import EventLog
 from feedback.policies import PolicyFollower, PolicyState, publish_event
+from learner.adapters import is_adapter
 from learner.cycle_state import CycleState
 from learner.duel import Standing
 from learner.errors import Overtaken
@@ -65,6 +66,10 @@ class Publisher:
         """
         self._registry.verify(version)
         return self._registry.path(version)
+
+    def weights_of(self, version: int) -> int:
+        """Give the version that holds a version's full weights: under an adapter, or itself."""
+        return int(self._registry.manifest(version).adapter_base) or version
 
     def has(self, version: int) -> bool:
         """Tell whether the registry has a version, made known or not."""
@@ -154,6 +159,7 @@ class Publisher:
                     forgettings=cycle.forgettings,
                 ),
                 gate=cycle.figures,
+                adapter_base=self.weights_of(cycle.parent) if is_adapter(candidate) else 0,
             )
         except VersionTaken as error:
             raise Overtaken(str(error)) from error

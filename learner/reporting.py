@@ -61,9 +61,10 @@ class Reporter:
         materials: Materials,
     ) -> None:
         """Note what the cycle learns from, and which weights it trains."""
-        layers = materials.settings.trained_layers
+        lora = materials.settings.lora
+        adapters = f"adapters (LoRA) of rank {lora.rank} on frozen weights"
         self._note(
-            tuned="all weights" if layers is None else f"the upper {layers} layers",
+            tuned=adapters if materials.settings.tune == "lora" else "all weights",
             data=Data(
                 votes=dict(Counter(str(kind_of(j.event)) for j in judged)),
                 raters=len({(j.event.owner, j.event.subject) for j in judged}),

@@ -8,8 +8,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Dtype = Literal["float32", "bfloat16"]
 SamplerKind = Literal["transformers", "vllm"]
-# Above this size a model is fine-tuned in its upper layers only, with smaller batches.
+Tune = Literal["full", "lora"]
+# Above this many parameters a model is tuned by adapters, with smaller batches. Each trained copy
+# of all the weights, with gradients and optimizer, would take 16 bytes a parameter.
 LARGE: Final = 30_000_000
+LORA_RATE: Final = 5e-4  # learning rate of adapters, whatever the size of the model
 
 
 class _Frozen(BaseModel):
@@ -72,6 +75,13 @@ class RewardSettings(_Frozen):
     normalise_on: int = Field(128, ge=2, description="Reference samples for mean 0, deviation 1")
 
 
+class LoraSettings(_Frozen):
+    """Adapters: an update of each linear layer by the product of two thin matrices."""
+
+    rank: int = Field(16, ge=1, le=256, description="Of these matrices")
+    alpha: int = Field(32, ge=1, description="The product is scaled by alpha / rank")
+
+
 class PPOSettings(_Frozen):
     """Proximal policy optimisation against the reward model."""
 
@@ -131,7 +141,7 @@ class LearnerSettings(BaseSettings):
         min_events: New opinions that start a cycle.
         settle_seconds: A cycle waits until no opinion came for this long ...
         patience_seconds: ... but no longer than this.
-        trained_layers: Train only so many upper layers; None trains all.
+        tune: Train all weights, or adapters on frozen ones; None goes by the model's size.
         sampler: What samples answers, in the learner's own process.
         threads: Of torch; 0 leaves torch's own choice.
         text: Text files for the pre-training mix of a model that was not made here.
@@ -151,43 +161,54 @@ class LearnerSettings(BaseSettings):
     settle_seconds: float = Field(5.0, ge=0)
     patience_seconds: float = Field(120.0, ge=0)
     poll_seconds: float = Field(0.5, gt=0)
-    trained_layers: int | None = Field(None, ge=1)
+    tune: Tune | None = None
     text: tuple[Path, ...] = ()
+    lora: LoraSettings = LoraSettings()
     reward: RewardSettings = RewardSettings()
     ppo: PPOSettings = PPOSettings()
     gate: GateSettings = GateSettings()
     duel: DuelSettings = DuelSettings()
 
+    @property
+    def tuning(self) -> str:
+        """What kind of weights is trained, in words; weights of another kind do not fit."""
+        if self.tune == "lora":
+            return f"lora of rank {self.lora.rank}, alpha {self.lora.alpha}"
+        return "full"
+
     def for_model(self, parameters: int, temperature: float) -> "LearnerSettings":
         """Give settings that fit a model; what was set by hand stays.
 
-        It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters
-        trains its upper layers alone, on fewer and shorter answers, with smaller steps.
+        It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters is
+        tuned by adapters, on fewer and shorter answers.
         """
+        tune = tune_for(parameters, self.tune)
+        reward, gate = self.reward, self.gate
         ppo = _unless_set(self.ppo, temperature=temperature)
-        if parameters <= LARGE:
-            return self.model_copy(update={"ppo": ppo})
-        return self.model_copy(
-            update={
-                "trained_layers": self.trained_layers or 6,
-                "reward": _unless_set(
-                    self.reward, learning_rate=5e-5, epochs=3, batch=8, normalise_on=32
-                ),
-                "ppo": _unless_set(
-                    ppo,
-                    iterations=12,
-                    rollouts=16,
-                    minibatches=1,
-                    max_tokens=64,
-                    learning_rate=5e-5,
-                    critic_learning_rate=5e-5,
-                    text_rows=2,
-                    micro_tokens=1024,
-                    checkpoint_every=1,
-                ),
-                "gate": _unless_set(self.gate, prompts=48),
-            }
-        )
+        if tune == "lora":
+            reward = _unless_set(reward, learning_rate=LORA_RATE)
+            ppo = _unless_set(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
+        if parameters > LARGE:
+            reward = _unless_set(reward, learning_rate=2e-5, epochs=3, batch=8, normalise_on=32)
+            ppo = _unless_set(
+                ppo,
+                iterations=12,
+                rollouts=16,
+                minibatches=1,
+                max_tokens=64,
+                learning_rate=2e-5,
+                critic_learning_rate=2e-5,
+                text_rows=2,
+                micro_tokens=1024,
+                checkpoint_every=1,
+            )
+            gate = _unless_set(gate, prompts=48)
+        return self.model_copy(update={"tune": tune, "reward": reward, "ppo": ppo, "gate": gate})
+
+
+def tune_for(parameters: int, wanted: Tune | None = None) -> Tune:
+    """Give how a model of this size is tuned: as wanted, else by adapters above `LARGE`."""
+    return wanted or ("lora" if parameters > LARGE else "full")
 
 
 def _unless_set(section: _Section, **values: Any) -> _Section:

@@ -18,13 +18,17 @@ from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
 
 
 def cast_votes(
-    log: SqliteLog, tokenizer: PreTrainedTokenizerBase, votes: int, people: int = 1
+    log: SqliteLog,
+    tokenizer: PreTrainedTokenizerBase,
+    votes: int,
+    people: int = 1,
+    first: int = 0,
 ) -> None:
     """Log completions, and votes for the answers with the token 99 in them, by turns."""
-    chats = [[{"role": "user", "content": f"say {i}"}] for i in range(votes)]
-    prompts = [encode_chat(tokenizer, chat, answer=True) for chat in chats]
     end = end_token_ids(tokenizer)[0]
-    for number, (chat, prompt) in enumerate(zip(chats, prompts, strict=True)):
+    for number in range(first, first + votes):
+        chat = [{"role": "user", "content": f"say {number}"}]
+        prompt = encode_chat(tokenizer, chat, answer=True)
         liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
         left = number % 3 == 0
         pair = (liked, other) if left else (other, liked)

@@ -2,15 +2,18 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import psutil
 import pytest
 import torch
+from safetensors.torch import load
 
 from feedback.ledger import Ledger
 from feedback.policies import current, publish_event
@@ -24,13 +27,16 @@ from learner.report import Notes, Report
 from learner.reporting import prompts_to_show
 from learner.service import run
 from learner.settings import (
+    DuelSettings,
     GateSettings,
     LearnerSettings,
+    LoraSettings,
     PPOSettings,
     PretrainSettings,
     RewardSettings,
 )
 from learner.tokenizer import train_tokenizer
+from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
 from protos.registry import Registry
@@ -65,16 +71,25 @@ SETTINGS = LearnerSettings(
         max_unended_increase=1.0,
     ),
 )
+LORA = SETTINGS.model_copy(
+    update={
+        "tune": "lora",
+        "lora": LoraSettings(rank=8, alpha=8),
+        "reward": SETTINGS.reward.model_copy(update={"learning_rate": 5e-3}),
+        "duel": DuelSettings(trials=False),
+    }
+)
+ADAPTER = "adapter_model.safetensors"
 # A learner to kill must be a process; forked from a server that has imported it already.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["learner.service"])
 
 
-def learn_in_process(home: Path, failpoints: Path | None) -> None:
+def learn_in_process(home: Path, failpoints: Path | None, settings: LearnerSettings) -> None:
     """Run the service for ever, in the process that is to be killed."""
     if failpoints:
         os.environ["PLAUDIT_FAILPOINTS"] = str(failpoints)
-    run(home, SETTINGS, threading.Event())
+    run(home, settings, threading.Event())
 
 
 def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
@@ -90,10 +105,17 @@ def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
     return home
 
 
-def weights(home: Path, version: int = 2) -> bytes:
+def vote(home: Path, first: int, votes: int) -> None:
+    """Add votes to the log."""
+    log = SqliteLog(home / "log.db")
+    cast_votes(log, load_tokenizer(home / "models" / "sft"), votes, first=first)
+    log.close()
+
+
+def weights(home: Path, version: int = 2, file: str = "model.safetensors") -> bytes:
     registry = Registry(home / "registry")
     registry.verify(version)
-    return (registry.path(version) / "model.safetensors").read_bytes()
+    return (registry.path(version) / file).read_bytes()
 
 
 def report(folder: Path) -> Report:
@@ -114,9 +136,11 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def killed_or_done(home: Path, failpoints: Path | None = None) -> int | None:
+def killed_or_done(
+    home: Path, failpoints: Path | None = None, settings: LearnerSettings = SETTINGS
+) -> int | None:
     """Run the service in a process until its cycle has ended, or it died; give its exit code."""
-    process = FORKS.Process(target=learn_in_process, args=(home, failpoints))
+    process = FORKS.Process(target=learn_in_process, args=(home, failpoints, settings))
     process.start()
     for _ in range(3000):
         process.join(0.02)
@@ -395,6 +419,81 @@ def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
     assert latest(home) is None
     stop.set()
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose first cycle trained adapters, without interruption."""
+    home = make_home(tmp_path_factory.mktemp("adapted"))
+    killed_or_done(home, settings=LORA)
+    return home
+
+
+def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
+    adapted: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(adapted, tmp_path / "home")
+    registry = Registry(home / "registry")
+    manifest = registry.verify(2)
+    assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 1)
+    assert manifest.gate["kl"] != 0
+    vote(home, 120, 120)
+    still = LORA.model_copy(
+        update={"ppo": LORA.ppo.model_copy(update={"learning_rate": 1e-12, "text_coef": 0.0})}
+    )
+    learn_until(home, still, lambda: 3 in registry.versions() and cycle_ended(home)())
+    manifest = registry.verify(3)
+    assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 2)
+    before, after = (load(weights(home, version, ADAPTER)) for version in (2, 3))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("failpoint", ["learner.judge", "learner.ppo.iteration", "learner.gate"])
+def test_killed_and_resumed_cycle_gives_the_same_adapter(
+    adapted: Path, tmp_path: Path, failpoint: str
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text(f"{failpoint}=kill\n")
+    assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
+    killed_or_done(home, settings=LORA)
+    assert weights(home, 2, ADAPTER) == weights(adapted, 2, ADAPTER)
+
+
+def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
+    learned: Path, tmp_path: Path
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
+    killed_or_done(home)
+    manifest = Registry(home / "registry").verify(2)
+    assert (manifest.kind, manifest.adapter_base) == (CHECKPOINT_KIND_FULL, 0)
+    assert weights(home) == weights(learned)
+
+
+def test_all_weights_are_trained_on_from_an_adapter_and_adapters_from_them(
+    adapted: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(adapted, tmp_path / "home")
+    registry = Registry(home / "registry")
+
+    def published(version: int) -> Callable[[], bool]:
+        return lambda: version in registry.versions() and cycle_ended(home)()
+
+    for version, settings, kind, base in (
+        (3, SETTINGS, CHECKPOINT_KIND_FULL, 0),
+        (4, LORA, CHECKPOINT_KIND_LORA, 3),
+        (5, LORA, CHECKPOINT_KIND_LORA, 3),
+    ):
+        vote(home, 60 * version, 60)
+        learn_until(home, settings, published(version))
+        manifest = registry.verify(version)
+        assert (manifest.kind, manifest.adapter_base) == (kind, base)
+        assert manifest.parent == version - 1
 
 
 def forget(home: Path, *subjects: str) -> None:

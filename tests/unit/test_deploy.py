@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors.numpy import save_file
 
 from deploy.processes import Child, stop_all
 from deploy.processor import best_dtype, cpu_flags
@@ -184,3 +186,29 @@ def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
     assert prune(tmp_path, keep=1) == "Nothing to delete."
     assert "The trial of version 4 ends" in activate(tmp_path, 3, "test")
     assert list(list_policies(tmp_path).columns[5].cells) == ["", "", "live", "rolled back"]
+
+
+def test_tuning_goes_by_wish_then_setting_then_size_and_serves_old_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.tuning import Tuning, tuning_of
+    from protos.registry import Registry
+
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    for folder in (model, adapter):
+        folder.mkdir()
+    save_file({"weight": np.zeros((30, 1_000_001), np.int8)}, model / "model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"r": 4}')
+    registry = Registry(tmp_path / "registry")
+    registry.publish(model, version=1, parent=0, base="tiny")
+    assert tuning_of(tmp_path, None) == Tuning("lora", 16), "30,000,030 parameters are large"
+    assert tuning_of(tmp_path, "full") == Tuning("full", 0)
+    monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "full")
+    assert tuning_of(tmp_path, None) == Tuning("full", 0)
+    monkeypatch.setenv("PLAUDIT_LEARNER_LORA__RANK", "20")
+    wanted = tuning_of(tmp_path, "lora")
+    assert wanted == Tuning("lora", 32), "the next that vLLM can be set to"
+    assert wanted.serving_environment() == {"PLAUDIT_SERVING_LORA_RANK": "32"}
+    registry.publish(adapter, version=2, parent=1, base="tiny", adapter_base=1)
+    assert tuning_of(tmp_path, "full") == Tuning("full", 8)
+    assert Tuning("full", 0).serving_environment() == {}

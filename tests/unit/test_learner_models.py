@@ -13,7 +13,7 @@ from learner.errors import Interrupted, StateUnusable
 from learner.gate import Verdict, answer_kl, examine
 from learner.live import LiveAnswer
 from learner.losses import token_log_probs
-from learner.model import choices, freeze_below, new_model, trained, twin
+from learner.model import choices, new_model, twin
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example
@@ -327,22 +327,6 @@ def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
     assert found[-1].kl != 0
 
 
-def test_frozen_layers_are_shared_and_stay(model: PreTrainedModel, tmp_path: Path) -> None:
-    base = twin(model)
-    freeze_below(base, 1)
-    own = players(base)
-    frozen = {n for n, p in base.named_parameters() if not p.requires_grad}
-    theirs = dict(own.policy.named_parameters())
-    assert frozen
-    for name, parameter in base.named_parameters():
-        assert (theirs[name] is parameter) == (name in frozen)
-    before = {n: p.clone() for n, p in base.named_parameters()}
-    run_ppo(own, TINY_PPO, seed=0, state=tmp_path / "s")
-    moved = {n for n, p in own.policy.named_parameters() if not torch.equal(p, before[n])}
-    assert moved == set(before) - frozen
-    assert sum(1 for _ in trained(own.policy)) == len(moved)
-
-
 def examined(model: PreTrainedModel, **changes: float) -> Verdict:
     sampler = TransformersSampler(model, [END])
     return examine(
@@ -385,9 +369,9 @@ def test_kl_estimate_of_a_policy_to_itself_is_zero(model: PreTrainedModel) -> No
 
 def test_large_models_get_other_defaults_but_keep_what_was_set() -> None:
     settings = LearnerSettings(ppo=PPOSettings(max_tokens=99))
-    assert settings.for_model(5_000_000, 1.0) == settings
+    assert settings.for_model(5_000_000, 1.0) == settings.model_copy(update={"tune": "full"})
     assert settings.for_model(5_000_000, 0.6).ppo.temperature == 0.6
     large = settings.for_model(135_000_000, 0.6)
-    assert large.trained_layers is not None
+    assert large.tune == "lora"
     assert large.ppo.max_tokens == 99
     assert large.ppo.rollouts < settings.ppo.rollouts

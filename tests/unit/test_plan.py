@@ -6,11 +6,12 @@ import pytest
 
 from deploy.errors import DeployError
 from deploy.machine import default_shape, matmul_flops, plan_here, shape_of
-from deploy.plan import GIB, PROGRAMS, Machine, Plan, Shape, plan, tune_for
+from deploy.plan import GIB, PROGRAMS, Machine, Plan, Shape, plan
 from deploy.settings import UpSettings
+from deploy.tuning import Tuning
 from deploy.up import children
 from learner.model import new_model, parameters_of
-from learner.settings import LearnerSettings, PPOSettings, PretrainSettings
+from learner.settings import LearnerSettings, PPOSettings, PretrainSettings, tune_for
 from learner.tokenizer import train_tokenizer
 from tests.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 
@@ -141,7 +142,8 @@ def test_parts_start_with_the_plans_environment(
 ) -> None:
     monkeypatch.setenv("PLAUDIT_SERVING_GPU_MEMORY_SHARE", "0.3")  # set by hand
     found = planned(BIG, gpus(24, 40), dtype="bfloat16")
-    serving, learner = children(UpSettings(home=tmp_path), "bfloat16", found)
+    serving, learner = children(UpSettings(home=tmp_path), "bfloat16", found, Tuning("lora", 16))
+    assert serving.environment["PLAUDIT_SERVING_LORA_RANK"] == "16"
     assert serving.environment["PLAUDIT_SERVING_GPU_MEMORY_SHARE"] == "0.3"
     assert serving.environment["CUDA_VISIBLE_DEVICES"] == "0"
     assert learner.environment["CUDA_VISIBLE_DEVICES"] == "1"
