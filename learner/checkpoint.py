@@ -171,7 +171,9 @@ class _Trained(Stateful):
 
     def state_dict(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._module, self._optimizer, options=_TRAINED_ONLY)
-        return {"model": model, "optimizer": optimizer}
+        names = {n for n, p in self._module.named_parameters() if p.requires_grad}
+        # A frozen head that is tied to the embedding would come along under its second name.
+        return {"model": {n: model[n] for n in names}, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         set_state_dict(

@@ -8,15 +8,18 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from learner.adapters import adapted, is_adapter
-from learner.checkpoint import load_state, model_exists, save_adapter, save_model
+from learner.answers import split_prompt
+from learner.checkpoint import model_exists, save_adapter, save_model
 from learner.errors import Interrupted
 from learner.model import load_model, new_model, trained, trunk_of, twin, twin_with
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
-from learner.reward import RewardModel, critic_of, put_back, sequences_of, trained_state
+from learner.reward import RewardModel, critic_of, new_critic, put_back, trained_state
+from learner.rollouts import rows_of
 from learner.sampler import TransformersSampler
 from learner.settings import LARGE, LearnerSettings, LoraSettings, PPOSettings, PretrainSettings
 from learner.tokenizer import train_tokenizer
@@ -71,15 +74,15 @@ def storages(*modules: torch.nn.Module) -> dict[int, int]:
 def players(base: PreTrainedModel) -> Players:
     reward = RewardModel(adapted(twin(base), LORA, 1), pad=0, seed=1)
     samples = TransformersSampler(base, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
-    reward.normalise(sequences_of(samples))
+    reward.normalise(rows_of(samples))
     policy = adapted(twin(base), LORA, 2)
     ids = torch.randint(6, 262, (4, 8), generator=torch.Generator().manual_seed(3))
     return Players(
         policy=policy,
-        critic=critic_of(reward),
+        critic=new_critic(policy, reward, TINY_PPO),
         reference=base,
         reward=reward,
-        sampler=TransformersSampler(policy, [END]),
+        sampler=lambda policy: TransformersSampler(policy, [END]),
         prompts=PROMPTS,
         text=Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous()),
     )
@@ -118,6 +121,7 @@ def test_hidden_states_and_head_give_the_logits(base: PreTrainedModel) -> None:
 
 def test_all_players_stand_on_one_trunk_in_memory(base: PreTrainedModel) -> None:
     playing = players(base)
+    playing.critic = critic_of(playing.reward)
     alone = sum(storages(base).values())
     together = storages(playing.policy, playing.critic, playing.reward, base)
     own = [p for m in (playing.policy, playing.critic, playing.reward) for p in trained(m)]
@@ -131,32 +135,33 @@ def test_ppo_trains_the_adapters_and_leaves_the_reference(
     before = {n: p.clone() for n, p in base.named_parameters()}
     outputs, first = logits(base), [p.clone() for p in trained(playing.policy)]
     found: list[Iteration] = []
-    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s.pt", on_iteration=found.append)
+    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert found[0].kl == 0
     assert found[-1].kl != 0
     assert all(torch.equal(p, before[n]) for n, p in base.named_parameters())
     assert torch.equal(logits(base), outputs)
     after = trained(playing.policy)
     assert not any(torch.equal(a, b) for a, b in zip(after, first, strict=True))
-    state = load_state(tmp_path / "s.pt")
-    assert state is not None
-    assert all("lora_" in n or n.startswith("critic.head.") for n in state["trained"])
+    saved_names = FileSystemReader(tmp_path / "s").read_metadata().state_dict_metadata
+    weights = [n for n in saved_names if n.startswith("training.model.")]
+    assert weights
+    assert all("lora_" in n or n.startswith("training.model.critic.linear.") for n in weights)
 
 
 def test_killed_and_resumed_ppo_gives_the_same_adapter(
     base: PreTrainedModel, tmp_path: Path
 ) -> None:
     whole = players(base)
-    run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole.pt")
+    run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole")
 
     def kill(iteration: Iteration) -> None:
         if iteration.number == 2:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run_ppo(players(base), TINY_PPO, seed=5, state=tmp_path / "s.pt", on_iteration=kill)
+        run_ppo(players(base), TINY_PPO, seed=5, state=tmp_path / "s", on_iteration=kill)
     resumed = players(base)
-    run_ppo(resumed, TINY_PPO, seed=5, state=tmp_path / "s.pt")
+    run_ppo(resumed, TINY_PPO, seed=5, state=tmp_path / "s")
     pairs = list(zip(trained(whole.policy), trained(resumed.policy), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -165,7 +170,8 @@ def test_a_reward_model_is_put_back_into_one_of_another_seed(base: PreTrainedMod
     reward = RewardModel(moved(adapted(twin(base), LORA, 1)), pad=0, seed=1)
     again = RewardModel(adapted(twin(base), LORA, 0), pad=0, seed=0)
     put_back(again, trained_state(reward))
-    assert torch.equal(again.score([IDS[0].tolist()]), reward.score([IDS[0].tolist()]))
+    rows = split_prompt(IDS.tolist())
+    assert torch.equal(again.score(rows), reward.score(rows))
     assert not any(n.endswith("embed_tokens.weight") for n in trained_state(reward))
 
 

@@ -287,7 +287,7 @@ def test_ppo_learns_from_live_answers_alone(model: PreTrainedModel, tmp_path: Pa
     alone = TINY_PPO.model_copy(update={"live_share": 1.0, "rollouts": 3})
     run_ppo(players(model), alone, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert [iteration.live for iteration in found] == [1.0] * 3
-    assert found[-1].score == pytest.approx(found[0].score), "the same answers each time"
+    assert found[-1].score == pytest.approx(found[0].score, abs=1e-4), "the same answers"
 
 
 def test_killed_and_resumed_ppo_gives_the_same_weights(
