@@ -199,10 +199,14 @@ class Simulation:
         while not queue.empty():
             await self.vote(queue.get_nowait(), rater, rng, progress)
 
-    async def live(self, otherwise: int) -> int:
-        """Give the version that all replicas serve, the lowest where they differ."""
+    async def live(self, otherwise: int) -> tuple[int, bool]:
+        """Give the version that all replicas serve, the lowest where they differ, and if a trial
+        is on.
+        """
         ready = await asyncio.gather(*(http.get("/readyz") for http in self.https))
-        return min(int(r.json().get("policy_version", otherwise)) for r in ready)
+        states = [response.json() for response in ready]
+        version = min(int(state.get("policy_version", otherwise)) for state in states)
+        return version, any("on_trial" in state for state in states)
 
     async def watch(self, progress: Progress, voting: "asyncio.Event") -> None:
         """Score each new version as it goes live; end when no later one comes."""
@@ -211,17 +215,30 @@ class Simulation:
         deadline: float | None = None
         while True:
             await asyncio.sleep(1)
-            live = await self.live(seen)
+            live, trial = await self.live(seen)
             if live != seen:
                 seen, changed = live, time.monotonic()
                 progress.version = live
                 await self.score(progress)
             if voting.is_set():
                 deadline = deadline or time.monotonic() + self.plan.wait_seconds
+                if trial and time.monotonic() < deadline:
+                    await self.judge_trial(progress)
+                    continue
                 quiet = time.monotonic() - changed > self.plan.settle_seconds
                 if (seen != progress.first_version and quiet) or time.monotonic() > deadline:
                     return
                 progress.note = "all votes sent; waiting for what is learned from them"
+
+    async def judge_trial(self, progress: Progress) -> None:
+        """Let every rater vote once more: a version on trial waits for votes."""
+        progress.note = "a new version is on trial; voting goes on until it is decided"
+        rng = random.Random(f"{self.plan.seed}/{progress.votes}")
+        raters = range(self.plan.raters)
+        asked = [rng.choice(self.vote_prompts) for _ in raters]
+        await asyncio.gather(
+            *(self.vote(p, r, rng, progress) for p, r in zip(asked, raters, strict=True))
+        )
 
     async def run(self, progress: Progress) -> None:
         """Sample the baseline, vote, and see what is learned."""

@@ -97,7 +97,9 @@ async def _build_app(
     app: FastAPI = build_app(args, tasks, engine.model_config)
     await init_app_state(engine, app.state, args, tasks)
     keep_only(app)
-    app.include_router(health_router(lambda: swapper.ready, lambda: swapper.version))
+    app.include_router(
+        health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
+    )
     app.include_router(feedback_router(parts.log, parts.view, parts.secret))
     for name in ("openai_serving_chat", "openai_serving_completion"):
         if (handler := getattr(app.state, name, None)) is not None:

@@ -26,8 +26,15 @@ def keep_only(app: FastAPI, kept: frozenset[str] = KEPT) -> None:
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in kept]
 
 
-def health_router(ready: Callable[[], bool], version: Callable[[], int]) -> APIRouter:
-    """Give `/livez` (the process answers) and `/readyz` (a whole policy is loaded)."""
+def health_router(
+    ready: Callable[[], bool], version: Callable[[], int], on_trial: Callable[[], int | None]
+) -> APIRouter:
+    """Give `/livez` (the process answers) and `/readyz` (a whole policy is loaded, and which).
+
+    Args:
+        on_trial: The version that the live one is in a duel with; None for none.
+
+    """
     router = APIRouter()
 
     @router.get("/livez")
@@ -38,6 +45,8 @@ def health_router(ready: Callable[[], bool], version: Callable[[], int]) -> APIR
     async def readyz() -> Response:
         if not ready():
             return error_response(503, "No whole policy is loaded.", None, "not_ready")
-        return JSONResponse({"status": "ready", "policy_version": version()})
+        state = {"status": "ready", "policy_version": version()}
+        challenger = on_trial()
+        return JSONResponse(state if challenger is None else state | {"on_trial": challenger})
 
     return router

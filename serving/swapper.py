@@ -36,6 +36,12 @@ class Swapper:
         return self.loader.lineup.live.version
 
     @property
+    def on_trial(self) -> int | None:
+        """Give the version that the live one is in a duel with."""
+        challenger = self.loader.lineup.challenger
+        return None if challenger is None else challenger.version
+
+    @property
     def ready(self) -> bool:
         """Tell whether the engine holds a whole policy."""
         return not self.loader.lost
