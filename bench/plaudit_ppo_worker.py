@@ -18,7 +18,7 @@ from bench.turns import Turns
 from learner.model import parameters_of
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
-from learner.reward import RewardModel, critic_of
+from learner.reward import RewardModel, new_critic
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings
 
@@ -40,9 +40,10 @@ class Watch:
         max_tokens: int,
         temperature: float,
         seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
         start = time.perf_counter()
-        samples = self._sampler.sample(prompts, n, max_tokens, temperature, seed)
+        samples = self._sampler.sample(prompts, n, max_tokens, temperature, seed, numbers)
         self._generating += time.perf_counter() - start
         self._tokens += sum(len(sample.token_ids) for sample in samples)
         return samples
@@ -100,14 +101,16 @@ def settings_of(spec: dict[str, Any]) -> PPOSettings:
         critic_learning_rate=1e-5,
         unfinished_penalty=0.0,
         text_coef=0.0,
+        separate_critic=spec["critic"] == "separate",
     )
 
 
 def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
     """Run PPO for as long as there are turns."""
     policy, reference = new_model(spec, 0), new_model(spec, 0)
-    reward = RewardModel(new_model(spec, 1), pad=0, seed=0).to(spec["device"])
-    critic = critic_of(reward)
+    reward = RewardModel(new_model(spec, 1), pad=0, seed=0, dtype=spec["dtype"])
+    settings = settings_of(spec)
+    critic = new_critic(policy, reward, settings)
     never = spec["vocabulary"]  # an end outside the vocabulary: every answer has its full length
     sampler = TransformersSampler(policy, [never], batch=spec["batch"], dtype=spec["dtype"])
     watch = Watch(sampler, turns, spec["device"])
@@ -121,7 +124,7 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
         critic=critic,
         reference=reference,
         reward=reward,
-        sampler=watch,
+        sampler=lambda _: watch,
         prompts=prompts,
         text=Rows(no_text, no_text, no_text),
     )
@@ -132,16 +135,16 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
         threads=torch.get_num_threads(),
         policy_parameters=parameters_of(policy),
         trained_parameters=parameters_of(policy) + parameters_of(critic),
-        own_critic=True,
+        own_critic=settings.separate_critic,
         dtype=spec["dtype"],
         device=spec["device"],
     )
     watch.begin()
     run_ppo(
         players,
-        settings_of(spec),
+        settings,
         seed=0,
-        state=folder / "ppo.state",
+        state=folder / "ppo",
         dtype=spec["dtype"],
         on_iteration=watch.end,
     )

@@ -63,7 +63,7 @@ def main() -> None:
     turns = Turns()
     spec: dict[str, Any] = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
-    model = RewardModel(new_model(spec, 0), pad=0, seed=0).to(spec["device"])
+    model = RewardModel(new_model(spec, 0), pad=0, seed=0, dtype=spec["dtype"])
     examples = rankings(spec)
     turns.say(
         torch=torch.__version__,
@@ -90,7 +90,6 @@ def main() -> None:
             scouts=0,
         ),
         seed=0,
-        dtype=spec["dtype"],
         on_epoch=watch.end,
     )
 
