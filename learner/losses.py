@@ -123,13 +123,18 @@ def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
 def token_log_probs(logits_NV: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
     """Give the log-probability of each token that was chosen from these logits."""
-    return -F.cross_entropy(logits_NV.float() / temperature, tokens_N, reduction="none")
+    return -F.cross_entropy(_tempered(logits_NV, temperature), tokens_N, reduction="none")
+
+
+def _tempered(logits_NV: Tensor, temperature: float) -> Tensor:
+    logits_NV = logits_NV.float()
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
 @torch.no_grad()
 def token_entropies(logits_NV: Tensor, temperature: float) -> Tensor:
     """Give the entropy in nats of each distribution."""
-    log_probs_NV = (logits_NV.float() / temperature).log_softmax(-1)
+    log_probs_NV = _tempered(logits_NV, temperature).log_softmax(-1)
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
 
