@@ -10,8 +10,10 @@ model. Left out: the log, the ledger, the gate and serving.
 """
 
 import argparse
+import math
 import random
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ import torch
 from transformers import PreTrainedModel
 
 from deploy.raters import PREFERENCES, Preference, judge, prefers
+from learner.adapters import adapted
 from learner.corpus import prompts
+from learner.live import LiveAnswer
 from learner.materials import demonstrated_prompts
 from learner.model import load_model, load_tokenizer, twin
 from learner.next_token import text_nll
@@ -33,7 +37,13 @@ from learner.pretrain import documents, held_out_text, pretrain
 from learner.reward import RewardModel, RewardReport, new_critic, train_reward
 from learner.rollouts import rows_of
 from learner.sampler import Sample, TransformersSampler
-from learner.settings import PPOSettings, PretrainSettings, RewardSettings, SftSettings
+from learner.settings import (
+    LoraSettings,
+    PPOSettings,
+    PretrainSettings,
+    RewardSettings,
+    SftSettings,
+)
 from learner.sft import sft
 from learner.tokenizer import encode_chat, end_token_ids, pad_token_id
 
@@ -79,10 +89,7 @@ class Laboratory:
         Ten raters take turns, of whom the share `hostile` says the opposite of what they think.
         """
         rng = random.Random(self.seed)
-        asked = rng.sample(prompts("vote"), k=count)
-        samples = self.sampler(self.reference).sample(
-            [self._encode(p) for p in asked], 2, 112, 1.0, self.seed
-        )
+        asked, samples = self._asked(rng, count, 2)
         found = []
         for number, prompt in enumerate(asked):
             pair = samples[2 * number : 2 * number + 2]
@@ -103,6 +110,56 @@ class Laboratory:
             )
         return found
 
+    def _asked(self, rng: random.Random, count: int, n: int) -> tuple[list[str], list[Sample]]:
+        asked = rng.sample(prompts("vote"), k=count)
+        sampler = self.sampler(self.reference)
+        return asked, sampler.sample([self._encode(p) for p in asked], n, 112, 1.0, self.seed)
+
+    def thumbs(self, count: int, noise: float = 0.7) -> list[Example]:
+        """Give `count` noisy thumbs, each on one answer: up where it is better than most."""
+        rng = random.Random(self.seed)
+        asked, samples = self._asked(rng, count, 1)
+        middle = statistics.median(self.preference.score(self.text_of(s)) for s in samples)
+        found = []
+        for number, (prompt, sample) in enumerate(zip(asked, samples, strict=True)):
+            better = (self.preference.score(self.text_of(sample)) - middle) / noise
+            up = rng.random() < 1 / (1 + math.exp(-max(-30.0, min(30.0, better))))
+            key = prompt_key([{"role": "user", "content": prompt}])
+            sequence = (*sample.prompt, *sample.token_ids)
+            rater = f"rater {number % RATERS}"
+            found.append(Example(key, (sequence,), approvals=(float(up),), rater=rater))
+        return found
+
+    def rankings(self, count: int, noise: float = 0.7) -> list[Example]:
+        """Give `count` noisy rankings of four answers each (Plackett and Luce's model)."""
+        rng = random.Random(self.seed)
+        asked, samples = self._asked(rng, count, 4)
+        found = []
+        for number, prompt in enumerate(asked):
+            four = samples[4 * number : 4 * number + 4]
+            # The order of scores under Gumbel noise is Plackett and Luce's.
+            felt = [
+                self.preference.score(self.text_of(s)) / noise - math.log(rng.expovariate(1))
+                for s in four
+            ]
+            order = sorted(range(4), key=lambda i: -felt[i])
+            ranks = tuple(order.index(i) for i in range(4))
+            key = prompt_key([{"role": "user", "content": prompt}])
+            sequences = tuple((*s.prompt, *s.token_ids) for s in four)
+            found.append(Example(key, sequences, ranks, rater=f"rater {number % RATERS}"))
+        return found
+
+    def live(self, count: int) -> list[LiveAnswer]:
+        """Give the answers that `votes` are about, as data to learn from."""
+        asked, samples = self._asked(random.Random(self.seed), count, 2)
+        keys = [prompt_key([{"role": "user", "content": p}]) for p in asked for _ in range(2)]
+        shares = {"held_out_share": 0.15, "judge_share": 0.3}
+        return [
+            LiveAnswer(sample, 0)
+            for key, sample in zip(keys, samples, strict=True)
+            if split_of(key, **shares) != "held_out"
+        ]
+
     def win_rate(self, model: PreTrainedModel) -> float:
         """Give the win rate over the fine-tuned model under the hidden preference."""
         ours, theirs = (
@@ -115,10 +172,17 @@ class Laboratory:
         )
         return sum(wins) / len(ours)
 
+    def _to_train(self, lora: LoraSettings | None) -> PreTrainedModel:
+        model = twin(self.reference)
+        return adapted(model.requires_grad_(False), lora, self.seed) if lora else model
+
     def reward_model(
-        self, votes: Sequence[Example], settings: RewardSettings
+        self,
+        votes: Sequence[Example],
+        settings: RewardSettings,
+        lora: LoraSettings | None = None,
     ) -> tuple[RewardModel, RewardReport]:
-        model = RewardModel(twin(self.reference), pad=self.pad, seed=self.seed)
+        model = RewardModel(self._to_train(lora), pad=self.pad, seed=self.seed)
         parts: dict[str, list[Example]] = {"held_out": [], "judge": [], "reward": []}
         for example in votes:
             shares = {"held_out_share": 0.15, "judge_share": settings.judge_share}
@@ -135,8 +199,11 @@ class Laboratory:
         settings: PPOSettings,
         folder: Path,
         on_iteration: Callable[[Iteration], None] | None = None,
+        *,
+        lora: LoraSettings | None = None,
+        live: Sequence[LiveAnswer] = (),
     ) -> tuple[PreTrainedModel, list[Iteration]]:
-        policy = twin(self.reference)
+        policy = self._to_train(lora)
         text = pack_documents(
             documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
         )
@@ -155,6 +222,7 @@ class Laboratory:
             sampler=self.sampler,
             prompts=demonstrated_prompts(self.tokenizer, self.seed, 600),
             text=text,
+            live=live,
         )
         state = folder / "ppo"
         shutil.rmtree(state, ignore_errors=True)

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from feedback.failpoints import failpoint
 from feedback.ledger import Ledger
-from learner.checkpoint import load_state, model_exists, save_adapter, save_model, save_state
+from learner.checkpoint import model_exists, save_adapter, save_model
 from learner.cycle_state import CycleState, Stage, folder_of
 from learner.errors import Interrupted, Overtaken
 from learner.gate import examine
@@ -34,15 +34,8 @@ from learner.ppo import Iteration, Players, as_figures, run_ppo
 from learner.preferences import Example, Split, examples, split_examples
 from learner.publishing import Publisher
 from learner.reporting import NOTES, Reporter
-from learner.reward import (
-    RewardModel,
-    RewardReport,
-    new_critic,
-    put_back,
-    train_reward,
-    trained_state,
-)
-from learner.rollouts import rows_of
+from learner.reward import RewardModel, RewardReport, new_critic
+from learner.reward_models import RewardModels
 from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
@@ -199,7 +192,7 @@ class Cycle:
                 ],
             )
         else:
-            save_state(self._folder / "reward.pt", {**trained_state(model)})
+            self._reward_models.save(model, "reward.pt")
             self._state.tuning = self._settings.tuning
             self._state.stage = "judge"
         self._metrics.reward_model(self._state.figures)
@@ -209,43 +202,23 @@ class Cycle:
         if report.epochs == 0 or not self._materials.held_out_prompts:
             self._state.end("too_few_votes", [f"{report.trained_on} opinions for the judge"])
             return
-        save_state(self._folder / "judge.pt", {**trained_state(model)})
+        self._reward_models.save(model, "judge.pt")
         self._state.stage = "ppo"
 
     def _train(self, split: Split, salt: int) -> tuple[RewardModel, RewardReport]:
-        model = self._new_reward_model(salt)
-        report = train_reward(
-            model,
+        model, report = self._reward_models.train(
             self._examples[split],
             self._examples["held_out"],
-            self._settings.reward,
-            seed=self._seed(salt),
+            salt,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )
         self._state.figures |= {f"{split}_{k}": float(v) for k, v in asdict(report).items()}
-        if report.epochs and self._materials.prompts:
-            prompts = self._materials.prompts[: self._settings.reward.normalise_on]
-            sampler, ppo = self._materials.sampler(self._materials.reference), self._settings.ppo
-            told = sampler.sample(prompts, 1, ppo.max_tokens, ppo.temperature, self._seed(3))
-            model.normalise(rows_of(told))
         return model, report
 
-    def _new_reward_model(self, salt: int) -> RewardModel:
-        seed = self._seed(salt)
-        return RewardModel(
-            self._materials.to_train(seed),
-            pad=self._materials.pad,
-            seed=seed,
-            dtype=self._settings.dtype,
-        )
-
-    def _load_reward_model(self, file: str) -> RewardModel:
-        model = self._new_reward_model(0)
-        state = load_state(self._folder / file)
-        assert state is not None, f"{file} is written before the stage that reads it"
-        put_back(model, state)
-        return model
+    @property
+    def _reward_models(self) -> RewardModels:
+        return RewardModels(self._folder, self._materials, self._seed)
 
     def _load_policy(self, folder: Path) -> PreTrainedModel:
         """Load the live policy or the candidate; both may be adapters on the same weights."""
@@ -257,7 +230,7 @@ class Cycle:
 
     def _ppo(self) -> None:
         materials = self._materials
-        reward = self._load_reward_model("reward.pt")
+        reward = self._reward_models.load("reward.pt")
         policy = materials.to_train(self._seed(6), self._live())
         run_ppo(
             Players(
@@ -304,7 +277,7 @@ class Cycle:
             candidate=candidate,
             reference=materials.reference,
             samplers=(materials.sampler(candidate), materials.sampler(live)),
-            judge=self._load_reward_model("judge.pt"),
+            judge=self._reward_models.load("judge.pt"),
             judge_accuracy=self._state.figures["judge_accuracy"],
             prompts=materials.held_out_prompts,
             text=materials.held_out_text,
