@@ -107,7 +107,7 @@ class PPOSettings(_Frozen):
     value_coef: float = Field(0.1, ge=0)
     importance_cap: float = Field(2.0, gt=0)
     unfinished_penalty: float = Field(2.0, ge=0, description="Off the score of endless answers")
-    text_coef: float = Field(0.3, ge=0, description="Weight of the pre-training loss (ptx)")
+    text_coef: float = Field(0.15, ge=0, description="Weight of the pre-training loss (ptx)")
     text_rows: int = Field(8, ge=1, description="Rows of text in a minibatch")
     text_row: int = Field(128, ge=8, description="Tokens in such a row")
     micro_tokens: int = Field(4096, ge=1, description="Padded tokens in one forward pass")
