@@ -13,7 +13,7 @@ import pytest
 
 from deploy.policies import resume, rollback
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded, Swapped
-from tests.integration.test_swap import greedy, one_stream, spans, wait_failure
+from tests.integration.test_swap import one_stream, said, spans, wait_failure
 from tests.servers import Plaudit, served
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at night? " * 8}]
@@ -137,26 +137,26 @@ def test_each_version_answers_by_itself_whatever_is_cached(
 ) -> None:
     """The prompt is longer than a cache block: another version's cache would change answers."""
     activate(adapted, 1)
-    answers = {1: greedy(adapted)}
+    answers = {1: said(adapted)}
     for version in (next_version, next_version + 1):
         publish_adapter(adapted, version, 1)
-        answers[version] = greedy(adapted)
+        answers[version] = said(adapted)
     assert len(set(answers.values())) == 3
     for version in (next_version, 1, next_version + 1):
         activate(adapted, version)
-        assert greedy(adapted) == answers[version]
+        assert said(adapted) == answers[version]
 
 
 def test_a_rollback_to_the_base_or_to_an_adapter_has_no_pause(
     adapted: Plaudit, next_version: int
 ) -> None:
     activate(adapted, 1)
-    base = greedy(adapted)
+    base = said(adapted)
     publish_adapter(adapted, next_version, 1)
-    assert greedy(adapted) != base
+    assert said(adapted) != base
     rollback(adapted.home, "test")
     adapted.wait_version(1)
-    assert greedy(adapted) == base
+    assert said(adapted) == base
     assert last_swap(adapted, 1).pause_seconds == 0
     resume(adapted.home, "test")
 
@@ -180,22 +180,22 @@ async def test_another_base_is_swapped_in_first(adapted: Plaudit, next_version: 
             versions = [v for v, _, _ in spans(choice)]
             assert all(a[2] == b[1] for a, b in itertools.pairwise(spans(choice)))
             assert versions in ([before], [adapter]), "an adapter ran on another's base"
-    with_adapter = await asyncio.to_thread(greedy, adapted)
+    with_adapter = await asyncio.to_thread(said, adapted)
     await asyncio.to_thread(activate, adapted, 1)
-    assert await asyncio.to_thread(greedy, adapted) != with_adapter
+    assert await asyncio.to_thread(said, adapted) != with_adapter
 
 
 @pytest.mark.parametrize("step", ["stage", "adapter"])
 def test_an_adapter_that_fails_to_load_leaves_the_old_policy(
     adapted: Plaudit, next_version: int, step: str
 ) -> None:
-    before, old = adapted.version(), greedy(adapted)
+    before, old = adapted.version(), said(adapted)
     (adapted.home / "failpoints").write_text(f"swap.{step}=raise\n")
     adapted.add_adapter(next_version, before, 1)
     adapted.announce(next_version, before)
     failed = wait_failure(adapted, next_version)
     assert (failed.serving, adapted.version()) == (before, before)
-    assert greedy(adapted) == old
+    assert said(adapted) == old
 
 
 def test_an_adapter_of_too_high_a_rank_is_refused(adapted: Plaudit, next_version: int) -> None:
