@@ -17,7 +17,6 @@ from deploy.processor import Dtype
 from learner.settings import LearnerSettings, PretrainSettings, Tune, tune_for
 from serving.settings import ServingSettings
 
-LEARNER_ON_GPU: Final = False  # the learner computes on the processor so far
 _EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
 
 
@@ -102,7 +101,6 @@ def plan_here(shape: Shape, dtype: Dtype, wanted: Tune | None = None) -> Plan:
         dtype=dtype,
         settings=own.for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
-        learner_on_gpu=LEARNER_ON_GPU,
     )
     if found.problem:
         raise DeployError("\n".join([*found.lines(), f"It does not fit: {found.problem}"]))

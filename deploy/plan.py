@@ -1,7 +1,7 @@
 """What a model will need on a machine: where each part goes, memory, time; a pure function.
 
 All figures are rough, meant to tell a machine that fits from one that does not, and minutes from
-hours. Left out: several GPUs for one part, and vLLM's sleep mode, which `plaudit up` does not use.
+hours. Left out: several GPUs for one part, and vLLM's sleep mode, in which chats would wait.
 """
 
 import math
@@ -121,7 +121,6 @@ def plan(
     dtype: Dtype,
     settings: LearnerSettings,
     cache: int,
-    learner_on_gpu: bool,
 ) -> Plan:
     """Plan a model on a machine.
 
@@ -129,7 +128,6 @@ def plan(
         dtype: That vLLM serves in; the learner keeps float32 weights.
         settings: The learner's, as they fit this model.
         cache: Bytes of vLLM's key-value cache on a CPU.
-        learner_on_gpu: Whether the learner computes on a GPU where there is one.
 
     """
     trained = shape.parameters if tune == "full" else settings.lora.rank * shape.sides
@@ -146,9 +144,9 @@ def plan(
         "activations": tokens
         * (2 * _KEPT * shape.hidden * shape.layers + _LOGITS * _FLOAT32 * shape.vocabulary),
     }
-    placed = _place(machine, serving, cache, sum(needs.values()), learner_on_gpu)
-    on_gpu = learner_on_gpu and bool(machine.gpus)
-    seconds = None if on_gpu else _cycle_flops(shape, settings) / (machine.flops * _EFFICIENCY)
+    placed = _place(machine, serving, cache, sum(needs.values()))
+    flops = _cycle_flops(shape, settings)
+    seconds = None if machine.gpus else flops / (machine.flops * _EFFICIENCY)
     return Plan(
         shape=shape,
         tune=tune,
@@ -187,25 +185,20 @@ class _Placed:
         return {} if self.gpu_share is None else {"CUDA_VISIBLE_DEVICES": self.gpus[1]}
 
 
-def _place(
-    machine: Machine, serving: int, cache: int, learner: int, learner_on_gpu: bool
-) -> _Placed:
+def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placed:
     if not machine.gpus:
         need = PROGRAMS + serving + cache + learner
         place = f"serving and learning share {machine.cores} cores, {_gib(machine.memory)}"
         return _Placed(place, cache, problem=_lack(need, machine.memory, "this machine"))
     first = machine.gpus[0]
     least = serving + _LEAST_CACHE
-    if not learner_on_gpu or len(machine.gpus) > 1:
+    if len(machine.gpus) > 1:
         cache = max(0, int(first * USABLE) - serving)
-        problem = _lack(least, first, "GPU 0, which serves,")
-        if learner_on_gpu:
-            lack = _lack(learner, machine.gpus[1], "GPU 1, which learns,")
-            place = "serving on GPU 0, learning on GPU 1"
-            return _Placed(place, cache, USABLE, ("0", "1"), problem=problem or lack)
-        lack = _lack(PROGRAMS + learner, machine.memory, "this machine")
-        place = f"serving on GPU 0, learning on {machine.cores} cores"
-        return _Placed(place, cache, USABLE, ("0", ""), problem=problem or lack)
+        problem = _lack(least, first, "GPU 0, which serves,") or _lack(
+            learner, machine.gpus[1], "GPU 1, which learns,"
+        )
+        place = "serving on GPU 0, learning on GPU 1"
+        return _Placed(place, cache, USABLE, ("0", "1"), problem=problem)
     share = math.floor(100 * (USABLE - learner / first)) / 100
     if share * first >= least:
         cache = int(share * first) - serving
@@ -213,7 +206,7 @@ def _place(
     cache = max(0, int(first * USABLE) - serving)
     problem = _lack(max(least, learner), first, "GPU 0") or (
         f"serving and learning need {_gib(least + learner)} together, GPU 0 has {_gib(first)}: "
-        "they would have to take turns by vLLM's sleep mode, which Plaudit does not use yet; "
+        "they would have to take turns by vLLM's sleep mode, and chats would wait for minutes; "
         "use a second GPU or a smaller model"
     )
     return _Placed(

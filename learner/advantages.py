@@ -18,7 +18,8 @@ def token_rewards(
 
     """
     rewards_BT = torch.where(mask_BT, -kl_coef * (log_probs_BT - reference_log_probs_BT), 0.0)
-    rewards_BT[torch.arange(len(scores_B)), last_chosen(mask_BT)] += scores_B
+    rows_B = torch.arange(len(scores_B), device=scores_B.device)
+    rewards_BT[rows_B, last_chosen(mask_BT)] += scores_B
     return rewards_BT
 
 

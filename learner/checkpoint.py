@@ -59,7 +59,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     """Read what `save_state` wrote; None where there is nothing."""
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

@@ -15,6 +15,7 @@ from learner.adapters import adapted
 from learner.checkpoint import model_exists
 from learner.errors import ModelUnusable
 from learner.model import (
+    best_device,
     is_trained,
     load_model,
     load_tokenizer,
@@ -118,7 +119,7 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     except CheckpointInvalid as error:
         raise ModelUnusable(f"there is no version 1 to learn from: {error}") from error
     first = registry.path(1)
-    reference, tokenizer = load_model(first), load_tokenizer(first)
+    reference, tokenizer = load_model(first, best_device()), load_tokenizer(first)
     settings = settings.for_model(parameters_of(reference), temperature_of(reference))
     reference.requires_grad_(settings.tune == "full")
     made_here = model_exists(home / "models" / "pretrained")
@@ -155,7 +156,7 @@ def _add_text(materials: Materials, home: Path) -> None:
             tokenizer, files, row=row, tokens=_HELD_OUT_TEXT_TOKENS
         )
         if materials.made_here:
-            base = load_model(home / "models" / "pretrained")
+            base = load_model(home / "models" / "pretrained", base.device)
     elif materials.prompts:
         count = max(2, 4 * settings.ppo.text_rows)
         samples = materials.sampler(base).sample(

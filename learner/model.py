@@ -60,8 +60,13 @@ def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) ->
     return model
 
 
-def load_model(folder: Path | str) -> PreTrainedModel:
-    """Load a causal language model in float32, without dropout.
+def best_device() -> torch.device:
+    """Give this process's GPU, or the processor; CUDA_VISIBLE_DEVICES decides what it may use."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(folder: Path | str, device: torch.device | None = None) -> PreTrainedModel:
+    """Load a causal language model in float32, without dropout; on the processor unless told.
 
     Raises:
         ModelUnusable: There is no such model.
@@ -71,7 +76,7 @@ def load_model(folder: Path | str) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except OSError as error:
         raise ModelUnusable(f"{folder} holds no causal language model: {error}") from error
-    return model.eval()
+    return model.to(device or "cpu").eval()
 
 
 def temperature_of(model: PreTrainedModel) -> float:
@@ -138,7 +143,7 @@ def twin_with(
         assert base is not None, "an adapter is nothing without its base"
         weights = twin_with(model, base)
         return with_adapter(weights, folder) if frozen else merged(weights, folder)
-    other = load_model(folder)
+    other = load_model(folder, model.device)
     if not frozen:
         return other
     theirs = dict(other.named_parameters())

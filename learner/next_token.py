@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,6 +53,14 @@ def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
         labels_BT[:, 1:].flatten(),
         ignore_index=IGNORED,
     )
+
+
+def rows_loss(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """Give the mean negative log-likelihood of the labels of rows on the model's device, nats."""
+    logits_BTV = model(
+        input_ids=rows.input_ids_NT, position_ids=rows.positions_NT, use_cache=False
+    ).logits
+    return next_token_loss(logits_BTV, rows.labels_NT)
 
 
 def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) -> AdamW:
@@ -113,12 +120,7 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     with autocast(stage.dtype, model.device):
-        logits_BTV = model(
-            input_ids=rows.input_ids_NT[picked],
-            position_ids=rows.positions_NT[picked],
-            use_cache=False,
-        ).logits
-    loss = next_token_loss(logits_BTV, rows.labels_NT[picked])
+        loss = rows_loss(model, rows.some(picked, model.device))
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(trained(model), stage.settings.clip_norm)
     optimizer.step()
@@ -132,15 +134,8 @@ def text_nll(model: PreTrainedModel, rows: Rows, *, batch: int = 16) -> float:
     total = 0.0
     count = 0
     for start in range(0, len(rows), batch):
-        some: Iterable[slice] = [slice(start, start + batch)]
-        for part in some:
-            logits_BTV = model(
-                input_ids=rows.input_ids_NT[part],
-                position_ids=rows.positions_NT[part],
-                use_cache=False,
-            ).logits
-            labels_BT = rows.labels_NT[part]
-            kept = int((labels_BT[:, 1:] != IGNORED).sum())
-            total += next_token_loss(logits_BTV, labels_BT).item() * kept
-            count += kept
+        part = rows.some(slice(start, start + batch), model.device)
+        kept = int((part.labels_NT[:, 1:] != IGNORED).sum())
+        total += rows_loss(model, part).item() * kept
+        count += kept
     return total / max(1, count)

@@ -28,6 +28,14 @@ class Rows:
     def __len__(self) -> int:
         return int(self.input_ids_NT.shape[0])
 
+    def some(self, picked: Tensor | slice, device: torch.device) -> "Rows":
+        """Give some of the rows, on a device."""
+        return Rows(
+            self.input_ids_NT[picked].to(device),
+            self.labels_NT[picked].to(device),
+            self.positions_NT[picked].to(device),
+        )
+
 
 def pack_documents(
     documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, row: int, tokens: int

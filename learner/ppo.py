@@ -20,7 +20,7 @@ from learner.critic import SeparateCritic, ValueHead
 from learner.live import LiveAnswer
 from learner.losses import clipped_share, policy_loss, token_log_probs, value_loss
 from learner.model import autocast, choices, trained, twin
-from learner.next_token import next_token_loss
+from learner.next_token import rows_loss
 from learner.packing import Rows
 from learner.ranks import Ranks, copy_whole
 from learner.reward import RewardModel
@@ -340,19 +340,14 @@ class _Trainer:
 
         Gives this process's part of the mean loss.
         """
-        text, device = self._players.text, self._players.policy.device
+        text, policy = self._players.text, self._players.policy
         picked = torch.randint(len(text), (self._settings.text_rows,), generator=generator)
         own = picked[self._ranks.rank :: self._ranks.size]
         share = len(own) / len(picked)
         if not len(own):
             own = picked[:1]  # its share is nothing, but a forward pass takes all processes
-        with autocast(self._dtype, device):
-            logits_BTV = self._players.policy(
-                input_ids=text.input_ids_NT[own].to(device),
-                position_ids=text.positions_NT[own].to(device),
-                use_cache=False,
-            ).logits
-        loss = share * next_token_loss(logits_BTV, text.labels_NT[own].to(device))
+        with autocast(self._dtype, policy.device):
+            loss = share * rows_loss(policy, text.some(own, policy.device))
         (self._settings.text_coef * loss).backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

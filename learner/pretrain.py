@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from learner import corpus
 from learner.checkpoint import model_exists, save_model
 from learner.errors import DataUnusable
-from learner.model import new_model
+from learner.model import best_device, new_model
 from learner.next_token import Stage, train
 from learner.packing import Rows, pack_documents
 from learner.progress import OnAdvance, ProgressBar
@@ -61,7 +61,7 @@ def pretrain(
     )
     if not len(rows):
         raise DataUnusable(f"the text fills not even one row of {settings.row} tokens")
-    model = new_model(settings, tokenizer)
+    model = new_model(settings, tokenizer).to(best_device())
     stage = Stage(
         name="Pre-training",
         state=work / "state.pt",

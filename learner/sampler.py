@@ -70,7 +70,7 @@ class TransformersSampler:
     ) -> None:
         """Sample from `model` as it is at each call, at most `batch` answers at once."""
         self._model = model
-        self._end_ids = torch.tensor(list(end_ids))
+        self._end_ids = torch.tensor(list(end_ids), device=model.device)
         self._pad = pad
         self._batch = batch
         self._dtype = dtype
@@ -100,12 +100,14 @@ class TransformersSampler:
     def _decode(
         self, prompts: Sequence[Sequence[int]], chances_BT: Tensor, temperature: float
     ) -> list[Sample]:
-        max_tokens = chances_BT.shape[1]
-        ids_BT, mask_BT = pad_left(prompts, self._pad)
+        max_tokens, device = chances_BT.shape[1], self._model.device
+        ids_BT, mask_BT = (part.to(device) for part in pad_left(prompts, self._pad))
+        chances_BT = chances_BT.to(device)
         tokens: list[list[int]] = [[] for _ in prompts]
         log_probs: list[list[float]] = [[] for _ in prompts]
         finished = [False] * len(prompts)
-        rows = torch.arange(len(prompts))  # which prompt each row of the batch belongs to
+        # Which prompt each row of the batch belongs to.
+        rows = torch.arange(len(prompts), device=device)
         cache = DynamicCache(config=self._model.config)
         for step in range(max_tokens):
             chances_B = chances_BT[rows, step]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from learner import corpus
 from learner.checkpoint import model_exists, save_model
 from learner.errors import DataUnusable
-from learner.model import load_model, load_tokenizer
+from learner.model import best_device, load_model, load_tokenizer
 from learner.next_token import Stage, train
 from learner.packing import Rows, joined, pack_conversations, pack_documents
 from learner.pretrain import documents, fingerprint
@@ -54,7 +54,7 @@ def sft(
     work = out.with_name(f".{out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(base)
-    model = load_model(base)
+    model = load_model(base, best_device())
     rows = _rows(data, text, tokenizer, settings)
     stage = Stage(
         name="Fine-tuning",

@@ -37,7 +37,6 @@ def planned(shape: Shape = SMALL, machine: Machine = CPU, **changes: object) -> 
         "dtype": "float32",
         "settings": SETTINGS,
         "cache": GIB // 2,
-        "learner_on_gpu": True,
         **changes,
     }
     return plan(shape, machine, **options)  # type: ignore[arg-type]
@@ -127,14 +126,6 @@ def test_one_gpu_too_small_for_either_is_told() -> None:
     found = planned(BIG, gpus(16), dtype="bfloat16")
     assert found.problem is not None
     assert "GPU 0 has 16.0 GiB" in found.problem
-
-
-def test_a_learner_on_the_processor_leaves_the_gpu_to_vllm() -> None:
-    found = planned(BIG, gpus(24), dtype="bfloat16", learner_on_gpu=False)
-    assert found.gpu_share == 0.9
-    assert found.learner_environment == {"CUDA_VISIBLE_DEVICES": ""}
-    assert found.seconds is not None
-    assert found.problem is None
 
 
 def test_parts_start_with_the_plans_environment(
