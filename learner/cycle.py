@@ -18,23 +18,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from transformers import PreTrainedModel
+import torch
 
 from feedback.failpoints import failpoint
 from feedback.ledger import Ledger
-from learner.checkpoint import model_exists, save_adapter, save_model
+from learner.checkpoint import model_exists
 from learner.cycle_state import CycleState, Stage, folder_of
 from learner.errors import Interrupted, Overtaken
 from learner.gate import examine
-from learner.live import live_answers
 from learner.materials import Materials, gather
 from learner.metrics import Metrics
-from learner.model import twin_with
-from learner.ppo import Iteration, Players, as_figures, run_ppo
+from learner.policy_training import PolicyTraining
+from learner.ppo import Iteration, as_figures
 from learner.preferences import Example, Split, examples, split_examples
 from learner.publishing import Publisher
 from learner.reporting import NOTES, Reporter
-from learner.reward import RewardModel, RewardReport, new_critic
+from learner.reward import RewardModel, RewardReport
 from learner.reward_models import RewardModels
 from learner.settings import LearnerSettings
 
@@ -159,9 +158,6 @@ class Cycle:
     def _settings(self) -> LearnerSettings:
         return self._materials.settings
 
-    def _seed(self, salt: int) -> int:
-        return self._settings.seed * 1_000_003 + self._state.number * 101 + salt
-
     def _check(self) -> None:
         if self._stopped():
             raise Interrupted
@@ -218,49 +214,21 @@ class Cycle:
 
     @property
     def _reward_models(self) -> RewardModels:
-        return RewardModels(self._folder, self._materials, self._seed)
+        return self._policy_training.reward_models()
 
-    def _load_policy(self, folder: Path) -> PreTrainedModel:
-        """Load the live policy or the candidate; both may be adapters on the same weights."""
-        weights = self._publisher.model(self._publisher.weights_of(self._state.parent))
-        return twin_with(self._materials.reference, folder, weights)
-
-    def _live(self) -> PreTrainedModel:
-        return self._load_policy(self._publisher.model(self._state.parent))
+    @property
+    def _policy_training(self) -> PolicyTraining:
+        return PolicyTraining(self._home, self._state, self._materials, self._ledger)
 
     def _ppo(self) -> None:
-        materials = self._materials
-        reward = self._reward_models.load("reward.pt")
-        policy = materials.to_train(self._seed(6), self._live())
-        run_ppo(
-            Players(
-                policy=policy,
-                critic=new_critic(policy, reward, self._settings.ppo),
-                reference=materials.reference,
-                reward=reward,
-                sampler=materials.sampler,
-                prompts=materials.prompts,
-                text=materials.text,
-                live=live_answers(
-                    self._ledger.judged(upto_seq=self._state.upto_seq),
-                    version=self._state.parent,
-                    ppo=self._settings.ppo,
-                    reward=self._settings.reward,
-                ),
-            ),
-            self._settings.ppo,
-            seed=self._seed(4),
-            state=self._folder / "ppo",
-            dtype=self._settings.dtype,
-            on_iteration=self._iterated,
-            check=self._check,
-        )
+        training = self._policy_training
+        count = self._settings.processes or max(1, torch.cuda.device_count())
+        if count == 1:
+            training.train(self._iterated, self._check)
+        else:
+            training.train_in_processes(count, self._iterated, self._check)
         failpoint("learner.ppo.trained")
         self._state.figures |= {f"ppo_{k}": v for k, v in self._reporter.last_iteration().items()}
-        if self._settings.tune == "lora":
-            save_adapter(policy, self._folder / "candidate")
-        else:
-            save_model(policy, materials.tokenizer, self._folder / "candidate")
         self._state.stage = "gate"
 
     def _iterated(self, iteration: Iteration) -> None:
@@ -272,7 +240,8 @@ class Cycle:
     def _gate(self) -> None:
         materials = self._materials
         assert model_exists(self._folder / "candidate")
-        candidate, live = self._load_policy(self._folder / "candidate"), self._live()
+        training = self._policy_training
+        candidate, live = training.load(training.candidate), training.live()
         verdict = examine(
             candidate=candidate,
             reference=materials.reference,
@@ -284,7 +253,7 @@ class Cycle:
             base_text_nll=materials.base_text_nll,
             settings=self._settings.gate,
             ppo=self._settings.ppo,
-            seed=self._seed(5),
+            seed=self._state.seed(self._settings.seed, 5),
         )
         self._state.figures |= verdict.figures
         self._reporter.examined(verdict.figures, materials, live=live, candidate=candidate)

@@ -54,6 +54,10 @@ class CycleState(BaseModel):
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / FILE, self.model_dump_json(indent=2).encode())
 
+    def seed(self, base: int, salt: int) -> int:
+        """Give the seed of one of the cycle's steps, for a learner's own seed."""
+        return base * 1_000_003 + self.number * 101 + salt
+
     def start_afresh(self, *, events: int, forgettings: int) -> None:
         """Begin with the first stage again, since opinions were erased."""
         self.events = events

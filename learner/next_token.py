@@ -134,8 +134,8 @@ def text_nll(model: PreTrainedModel, rows: Rows, *, batch: int = 16) -> float:
     total = 0.0
     count = 0
     for start in range(0, len(rows), batch):
-        part = rows.some(slice(start, start + batch), model.device)
-        kept = int((part.labels_NT[:, 1:] != IGNORED).sum())
-        total += rows_loss(model, part).item() * kept
+        part = slice(start, start + batch)
+        kept = rows.labelled(part)
+        total += rows_loss(model, rows.some(part, model.device)).item() * kept
         count += kept
     return total / max(1, count)

@@ -28,6 +28,10 @@ class Rows:
     def __len__(self) -> int:
         return int(self.input_ids_NT.shape[0])
 
+    def labelled(self, picked: Tensor | slice) -> int:
+        """Count the tokens of some of the rows that have a loss: each is predicted one before."""
+        return int((self.labels_NT[picked][:, 1:] != IGNORED).sum())
+
     def some(self, picked: Tensor | slice, device: torch.device) -> "Rows":
         """Give some of the rows, on a device."""
         return Rows(

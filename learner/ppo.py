@@ -343,7 +343,7 @@ class _Trainer:
         text, policy = self._players.text, self._players.policy
         picked = torch.randint(len(text), (self._settings.text_rows,), generator=generator)
         own = picked[self._ranks.rank :: self._ranks.size]
-        share = len(own) / len(picked)
+        share = text.labelled(own) / max(1, text.labelled(picked))
         if not len(own):
             own = picked[:1]  # its share is nothing, but a forward pass takes all processes
         with autocast(self._dtype, policy.device):

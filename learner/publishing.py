@@ -57,16 +57,6 @@ class Publisher:
         """Give the last ledger row that a version learned from; 0 for the first."""
         return int(self._registry.manifest(version).learned_from.to_seq)
 
-    def model(self, version: int) -> Path:
-        """Give the folder of a published version, verified.
-
-        Raises:
-            CheckpointInvalid: It is absent or altered.
-
-        """
-        self._registry.verify(version)
-        return self._registry.path(version)
-
     def weights_of(self, version: int) -> int:
         """Give the version that holds a version's full weights: under an adapter, or itself."""
         return int(self._registry.manifest(version).adapter_base) or version

@@ -144,6 +144,7 @@ class LearnerSettings(BaseSettings):
         tune: Train all weights, or adapters on frozen ones; None goes by the model's size.
         sampler: What samples answers, in the learner's own process.
         threads: Of torch; 0 leaves torch's own choice.
+        processes: That train the policy together, by PyTorch's FSDP2; 0 is one for each GPU.
         text: Text files for the pre-training mix of a model that was not made here.
 
     """
@@ -156,6 +157,7 @@ class LearnerSettings(BaseSettings):
     sampler: SamplerKind = "transformers"
     metrics_port: int = Field(8001, ge=0, le=65535, description="0 serves no metrics")
     threads: int = Field(0, ge=0)
+    processes: int = Field(0, ge=0)
     seed: int = 0
     min_events: int = Field(100, ge=1)
     settle_seconds: float = Field(5.0, ge=0)

@@ -462,6 +462,29 @@ def test_killed_and_resumed_cycle_gives_the_same_adapter(
     assert weights(home, 2, ADAPTER) == weights(adapted, 2, ADAPTER)
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_two_processes_train_the_same_policy_also_after_a_kill(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    name, own, file = {
+        "full": ("learned", SETTINGS, "model.safetensors"),
+        "lora": ("adapted", LORA, ADAPTER),
+    }[kind]
+    home, one = make_home(tmp_path / "home"), request.getfixturevalue(name)
+    armed, two = tmp_path / "failpoints", own.model_copy(update={"processes": 2})
+    armed.write_text("learner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed, two) == -signal.SIGKILL
+    killed_or_done(home, settings=two)
+    found, whole = (load(weights(h, 2, file)) for h in (home, one))
+    assert found.keys() == whole.keys()
+    for key, weight in whole.items():
+        torch.testing.assert_close(found[key], weight, atol=1e-4, rtol=1e-3)
+    figures, theirs = (report_of_cycle(h).iterations for h in (home, one))
+    assert len(figures) == len(theirs) == SETTINGS.ppo.iterations
+    for ours, same in zip(figures, theirs, strict=True):
+        assert ours == pytest.approx(same, rel=1e-3, abs=1e-4)
+
+
 def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
     learned: Path, tmp_path: Path
 ) -> None:
