@@ -14,7 +14,8 @@ import numpy as np
 from deploy.errors import DeployError
 from deploy.plan import GIB, Machine, Plan, Shape, plan
 from deploy.processor import Dtype
-from learner.settings import LearnerSettings, PretrainSettings, Tune, tune_for
+from deploy.tuning import chosen_tune
+from learner.settings import LearnerSettings, PretrainSettings, Tune
 from serving.settings import ServingSettings
 
 _EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
@@ -53,6 +54,7 @@ def default_shape() -> Shape:
     linear = [(made.hidden, made.hidden)] * 4 + [(made.hidden, made.feed_forward)] * 3
     weights = sum(a * b for a, b in linear) + 2 * made.hidden
     return Shape(
+        architecture="LlamaForCausalLM",
         parameters=made.layers * weights + made.hidden * (made.vocabulary + 1),
         layers=made.layers,
         hidden=made.hidden,
@@ -70,7 +72,8 @@ def shape_of(folder: Path) -> Shape:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder).get_text_config()
+    whole = AutoConfig.from_pretrained(folder)
+    config = whole.get_text_config()
     parameters = sides = 0
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
@@ -83,23 +86,30 @@ def shape_of(folder: Path) -> Shape:
                 sides += sum(tensor["shape"])
     if not parameters:
         raise DeployError(f"{folder} holds no safetensors; bring the model in with import-model")
-    return Shape(parameters, config.num_hidden_layers, config.hidden_size, config.vocab_size, sides)
+    return Shape(
+        architecture=(whole.architectures or [""])[0],
+        parameters=parameters,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        vocabulary=config.vocab_size,
+        sides=sides,
+    )
 
 
 def plan_here(shape: Shape, dtype: Dtype, wanted: Tune | None = None) -> Plan:
     """Plan a model on this machine, with the settings in force, tuned as `wanted` if that is said.
 
     Raises:
-        DeployError: It does not fit; the message says what to change.
+        DeployError: It does not fit, or is wanted tuned as it cannot be; says what to change.
 
     """
-    own = LearnerSettings()
+    own, tune = LearnerSettings(), chosen_tune(shape.architecture, shape.parameters, wanted)
     found = plan(
         shape,
         this_machine(),
-        tune=tune_for(shape.parameters, wanted or own.tune),
+        tune=tune,
         dtype=dtype,
-        settings=own.for_model(shape.parameters, 1.0),
+        settings=own.model_copy(update={"tune": tune}).for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
     )
     if found.problem:

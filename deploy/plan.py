@@ -31,10 +31,12 @@ class Shape:
     """What of a model decides what it needs.
 
     Attributes:
+        architecture: Name of its class in transformers and vLLM.
         sides: Inputs and outputs of all its linear layers together, for the size of adapters.
 
     """
 
+    architecture: str
     parameters: int
     layers: int
     hidden: int

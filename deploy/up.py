@@ -110,7 +110,7 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    tuning = tuning_of(settings.home, settings.tune)
+    tuning = tuning_of(settings.home, planned.tune)
     parts = children(settings, dtype, planned, tuning)
     say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
     say(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")

@@ -159,6 +159,16 @@ def check_served(name: str, model: Any) -> None:
         )
 
 
+def serves_adapters(architecture: str) -> bool:
+    """Tell whether vLLM serves LoRA adapters of an architecture; takes the time to import it."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm.model_executor.models.interfaces import supports_lora
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    known = ModelRegistry.models.get(architecture)
+    return known is not None and supports_lora(known.load_model_cls())
+
+
 def check_trained(name: str, tokenizer: Any, model: Any) -> None:
     """Compare two conversations in one row with each alone, as training packs them.
 

@@ -191,20 +191,27 @@ def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
 def test_tuning_goes_by_wish_then_setting_then_size_and_serves_old_adapters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy.tuning import Tuning, tuning_of
+    from deploy.errors import DeployError
+    from deploy.tuning import Tuning, chosen_tune, tuning_of
     from protos.registry import Registry
 
     model, adapter = tmp_path / "model", tmp_path / "adapter"
     for folder in (model, adapter):
         folder.mkdir()
-    save_file({"weight": np.zeros((30, 1_000_001), np.int8)}, model / "model.safetensors")
+    save_file({"weight": np.zeros((3, 4), np.int8)}, model / "model.safetensors")
     (adapter / "adapter_config.json").write_text('{"r": 4}')
     registry = Registry(tmp_path / "registry")
     registry.publish(model, version=1, parent=0, base="tiny")
-    assert tuning_of(tmp_path, None) == Tuning("lora", 16), "30,000,030 parameters are large"
-    assert tuning_of(tmp_path, "full") == Tuning("full", 0)
+    llama, large = "LlamaForCausalLM", 30_000_001
+    assert (chosen_tune(llama, large), chosen_tune(llama, large - 1)) == ("lora", "full")
+    assert (chosen_tune(llama, large, "full"), chosen_tune(llama, 1, "lora")) == ("full", "lora")
+    assert chosen_tune("GPT2LMHeadModel", large) == "full", "vLLM serves no adapters of it"
+    with pytest.raises(DeployError, match="choose --tune full"):
+        chosen_tune("GPT2LMHeadModel", large, "lora")
     monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "full")
-    assert tuning_of(tmp_path, None) == Tuning("full", 0)
+    assert chosen_tune(llama, large) == "full"
+    assert tuning_of(tmp_path, "full") == Tuning("full", 0)
+    assert tuning_of(tmp_path, "lora") == Tuning("lora", 16)
     monkeypatch.setenv("PLAUDIT_LEARNER_LORA__RANK", "20")
     wanted = tuning_of(tmp_path, "lora")
     assert wanted == Tuning("lora", 32), "the next that vLLM can be set to"

@@ -16,7 +16,8 @@ from learner.tokenizer import train_tokenizer
 from tests.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 
 # 1000 parameters, 2 layers of width 10, a vocabulary of 50; linear layers of 100 sides in all.
-SMALL = Shape(parameters=1000, layers=2, hidden=10, vocabulary=50, sides=100)
+LLAMA = "LlamaForCausalLM"
+SMALL = Shape(LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, sides=100)
 PPO = PPOSettings(
     iterations=2,
     rollouts=10,
@@ -83,7 +84,7 @@ def test_a_machine_too_small_is_told_with_what_to_change() -> None:
 
 
 # Half a billion parameters: 1 GiB of weights in bfloat16.
-BIG = Shape(parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, sides=100_000)
+BIG = Shape(LLAMA, parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, sides=100_000)
 
 
 def gpus(*sizes: int) -> Machine:
@@ -180,7 +181,7 @@ def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_is_refused_before_any_work() -> None:
-    huge = Shape(parameters=10**13, layers=100, hidden=10**5, vocabulary=10**5, sides=10**9)
+    huge = Shape(LLAMA, parameters=10**13, layers=100, hidden=10**5, vocabulary=10**5, sides=10**9)
     with pytest.raises(DeployError, match="It does not fit"):
         plan_here(huge, "float32")
 
