@@ -86,6 +86,7 @@ class VllmEngine:
                 seed=seed,
                 logprobs=0,  # that of the sampled token alone
                 stop_token_ids=list(end_ids),
+                ignore_eos=True,  # the configuration's own end, where it is not among these
                 detokenize=False,
             )
             for seed in seeds

@@ -164,7 +164,8 @@ def test_adapters_are_sampled_with(make: Make, model: PreTrainedModel) -> None:
         if ".lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     found = make(policy, [END]).sample(PROMPTS, 2, 8, 1.0, seed=1)
-    assert worst_error(found, policy) < 1e-4
+    # Merged into the weights they round otherwise than beside them.
+    assert worst_error(found, policy) < 5e-4
     assert worst_error(found, model) > 0.1
 
 

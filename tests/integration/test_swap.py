@@ -12,10 +12,10 @@ import torch
 
 from deploy.policies import activate, resume, rollback
 from feedback.policies import publish_event
-from learner.losses import token_log_probs
 from learner.model import load_model
 from protos.plaudit.v1.completion_pb2 import Choice
 from protos.plaudit.v1.policy_pb2 import Published
+from tests.learning import answer_log_probs
 from tests.servers import Plaudit
 
 GREETING: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -122,9 +122,7 @@ def test_the_output_head_swaps_though_it_is_tied_to_the_embedding(
     (choice,) = record.choices
     model = load_model(plaudit.registry.path(next_version))
     assert model.config.tie_word_embeddings
-    ids = torch.tensor([[*record.prompt_token_ids, *choice.token_ids]])
-    with torch.no_grad():
-        expected = token_log_probs(model(input_ids=ids).logits, ids, 1.0)[0, -16:]
+    expected = answer_log_probs(model, record.prompt_token_ids, choice.token_ids)
     torch.testing.assert_close(torch.tensor(choice.log_probs), expected, atol=1e-3, rtol=0)
 
 
