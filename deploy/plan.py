@@ -1,7 +1,7 @@
 """What a model will need on a machine: where each part goes, memory, time; a pure function.
 
 All figures are rough, meant to tell a machine that fits from one that does not, and minutes from
-hours. Left out: several GPUs for one part, and vLLM's sleep mode, in which chats would wait.
+hours. Left out: several GPUs for vLLM, and its sleep mode, in which chats would wait.
 """
 
 import math
@@ -196,11 +196,13 @@ def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placed:
     least = serving + _LEAST_CACHE
     if len(machine.gpus) > 1:
         cache = max(0, int(first * USABLE) - serving)
+        smallest = min(range(1, len(machine.gpus)), key=machine.gpus.__getitem__)
         problem = _lack(least, first, "GPU 0, which serves,") or _lack(
-            learner, machine.gpus[1], "GPU 1, which learns,"
+            learner, machine.gpus[smallest], f"GPU {smallest}, which learns,"
         )
-        place = "serving on GPU 0, learning on GPU 1"
-        return _Placed(place, cache, USABLE, ("0", "1"), problem=problem)
+        others = ",".join(map(str, range(1, len(machine.gpus))))
+        place = f"serving on GPU 0, learning on GPU {others}"
+        return _Placed(place, cache, USABLE, ("0", others), problem=problem)
     share = math.floor(100 * (USABLE - learner / first)) / 100
     if share * first >= least:
         cache = int(share * first) - serving

@@ -104,6 +104,16 @@ def test_two_gpus_have_a_part_each() -> None:
     assert found.problem is None
 
 
+def test_the_learner_has_all_gpus_but_the_first_and_must_fit_the_smallest() -> None:
+    found = planned(BIG, gpus(24, 40, 80, 40), dtype="bfloat16")
+    assert found.learner_environment == {"CUDA_VISIBLE_DEVICES": "1,2,3"}
+    assert found.place == "serving on GPU 0, learning on GPU 1,2,3"
+    assert found.problem is None
+    problem = planned(BIG, gpus(24, 40, 16), dtype="bfloat16").problem
+    assert problem is not None
+    assert "GPU 2, which learns, has 16.0 GiB" in problem
+
+
 def test_one_gpu_is_shared_the_learner_s_bytes_left_out_of_vllms_share() -> None:
     found = planned(BIG, gpus(40), dtype="bfloat16")
     # 40 bytes for each of half a billion parameters, and .35 GiB of activations.
