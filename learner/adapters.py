@@ -43,6 +43,9 @@ def adapted(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PreTra
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # peft gives it the format of the weights under it
+            parameter.data = parameter.data.float()
     return model
 
 

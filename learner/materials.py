@@ -16,6 +16,7 @@ from learner.checkpoint import model_exists
 from learner.errors import ModelUnusable
 from learner.model import (
     best_device,
+    frozen,
     is_trained,
     load_model,
     load_tokenizer,
@@ -121,7 +122,8 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     first = registry.path(1)
     reference, tokenizer = load_model(first, best_device()), load_tokenizer(first)
     settings = settings.for_model(parameters_of(reference), temperature_of(reference))
-    reference.requires_grad_(settings.tune == "full")
+    if settings.tune == "lora":
+        frozen(reference, settings.dtype)
     made_here = model_exists(home / "models" / "pretrained")
     asked = ledger.prompts(_ASKED, upto_seq)
     shown = list(islice(_demonstrated(settings.seed), _DEMONSTRATED)) if made_here else []

@@ -108,6 +108,16 @@ def autocast(dtype: Dtype, device: torch.device) -> AbstractContextManager[objec
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def frozen(model: PreTrainedModel, dtype: Dtype) -> PreTrainedModel:
+    """Freeze a model in the format that it is computed in, in place; adapters stay float32.
+
+    Under autocast weights that are not trained would be converted in every forward pass.
+    """
+    model.requires_grad_(False)
+    model.to(getattr(torch, dtype))
+    return model
+
+
 def hidden_size(model: PreTrainedModel) -> int:
     """Give the width of a model's states."""
     return int(model.config.get_text_config().hidden_size)
@@ -138,18 +148,19 @@ def twin_with(
         base: Folder of the full weights under an adapter.
 
     """
-    frozen = not is_trained(model)
+    full = is_trained(model)
     if is_adapter(folder):
         assert base is not None, "an adapter is nothing without its base"
         weights = twin_with(model, base)
-        return with_adapter(weights, folder) if frozen else merged(weights, folder)
+        return merged(weights, folder) if full else with_adapter(weights, folder)
     other = load_model(folder, model.device)
-    if not frozen:
+    if full:
         return other
+    frozen(other, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
     theirs = dict(other.named_parameters())
     if all(torch.equal(p, theirs[name]) for name, p in model.named_parameters()):
         return twin(model)
-    return other.requires_grad_(False)
+    return other
 
 
 def is_trained(model: nn.Module) -> bool:

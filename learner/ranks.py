@@ -57,14 +57,17 @@ class Ranks:
     def shard(self, module: nn.Module) -> None:
         """Spread a module's parameters over the processes, layer by layer (PyTorch's FSDP2).
 
-        Gradients are added up, not averaged: losses are divided by global counts.
+        Gradients are added up, not averaged: losses are divided by global counts. Frozen weights
+        under adapters stay whole, shared with other models and in a format of their own.
         """
         if self.size == 1:
             return
         mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
         layers = next((part for part in module.modules() if isinstance(part, nn.ModuleList)), ())
+        trained = any(p.requires_grad for p in module.parameters())
+        whole = {p for p in module.parameters() if trained and not p.requires_grad}
         for part in (*layers, module):
-            spread = fully_shard(part, mesh=mesh)
+            spread = fully_shard(part, mesh=mesh, ignored_params=whole)
             spread.set_gradient_divide_factor(1.0)
             spread.set_force_sum_reduction_for_comms(True)
 

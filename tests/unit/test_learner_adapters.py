@@ -15,7 +15,7 @@ from learner.adapters import adapted, is_adapter
 from learner.answers import split_prompt
 from learner.checkpoint import model_exists, save_adapter, save_model
 from learner.errors import Interrupted
-from learner.model import load_model, new_model, trained, trunk_of, twin, twin_with
+from learner.model import frozen, load_model, new_model, trained, trunk_of, twin, twin_with
 from learner.packing import Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.reward import RewardModel, critic_of, new_critic, put_back, trained_state
@@ -43,11 +43,14 @@ TINY_PPO = PPOSettings(
 IDS = torch.tensor([[2, 50, 51, 3, 60, 61, END]])
 
 
-@pytest.fixture
-def base() -> PreTrainedModel:
+FLOAT32 = pytest.mark.parametrize("base", ["float32"], indirect=True)
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def base(request: pytest.FixtureRequest) -> PreTrainedModel:
     """A frozen model, as the reference is where adapters are trained."""
     tokenizer = train_tokenizer(["a b"], vocabulary=300, context=64)
-    return new_model(TINY, tokenizer).eval().requires_grad_(False)
+    return frozen(new_model(TINY, tokenizer).eval(), request.param)
 
 
 def moved(model: PreTrainedModel, seed: int = 9) -> PreTrainedModel:
@@ -95,6 +98,12 @@ def test_a_new_adapter_changes_nothing_and_its_seed_gives_it(base: PreTrainedMod
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not all(torch.equal(a, b) for a, b in zip(trained(one), trained(other), strict=True))
     assert not torch.equal(logits(moved(one)), logits(base))
+
+
+def test_adapters_are_float32_on_weights_of_any_format(base: PreTrainedModel) -> None:
+    policy = adapted(twin(base), LORA, 0)
+    assert {p.dtype for p in trained(policy)} == {torch.float32}
+    assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {base.dtype}
 
 
 def test_making_an_adapter_leaves_the_global_random_state(base: PreTrainedModel) -> None:
@@ -201,6 +210,7 @@ def test_an_adapter_comes_back_from_disk_as_it_was(base: PreTrainedModel, tmp_pa
     assert torch.equal(logits(twin_with(base, tmp_path / "next", full)), logits(again))
 
 
+@FLOAT32
 def test_the_folder_is_what_peft_and_vllm_read(base: PreTrainedModel, tmp_path: Path) -> None:
     full, folder, policy = saved(base, tmp_path)
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -219,6 +229,7 @@ def test_the_folder_is_what_peft_and_vllm_read(base: PreTrainedModel, tmp_path: 
     assert torch.equal(logits(theirs), logits(policy))
 
 
+@FLOAT32
 def test_full_tuning_goes_on_from_an_adapter_merged_into_the_weights(
     base: PreTrainedModel, tmp_path: Path
 ) -> None:
@@ -235,6 +246,7 @@ def test_full_tuning_goes_on_from_an_adapter_merged_into_the_weights(
     assert torch.equal(logits(load_model(tmp_path / "merged")), logits(whole))
 
 
+@FLOAT32
 def test_adapters_on_later_full_weights_leave_these_and_the_reference_alone(
     base: PreTrainedModel, tmp_path: Path
 ) -> None:
