@@ -34,12 +34,14 @@ from feedback.ledger_rows import (
     max_seq,
     only_held,
 )
+from feedback.lineage import lessons_of
 from feedback.log import EventLog, LogRecord, NewRecord, RecordKey, Topic
 from feedback.records import dead_letter_record
 from feedback.sqlite import connect, must_wipe, transaction, wipe
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter as DeadLetterMessage
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+from protos.plaudit.v1.policy_pb2 import Lessons
 
 FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
 _JUDGED = """
@@ -247,6 +249,11 @@ class Ledger:
         """Tell whether the file holds no byte of what was erased."""
         with self._lock:
             return not must_wipe(self._db)
+
+    def lessons(self, upto_seq: int) -> list[Lessons]:
+        """Give where in the log the events are that are numbered up to `upto_seq`."""
+        with self._lock:
+            return lessons_of(self._db, upto_seq)
 
     def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
         """Give the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.

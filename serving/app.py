@@ -14,27 +14,34 @@ from fastapi import FastAPI
 
 from feedback.api import feedback_router
 from feedback.errors import FeedbackError
+from feedback.history import History
 from feedback.identity import Secret, load_or_create_secret
+from feedback.learning import Learning
 from feedback.log import EventLog
 from feedback.opening import open_log
-from feedback.policies import PolicyState, current, publish_event
+from feedback.operations import Operations
+from feedback.policies import PolicyState, publish_event
 from feedback.view import View
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry, RegistryError
 from protos.shared_registry import open_registry
 from serving import metrics
+from serving.access import Access, is_loopback
 from serving.context import request_context
 from serving.engine import RecordingEngine
 from serving.engine_args import engine_arguments, parse
 from serving.errors import PolicyLost, ServingError
+from serving.learning import LearningFeed, learning_router
 from serving.lineup import Lineup
 from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
+from serving.operators import operators_router
 from serving.recorder import Recorder
-from serving.routes import health_router, keep_only
+from serving.routes import health_router, identity_router, keep_only
 from serving.settings import ServingSettings
 from serving.staging import adapter_rank, base_of
 from serving.swapper import Swapper
+from serving.usage import Usage, usage_file
 
 logger = logging.getLogger("plaudit.serving")
 
@@ -88,7 +95,12 @@ def _on_gpu() -> bool:
 
 
 async def _build_app(
-    args: Any, engine: RecordingEngine, swapper: Swapper, parts: "Parts", settings: ServingSettings
+    args: Any,
+    engine: RecordingEngine,
+    swapper: Swapper,
+    parts: "Parts",
+    settings: ServingSettings,
+    stopping: Callable[[], bool],
 ) -> CompletionMiddleware:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
@@ -100,25 +112,46 @@ async def _build_app(
     app.include_router(
         health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
     )
-    app.include_router(feedback_router(parts.log, parts.view, parts.secret))
+    include_own(app, parts, stopping)
     for name in ("openai_serving_chat", "openai_serving_completion"):
         if (handler := getattr(app.state, name, None)) is not None:
             _say_versions(handler, lambda: swapper.version)
     return CompletionMiddleware(
         app,
         secret=parts.secret,
-        api_keys=settings.api_keys,
+        access=Access(parts.secret, lambda: parts.history.keys, parts.usage),
         max_body_bytes=settings.max_body_bytes,
         live_version=lambda: swapper.version,
         ready=lambda: swapper.ready,
     )
 
 
-async def _follow_view(view: View, log: EventLog, poll_seconds: float) -> None:
+def include_own(app: FastAPI, parts: "Parts", stopping: Callable[[], bool]) -> None:
+    """Add the routes that need no engine: feedback, learning, operators', who one is."""
+    history, registry = parts.history, parts.registry
+    app.include_router(
+        feedback_router(parts.log, parts.view, parts.secret, lineage=lambda: history.lineage)
+    )
+    app.include_router(identity_router(lambda: history.keys.required))
+    feed = LearningFeed(Learning(history, registry, parts.view), stopping)
+    app.include_router(learning_router(feed, registry))
+    operations = Operations(parts.log, registry, history)
+    app.include_router(operators_router(operations, history, registry))
+
+
+async def _follow_view(parts: "Parts", poll_seconds: float) -> None:
     while True:
         with contextlib.suppress(FeedbackError):  # it reads on when the log is back
-            while await asyncio.to_thread(view.follow, log):
+            while await asyncio.to_thread(parts.view.follow, parts.log):
                 pass
+        await asyncio.sleep(poll_seconds)
+
+
+async def _follow_history(history: History, poll_seconds: float) -> None:
+    """Keep keys and what people are shown up to date; a lagging view does not hold it up."""
+    while True:
+        with contextlib.suppress(FeedbackError):
+            await asyncio.to_thread(history.poll)
         await asyncio.sleep(poll_seconds)
 
 
@@ -145,23 +178,44 @@ class Parts:
     log: EventLog
     view: View
     registry: Registry
+    history: History
+    usage: Usage
 
     @classmethod
     def open(cls, settings: ServingSettings) -> "Parts":
         """Open or create them."""
         home = settings.home
         outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
+        log = open_log(home, outbox=outbox)
         return cls(
             secret=load_or_create_secret(home / "secret.json"),
-            log=open_log(home, outbox=outbox),
+            log=log,
             view=View(home / f"view-{settings.replica}.db"),
             registry=open_registry(home),
+            history=History(log),
+            usage=Usage(usage_file(home)),
         )
 
     def close(self) -> None:
         """Close the files."""
+        self.usage.close()
         self.view.close()
         self.log.close()
+
+
+def check_keys(host: str, history: History) -> None:
+    """Refuse an address that others can reach while anybody may do anything.
+
+    Raises:
+        ServingError: `host` is no loopback address, and there is no key.
+
+    """
+    if not is_loopback(host) and not history.keys.usable:
+        raise ServingError(
+            f"{host} can be reached from other machines, and there is no API key yet, without "
+            "which everybody may do everything: make one with 'plaudit keys create --role "
+            "operator', or use --host 127.0.0.1"
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -194,7 +248,8 @@ async def serve(settings: ServingSettings) -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
     parts = Parts.open(settings)
     listener = _listen(settings.host, settings.port)
-    state = await asyncio.to_thread(current, parts.log)
+    state = await asyncio.to_thread(parts.history.poll)
+    check_keys(settings.host, parts.history)
     version = await asyncio.to_thread(starting_version, parts.registry, state)
     base, rank = await asyncio.to_thread(_base_and_rank, parts.registry, version)
     rank = max(rank, settings.lora_rank)
@@ -243,7 +298,9 @@ async def _serve_engine(
     recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
     swapper = Swapper(loader, parts.log, settings.replica, on_live=_show_live)
     engine = RecordingEngine(inner, recorder, settings.model_name, loader.lineup)
-    app = await _build_app(args, engine, swapper, parts, settings)
+    app = await _build_app(
+        args, engine, swapper, parts, settings, stopping=lambda: server.should_exit
+    )
     _show_live(swapper.version)
     config = uvicorn.Config(
         app,
@@ -257,7 +314,9 @@ async def _serve_engine(
     await asyncio.to_thread(publish_event, parts.log, started)
     following = [
         asyncio.create_task(_follow_policies(swapper, server, settings.poll_seconds)),
-        asyncio.create_task(_follow_view(parts.view, parts.log, settings.poll_seconds)),
+        asyncio.create_task(_follow_view(parts, settings.poll_seconds)),
+        asyncio.create_task(_follow_history(parts.history, settings.poll_seconds)),
+        asyncio.create_task(parts.usage.follow()),
         asyncio.create_task(_watch_engine(inner, server)),
     ]
     await server.serve(sockets=[listener])
