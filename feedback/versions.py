@@ -60,8 +60,11 @@ class Version:
 
     def for_operators(self, state: PolicyState) -> dict[str, Any]:
         """Give it as /v1/policies shows it: with who serves it, and its size."""
-        serving = sorted(name for name, v in state.replicas.items() if v == self.version)
-        return {**self.public(), "replicas": serving, "bytes": self.size}
+        return {**self.public(), "replicas": self.serving(state), "bytes": self.size}
+
+    def serving(self, state: PolicyState) -> list[str]:
+        """Give the replicas that serve it."""
+        return sorted(name for name, version in state.replicas.items() if version == self.version)
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float]:

@@ -1,47 +1,33 @@
 """The serving process: vLLM's OpenAI server, recording, feedback, and the policy follower."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from feedback.api import feedback_router
-from feedback.errors import FeedbackError
-from feedback.history import History
-from feedback.identity import Secret, load_or_create_secret
-from feedback.learning import Learning
-from feedback.log import EventLog
-from feedback.opening import open_log
-from feedback.operations import Operations
 from feedback.policies import PolicyState, publish_event
-from feedback.view import View
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry, RegistryError
-from protos.shared_registry import open_registry
 from serving import metrics
-from serving.access import Access, is_loopback
+from serving.access import Access
 from serving.context import request_context
 from serving.engine import RecordingEngine
 from serving.engine_args import engine_arguments, parse
 from serving.errors import PolicyLost, ServingError
-from serving.learning import LearningFeed, learning_router
 from serving.lineup import Lineup
 from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
-from serving.operators import operators_router
+from serving.parts import Parts, check_keys, follow_history, follow_view, include_own
 from serving.recorder import Recorder
-from serving.routes import health_router, identity_router, keep_only
+from serving.routes import health_router, keep_only
 from serving.settings import ServingSettings
 from serving.staging import adapter_rank, base_of
 from serving.swapper import Swapper
-from serving.usage import Usage, usage_file
 
 logger = logging.getLogger("plaudit.serving")
 
@@ -98,7 +84,7 @@ async def _build_app(
     args: Any,
     engine: RecordingEngine,
     swapper: Swapper,
-    parts: "Parts",
+    parts: Parts,
     settings: ServingSettings,
     stopping: Callable[[], bool],
 ) -> CompletionMiddleware:
@@ -126,35 +112,6 @@ async def _build_app(
     )
 
 
-def include_own(app: FastAPI, parts: "Parts", stopping: Callable[[], bool]) -> None:
-    """Add the routes that need no engine: feedback, learning, operators', who one is."""
-    history, registry = parts.history, parts.registry
-    app.include_router(
-        feedback_router(parts.log, parts.view, parts.secret, lineage=lambda: history.lineage)
-    )
-    app.include_router(identity_router(lambda: history.keys.required))
-    feed = LearningFeed(Learning(history, registry, parts.view), stopping)
-    app.include_router(learning_router(feed, registry))
-    operations = Operations(parts.log, registry, history)
-    app.include_router(operators_router(operations, history, registry))
-
-
-async def _follow_view(parts: "Parts", poll_seconds: float) -> None:
-    while True:
-        with contextlib.suppress(FeedbackError):  # it reads on when the log is back
-            while await asyncio.to_thread(parts.view.follow, parts.log):
-                pass
-        await asyncio.sleep(poll_seconds)
-
-
-async def _follow_history(history: History, poll_seconds: float) -> None:
-    """Keep keys and what people are shown up to date; a lagging view does not hold it up."""
-    while True:
-        with contextlib.suppress(FeedbackError):
-            await asyncio.to_thread(history.poll)
-        await asyncio.sleep(poll_seconds)
-
-
 async def _follow_policies(swapper: Swapper, server: uvicorn.Server, poll_seconds: float) -> None:
     try:
         await swapper.follow(poll_seconds)
@@ -168,54 +125,6 @@ async def _watch_engine(engine: Any, server: uvicorn.Server) -> None:
         await asyncio.sleep(ENGINE_CHECK_SECONDS)
     logger.critical("vLLM's engine has died; this replica stops, to start again")
     server.should_exit = True
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What serving keeps in its home folder."""
-
-    secret: Secret
-    log: EventLog
-    view: View
-    registry: Registry
-    history: History
-    usage: Usage
-
-    @classmethod
-    def open(cls, settings: ServingSettings) -> "Parts":
-        """Open or create them."""
-        home = settings.home
-        outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
-        log = open_log(home, outbox=outbox)
-        return cls(
-            secret=load_or_create_secret(home / "secret.json"),
-            log=log,
-            view=View(home / f"view-{settings.replica}.db"),
-            registry=open_registry(home),
-            history=History(log),
-            usage=Usage(usage_file(home)),
-        )
-
-    def close(self) -> None:
-        """Close the files."""
-        self.usage.close()
-        self.view.close()
-        self.log.close()
-
-
-def check_keys(host: str, history: History) -> None:
-    """Refuse an address that others can reach while anybody may do anything.
-
-    Raises:
-        ServingError: `host` is no loopback address, and there is no key.
-
-    """
-    if not is_loopback(host) and not history.keys.usable:
-        raise ServingError(
-            f"{host} can be reached from other machines, and there is no API key yet, without "
-            "which everybody may do everything: make one with 'plaudit keys create --role "
-            "operator', or use --host 127.0.0.1"
-        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -314,8 +223,8 @@ async def _serve_engine(
     await asyncio.to_thread(publish_event, parts.log, started)
     following = [
         asyncio.create_task(_follow_policies(swapper, server, settings.poll_seconds)),
-        asyncio.create_task(_follow_view(parts, settings.poll_seconds)),
-        asyncio.create_task(_follow_history(parts.history, settings.poll_seconds)),
+        asyncio.create_task(follow_view(parts, settings.poll_seconds)),
+        asyncio.create_task(follow_history(parts.history, settings.poll_seconds)),
         asyncio.create_task(parts.usage.follow()),
         asyncio.create_task(_watch_engine(inner, server)),
     ]

@@ -8,6 +8,7 @@ of their own count each for itself.
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Usage:
         """
         self._db = connect(path, _SCHEMA, synchronous="NORMAL", busy_seconds=5)
         self._clock = clock
+        self._lock = threading.Lock()
         self._new: _Counts = Counter()  # not in the file yet
         self._writing: _Counts = Counter()  # on its way there
         self._there = self.write(Counter())
@@ -83,16 +85,17 @@ class Usage:
 
         """
         today = self._today()
-        if new:
-            with transaction(self._db):
-                self._db.executemany(
-                    "INSERT INTO usage VALUES (?, ?, ?) "
-                    "ON CONFLICT (day, key_id) DO UPDATE SET used = used + excluded.used",
-                    [(*which, count) for which, count in new.items()],
-                )
-                self._db.execute("DELETE FROM usage WHERE day < ?", (today - _KEPT_DAYS,))
-        rows = self._db.execute("SELECT key_id, used FROM usage WHERE day = ?", (today,))
-        return Counter({(today, key_id): used for key_id, used in rows})
+        with self._lock:
+            if new:
+                with transaction(self._db):
+                    self._db.executemany(
+                        "INSERT INTO usage VALUES (?, ?, ?) "
+                        "ON CONFLICT (day, key_id) DO UPDATE SET used = used + excluded.used",
+                        [(*which, count) for which, count in new.items()],
+                    )
+                    self._db.execute("DELETE FROM usage WHERE day < ?", (today - _KEPT_DAYS,))
+            rows = self._db.execute("SELECT key_id, used FROM usage WHERE day = ?", (today,))
+            return Counter({(today, key_id): used for key_id, used in rows})
 
     def _today(self) -> int:
         return int(self._clock() // _DAY_SECONDS)
