@@ -95,6 +95,12 @@ class SharedRegistry(Registry):
         except (json_format.ParseError, UnicodeDecodeError) as error:
             raise CheckpointInvalid(f"version {version}: {MANIFEST} is unreadable") from error
 
+    def _read(self, version: int, name: str) -> bytes:
+        if (self.path(version) / MANIFEST).is_file():
+            return super()._read(version, name)
+        data: bytes = self._tried(lambda: self._fs.cat_file(self._remote(version, name)))
+        return data
+
     def verify(self, version: int) -> Manifest:
         """Fetch a version if it is not in the cache, and check every file.
 
@@ -168,6 +174,18 @@ class SharedRegistry(Registry):
         data = (self.path(version) / MANIFEST).read_bytes()
         self._tried(lambda: self._fs.pipe_file(self._remote(version, MANIFEST), data))
         return manifest
+
+    def probe(self) -> None:
+        """Write a small file there and delete it again.
+
+        Raises:
+            RegistryUnavailable: It cannot be written to.
+
+        """
+        file = f"{self._base}/probe-{secrets.token_hex(8)}"
+        self._tried(lambda: self._fs.makedirs(self._base, exist_ok=True))
+        self._tried(lambda: self._fs.pipe_file(file, b"probe"))
+        self._tried(lambda: self._fs.rm(file))
 
     def delete(self, version: int) -> None:
         """Delete a version: its manifest first, so that it is gone at once.

@@ -1,5 +1,6 @@
 """Reward model, rollouts, PPO and gate, on a model with random weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from learner.answers import Answered, lay_out, split_prompt
 from learner.critic import ValueHead
 from learner.errors import Interrupted, StateUnusable
-from learner.gate import Verdict, answer_kl, examine
+from learner.gate import Verdict, answer_kl, examine, judged_wins
 from learner.live import LiveAnswer
 from learner.losses import token_log_probs
 from learner.model import choices, new_model, twin
@@ -28,7 +29,7 @@ from learner.reward import (
     trained_state,
 )
 from learner.rollouts import Group, collect, rows_of, targets
-from learner.sampler import Sample, TransformersSampler
+from learner.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import (
     GateSettings,
     LearnerSettings,
@@ -327,12 +328,13 @@ def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
     assert found[-1].kl != 0
 
 
-def examined(model: PreTrainedModel, **changes: float) -> Verdict:
+def examined(model: PreTrainedModel, first: Sampler | None = None, **changes: float) -> Verdict:
     sampler = TransformersSampler(model, [END])
     return examine(
         candidate=model,
         reference=model,
         samplers=(sampler, sampler),
+        first=first,
         judge=RewardModel(twin(model), pad=0, seed=0),
         judge_accuracy=0.8,
         prompts=PROMPTS * 10,
@@ -349,6 +351,32 @@ def test_gate_refuses_what_is_no_better_and_says_why(model: PreTrainedModel) -> 
     assert not verdict.passed
     assert "the judge prefers it on" in verdict.reasons[0]
     assert verdict.figures["kl"] == 0
+
+
+class Silent:
+    """A policy that ends every answer before it begins; counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def sample(self, prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[Sample]:
+        self.asked += 1
+        return [Sample(tuple(prompt), (END,), (0.0,), True) for prompt in prompts]
+
+
+def test_gate_holds_a_candidate_against_version_1_where_that_is_not_its_parent(
+    model: PreTrainedModel,
+) -> None:
+    parent_is_first = examined(model).figures
+    assert parent_is_first["win_rate_over_first"] == parent_is_first["win_rate"]
+    first, prompts = Silent(), PROMPTS * 10
+    sampler = TransformersSampler(model, [END])
+    answers = sampler.sample(prompts, 1, TINY_PPO.max_tokens, TINY_PPO.temperature, 0)
+    wins = judged_wins(RewardModel(twin(model), pad=0, seed=0), answers, first.sample(prompts))
+    figures = examined(model, first).figures
+    assert figures["win_rate_over_first"] == wins / len(prompts) != figures["win_rate"]
+    assert first.asked == 2, "once here, once by the gate"
+    assert {**figures, "win_rate_over_first": 0} == {**parent_is_first, "win_rate_over_first": 0}
 
 
 def test_gate_passes_what_meets_every_bound(model: PreTrainedModel) -> None:
