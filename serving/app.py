@@ -16,6 +16,7 @@ from feedback.api import feedback_router
 from feedback.errors import FeedbackError
 from feedback.identity import Secret, load_or_create_secret
 from feedback.log import EventLog
+from feedback.metrics import show_disk
 from feedback.opening import open_log
 from feedback.policies import PolicyState, current, publish_event
 from feedback.view import View
@@ -193,6 +194,7 @@ async def serve(settings: ServingSettings) -> None:
 
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
     parts = Parts.open(settings)
+    show_disk(settings.home)
     listener = _listen(settings.host, settings.port)
     state = await asyncio.to_thread(current, parts.log)
     version = await asyncio.to_thread(starting_version, parts.registry, state)
