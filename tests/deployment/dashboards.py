@@ -17,6 +17,8 @@ def dashboard_problems(root: Path) -> list[str]:
     board = json.loads((grafana / "dashboards/plaudit.json").read_text())
     back = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
     problems = [f"dashboard: Grafana has no {path}" for path in _lost(board, back)]
+    if problems:
+        return problems
     source = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yaml").read_text())
     uid = source["datasources"][0]["uid"]
     if board["schemaVersion"] < 41:
