@@ -94,8 +94,13 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        # Zeros to count from: Prometheus does not see a rise with which a series begins.
+        for vote in ("wins", "losses", "ties"):
+            self._duel_votes.labels(vote)
+        for outcome in ("promoted", "rolled_back"):
+            self._duels.labels(outcome)
         for outcome in get_args(Outcome):
-            self._cycles.labels(outcome)  # a zero to count from
+            self._cycles.labels(outcome)
         self._success = self._gauge(
             "plaudit_learner_last_success_timestamp_seconds", "When a policy was last published"
         )

@@ -28,8 +28,8 @@ _TESTS_ALONE = {"PLAUDIT_FAILPOINTS"}
 
 
 def tool(name: str) -> str:
-    """Give the path of a program of the development packages."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    """Give the path of a program of the development packages, or of one on the machine."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     assert found is not None, f"{name} is not installed: uv sync"
     return found
 
