@@ -53,14 +53,13 @@ def dockerfile_problems(deploy: Path, repository: Path) -> list[str]:
     exposed = {int(port) for port in " ".join(lines["EXPOSE"]).split()}
     if exposed != {port_of(["serve"]), port_of(["learn"])}:
         problems.append(f"Dockerfile: EXPOSE {exposed} is not what serve and learn listen on")
-    for copied in lines["COPY"]:
-        if copied.startswith("--from"):
-            continue
-        problems += [
-            f"Dockerfile: COPY {source}: it is not there"
-            for source in copied.split()[:-1]
-            if not (repository / source).exists()
-        ]
+    sent = (deploy / "Dockerfile.dockerignore").read_text().splitlines()
+    local = [copied.split()[:-1] for copied in lines["COPY"] if not copied.startswith("--from")]
+    for source in (s for sources in local for s in sources):
+        if not (repository / source).exists():
+            problems.append(f"Dockerfile: COPY {source}: it is not there")
+        if f"!{source}" not in sent:
+            problems.append(f"Dockerfile.dockerignore: {source} is not sent")
     if lines["USER"][-1].partition(":")[0] in ("", "0", "root"):
         problems.append("Dockerfile: it runs as root")
     return problems

@@ -52,6 +52,7 @@ FAULTS: Final = [
         "learner:8000",
         "learner:8000",
     ),
+    ("Dockerfile", "Dockerfile.dockerignore", "!uv.lock", "uv.lock", "uv.lock is not sent"),
     ("base", "kubernetes/base/serving.yaml", "maxSurge", "maxSurplus", "maxSurplus"),
     (
         "base",
