@@ -31,9 +31,9 @@ REJECTED.labels("log_unavailable")
 
 def show_disk(home: Path, registry: CollectorRegistry = REGISTRY) -> None:
     """Show, for as long as the process runs, how full the disk under the home folder is."""
-    for name, help_text, field in (
-        ("plaudit_disk_free_bytes", "Free on the disk of the home folder.", "free"),
-        ("plaudit_disk_size_bytes", "Size of the disk of the home folder.", "total"),
-    ):
-        gauge = Gauge(name, help_text, registry=registry)
-        gauge.set_function(lambda field=field: getattr(shutil.disk_usage(home), field))
+    free = Gauge(
+        "plaudit_disk_free_bytes", "Free on the disk of the home folder.", registry=registry
+    )
+    size = Gauge("plaudit_disk_size_bytes", "Size of that disk.", registry=registry)
+    free.set_function(lambda: shutil.disk_usage(home).free)
+    size.set_function(lambda: shutil.disk_usage(home).total)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,7 @@ TINY_CYCLE = {
     "GATE__MAX_TEXT_NLL_INCREASE": "1e6",
     "GATE__MAX_UNENDED_INCREASE": "1",
 }
+THUMB = {"kind": "rating", "value": "up"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,6 +107,14 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
     found.stop()
 
 
+def _chat_and_vote(plaudit: Plaudit) -> None:
+    answer = plaudit.openai().chat.completions.create(
+        model="plaudit", n=2, messages=[{"role": "user", "content": "Hi"}], max_tokens=4
+    )
+    assert plaudit.vote(answer.id, THUMB | {"choice": 0}).status_code == 201
+    assert plaudit.vote(answer.id, THUMB | {"choice": 9}).status_code == 400
+
+
 @pytest.fixture(scope="module")
 def server(
     tmp_path_factory: pytest.TempPathFactory, plaudit: Plaudit, learner: Plaudit
@@ -113,13 +123,9 @@ def server(
     folder = tmp_path_factory.mktemp("prometheus")
     with prometheus(folder, {"serving": plaudit.port, "learner": learner.port}) as running:
         running.wait("up == 1")
-        messages = [{"role": "user", "content": "Hi"}]
-        for _ in range(3):
-            answer = plaudit.openai().chat.completions.create(
-                model="plaudit", n=2, messages=messages, max_tokens=4
-            )
-            plaudit.vote(answer.id, {"kind": "rating", "choice": 0, "value": "up"})
-            plaudit.vote(answer.id, {"kind": "rating", "choice": 9, "value": "up"})  # refused
+        for _ in range(5):  # a rate takes two scrapes
+            _chat_and_vote(plaudit)
+            time.sleep(1.1)
         ended = 'plaudit_learner_cycles_total{outcome="published"} == 1'
         running.wait(ended, seconds=240)
         for name in recorded() - {"plaudit:learner_stage:age_seconds"}:  # of a cycle under way
@@ -141,7 +147,13 @@ def test_rules_are_evaluated_without_error(server: Prometheus) -> None:
 
 
 # Panels that stay empty while nothing is wrong, on trial or under way.
-EMPTY = {"Since the last swap", "Pauses and loading", "Errors by route", "Alerts"}
+EMPTY = {
+    "A version goes live",
+    "Since the last swap",
+    "Pauses and loading",
+    "Errors by route",
+    "Alerts",
+}
 
 
 def test_panels_show_something(server: Prometheus) -> None:
