@@ -51,8 +51,6 @@ class Metrics:
             "plaudit_learner_waiting_events", "Opinions on completions that have not arrived"
         )
         self._dead = self._gauge("plaudit_learner_dead_letters", "Records set aside as unusable")
-        # Not known yet; from zero, what lay there before a restart would look like news.
-        self._dead.set(math.nan)
         self._live = self._gauge(
             "plaudit_learner_live_policy_version", "That replicas are to serve; 0 for none"
         )
@@ -108,6 +106,11 @@ class Metrics:
         self._stage_started = self._gauge(
             "plaudit_learner_stage_started_timestamp_seconds", "When that began"
         )
+
+        # Not known yet: a zero would be a figure, and what it rises to would look like news.
+        told_later = (self._dead, self._calibration, self._doubted, self._perplexity)
+        for gauge in (*told_later, *self._ppo.values()):
+            gauge.set(math.nan)
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, list(labels), registry=self.registry)

@@ -18,11 +18,12 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"plaudit_learner_{name}", labels)
 
 
-def test_dead_letters_are_unknown_until_the_ledger_is_read() -> None:
+def test_figures_are_unknown_until_they_are_told() -> None:
     metrics = Metrics()
-    before = sample(metrics, "dead_letters")
-    assert before is not None
-    assert math.isnan(before)
+    for name in ("dead_letters", "text_perplexity", "ppo_kl_nats", "ppo_reward"):
+        before = sample(metrics, name)
+        assert before is not None
+        assert math.isnan(before), name
     metrics.followed(7, LedgerCounts(40, 30, waiting=5, dead_letters=2, max_seq=35))
     assert sample(metrics, "dead_letters") == 2
     assert sample(metrics, "waiting_events") == 5
