@@ -77,6 +77,23 @@ def up(
 
 
 @app.command()
+def init(
+    home: Home = DEFAULT_HOME,
+    model: Annotated[
+        str, typer.Option(help="default, smollm2, or a Hugging Face folder or id.")
+    ] = "default",
+    dtype: DtypeOption = "auto",
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Make and publish the first policy, if there is none; for a fleet, before its parts start."""
+    from deploy.bootstrap import ensure_first_policy
+
+    home.mkdir(parents=True, exist_ok=True)
+    ensure_first_policy(home, model, _dtype(dtype), say)
+
+
+@app.command()
 def serve(
     home: Home = DEFAULT_HOME,
     host: str = "127.0.0.1",

@@ -1,6 +1,9 @@
 """Prometheus metrics of the log and the feedback API. No label ever names a user."""
 
-from prometheus_client import Counter, Gauge, Histogram
+import shutil
+from pathlib import Path
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 APPEND_SECONDS = Histogram(
     "plaudit_log_append_seconds",
@@ -22,3 +25,15 @@ OUTBOX_RECORDS = Gauge(
     "plaudit_outbox_records",
     "Completion records on this machine's disk that the log does not have yet.",
 )
+# A zero to count from: Prometheus does not see the first rise of a series that begins with it.
+REJECTED.labels("log_unavailable")
+
+
+def show_disk(home: Path, registry: CollectorRegistry = REGISTRY) -> None:
+    """Show, for as long as the process runs, how full the disk under the home folder is."""
+    free = Gauge(
+        "plaudit_disk_free_bytes", "Free on the disk of the home folder.", registry=registry
+    )
+    size = Gauge("plaudit_disk_size_bytes", "Size of that disk.", registry=registry)
+    free.set_function(lambda: shutil.disk_usage(home).free)
+    size.set_function(lambda: shutil.disk_usage(home).total)

@@ -1,13 +1,20 @@
 """The learner's Prometheus metrics."""
 
+import math
+import time
 from collections.abc import Mapping
-from typing import Final
+from pathlib import Path
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from learner.cycle_state import CycleState
+from feedback.ledger_rows import LedgerCounts
+from feedback.metrics import show_disk
+from feedback.policies import PolicyState
+from learner.cycle_state import CycleState, Outcome
 from learner.duel import Standing
 from learner.ppo import Iteration
+from learner.settings import GateSettings
 
 _PPO: Final = {
     "score": ("plaudit_learner_ppo_reward", "Mean normalised reward"),
@@ -40,6 +47,19 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._lag = self._gauge("plaudit_learner_lag_events", "Log records not yet in the ledger")
         self._events = self._gauge("plaudit_learner_ledger_events", "Opinions in the ledger")
+        self._waiting = self._gauge(
+            "plaudit_learner_waiting_events", "Opinions on completions that have not arrived"
+        )
+        self._dead = self._gauge("plaudit_learner_dead_letters", "Records set aside as unusable")
+        self._live = self._gauge(
+            "plaudit_learner_live_policy_version", "That replicas are to serve; 0 for none"
+        )
+        self._on_trial = self._gauge(
+            "plaudit_learner_trial_policy_version", "In a duel with the live one; 0 for none"
+        )
+        self._held = self._gauge(
+            "plaudit_learner_publishing_held", "1 while an operator holds publishing"
+        )
         self._accuracy = self._gauge(
             "plaudit_learner_reward_model_accuracy_ratio", "On held-out pairs", "bound"
         )
@@ -54,6 +74,9 @@ class Metrics:
             "plaudit_learner_text_perplexity", "Of the candidate on held-out text"
         )
         self._gate = self._gauge("plaudit_learner_gate", "Figures of the last gate", "figure")
+        self._gate_limit = self._gauge(
+            "plaudit_learner_gate_limit", "What the gate allows at most", "figure"
+        )
         self._duel_votes = self._gauge(
             "plaudit_learner_duel_votes", "For the version on trial, the live one, neither", "vote"
         )
@@ -69,27 +92,57 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        # Zeros to count from: Prometheus does not see a rise with which a series begins.
+        for vote in ("wins", "losses", "ties"):
+            self._duel_votes.labels(vote)
+        for outcome in ("promoted", "rolled_back"):
+            self._duels.labels(outcome)
+        for outcome in get_args(Outcome):
+            self._cycles.labels(outcome)
         self._success = self._gauge(
             "plaudit_learner_last_success_timestamp_seconds", "When a policy was last published"
         )
         self._stage = self._gauge("plaudit_learner_stage_info", "What is being done", "stage")
+        self._stage_started = self._gauge(
+            "plaudit_learner_stage_started_timestamp_seconds", "When that began"
+        )
+
+        # Not known yet: a zero would be a figure, and what it rises to would look like news.
+        told_later = (self._dead, self._calibration, self._doubted, self._perplexity)
+        for gauge in (*told_later, *self._ppo.values()):
+            gauge.set(math.nan)
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, list(labels), registry=self.registry)
 
-    def serve(self, port: int) -> None:
-        """Serve them on the loopback address."""
-        start_http_server(port, addr="127.0.0.1", registry=self.registry)
+    def serve(self, host: str, port: int, home: Path) -> None:
+        """Serve them, with the state of the disk under the home folder."""
+        show_disk(home, self.registry)
+        start_http_server(port, addr=host, registry=self.registry)
 
-    def followed(self, lag: int, events: int) -> None:
+    def followed(self, lag: int, counts: LedgerCounts) -> None:
         """The ledger has taken records in."""
         self._lag.set(lag)
-        self._events.set(events)
+        self._events.set(counts.events)
+        self._waiting.set(counts.waiting)
+        self._dead.set(counts.dead_letters)
+
+    def policies(self, state: PolicyState) -> None:
+        """The policy events were read."""
+        self._live.set(state.live)
+        self._on_trial.set(state.challenger)
+        self._held.set(state.held)
+
+    def limits(self, gate: GateSettings) -> None:
+        """The gate's bounds are known; by the names of the figures that they hold for."""
+        self._gate_limit.labels("kl").set(gate.max_kl)
+        self._gate_limit.labels("text_nll_increase").set(gate.max_text_nll_increase)
 
     def stage(self, name: str) -> None:
         """Something else is being done now."""
         self._stage.clear()
         self._stage.labels(name).set(1)
+        self._stage_started.set(time.time())
 
     def reward_model(self, figures: Mapping[str, float]) -> None:
         """A reward model was trained."""

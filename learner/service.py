@@ -19,6 +19,7 @@ from feedback.kafka_settings import KafkaSettings
 from feedback.ledger import Ledger
 from feedback.log import EventLog, LogUnavailable
 from feedback.opening import open_log
+from feedback.policies import PolicyFollower
 from learner.cycle import Cycle
 from learner.cycle_state import CycleState, latest
 from learner.errors import Interrupted
@@ -45,7 +46,8 @@ def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
         torch.set_num_threads(settings.threads)
     metrics = Metrics()
     if settings.metrics_port:
-        metrics.serve(settings.metrics_port)
+        metrics.serve(settings.metrics_host, settings.metrics_port, home)
+    metrics.limits(settings.gate)
     metrics.stage("standby")
     with FileLease(home / "learner" / "lease.lock") as own:
         if not own.acquire(0):
@@ -94,6 +96,7 @@ class _Follower(threading.Thread):
         self._log = log
         self._ledger = ledger
         self._metrics = metrics
+        self._policies = PolicyFollower(log)
         self._poll_seconds = poll_seconds
         self._shown = shown
         self._halted = threading.Event()
@@ -108,7 +111,8 @@ class _Follower(threading.Thread):
                 self._ledger.erase_forgotten(self._log)
                 # Nothing taken is no lag, also where tombstones follow the last record.
                 lag = self._ledger.lag(self._log) if taken else 0
-                self._metrics.followed(lag, self._ledger.counts().events)
+                self._metrics.followed(lag, self._ledger.counts())
+                self._metrics.policies(self._policies.poll())
                 if self._shown is not None:
                     self._shown.show(self._ledger.positions())
             except LogUnavailable as error:

@@ -155,6 +155,7 @@ class LearnerSettings(BaseSettings):
 
     dtype: Dtype = "float32"
     sampler: SamplerKind = "transformers"
+    metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(8001, ge=0, le=65535, description="0 serves no metrics")
     threads: int = Field(0, ge=0)
     processes: int = Field(0, ge=0)

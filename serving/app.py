@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from feedback.metrics import show_disk
 from feedback.policies import PolicyState, publish_event
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry, RegistryError
@@ -154,6 +155,7 @@ async def serve(settings: ServingSettings) -> None:
     """
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
     parts = Parts.open(settings)
+    show_disk(settings.home)
     state = await asyncio.to_thread(parts.history.poll)
     check_keys(settings.host, parts.history)
     listener = _listen(settings.host, settings.port)

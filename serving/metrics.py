@@ -24,3 +24,8 @@ POLICY = Info("plaudit_policy", "The policy that serves.")
 LAST_SWAP = Gauge(
     "plaudit_last_swap_success_timestamp_seconds", "When a swap last succeeded, Unix time."
 )
+# Zeros to count from: Prometheus does not see the first rise of a series that begins with it.
+for _outcome in ("succeeded", "failed"):
+    SWAPS.labels(_outcome)
+for _outcome in ("finished", "aborted"):
+    COMPLETIONS.labels(_outcome)

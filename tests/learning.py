@@ -8,13 +8,35 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.log import NewRecord
+from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
+from learner.checkpoint import save_model
 from learner.cycle_state import latest
+from learner.model import new_model
 from learner.service import run
-from learner.settings import LearnerSettings
-from learner.tokenizer import encode_chat, end_token_ids
+from learner.settings import LearnerSettings, PretrainSettings
+from learner.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
+from protos.plaudit.v1.policy_pb2 import Published
+from protos.registry import Registry
+
+TINY = PretrainSettings(
+    vocabulary=300, hidden=32, layers=1, heads=1, feed_forward=32, initial_deviation=0.3
+)
+
+
+def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
+    """Make a home with version 1, and votes for the answers with the token 99 in them, by turns."""
+    tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
+    model = new_model(TINY, tokenizer).eval()
+    save_model(model, tokenizer, home / "models" / "sft")
+    Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
+    log = SqliteLog(home / "log.db")
+    publish_event(log, Published(version=1))
+    cast_votes(log, tokenizer, votes, people)
+    log.close()
+    return home
 
 
 def cast_votes(

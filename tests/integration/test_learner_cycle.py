@@ -22,10 +22,9 @@ from feedback.lineage import Place
 from feedback.policies import current, publish_event
 from feedback.records import feedback_record
 from feedback.sqlite_log import SqliteLog
-from learner.checkpoint import save_model
 from learner.cycle_state import latest
 from learner.materials import gather
-from learner.model import load_model, load_tokenizer, new_model
+from learner.model import load_model, load_tokenizer
 from learner.report import Notes, Report
 from learner.reporting import prompts_to_show
 from learner.service import run
@@ -35,19 +34,14 @@ from learner.settings import (
     LearnerSettings,
     LoraSettings,
     PPOSettings,
-    PretrainSettings,
     RewardSettings,
 )
-from learner.tokenizer import train_tokenizer
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
 from protos.registry import Registry
-from tests.learning import cast_votes, cycle_ended, learn_until
+from tests.learning import cast_votes, cycle_ended, learn_until, make_home
 
-TINY = PretrainSettings(
-    vocabulary=300, hidden=32, layers=1, heads=1, feed_forward=32, initial_deviation=0.3
-)
 SETTINGS = LearnerSettings(
     metrics_port=0,
     threads=1,
@@ -93,19 +87,6 @@ def learn_in_process(home: Path, failpoints: Path | None, settings: LearnerSetti
     if failpoints:
         os.environ["PLAUDIT_FAILPOINTS"] = str(failpoints)
     run(home, settings, threading.Event())
-
-
-def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
-    """A home with version 1, and votes for the answers with the token 99 in them, by turns."""
-    tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
-    model = new_model(TINY, tokenizer).eval()
-    save_model(model, tokenizer, home / "models" / "sft")
-    Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
-    log = SqliteLog(home / "log.db")
-    publish_event(log, Published(version=1))
-    cast_votes(log, tokenizer, votes, people)
-    log.close()
-    return home
 
 
 def vote(home: Path, first: int, votes: int) -> None:

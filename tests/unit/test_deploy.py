@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from deploy.cli import app
 from deploy.processes import Child, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.raters import PREFERENCES, judge, prefers
 from deploy.settings import UpSettings
 from deploy.up import up
 from feedback.log import LogUnavailable
+from feedback.policies import current
+from feedback.sqlite_log import SqliteLog
+from protos.registry import Registry
 from tests.servers import free_port
 
 
@@ -92,6 +97,21 @@ def test_a_wrong_kafka_address_is_told_before_anything_is_trained(
     with pytest.raises(LogUnavailable, match="cannot reach Kafka"):
         up(settings, said.append)
     assert said == []
+
+
+def test_init_announces_a_first_policy_once(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    home = tmp_path / "home"
+    Registry(home / "registry").publish(model, version=1, parent=0, base="own")  # then it crashed
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["init", "--home", str(home)])
+        assert done.exit_code == 0, done.output
+    log = SqliteLog(home / "log.db")
+    assert current(log).live == 1
+    assert log.ends("policies") == {0: 1}
+    log.close()
 
 
 def test_a_crashed_child_is_restarted_and_says_so(tmp_path: Path) -> None:

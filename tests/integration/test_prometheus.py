@@ -1,0 +1,179 @@
+"""Prometheus's rules and Grafana's queries, on a real Prometheus that scrapes a real Plaudit."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.learning import make_home
+from tests.prometheus import (
+    RULES,
+    Prometheus,
+    dashboard_expressions,
+    problems,
+    prometheus,
+    recorded,
+    rule_expressions,
+)
+from tests.servers import Plaudit
+
+TINY_CYCLE = {
+    "THREADS": "1",
+    "MIN_EVENTS": "40",
+    "SETTLE_SECONDS": "0",
+    "POLL_SECONDS": ".1",
+    "REWARD__LEARNING_RATE": "3e-3",
+    "REWARD__EPOCHS": "12",
+    "REWARD__PATIENCE": "12",
+    "REWARD__BATCH": "8",
+    "REWARD__NORMALISE_ON": "16",
+    "REWARD__MIN_TRAIN": "8",
+    "PPO__ITERATIONS": "2",
+    "PPO__ROLLOUTS": "8",
+    "PPO__MAX_TOKENS": "6",
+    "PPO__TEXT_ROWS": "2",
+    "PPO__TEXT_ROW": "16",
+    "GATE__PROMPTS": "8",
+    "GATE__MIN_WIN_RATE": "0",
+    "GATE__MAX_KL": "1e6",
+    "GATE__MAX_TEXT_NLL_INCREASE": "1e6",
+    "GATE__MAX_UNENDED_INCREASE": "1",
+}
+THUMB = {"kind": "rating", "value": "up"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_prometheus() -> None:
+    if shutil.which("prometheus") is None and not os.environ.get("CI"):
+        pytest.skip("needs Debian's package prometheus")
+
+
+def promtool(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_promtool_accepts_configuration_and_rules() -> None:
+    checked = promtool("check", "config", RULES / "prometheus.yml")
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.count("SUCCESS") == 4  # that files are there, it, two files of rules
+
+
+@pytest.mark.parametrize("file", sorted((RULES / "tests").glob("*.yml")), ids=lambda f: f.stem)
+def test_promtool_passes_the_tests_of_the_rules(file: Path) -> None:
+    tested = promtool("test", "rules", file)
+    assert tested.returncode == 0, tested.stderr + tested.stdout
+
+
+def test_every_alert_is_tested_firing_and_silent() -> None:
+    seen: dict[str, set[bool]] = {name: set() for name, _ in rule_expressions() if ":" not in name}
+    for file in (RULES / "tests").glob("*.yml"):
+        for test in yaml.safe_load(file.read_text())["tests"]:
+            for case in test["alert_rule_test"]:
+                seen[case["alertname"]].add(bool(case["exp_alerts"]))
+    assert {name for name, fired in seen.items() if fired != {True, False}} == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "command"),
+    [
+        ("ratio_rate5m > 0.05", "ratio_rate5m > 0.5", "test"),  # fires too late
+        ("requests_waiting:sum > 16", "requests_waiting:sum > 1", "test"),  # does not fall silent
+        ("requests_waiting:sum > 16", "requests_waiting:sum >", "check"),  # no PromQL
+        ("severity: info", "severity: [info]", "check"),  # no rule
+    ],
+)
+def test_promtool_finds_a_planted_fault(tmp_path: Path, old: str, new: str, command: str) -> None:
+    shutil.copytree(RULES, tmp_path / "p")
+    file = tmp_path / "p" / "rules" / "alerts.yml"
+    file.write_text(file.read_text().replace(old, new))
+    tests = sorted((tmp_path / "p" / "tests").glob("*.yml"))
+    assert (promtool("check", "rules", file).returncode != 0) == (command == "check")
+    assert any(promtool("test", "rules", test).returncode != 0 for test in tests)
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
+    """A learner that will end a cycle, as a process; its port is that of its metrics."""
+    home = tmp_path_factory.mktemp("learner-home")
+    environment = {f"PLAUDIT_LEARNER_{name}": value for name, value in TINY_CYCLE.items()}
+    found = Plaudit(make_home(home), environment=environment)
+    found.run("learn", "--home", str(home), "--metrics-port", str(found.port))
+    yield found
+    found.stop()
+
+
+def _chat_and_vote(plaudit: Plaudit) -> None:
+    answer = plaudit.openai().chat.completions.create(
+        model="plaudit", n=2, messages=[{"role": "user", "content": "Hi"}], max_tokens=4
+    )
+    assert plaudit.vote(answer.id, THUMB | {"choice": 0}).status_code == 201
+    assert plaudit.vote(answer.id, THUMB | {"choice": 9}).status_code == 400
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, plaudit: Plaudit, learner: Plaudit
+) -> Iterator[Prometheus]:
+    """A Prometheus that has scraped a replica that answered and took votes, and that learner."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    with prometheus(folder, {"serving": plaudit.port, "learner": learner.port}) as running:
+        running.wait("up == 1")
+        for _ in range(5):  # a rate takes two scrapes
+            _chat_and_vote(plaudit)
+            time.sleep(1.1)
+        ended = 'plaudit_learner_cycles_total{outcome="published"} == 1'
+        running.wait(ended, seconds=240)
+        for name in recorded() - {"plaudit:learner_stage:age_seconds"}:  # of a cycle under way
+            running.wait(name)
+        yield running
+
+
+@pytest.mark.parametrize(("name", "expression"), [*rule_expressions(), *dashboard_expressions()])
+def test_expressions_name_only_what_is_exported(
+    server: Prometheus, name: str, expression: str
+) -> None:
+    assert problems(server, expression) == []
+
+
+def test_rules_are_evaluated_without_error(server: Prometheus) -> None:
+    rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in rules} == {name for name, _ in rule_expressions()}
+    assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}
+
+
+# Panels that stay empty while nothing is wrong, on trial or under way.
+EMPTY = {
+    "A version goes live",
+    "Since the last swap",
+    "Pauses and loading",
+    "Errors by route",
+    "Alerts",
+}
+
+
+def test_panels_show_something(server: Prometheus) -> None:
+    shown = {name for name, expression in dashboard_expressions() if server.query(expression)}
+    assert {name for name, _ in dashboard_expressions()} - shown <= EMPTY
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("rate(plaudit_votes_total[5m])", "nothing exports plaudit_votes_total"),
+        ("sum by (kind) (plaudit:votes:rate5m)", "nothing exports plaudit:votes:rate5m"),
+        (
+            'plaudit_swaps_total{result="failed"} > 0',
+            "plaudit_swaps_total has no label result",
+        ),
+        ("sum(plaudit_swaps_total", "unclosed left parenthesis"),
+        ("rate(plaudit_swaps_total)", "expected type range vector"),
+    ],
+)
+def test_the_checker_finds_a_planted_fault(server: Prometheus, expression: str, told: str) -> None:
+    (found,) = problems(server, expression)
+    assert told in found
