@@ -30,6 +30,7 @@ from serving.errors import PolicyLost, ServingError
 from serving.lineup import Lineup
 from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
+from serving.page_routes import page_router
 from serving.recorder import Recorder
 from serving.routes import health_router, keep_only
 from serving.settings import ServingSettings
@@ -101,6 +102,7 @@ async def _build_app(
         health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
     )
     app.include_router(feedback_router(parts.log, parts.view, parts.secret))
+    app.include_router(page_router())
     for name in ("openai_serving_chat", "openai_serving_completion"):
         if (handler := getattr(app.state, name, None)) is not None:
             _say_versions(handler, lambda: swapper.version)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feedback.identity import Secret, mint, owner_of, subject_of
 from serving.context import RequestContext, request_context
+from serving.page_routes import is_page
 
 PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -78,7 +79,8 @@ class CompletionMiddleware:
             await self.app(scope, receive, send)
 
     def _owner(self, scope: Scope) -> str:
-        if not self.api_keys or scope["path"].rstrip("/") in OPEN_PATHS:
+        path = scope["path"]
+        if not self.api_keys or path.rstrip("/") in OPEN_PATHS or is_page(path):
             return owner_of(self.secret, None)
         given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ").encode()
         if not any(hmac.compare_digest(given, key) for key in self.api_keys):

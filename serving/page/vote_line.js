@@ -1,0 +1,86 @@
+// A vote as it is shown: what was said, what became of it, and its undo.
+import { conversations, reopen, touch } from "./conversations.js";
+import { html, LETTERS, useStore } from "./ui.js";
+import { undo, votes, votesOn } from "./votes.js";
+
+/** How a vote reads: letters are places on screen, left to right. */
+export function described({ feedback, shown = [] }) {
+  const letter = (choice) =>
+    LETTERS[shown.findIndex((other) => JSON.stringify(other) === JSON.stringify(choice))] ?? "?";
+  switch (feedback.kind) {
+    case "comparison":
+      return {
+        left: "A is better than B",
+        right: "B is better than A",
+        tie: "A and B are equally good",
+        both_bad: "A and B are both bad",
+      }[feedback.verdict];
+    case "ranking":
+      return `Ranked ${feedback.groups.map((g) => g.map(letter).sort().join(" = ")).join(" > ")}`;
+    case "rating":
+      return feedback.value === "up" ? "Good answer" : "Bad answer";
+    case "demonstration":
+      return "A better answer, written by you";
+    case "comment":
+      return `Comment: “${feedback.text.slice(0, 80)}${feedback.text.length > 80 ? "…" : ""}”`;
+    default:
+      return feedback.kind;
+  }
+}
+
+/** What became of a vote. */
+export function fate(vote) {
+  if (vote.undo) return { name: "undoing", text: "being taken back" };
+  if (vote.state === "undone") return { name: "undone", text: "taken back" };
+  if (vote.state === "refused") return { name: "refused", text: `not taken: ${vote.problem}` };
+  if (vote.state === "unsent") return { name: "unsent", text: "waiting to be sent" };
+  if (vote.learned_in) return { name: "learned", text: `learned in version ${vote.learned_in}` };
+  return { name: "stored", text: "stored, not learned from yet" };
+}
+
+const DECISIONS = ["comparison", "ranking"];
+
+/** Take a vote back; a decision on the last answers of a conversation is open again then. */
+export function takeBack(vote) {
+  undo(vote);
+  const parent = conversations.get().find((c) => c.id === vote.conversation);
+  const turn = parent?.turns.at(-1);
+  if (turn?.id !== vote.turn || turn.status !== "settled") return;
+  const { kind } = vote.body.feedback;
+  if (DECISIONS.includes(kind) && turn.shown.length > 1) reopen(parent, turn);
+  if (kind === "demonstration") dropOwn(parent, turn);
+}
+
+function dropOwn(parent, turn) {
+  turn.own = null;
+  const decided = votesOn(turn).some((vote) => DECISIONS.includes(vote.body.feedback.kind));
+  if (turn.shown.length > 1 && !decided) reopen(parent, turn);
+  else touch(parent, turn);
+}
+
+export function VoteLine({ vote, onUndone }) {
+  const { name, text } = fate(vote);
+  const undoable = vote.state !== "undone" && !vote.undo;
+  const act = () => {
+    takeBack(vote);
+    onUndone?.();
+  };
+  return html`
+    <span class="vote" data-fate=${name}>
+      <span class="vote-said">${described(vote.body)}</span>
+      <span class="vote-fate">${text}</span>
+      ${undoable &&
+      html`<button type="button" class="link" onClick=${act}
+        aria-label=${`Undo: ${described(vote.body)}`}>Undo</button>`}
+    </span>
+  `;
+}
+
+/** The votes on a turn. */
+export function TurnVotes({ turn }) {
+  const given = votesOn(turn, useStore(votes));
+  if (!given.length) return null;
+  return html`<ul class="turn-votes" aria-label="Your votes">
+    ${given.map((vote) => html`<li key=${vote.key}><${VoteLine} vote=${vote} /></li>`)}
+  </ul>`;
+}
