@@ -53,9 +53,9 @@ def policies_activate(
     version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
 ) -> None:
     """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
-    from deploy.policies import activate
+    from deploy.policies import operations
 
-    say(activate(home, version, getpass.getuser()))
+    say(operations(home).activate(version, getpass.getuser()))
 
 
 @policies_app.command("rollback")
@@ -63,9 +63,9 @@ def policies_rollback(
     home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
 ) -> None:
     """Go back to the version before the live one, and hold publishing."""
-    from deploy.policies import rollback
+    from deploy.policies import operations
 
-    say(rollback(home, getpass.getuser()))
+    say(operations(home).rollback(getpass.getuser()))
 
 
 @policies_app.command("prune")
@@ -81,11 +81,21 @@ def policies_prune(
     say(prune(home, keep))
 
 
+@policies_app.command("hold")
+def policies_hold(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Let nothing new go live until it is resumed."""
+    from deploy.policies import operations
+
+    say(operations(home).hold(getpass.getuser()))
+
+
 @policies_app.command("resume")
 def policies_resume(
     home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
 ) -> None:
-    """Let new versions go live again after a roll-back."""
-    from deploy.policies import resume
+    """Let new versions go live again after a roll-back or a hold."""
+    from deploy.policies import operations
 
-    say(resume(home, getpass.getuser()))
+    say(operations(home).resume(getpass.getuser()))

@@ -9,10 +9,12 @@ from rich.table import Table
 
 from deploy.errors import DeployError
 from feedback import opening
+from feedback.history import History
 from feedback.kafka_settings import KafkaSettings
 from feedback.log import EventLog
-from feedback.policies import PolicyState, current, publish_event
-from protos.plaudit.v1.policy_pb2 import Activated, Hold
+from feedback.operations import Operations
+from feedback.policies import current
+from feedback.versions import Versions
 from protos.registry import RegistryError
 from protos.shared_registry import open_registry
 
@@ -31,38 +33,25 @@ def open_log(home: Path) -> EventLog:
     return opening.open_log(home)
 
 
-def _status(version: int, state: PolicyState) -> str:
-    if version == state.live:
-        return "live"
-    if version == state.challenger:
-        return "on trial"
-    return "rolled back" if version in state.rolled_back else ""
-
-
 def list_policies(home: Path) -> Table:
     """Give a table of all versions."""
-    state = current(open_log(home))
-    registry = open_registry(home)
+    history = History(open_log(home))
+    state = history.poll()
     table = Table(title="held: nothing new goes live" if state.held else None)
     for column in ("version", "parent", "made", "votes", "judge's win rate", "status", "serving"):
         table.add_column(column)
-    there = registry.versions()
-    for version in state.published:
-        if version not in there:
-            table.add_row(str(version), "", "", "", "", "pruned", "")
-            continue
-        manifest = registry.manifest(version)
-        made = datetime.datetime.fromtimestamp(manifest.created_ms / 1000).isoformat(" ", "seconds")
-        win_rate = manifest.gate.get("win_rate")
-        replicas = sorted(name for name, v in state.replicas.items() if v == version)
+    for one in Versions(open_registry(home)).listed(history.told()):
+        made = datetime.datetime.fromtimestamp(one.created).isoformat(" ", "seconds")
+        win_rate = one.figures.get("win_rate")
+        standing = one.standing.replace("_", " ") if one.standing != "published" else ""
         table.add_row(
-            str(version),
-            str(manifest.parent or ""),
+            str(one.version),
+            str(one.parent or ""),
             made,
-            str(manifest.learned_from.events or ""),
+            str(one.votes or ""),
             "" if win_rate is None else f"{win_rate:.2f}",
-            _status(version, state),
-            ", ".join(replicas),
+            standing if one.size else f"{standing} (pruned)".strip(),
+            ", ".join(one.serving(state)),
         )
     return table
 
@@ -100,48 +89,15 @@ def report_folder(home: Path, version: int | None) -> Path:
     return max(found, key=lambda folder: int(folder.name))
 
 
-def activate(home: Path, version: int, by: str) -> str:
-    """Make `version` the one that replicas serve; say what follows from it.
+def operations(home: Path) -> Operations:
+    """Give what operators do to the policies of an installation.
 
     Raises:
-        DeployError: It was never published, or its files are not whole.
+        DeployError: There is none in `home`.
 
     """
     log = open_log(home)
-    state = current(log)
-    if version not in state.published:
-        raise DeployError(f"there is no version {version}; see 'plaudit policies list'")
-    show(home, version)
-    publish_event(log, Activated(version=version, by=by))
-    if version < state.live:
-        return (
-            f"Rolling back from version {state.live} to {version}. Nothing new goes live until "
-            "'plaudit policies resume'."
-        )
-    ended = f" The trial of version {state.challenger} ends." if state.challenger else ""
-    return f"Version {version} goes live.{ended}"
-
-
-def rollback(home: Path, by: str) -> str:
-    """Go back to the version that was live before.
-
-    Raises:
-        DeployError: There is none.
-
-    """
-    state = current(open_log(home))
-    if not state.previous:
-        raise DeployError(f"there is no version before {state.live} to go back to")
-    return activate(home, state.previous, by)
-
-
-def resume(home: Path, by: str) -> str:
-    """Let new versions go live again."""
-    log = open_log(home)
-    if not current(log).held:
-        return "Publishing was not held."
-    publish_event(log, Hold(held=False, by=by))
-    return "New versions go live again."
+    return Operations(log, open_registry(home), History(log))
 
 
 def prune(home: Path, keep: int) -> str:

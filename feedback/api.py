@@ -20,6 +20,8 @@ from feedback.events import kind_of
 from feedback.group_commit import GroupCommit
 from feedback.http_errors import ApiError, from_validation
 from feedback.identity import Secret, owner_of
+from feedback.keys import Caller
+from feedback.lineage import Lineage
 from feedback.log import EventLog, LogError
 from feedback.metrics import FEEDBACK, REJECTED
 from feedback.schema import (
@@ -82,7 +84,8 @@ class FeedbackApi:
     @_answering_errors
     async def create(self, request: Request) -> Response:
         """Take one opinion: 201 once it is durable, 200 if it was already."""
-        owner = self._owner(request)
+        caller = self._caller(request)
+        owner = caller.owner
         key = request.headers.get("idempotency-key")
         if key is not None and not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
             message = f"'Idempotency-Key' must have 1 to {MAX_IDEMPOTENCY_KEY} characters."
@@ -91,6 +94,8 @@ class FeedbackApi:
             body = FeedbackRequest.model_validate_json(await _body(request))
         except ValidationError as error:
             raise from_validation(error) from error
+        if body.source == "annotator" and not caller.may("annotator"):
+            raise _no_annotator()
         if needs_view(body):
             event = await self._blocking(self._service.event_for, body, owner, key)
         else:
@@ -100,7 +105,9 @@ class FeedbackApi:
             raise _key_reused()
         new = first is event
         FEEDBACK.labels(kind_of(event), "accepted" if new else "duplicate").inc()
-        return JSONResponse(object_of(first), 201 if new else 200)
+        if new:
+            return JSONResponse(object_of(first), 201)
+        return JSONResponse(await self._blocking(self._service.repeated, first))
 
     @_answering_errors
     async def page(self, request: Request) -> Response:
@@ -109,36 +116,39 @@ class FeedbackApi:
         limit = _limit(query.get("limit"))
         seen, more = await self._blocking(
             self._service.page,
-            self._owner(request),
+            self._caller(request).owner,
             query.get("completion_id"),
             query.get("after"),
             limit,
         )
-        data = [object_of(one.event, one.superseded) for one in seen]
+        data = self._service.objects(seen)
         return JSONResponse({"object": "list", "data": data, "has_more": more})
 
     @_answering_errors
     async def read(self, request: Request) -> Response:
         """Give one of the caller's opinions."""
         wanted = request.path_params["feedback_id"]
-        seen = await self._blocking(self._service.get, self._owner(request), wanted)
-        return JSONResponse(object_of(seen.event, seen.superseded))
+        seen = await self._blocking(self._service.get, self._caller(request).owner, wanted)
+        return JSONResponse(*self._service.objects([seen]))
 
     @_answering_errors
     async def delete(self, request: Request) -> Response:
         """Take one of the caller's opinions back; doing so again changes nothing."""
         wanted = request.path_params["feedback_id"]
-        event, stood = await self._blocking(self._service.retract, self._owner(request), wanted)
+        event, stood = await self._blocking(
+            self._service.retract, self._caller(request).owner, wanted
+        )
         if stood:
             FEEDBACK.labels(kind_of(event), "retracted").inc()
         return JSONResponse(FeedbackDeleted(id=wanted).model_dump())
 
-    def _owner(self, request: Request) -> str:
-        owner = getattr(request.state, "owner", None)
-        if isinstance(owner, str):
-            return owner
+    def _caller(self, request: Request) -> Caller:
+        caller = getattr(request.state, "caller", None)
+        if isinstance(caller, Caller):
+            return caller
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        return self._owner_of_bearer(token.strip() if scheme.lower() == "bearer" else None)
+        owner = self._owner_of_bearer(token.strip() if scheme.lower() == "bearer" else None)
+        return Caller(owner, "operator", owner)
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
@@ -152,6 +162,11 @@ def _key_reused() -> ApiError:
         "new key.",
         "Idempotency-Key",
     )
+
+
+def _no_annotator() -> ApiError:
+    message = "A key of role 'user' may not give feedback as an annotator: leave 'source' out."
+    return ApiError(403, "role_not_allowed", message, "source")
 
 
 async def _body(request: Request) -> bytes:
@@ -197,23 +212,26 @@ def feedback_router(
     secret: Secret,
     *,
     owner_of_bearer: Callable[[str | None], str] | None = None,
+    lineage: Callable[[], Lineage] = Lineage,
     clients: int = 64,
 ) -> APIRouter:
     """Give the routes POST and GET /v1/feedback, and GET and DELETE /v1/feedback/{id}.
 
-    A request's owner is `request.state.owner` where a middleware has set it.
+    Whom a request comes from is `request.state.caller` where a middleware has set it.
 
     Args:
         log: Where feedback goes.
         view: This replica's view; the routes make it follow when they need it up to date.
         secret: The installation's secret.
         owner_of_bearer: Gives the owner for a bearer token (None: there is none) where no
-            middleware did; by default the owner of that API key, whatever the key.
+            middleware did; by default the owner of that API key, whatever the key. Such
+            a caller may do everything.
+        lineage: Gives what is known of which version learned from what; nothing by default.
         clients: How many requests may be at the log at once; more wait.
 
     """
     api = FeedbackApi(
-        FeedbackService(log, view, secret),
+        FeedbackService(log, view, secret, lineage),
         owner_of_bearer or functools.partial(owner_of, secret),
         clients,
     )

@@ -16,12 +16,13 @@ others' numbers stay as they are, and none is given twice.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from feedback.errors import FeedbackError
-from feedback.events import completions_of
+from feedback.events import completions_of, kind_of
 from feedback.failpoints import failpoint
 from feedback.forgetting import ORDER
 from feedback.ledger_intake import Intake
@@ -34,12 +35,14 @@ from feedback.ledger_rows import (
     max_seq,
     only_held,
 )
+from feedback.lineage import SILENT, lessons_of
 from feedback.log import EventLog, LogRecord, NewRecord, RecordKey, Topic
 from feedback.records import dead_letter_record
 from feedback.sqlite import connect, must_wipe, transaction, wipe
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter as DeadLetterMessage
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+from protos.plaudit.v1.policy_pb2 import Lessons
 
 FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
 _JUDGED = """
@@ -248,6 +251,11 @@ class Ledger:
         with self._lock:
             return not must_wipe(self._db)
 
+    def lessons(self, upto_seq: int) -> list[Lessons]:
+        """Give where in the log the events are that are numbered up to `upto_seq`."""
+        with self._lock:
+            return lessons_of(self._db, upto_seq)
+
     def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
         """Give the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.
 
@@ -272,6 +280,11 @@ class Ledger:
             assert held is not None, "an event of which nothing is held is given no seq"
             judged.append(JudgedEvent(seq, held, own))
         return judged
+
+    def votes(self, after_seq: int, upto_seq: int) -> dict[str, int]:
+        """Count the opinions of `judged` that teach something, by kind."""
+        kinds = (str(kind_of(one.event)) for one in self.judged(after_seq, upto_seq))
+        return dict(Counter(kind for kind in kinds if kind not in SILENT))
 
     def prompts(self, limit: int, upto_seq: int | None = None) -> list[list[dict[str, str]]]:
         """Give the distinct lists of messages that people asked, the latest first.

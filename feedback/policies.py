@@ -22,15 +22,30 @@ from protos.plaudit.v1.policy_pb2 import (
     Activated,
     DuelEnded,
     Hold,
+    KeyMade,
+    KeyRevoked,
     Leads,
     PolicyEvent,
     Published,
     Refused,
+    Stage,
     SwapFailed,
     Swapped,
 )
 
-PolicyMessage = Published | Refused | Activated | Hold | Swapped | SwapFailed | Leads | DuelEnded
+PolicyMessage = (
+    Published
+    | Refused
+    | Activated
+    | Hold
+    | Swapped
+    | SwapFailed
+    | Leads
+    | DuelEnded
+    | Stage
+    | KeyMade
+    | KeyRevoked
+)
 # One partition key, so that a log with partitions keeps these events in one order.
 _PARTITION_KEY: Final = "policies"
 _FIELDS: Final[dict[type[Message], str]] = {
@@ -42,6 +57,9 @@ _FIELDS: Final[dict[type[Message], str]] = {
     SwapFailed: "swap_failed",
     Leads: "leads",
     DuelEnded: "duel_ended",
+    Stage: "stage",
+    KeyMade: "key_made",
+    KeyRevoked: "key_revoked",
 }
 
 
@@ -95,7 +113,7 @@ def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
 
 @singledispatch
 def _apply(_: object, state: PolicyState) -> PolicyState:
-    """Refused: it is for people to read, and moves nothing."""
+    """Refused, Stage and those of keys: others read them (`feedback.history`)."""
     return state
 
 
@@ -209,7 +227,10 @@ class PolicyFollower:
             return
         if event.event_id not in self._seen:
             self._seen.add(event.event_id)
-            self.state = fold(self.state, event)
+            self._fold(event)
+
+    def _fold(self, event: PolicyEvent) -> None:
+        self.state = fold(self.state, event)
 
 
 def current(log: EventLog) -> PolicyState:

@@ -169,7 +169,10 @@ class FeedbackRequest(_Strict):
 
 
 class FeedbackObject(BaseModel):
-    """One accepted opinion. Reads say `superseded` where a later vote has replaced it."""
+    """One accepted opinion. Reads say `superseded` where a later vote has replaced it.
+
+    `learned_in` is the first published version that learned from it, null until there is one.
+    """
 
     id: str
     object: Literal["feedback"] = "feedback"
@@ -177,6 +180,7 @@ class FeedbackObject(BaseModel):
     completion_id: str
     policy_version: int
     feedback: Opinion
+    learned_in: int | None
     superseded: bool | None = None
 
 

@@ -6,9 +6,10 @@ Every function blocks on the log or the view. Errors are `ApiError`s, as they ar
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from feedback.errors import FeedbackError
-from feedback.events import target_of
+from feedback.events import kind_of, target_of
 from feedback.http_errors import ApiError
 from feedback.identity import (
     CompletionIdClaims,
@@ -21,10 +22,11 @@ from feedback.identity import (
     retraction_id,
     subject_of,
 )
+from feedback.lineage import SILENT, Lineage
 from feedback.log import EventLog
 from feedback.records import feedback_record
 from feedback.schema import CandidateRef, FeedbackRequest, choices_of
-from feedback.translate import event_of
+from feedback.translate import event_of, object_of
 from feedback.view import SeenEvent, View
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Retraction, Source
 
@@ -34,11 +36,19 @@ Clock = Callable[[], float]
 class FeedbackService:
     """Feedback on one log, with one replica's view. May be used from any thread."""
 
-    def __init__(self, log: EventLog, view: View, secret: Secret, clock: Clock = time.time) -> None:
-        """Use `log`, `view` and `secret`; `clock` gives unix seconds."""
+    def __init__(
+        self,
+        log: EventLog,
+        view: View,
+        secret: Secret,
+        lineage: Callable[[], Lineage] = Lineage,
+        clock: Clock = time.time,
+    ) -> None:
+        """Use `log`, `view` and `secret`; `clock` gives unix seconds, `lineage` who learned."""
         self.log = log
         self.view = view
         self.secret = secret
+        self._lineage = lineage
         self._clock = clock
 
     def event_for(
@@ -109,6 +119,26 @@ class FeedbackService:
         if seen is None or seen.event.owner != owner or seen.retracted:
             raise _no_feedback(404, "id")
         return seen
+
+    def learned_in(self, seen: SeenEvent) -> int | None:
+        """Give the first version that learned from an opinion; None: none has."""
+        if kind_of(seen.event) in SILENT:
+            return None
+        return self._lineage().learned_in(seen.place, seen.ended)
+
+    def objects(self, seen: Sequence[SeenEvent]) -> list[dict[str, Any]]:
+        """Give opinions as reads answer them."""
+        return [object_of(one.event, one.superseded, self.learned_in(one)) for one in seen]
+
+    def repeated(self, event: FeedbackEvent) -> dict[str, Any]:
+        """Give an opinion that was accepted before as a repeated POST answers it.
+
+        Raises:
+            ViewError: It cannot be told which version learned from it.
+
+        """
+        seen = self.view.event(event.event_id)
+        return object_of(event, learned_in=self.learned_in(seen) if seen is not None else None)
 
     def page(
         self, owner: str, completion_id: str | None, after: str | None, limit: int

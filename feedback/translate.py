@@ -128,12 +128,15 @@ def _policy_version(completion_id: str) -> int:
         return 0  # from a producer with ids of its own
 
 
-def object_of(event: FeedbackEvent, superseded: bool | None = None) -> dict[str, Any]:
+def object_of(
+    event: FeedbackEvent, superseded: bool | None = None, learned_in: int | None = None
+) -> dict[str, Any]:
     """Give an accepted opinion as the API answers it: `schema.FeedbackObject` as JSON.
 
     Args:
         event: A sound event, and no retraction.
         superseded: Whether a later vote has replaced it, where a read says so.
+        learned_in: The first version that learned from it; None: none has.
 
     """
     answer = {
@@ -143,5 +146,6 @@ def object_of(event: FeedbackEvent, superseded: bool | None = None) -> dict[str,
         "completion_id": event.completion_id,
         "policy_version": _policy_version(event.completion_id),
         "feedback": opinion_of(event),
+        "learned_in": learned_in,
     }
     return answer if superseded is None else {**answer, "superseded": superseded}

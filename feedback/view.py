@@ -13,38 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from feedback import forgetting
 from feedback.errors import FeedbackError
-from feedback.events import FORGETTING, RETRACTION, defect_of, kind_of, target_of
-from feedback.log import EventLog, LogRecord, Topic
-from feedback.records import Undecodable, decode_completion, decode_feedback, messages_hash
-from feedback.sqlite import connect, mark_for_wiping, must_wipe, transaction, wipe
-from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from feedback.lineage import SILENT, Coverage, Place
+from feedback.log import EventLog, Topic
+from feedback.schema import KINDS
+from feedback.sqlite import connect, must_wipe, transaction, wipe
+from feedback.view_intake import SCHEMA, take
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 _FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
-_SCHEMA: Final = f"""{forgetting.SCHEMA};
-CREATE TABLE IF NOT EXISTS positions (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
-    PRIMARY KEY (topic, partition));
-CREATE TABLE IF NOT EXISTS events (
-    arrival INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
-    subject TEXT NOT NULL, completion_id TEXT NOT NULL, target TEXT NOT NULL,
-    superseded INTEGER NOT NULL DEFAULT 0, value BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS events_target ON events (owner, subject, target);
-CREATE INDEX IF NOT EXISTS events_completion ON events (owner, completion_id, arrival);
-CREATE INDEX IF NOT EXISTS events_owner ON events (owner, arrival);
-CREATE TABLE IF NOT EXISTS retractions (
-    event_id TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (event_id, owner));
-CREATE TABLE IF NOT EXISTS completions (
-    completion_id TEXT PRIMARY KEY, owner TEXT NOT NULL, subject TEXT NOT NULL,
-    choices INTEGER NOT NULL, messages_hash BLOB NOT NULL, created_ms INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS completions_subject ON completions (owner, subject)
-"""
 _EVENTS: Final = """
 SELECT value, superseded, EXISTS (SELECT 1 FROM retractions AS r
-    WHERE r.event_id = e.event_id AND r.owner = e.owner) AS retracted FROM events AS e
+    WHERE r.event_id = e.event_id AND r.owner = e.owner) AS retracted,
+    partition, offset, ended_partition, ended_offset FROM events AS e
 """
+_STANDING: Final = "SELECT COUNT(*) FROM events WHERE ended_offset IS NULL"
 
 
 class ViewError(FeedbackError):
@@ -58,12 +41,16 @@ class SeenEvent:
     Attributes:
         superseded: A later vote of the same subject on the same target has replaced it.
         retracted: Its owner has taken it back.
+        place: Where it is in the log.
+        ended: Where the first event is that replaced or retracted it; None: it counts.
 
     """
 
     event: FeedbackEvent
     superseded: bool
     retracted: bool
+    place: Place
+    ended: Place | None
 
 
 class View:
@@ -84,7 +71,7 @@ class View:
             older = connect(path, "", synchronous="NORMAL", busy_seconds=5)
             _rebuild_if_older(older)
             older.close()
-            self._write = connect(path, _SCHEMA, synchronous="NORMAL", busy_seconds=5)
+            self._write = connect(path, SCHEMA, synchronous="NORMAL", busy_seconds=5)
             self._read = connect(path, "", synchronous="NORMAL", busy_seconds=5)
 
     def close(self) -> None:
@@ -113,7 +100,7 @@ class View:
                     return taken
                 with transaction(self._write):
                     for record in (record for batch in batches for record in batch):
-                        self._take(record)
+                        take(self._write, record)
                 taken += sum(map(len, batches))
 
     def event(self, event_id: str) -> SeenEvent | None:
@@ -160,6 +147,31 @@ class View:
         with self._reading, self._errors():
             return bool(rows) and not must_wipe(self._read)
 
+    def standing(self) -> dict[str, int]:
+        """Count the opinions that are neither replaced nor retracted, by kind."""
+        rows = self._select(
+            "SELECT kind, COUNT(*) FROM events WHERE ended_offset IS NULL GROUP BY kind", ()
+        )
+        return dict(rows)
+
+    def waiting(self, learned: Coverage) -> int:
+        """Count those of them that teach something and were not there to learn from."""
+        kinds = [kind for kind in KINDS if kind not in SILENT]
+        partitions = self._select("SELECT partition FROM positions WHERE topic = 'feedback'", ())
+        waiting = 0
+        for kind in kinds:
+            for (partition,) in partitions:
+                waiting += self._count(
+                    f"{_STANDING} AND kind = ? AND partition = ? AND offset >= ?",
+                    (kind, partition, learned.next.get(partition, 0)),
+                )
+            for place in learned.missing:
+                waiting += self._count(
+                    f"{_STANDING} AND kind = ? AND partition = ? AND offset = ?",
+                    (kind, place.partition, place.offset),
+                )
+        return waiting
+
     def messages_hash(self, completion_id: str) -> bytes | None:
         """Give what completions of the same prompt share; None for one not seen yet."""
         rows = self._select(
@@ -178,109 +190,30 @@ class View:
         with self._reading, self._errors():
             return self._read.execute(sql, values).fetchall()
 
+    def _count(self, sql: str, values: tuple[object, ...]) -> int:
+        return int(self._select(sql, values)[0][0])
+
     def _positions(self, topic: Topic) -> dict[int, int]:
         rows = self._write.execute(
             "SELECT partition, next FROM positions WHERE topic = ?", (topic,)
         )
         return dict(rows.fetchall())
 
-    def _take(self, record: LogRecord) -> None:
-        try:
-            if record.topic == "completions":
-                self._take_completion(record)
-            else:
-                self._take_event(decode_feedback(record))
-        except Undecodable:
-            pass  # the ledger keeps it, as a dead letter
-        self._write.execute(
-            "INSERT INTO positions VALUES (?, ?, ?) "
-            "ON CONFLICT (topic, partition) DO UPDATE SET next = excluded.next",
-            (record.topic, record.partition, record.offset + 1),
-        )
-
-    def _take_completion(self, record: LogRecord) -> None:
-        completion = decode_completion(record)
-        if forgetting.was_forgotten(self._write, completion):
-            self._erase_late(completion)
-            return
-        self._write.execute(
-            "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                completion.completion_id,
-                completion.owner,
-                completion.subject,
-                len(completion.choices),
-                messages_hash(completion),
-                completion.created_ms,
-            ),
-        )
-
-    def _take_event(self, event: FeedbackEvent) -> None:
-        if defect_of(event) is not None or forgetting.goes_with_forgotten(self._write, event):
-            return
-        if kind_of(event) == FORGETTING:
-            self._forget(event)
-            return
-        if kind_of(event) == RETRACTION:
-            self._write.execute(
-                "INSERT OR IGNORE INTO retractions VALUES (?, ?)",
-                (event.retraction.event_id, event.owner),
-            )
-            return
-        target = (event.owner, event.subject, target_of(event))
-        row = self._write.execute(
-            "INSERT OR IGNORE INTO events "
-            "(event_id, owner, subject, target, completion_id, value) VALUES (?, ?, ?, ?, ?, ?) "
-            "RETURNING arrival",
-            (event.event_id, *target, event.completion_id, event.SerializeToString()),
-        ).fetchone()
-        if row is not None:
-            self._write.execute(
-                "UPDATE events SET superseded = 1 "
-                "WHERE owner = ? AND subject = ? AND target = ? AND arrival < ?",
-                (*target, row[0]),
-            )
-
-    def _forget(self, event: FeedbackEvent) -> None:
-        if forgetting.remember(self._write, event) is None:
-            return
-        person = event.forgetting
-        said = (event.owner, person.subject, person.until_ms)
-        rows = self._write.execute(
-            "DELETE FROM completions WHERE owner = ? AND subject = ? AND created_ms <= ? "
-            "RETURNING completion_id",
-            said,
-        )
-        found = {row[0] for row in rows.fetchall()}
-        forgetting.remember_completions(self._write, found)
-        self._erase_events(forgetting.Search(*said, found))
-
-    def _erase_late(self, completion: CompletionRecord) -> None:
-        own = {completion.completion_id}
-        forgetting.remember_completions(self._write, own)
-        self._erase_events(forgetting.Search(completion.owner, completion.subject, 0, own))
-
-    def _erase_events(self, search: forgetting.Search) -> None:
-        rows = self._write.execute("SELECT value FROM events WHERE owner = ?", (search.owner,))
-        for row in rows.fetchall():
-            search.event(FeedbackEvent.FromString(row[0]))
-        for table in ("events", "retractions"):
-            self._write.executemany(
-                f"DELETE FROM {table} WHERE event_id = ? AND owner = ?",
-                [(event_id, search.owner) for event_id in search.events],
-            )
-        mark_for_wiping(self._write)
-
 
 def _rebuild_if_older(connection: sqlite3.Connection) -> None:
-    """Empty a file of a version that did not keep subjects, to be built again from the log."""
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(completions)")}
-    if columns and "subject" not in columns:
+    """Empty a file of a version that kept less, to be built again from the log."""
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
+    if columns and "ended_offset" not in columns:
         with transaction(connection):
             for table in ("positions", "events", "retractions", "completions"):
                 connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-def _seen(row: tuple[bytes, int, int]) -> SeenEvent:
-    value, superseded, retracted = row
-    return SeenEvent(FeedbackEvent.FromString(value), bool(superseded), bool(retracted))
+def _seen(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> SeenEvent:
+    value, superseded, retracted, *place, ended_partition, ended_offset = row
+    ended = None
+    if ended_partition is not None and ended_offset is not None:
+        ended = Place(ended_partition, ended_offset)
+    return SeenEvent(
+        FeedbackEvent.FromString(value), bool(superseded), bool(retracted), Place(*place), ended
+    )

@@ -99,6 +99,7 @@ class Cycle:
             self._leave_out_forgotten()
             stage = state.stage
             self._metrics.stage(stage)
+            self._publisher.tell_stage(stage, state.number)
             failpoint(f"learner.{stage}")
             started = time.monotonic()
             self._stages[stage]()
@@ -235,6 +236,9 @@ class Cycle:
         self._reporter.iterated(as_figures(iteration))
         failpoint("learner.ppo.iteration")
         self._metrics.iteration(iteration)
+        self._publisher.tell_stage(
+            "ppo", self._state.number, iteration.number, self._settings.ppo.iterations
+        )
         logger.info("cycle %d: %s", self._state.number, iteration)
 
     def _gate(self) -> None:
@@ -246,6 +250,7 @@ class Cycle:
             candidate=candidate,
             reference=materials.reference,
             samplers=(materials.sampler(candidate), materials.sampler(live)),
+            first=materials.sampler(materials.reference) if self._state.parent > 1 else None,
             judge=self._reward_models.load("judge.pt"),
             judge_accuracy=self._state.figures["judge_accuracy"],
             prompts=materials.held_out_prompts,
@@ -279,7 +284,12 @@ class Cycle:
             state.save(self._folder)
         self._reporter.write(self._folder / "candidate", state, "published", self._publisher.base())
         try:
-            self._publisher.publish(self._folder / "candidate", state)
+            self._publisher.publish(
+                self._folder / "candidate",
+                state,
+                lessons=self._ledger.lessons(state.upto_seq),
+                votes=self._ledger.votes(state.after_seq, state.upto_seq),
+            )
         except Overtaken as error:
             state.end("overtaken", [str(error)])
             return

@@ -28,8 +28,8 @@ class Verdict:
 
     Attributes:
         reasons: Why the candidate may not be published, in words; empty: it may.
-        figures: By name: win_rate, win_rate_lower_bound, kl, text_nll, text_nll_increase,
-            ended, live_ended, judge_accuracy.
+        figures: By name: win_rate, win_rate_lower_bound, win_rate_over_first, kl, text_nll,
+            text_nll_increase, ended, live_ended, judge_accuracy.
 
     """
 
@@ -84,6 +84,7 @@ def examine(
     candidate: PreTrainedModel,
     reference: PreTrainedModel,
     samplers: tuple[Sampler, Sampler],
+    first: Sampler | None,
     judge: RewardModel,
     judge_accuracy: float,
     prompts: Sequence[Sequence[int]],
@@ -97,6 +98,7 @@ def examine(
 
     Args:
         samplers: Of the candidate and of the live policy.
+        first: Of version 1; None where that is the live policy.
         text: Held-out text.
         base_text_nll: Of the pre-trained model on that text, or of the SFT model where there
             is no pre-trained one.
@@ -106,11 +108,15 @@ def examine(
         sampler.sample(prompts, 1, ppo.max_tokens, ppo.temperature, seed + number)
         for number, sampler in enumerate(samplers)
     )
-    wins = judged_wins(judge, ours, theirs)
+    wins = first_wins = judged_wins(judge, ours, theirs)
+    if first is not None:
+        firsts = first.sample(prompts, 1, ppo.max_tokens, ppo.temperature, seed + 2)
+        first_wins = judged_wins(judge, ours, firsts)
     nll = text_nll(candidate, text)
     figures = {
         "win_rate": wins / len(prompts),
         "win_rate_lower_bound": wilson_lower(wins, len(prompts)),
+        "win_rate_over_first": first_wins / len(prompts),
         "judge_accuracy": judge_accuracy,
         "kl": answer_kl(candidate, reference, ours, ppo, judge.pad),
         "text_nll": nll,

@@ -1,20 +1,27 @@
 """Handing a candidate over: registry first, then the event, each step safe to repeat."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from feedback.failpoints import failpoint
-from feedback.log import EventLog
+from feedback.log import EventLog, LogUnavailable
 from feedback.policies import PolicyFollower, PolicyState, publish_event
 from learner.adapters import is_adapter
 from learner.cycle_state import CycleState
 from learner.duel import Standing
 from learner.errors import Overtaken
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
-from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Published, Refused
+from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Lessons, Published, Refused, Stage
 from protos.registry import VersionTaken
 from protos.shared_registry import open_registry
+
+logger = logging.getLogger(__name__)
+
+_TELL_SECONDS: Final = 3.0  # between two words on how far a stage has come
 
 
 class Publisher:
@@ -34,6 +41,8 @@ class Publisher:
         self._follower = PolicyFollower(log)
         self._trials = trials
         self._leader = ""
+        self._told: tuple[str, int] = ("", 0)  # stage and cycle
+        self._told_at = 0.0
 
     def lead(self, learner: str) -> None:
         """Say that this learner has the lease; what others publish from now on does not count.
@@ -43,6 +52,31 @@ class Publisher:
 
         """
         self._leader = publish_event(self._log, Leads(learner=learner)).event_id
+        self._told = ("", 0)
+
+    def tell_stage(
+        self, stage: str, cycle: int = 0, iteration: int = 0, iterations: int = 0
+    ) -> None:
+        """Tell people where the learner is: once a stage, then how far it has come, now and then.
+
+        Nothing hangs on it, so a log that is away is none of the caller's business.
+        """
+        now = time.monotonic()
+        new = (stage, cycle) != self._told
+        if not new and (not iteration or now - self._told_at < _TELL_SECONDS):
+            return
+        self._told, self._told_at = (stage, cycle), now
+        told = Stage(
+            stage=stage,
+            cycle=cycle,
+            iteration=iteration,
+            iterations=iterations,
+            leader=self._leader,
+        )
+        try:
+            publish_event(self._log, told)
+        except LogUnavailable as error:
+            logger.warning("nobody is told of stage '%s': %s", stage, error)
 
     def state(self) -> PolicyState:
         """Give what the policy events say now.
@@ -81,8 +115,21 @@ class Publisher:
             time.sleep(poll_seconds)
         return not stopped()
 
-    def publish(self, candidate: Path, cycle: CycleState) -> None:
+    def publish(
+        self,
+        candidate: Path,
+        cycle: CycleState,
+        *,
+        lessons: Sequence[Lessons] = (),
+        votes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         """Publish as `cycle.version`, and say so; does what a crash left undone.
+
+        Args:
+            candidate: Model folder.
+            cycle: That made it.
+            lessons: Where in the log is what it learned from.
+            votes: What of that its ancestors did not learn from, by kind.
 
         Raises:
             Overtaken: Another learner leads now, or published that version.
@@ -101,6 +148,8 @@ class Publisher:
                 parent=cycle.parent,
                 leader=self._leader,
                 trial=self._goes_on_trial(cycle.version),
+                lessons=lessons,
+                votes=votes,
             ),
         )
         failpoint("learner.announced")

@@ -175,6 +175,7 @@ class _Learner:
             pass
         if self._stop.is_set():
             logger.info("stopped; the next start goes on from here")
+            self._publisher.tell_stage("standby")
         elif not self._lease.held():
             logger.warning("another learner leads now; this one stands by")
             self._metrics.stage("standby")
@@ -203,9 +204,13 @@ class _Learner:
         if last is not None and last.stage != "done":
             logger.info("cycle %d: going on with %s", last.number, last.stage)
             return last
-        self._metrics.stage("waiting")
+        self._say_waiting()
         number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
         return self._wait_for_votes(number, upto)
+
+    def _say_waiting(self) -> None:
+        self._metrics.stage("waiting")
+        self._publisher.tell_stage("waiting")
 
     def _see_trial_out(self) -> None:
         """Wait while a version is on trial: what is learned next starts from the one that wins.
@@ -226,7 +231,7 @@ class _Learner:
             policies = self._publisher.state()
             if policies.challenger:
                 self._see_trial_out()
-                self._metrics.stage("waiting")
+                self._say_waiting()
                 continue
             max_seq = self._ledger.counts().max_seq
             if max_seq - upto < self._settings.min_events:

@@ -35,6 +35,7 @@ class Trials:
         if not policies.challenger:
             return False
         self._metrics.stage("duel")
+        self._publisher.tell_stage("trial")
         if policies.held:
             return True  # nothing new goes live until an operator lets it
         standing = self._standing(policies)

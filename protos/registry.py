@@ -89,6 +89,27 @@ class Registry:
             raise CheckpointInvalid(f"version {version}: the manifest says {manifest.version}")
         return manifest
 
+    def read(self, version: int, name: str) -> bytes:
+        """Read one small file of a version, checked against its manifest.
+
+        Raises:
+            CheckpointInvalid: The version or the file is absent, or altered.
+
+        """
+        digest = next((f for f in self.manifest(version).files if f.path == name), None)
+        if digest is None:
+            raise CheckpointInvalid(f"version {version} has no {name}")
+        try:
+            data = self._read(version, name)
+        except FileNotFoundError as error:
+            raise CheckpointInvalid(f"version {version}: {name} is missing") from error
+        if hashlib.sha256(data).hexdigest() != digest.sha256:
+            raise CheckpointInvalid(f"version {version}: {name} has been altered")
+        return data
+
+    def _read(self, version: int, name: str) -> bytes:
+        return (self.path(version) / name).read_bytes()
+
     def verify(self, version: int) -> Manifest:
         """Read a version's manifest and check every file against it.
 

@@ -95,6 +95,12 @@ class SharedRegistry(Registry):
         except (json_format.ParseError, UnicodeDecodeError) as error:
             raise CheckpointInvalid(f"version {version}: {MANIFEST} is unreadable") from error
 
+    def _read(self, version: int, name: str) -> bytes:
+        if (self.path(version) / MANIFEST).is_file():
+            return super()._read(version, name)
+        data: bytes = self._tried(lambda: self._fs.cat_file(self._remote(version, name)))
+        return data
+
     def verify(self, version: int) -> Manifest:
         """Fetch a version if it is not in the cache, and check every file.
 

@@ -1,28 +1,20 @@
 """The serving process: vLLM's OpenAI server, recording, feedback, and the policy follower."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from feedback.api import feedback_router
-from feedback.errors import FeedbackError
-from feedback.identity import Secret, load_or_create_secret
-from feedback.log import EventLog
-from feedback.opening import open_log
-from feedback.policies import PolicyState, current, publish_event
-from feedback.view import View
+from feedback.policies import PolicyState, publish_event
 from protos.plaudit.v1.policy_pb2 import Swapped
 from protos.registry import CheckpointInvalid, Registry, RegistryError
-from protos.shared_registry import open_registry
 from serving import metrics
+from serving.access import Access
 from serving.context import request_context
 from serving.engine import RecordingEngine
 from serving.engine_args import engine_arguments, parse
@@ -31,6 +23,7 @@ from serving.lineup import Lineup
 from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
 from serving.page_routes import page_router
+from serving.parts import Parts, check_keys, follow_history, follow_view, include_own
 from serving.recorder import Recorder
 from serving.routes import health_router, keep_only
 from serving.settings import ServingSettings
@@ -89,7 +82,12 @@ def _on_gpu() -> bool:
 
 
 async def _build_app(
-    args: Any, engine: RecordingEngine, swapper: Swapper, parts: "Parts", settings: ServingSettings
+    args: Any,
+    engine: RecordingEngine,
+    swapper: Swapper,
+    parts: Parts,
+    settings: ServingSettings,
+    stopping: Callable[[], bool],
 ) -> CompletionMiddleware:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
@@ -101,7 +99,7 @@ async def _build_app(
     app.include_router(
         health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
     )
-    app.include_router(feedback_router(parts.log, parts.view, parts.secret))
+    include_own(app, parts, stopping)
     app.include_router(page_router())
     for name in ("openai_serving_chat", "openai_serving_completion"):
         if (handler := getattr(app.state, name, None)) is not None:
@@ -109,19 +107,11 @@ async def _build_app(
     return CompletionMiddleware(
         app,
         secret=parts.secret,
-        api_keys=settings.api_keys,
+        access=Access(parts.secret, lambda: parts.history.keys, parts.usage),
         max_body_bytes=settings.max_body_bytes,
         live_version=lambda: swapper.version,
         ready=lambda: swapper.ready,
     )
-
-
-async def _follow_view(view: View, log: EventLog, poll_seconds: float) -> None:
-    while True:
-        with contextlib.suppress(FeedbackError):  # it reads on when the log is back
-            while await asyncio.to_thread(view.follow, log):
-                pass
-        await asyncio.sleep(poll_seconds)
 
 
 async def _follow_policies(swapper: Swapper, server: uvicorn.Server, poll_seconds: float) -> None:
@@ -137,33 +127,6 @@ async def _watch_engine(engine: Any, server: uvicorn.Server) -> None:
         await asyncio.sleep(ENGINE_CHECK_SECONDS)
     logger.critical("vLLM's engine has died; this replica stops, to start again")
     server.should_exit = True
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What serving keeps in its home folder."""
-
-    secret: Secret
-    log: EventLog
-    view: View
-    registry: Registry
-
-    @classmethod
-    def open(cls, settings: ServingSettings) -> "Parts":
-        """Open or create them."""
-        home = settings.home
-        outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
-        return cls(
-            secret=load_or_create_secret(home / "secret.json"),
-            log=open_log(home, outbox=outbox),
-            view=View(home / f"view-{settings.replica}.db"),
-            registry=open_registry(home),
-        )
-
-    def close(self) -> None:
-        """Close the files."""
-        self.view.close()
-        self.log.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -196,7 +159,8 @@ async def serve(settings: ServingSettings) -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
     parts = Parts.open(settings)
     listener = _listen(settings.host, settings.port)
-    state = await asyncio.to_thread(current, parts.log)
+    state = await asyncio.to_thread(parts.history.poll)
+    check_keys(settings.host, parts.history)
     version = await asyncio.to_thread(starting_version, parts.registry, state)
     base, rank = await asyncio.to_thread(_base_and_rank, parts.registry, version)
     rank = max(rank, settings.lora_rank)
@@ -245,7 +209,9 @@ async def _serve_engine(
     recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
     swapper = Swapper(loader, parts.log, settings.replica, on_live=_show_live)
     engine = RecordingEngine(inner, recorder, settings.model_name, loader.lineup)
-    app = await _build_app(args, engine, swapper, parts, settings)
+    app = await _build_app(
+        args, engine, swapper, parts, settings, stopping=lambda: server.should_exit
+    )
     _show_live(swapper.version)
     config = uvicorn.Config(
         app,
@@ -259,7 +225,9 @@ async def _serve_engine(
     await asyncio.to_thread(publish_event, parts.log, started)
     following = [
         asyncio.create_task(_follow_policies(swapper, server, settings.poll_seconds)),
-        asyncio.create_task(_follow_view(parts.view, parts.log, settings.poll_seconds)),
+        asyncio.create_task(follow_view(parts, settings.poll_seconds)),
+        asyncio.create_task(follow_history(parts.history, settings.poll_seconds)),
+        asyncio.create_task(parts.usage.follow()),
         asyncio.create_task(_watch_engine(inner, server)),
     ]
     await server.serve(sockets=[listener])

@@ -1,5 +1,7 @@
 """What can go wrong in serving."""
 
+from collections.abc import Mapping
+
 
 class ServingError(Exception):
     """Something is wrong in the serving process."""
@@ -19,3 +21,21 @@ class PolicyLost(ServingError):
 
 class NotRecorded(ServingError):
     """The log did not take an answer's record, and the operator wants no answer without one."""
+
+
+class BadRequest(ServingError):
+    """A request that is refused before vLLM sees it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None,
+        code: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = headers

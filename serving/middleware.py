@@ -1,44 +1,38 @@
-"""The ASGI middleware in front of vLLM's app: identity, completion ids, limits.
+"""The ASGI middleware in front of vLLM's app: identity, roles, completion ids, limits.
 
-It answers 401 to a missing or wrong API key, mints the id of every completion (over whatever
+It lets in whom `serving.access` admits, mints the id of every completion (over whatever
 X-Request-Id a client sent) and leaves what the recorder needs in a context variable.
 """
 
-import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from feedback.identity import Secret, mint, owner_of, subject_of
+from feedback.identity import Secret, mint, subject_of
+from serving.access import Access
 from serving.context import RequestContext, request_context
-from serving.page_routes import is_page
+from serving.errors import BadRequest
 
 PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 MAX_CHOICES = 128
 
 
-class BadRequest(Exception):
-    """A request that is refused before vLLM sees it."""
-
-    def __init__(self, status: int, message: str, param: str | None, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
-        self.code = code
-
-
 def error_response(
-    status: int, message: str, param: str | None = None, code: str | None = None
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Give an error in OpenAI's shape."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    headers = {"Retry-After": "1"} if status == 503 else None
+    if status == 503:
+        headers = {"Retry-After": "1", **(headers or {})}
     return JSONResponse(body, status_code=status, headers=headers)
 
 
@@ -50,14 +44,14 @@ class CompletionMiddleware:
         app: ASGIApp,
         *,
         secret: Secret,
-        api_keys: tuple[str, ...],
+        access: Access,
         max_body_bytes: int,
         live_version: Callable[[], int],
         ready: Callable[[], bool],
     ) -> None:
         self.app = app
         self.secret = secret
-        self.api_keys = [key.encode() for key in api_keys]
+        self.access = access
         self.max_body_bytes = max_body_bytes
         self.live_version = live_version
         self.ready = ready
@@ -68,25 +62,15 @@ class CompletionMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            owner = self._owner(scope)
+            caller = self.access.admit(scope)
         except BadRequest as refused:
             await _refuse(refused, scope, receive, send)
             return
-        scope.setdefault("state", {})["owner"] = owner
+        scope.setdefault("state", {})["caller"] = caller
         if scope["method"] == "POST" and scope["path"] in PREFIXES:
-            await self._complete(owner, scope, receive, send)
+            await self._complete(caller.owner, scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-    def _owner(self, scope: Scope) -> str:
-        path = scope["path"]
-        if not self.api_keys or path.rstrip("/") in OPEN_PATHS or is_page(path):
-            return owner_of(self.secret, None)
-        given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ").encode()
-        if not any(hmac.compare_digest(given, key) for key in self.api_keys):
-            message = "This server needs an API key: send it as 'Authorization: Bearer KEY'."
-            raise BadRequest(401, message, None, "invalid_api_key")
-        return owner_of(self.secret, given.decode())
 
     async def _complete(self, owner: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -207,5 +191,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(refused: BadRequest, scope: Scope, receive: Receive, send: Send) -> None:
-    response = error_response(refused.status, str(refused), refused.param, refused.code)
+    response = error_response(
+        refused.status, str(refused), refused.param, refused.code, refused.headers
+    )
     await response(scope, receive, send)

@@ -16,7 +16,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-PAGE_PATH: Final = "/page/"
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -51,11 +50,6 @@ _TYPES: Final = {
 _INDEX: Final = "index.html"
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _ASK_EACH_TIME: Final = "no-cache"
-
-
-def is_page(path: str) -> bool:
-    """Tell a path of the page's files, which anybody may read."""
-    return path == "/" or path.startswith(PAGE_PATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +133,5 @@ def page_router() -> APIRouter:
         return page.respond(request.path_params["name"], request.path_params["build"], request)
 
     router.add_route("/", index, methods=["GET"], include_in_schema=False)
-    path = f"{PAGE_PATH}{{build}}/{{name:path}}"
-    router.add_route(path, file, methods=["GET"], include_in_schema=False)
+    router.add_route("/page/{build}/{name:path}", file, methods=["GET"], include_in_schema=False)
     return router

@@ -1,8 +1,9 @@
-"""The routes of the app: what is kept of vLLM's, and the health checks."""
+"""The routes of the app: what is kept of vLLM's, the health checks, and who one is."""
 
 from collections.abc import Callable
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.middleware import error_response
@@ -48,5 +49,24 @@ def health_router(
         state = {"status": "ready", "policy_version": version()}
         challenger = on_trial()
         return JSONResponse(state if challenger is None else state | {"on_trial": challenger})
+
+    return router
+
+
+def identity_router(keys_required: Callable[[], bool]) -> APIRouter:
+    """Give `/v1/me`: whose key the request came with, and what it may do."""
+    router = APIRouter()
+
+    @router.get("/v1/me")
+    async def me(request: Request) -> Response:
+        caller = request.state.caller
+        return JSONResponse(
+            {
+                "object": "identity",
+                "role": caller.role,
+                "name": caller.name,
+                "keys_required": keys_required(),
+            }
+        )
 
     return router

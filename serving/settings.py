@@ -30,7 +30,6 @@ class ServingSettings(BaseSettings):
     duel_share: float = Field(
         0.5, ge=0, le=1, description="Of chats with several choices, while a policy is on trial."
     )
-    api_keys: tuple[str, ...] = Field((), description="Keys that callers must give; none: open.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
     strict_recording: bool = Field(
         False, description="Fail an answer whose record the log does not take; use no outbox."

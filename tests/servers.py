@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI, OpenAI
 
+from feedback.history import History
+from feedback.keys import Role, make_key
 from feedback.policies import PolicyMessage, current, publish_event
 from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -40,6 +42,7 @@ class Plaudit:
     port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
     key: str = "none"
+    other_key: str = "none"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,6 +81,15 @@ class Plaudit:
         """Publish a tiny model with random weights."""
         self.add_checkpoint(version, parent, seed)
         self.announce(version, parent)
+
+    def make_key(self, role: Role, **more: Any) -> str:
+        """Make an API key; give its token."""
+        log = self.log
+        history = History(log)
+        history.poll()
+        _, token = make_key(log, history.keys, role, by="test", **more)
+        log.close()
+        return token
 
     def add_checkpoint(self, version: int, parent: int, seed: int) -> None:
         """Put a tiny model with random weights into the registry; nobody is told of it."""
@@ -184,11 +196,13 @@ class Plaudit:
 
 @contextmanager
 def served(
-    home: Path, environment: dict[str, str] | None = None, key: str = "none"
+    home: Path, environment: dict[str, str] | None = None, *, keys: bool = False
 ) -> Iterator[Plaudit]:
-    """Serve a tiny model, published as version 1."""
+    """Serve a tiny model, published as version 1; with the keys of an operator and of a user."""
     home.mkdir(parents=True, exist_ok=True)
-    plaudit = Plaudit(home, environment=environment or {}, key=key)
+    plaudit = Plaudit(home, environment=environment or {})
+    if keys:
+        plaudit.key, plaudit.other_key = plaudit.make_key("operator"), plaudit.make_key("user")
     plaudit.publish(1, 0, seed=1)
     plaudit.serve()
     try:

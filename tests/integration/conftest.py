@@ -14,7 +14,6 @@ def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
     environment = {
         "PLAUDIT_FAILPOINTS": str(home / "failpoints"),
         "PLAUDIT_SERVING_POLL_SECONDS": ".1",
-        "PLAUDIT_SERVING_API_KEYS": '["key-a", "key-b"]',
     }
-    with served(home, environment, key="key-a") as server:
+    with served(home, environment, keys=True) as server:
         yield server

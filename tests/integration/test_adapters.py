@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.policies import resume, rollback
-from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded, Swapped
+from deploy.policies import operations
+from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded, Hold, Swapped
 from tests.integration.test_swap import one_stream, said, spans, wait_failure
 from tests.servers import Plaudit, served
 
@@ -42,7 +42,7 @@ def next_version(adapted: Plaudit) -> int:
 def activate(plaudit: Plaudit, version: int) -> None:
     """Choose a version, let publishing go on, and wait."""
     plaudit.tell(Activated(version=version, by="test"))
-    resume(plaudit.home, "test")
+    plaudit.tell(Hold(held=False, by="test"))
     plaudit.wait_version(version)
 
 
@@ -154,11 +154,11 @@ def test_a_rollback_to_the_base_or_to_an_adapter_has_no_pause(
     base = said(adapted)
     publish_adapter(adapted, next_version, 1)
     assert said(adapted) != base
-    rollback(adapted.home, "test")
+    operations(adapted.home).rollback("test")
     adapted.wait_version(1)
     assert said(adapted) == base
     assert last_swap(adapted, 1).pause_seconds == 0
-    resume(adapted.home, "test")
+    operations(adapted.home).resume("test")
 
 
 async def test_another_base_is_swapped_in_first(adapted: Plaudit, next_version: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from deploy.policies import activate, rollback
+from deploy.policies import operations
 from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
 from learner.cycle_state import latest
@@ -117,7 +117,7 @@ def swapped_under_a_stream(plaudit: Plaudit) -> None:
     for chunk in stream:
         completion_id, finish = chunk.id, chunk.choices[0].finish_reason or finish
         if not asked:
-            activate(plaudit.home, 2, "test")
+            operations(plaudit.home).activate(2, "test")
             asked = True
     assert finish == "length"
     (choice,) = plaudit.records()[completion_id].choices
@@ -156,7 +156,7 @@ def tensors_that_do_not_show(
 def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> None:
     tuned(tmp_path, architecture)
     learned(tmp_path)
-    rollback(tmp_path, "test")
+    operations(tmp_path).rollback("test")
     plaudit = Plaudit(
         tmp_path,
         environment={"PLAUDIT_SERVING_POLL_SECONDS": ".1", "PLAUDIT_SERVING_ENFORCE_EAGER": "1"},

@@ -64,7 +64,8 @@ def test_a_vote_can_be_read_and_retracted(plaudit: Plaudit, completion_id: str) 
     headers = {"Authorization": f"Bearer {plaudit.key}"}
     url = f"{plaudit.url}/v1/feedback/{voted['id']}"
     assert httpx.get(url, headers=headers).json()["id"] == voted["id"]
-    assert httpx.get(url, headers={"Authorization": "Bearer key-b"}).status_code == 404
+    others = {"Authorization": f"Bearer {plaudit.other_key}"}
+    assert httpx.get(url, headers=others).status_code == 404
     assert httpx.delete(url, headers=headers).json()["deleted"]
     assert httpx.get(url, headers=headers).status_code == 404
 
@@ -91,7 +92,7 @@ def bad_votes(plaudit: Plaudit, completion_id: str) -> dict[str, tuple[httpx.Res
         "candidate ranked twice": (plaudit.vote(completion_id, twice), 400),
         "no completion id": (plaudit.post("/v1/feedback", {"feedback": UP}), 400),
         "forged id": (plaudit.vote(forged, UP), 404),
-        "somebody else's": (plaudit.post("/v1/feedback", good, key="key-b"), 404),
+        "somebody else's": (plaudit.post("/v1/feedback", good, key=plaudit.other_key), 404),
         "expired": (plaudit.vote(expired, UP), 410),
         "wrong API key": (plaudit.post("/v1/feedback", good, key="stolen"), 401),
         "too large": (plaudit.vote(completion_id, UP, reason="x" * 300_000), 413),

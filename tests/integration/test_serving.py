@@ -46,7 +46,7 @@ def test_a_record_holds_what_was_streamed(plaudit: Plaudit) -> None:
     record = plaudit.records()[chunks[0].id]
     assert [c.text for c in record.choices] == texts(chunks, 3)
     assert record.owner != "local"
-    assert "key-a" not in record.owner
+    assert plaudit.key not in record.owner
     assert record.subject
     assert "anna" not in record.subject
     assert [(m.role, m.content) for m in record.messages] == [("user", "Hello")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from deploy.policies import activate, resume, rollback
+from deploy.policies import operations
 from feedback.policies import publish_event
 from learner.model import load_model
 from protos.plaudit.v1.completion_pb2 import Choice
@@ -98,14 +98,14 @@ def test_new_weights_answer_after_a_swap_and_old_ones_after_a_rollback(
     plaudit.wait_version(next_version)
     new = said(plaudit)
     assert new != old
-    assert "Rolling back" in rollback(plaudit.home, "test")
+    assert "Rolling back" in operations(plaudit.home).rollback("test")
     plaudit.wait_version(before)
     assert said(plaudit) == old
     plaudit.publish(next_version + 1, before, next_version + 1)
-    activate(plaudit.home, next_version, "test")
+    operations(plaudit.home).activate(next_version, "test")
     plaudit.wait_version(next_version)
     assert said(plaudit) == new
-    resume(plaudit.home, "test")
+    operations(plaudit.home).resume("test")
     plaudit.wait_version(next_version + 1)
 
 

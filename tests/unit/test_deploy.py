@@ -167,7 +167,7 @@ def test_pruning_keeps_what_is_still_needed(tmp_path: Path) -> None:
 def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
     tmp_path: Path,
 ) -> None:
-    from deploy.policies import activate, list_policies, prune
+    from deploy.policies import list_policies, operations, prune
     from feedback.policies import publish_event
     from feedback.sqlite_log import SqliteLog
     from protos.plaudit.v1.policy_pb2 import Published
@@ -184,7 +184,7 @@ def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
     status = list(list_policies(tmp_path).columns[5].cells)
     assert status == ["", "", "live", "on trial"]
     assert prune(tmp_path, keep=1) == "Nothing to delete."
-    assert "The trial of version 4 ends" in activate(tmp_path, 3, "test")
+    assert "The trial of version 4 ends" in operations(tmp_path).activate(3, "test")
     assert list(list_policies(tmp_path).columns[5].cells) == ["", "", "live", "rolled back"]
 
 

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from feedback.api import feedback_router
 from feedback.identity import Secret, event_id, mint, owner_of
+from feedback.keys import Caller
 from feedback.log import LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.records import feedback_record
 from feedback.schema import FeedbackRequest
@@ -108,6 +109,7 @@ async def test_201_says_what_was_taken_and_it_is_in_the_log(
         "completion_id": completion_id,
         "policy_version": 3,
         "feedback": RATING,
+        "learned_in": None,
     }
     assert (event.owner, len(event.subject), event.target) == (
         "local",
@@ -491,7 +493,7 @@ async def test_an_answer_and_its_regeneration_can_be_compared(
     assert len(stored(log)) == 2
 
 
-async def test_a_middleware_s_owner_comes_before_the_header(
+async def test_a_middleware_s_caller_comes_before_the_header(
     log: SqliteLog, new_view: Callable[[], View]
 ) -> None:
     app = FastAPI()
@@ -499,7 +501,7 @@ async def test_a_middleware_s_owner_comes_before_the_header(
 
     @app.middleware("http")
     async def owner(request: Request, call_next: Callable[[Request], Any]) -> Response:
-        request.state.owner = "set by the middleware"
+        request.state.caller = Caller("set by the middleware", "user", "anna")
         response: Response = await call_next(request)
         return response
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from learner.reward import (
     trained_state,
 )
 from learner.rollouts import Group, collect, rows_of, targets
-from learner.sampler import Sample, TransformersSampler
+from learner.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import (
     GateSettings,
     LearnerSettings,
@@ -327,12 +328,13 @@ def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
     assert found[-1].kl != 0
 
 
-def examined(model: PreTrainedModel, **changes: float) -> Verdict:
+def examined(model: PreTrainedModel, first: Sampler | None = None, **changes: float) -> Verdict:
     sampler = TransformersSampler(model, [END])
     return examine(
         candidate=model,
         reference=model,
         samplers=(sampler, sampler),
+        first=first,
         judge=RewardModel(twin(model), pad=0, seed=0),
         judge_accuracy=0.8,
         prompts=PROMPTS * 10,
@@ -349,6 +351,30 @@ def test_gate_refuses_what_is_no_better_and_says_why(model: PreTrainedModel) -> 
     assert not verdict.passed
     assert "the judge prefers it on" in verdict.reasons[0]
     assert verdict.figures["kl"] == 0
+
+
+class AsTheCandidate:
+    """Answers what the candidate answers in the gate, whatever the seed; counts how often."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.sampler = TransformersSampler(model, [END])
+        self.asked = 0
+
+    def sample(self, *arguments: Any, **_: Any) -> list[Sample]:
+        self.asked += 1
+        return self.sampler.sample(*arguments[:4], 0)
+
+
+def test_gate_holds_a_candidate_against_version_1_where_that_is_not_its_parent(
+    model: PreTrainedModel,
+) -> None:
+    parent_is_first = examined(model).figures
+    assert parent_is_first["win_rate_over_first"] == parent_is_first["win_rate"] != 0.5
+    first = AsTheCandidate(model)
+    figures = examined(model, first).figures
+    assert figures["win_rate_over_first"] == 0.5, "every prompt is a tie, which is half a win"
+    assert first.asked == 1
+    assert {**figures, "win_rate_over_first": 0} == {**parent_is_first, "win_rate_over_first": 0}
 
 
 def test_gate_passes_what_meets_every_bound(model: PreTrainedModel) -> None:

@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from serving.page_routes import CONTENT_SECURITY_POLICY, Page, is_page, page_router
+from serving.page_routes import CONTENT_SECURITY_POLICY, Page, page_router
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "serving" / "page"
@@ -84,13 +84,6 @@ def test_the_build_changes_with_any_file(tmp_path: Path) -> None:
     assert Page(tmp_path).build == before
     (tmp_path / "app.js").write_text("/BUILD/ changed")
     assert Page(tmp_path).build != before
-
-
-def test_open_paths_are_those_of_the_page() -> None:
-    assert is_page("/")
-    assert is_page("/page/0/app.js")
-    assert not is_page("/v1/models")
-    assert not is_page("/pages")
 
 
 def test_index_names_every_module_and_no_file_that_is_not_there() -> None:

@@ -1,5 +1,6 @@
 """Parts of serving that need no engine: staging, records, the middleware."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,19 @@ import pytest
 from fastapi import FastAPI
 
 from feedback.identity import Secret, check, load_or_create_secret, owner_of
+from feedback.keys import KeyRing
 from feedback.log import LogUnavailable, NewRecord, Topic
 from feedback.sqlite_log import SqliteLog
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.policy_pb2 import KeyMade
 from protos.registry import CheckpointInvalid, Registry
+from serving.access import Access
 from serving.context import RequestContext, request_context
 from serving.errors import CheckpointUnfit, NotRecorded
 from serving.middleware import CompletionMiddleware
 from serving.recorder import Answer, Recorder
 from serving.staging import Staged, stage, tensor_shapes
+from serving.usage import Usage, usage_file
 from tests.models import tiny_chat_model
 
 
@@ -151,7 +156,16 @@ def test_filters_and_penalties_rule_out_off_policy_use(option: dict[str, Any]) -
     )
 
 
-def client(secret: Secret, api_keys: tuple[str, ...] = (), ready: bool = True) -> httpx.AsyncClient:
+def ring(*tokens: str) -> KeyRing:
+    found = KeyRing()
+    for token in tokens:
+        made = KeyMade(id=f"key-{token}", name=token, role="user")
+        made.digest = hashlib.sha256(token.encode()).digest()
+        found = found.with_made(made, 0)
+    return found
+
+
+def client(secret: Secret, home: Path, *tokens: str, ready: bool = True) -> httpx.AsyncClient:
     app = FastAPI()
 
     @app.post("/v1/chat/completions")
@@ -166,10 +180,11 @@ def client(secret: Secret, api_keys: tuple[str, ...] = (), ready: bool = True) -
             "multimodal": context.multimodal,
         }
 
+    keys = ring(*tokens)
     wrapped = CompletionMiddleware(
         app,
         secret=secret,
-        api_keys=api_keys,
+        access=Access(secret, lambda: keys, Usage(usage_file(home))),
         max_body_bytes=2048,
         live_version=lambda: 5,
         ready=lambda: ready,
@@ -177,8 +192,8 @@ def client(secret: Secret, api_keys: tuple[str, ...] = (), ready: bool = True) -
     return httpx.AsyncClient(transport=httpx.ASGITransport(wrapped), base_url="http://test")
 
 
-async def test_ids_certify_owner_choices_and_version(secret: Secret) -> None:
-    async with client(secret, ("key-a", "key-b")) as http:
+async def test_ids_certify_owner_choices_and_version(secret: Secret, tmp_path: Path) -> None:
+    async with client(secret, tmp_path, "key-a", "key-b") as http:
         body = {"messages": [{"role": "user", "content": "hi"}], "n": 3, "user": "anna"}
         headers = {"Authorization": "Bearer key-b", "X-Request-Id": "mine"}
         response = await http.post("/v1/chat/completions", json=body, headers=headers)
@@ -189,9 +204,9 @@ async def test_ids_certify_owner_choices_and_version(secret: Secret) -> None:
     assert answer["messages"] == [["user", "hi"]]
 
 
-async def test_content_parts_are_reduced_to_text(secret: Secret) -> None:
+async def test_content_parts_are_reduced_to_text(secret: Secret, tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "look "}, {"type": "image_url", "image_url": {"url": "x"}}]
-    async with client(secret) as http:
+    async with client(secret, tmp_path) as http:
         body = {"messages": [{"role": "user", "content": parts}]}
         answer = (await http.post("/v1/chat/completions", json=body)).json()
     assert answer["messages"] == [["user", "look "]]
@@ -209,9 +224,14 @@ async def test_content_parts_are_reduced_to_text(secret: Secret) -> None:
     ],
 )
 async def test_refusals_have_openais_shape(
-    secret: Secret, content: bytes, headers: dict[str, str], status: int, code: str
+    secret: Secret,
+    tmp_path: Path,
+    content: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str,
 ) -> None:
-    async with client(secret, ("right",)) as http:
+    async with client(secret, tmp_path, "right") as http:
         headers = {"Authorization": "Bearer right"} | headers
         response = await http.post("/v1/chat/completions", content=content, headers=headers)
     assert response.status_code == status
@@ -220,8 +240,8 @@ async def test_refusals_have_openais_shape(
     assert error["code"] == code
 
 
-async def test_nothing_is_served_without_a_policy(secret: Secret) -> None:
-    async with client(secret, ready=False) as http:
+async def test_nothing_is_served_without_a_policy(secret: Secret, tmp_path: Path) -> None:
+    async with client(secret, tmp_path, ready=False) as http:
         response = await http.post("/v1/chat/completions", json={"messages": []})
     assert response.status_code == 503
     assert response.headers["Retry-After"]

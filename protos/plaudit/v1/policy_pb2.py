@@ -24,33 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/plaudit/v1/policy.proto\x12\x11protos.plaudit.v1\"K\n\tPublished\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06parent\x18\x02 \x01(\x04\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x08\"\x18\n\x05Leads\x12\x0f\n\x07learner\x18\x01 \x01(\t\"\x8b\x01\n\x07Refused\x12\x0e\n\x06parent\x18\x01 \x01(\x04\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x32\n\x04gate\x18\x03 \x03(\x0b\x32$.protos.plaudit.v1.Refused.GateEntry\x1a+\n\tGateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"(\n\tActivated\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\n\n\x02\x62y\x18\x02 \x01(\t\" \n\x04Hold\x12\x0c\n\x04held\x18\x01 \x01(\x08\x12\n\n\x02\x62y\x18\x02 \x01(\t\"T\n\x07Swapped\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x04\x12\x15\n\rpause_seconds\x18\x04 \x01(\x01\"O\n\nSwapFailed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07serving\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x8b\x01\n\tDuelEnded\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07\x61gainst\x18\x02 \x01(\x04\x12\x10\n\x08promoted\x18\x03 \x01(\x08\x12\x0c\n\x04wins\x18\x04 \x01(\r\x12\x0e\n\x06losses\x18\x05 \x01(\r\x12\x0c\n\x04ties\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06leader\x18\x08 \x01(\t\"\xbd\x03\n\x0bPolicyEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\ncreated_ms\x18\x02 \x01(\x03\x12\x31\n\tpublished\x18\n \x01(\x0b\x32\x1c.protos.plaudit.v1.PublishedH\x00\x12-\n\x07refused\x18\x0b \x01(\x0b\x32\x1a.protos.plaudit.v1.RefusedH\x00\x12\x31\n\tactivated\x18\x0c \x01(\x0b\x32\x1c.protos.plaudit.v1.ActivatedH\x00\x12\'\n\x04hold\x18\r \x01(\x0b\x32\x17.protos.plaudit.v1.HoldH\x00\x12-\n\x07swapped\x18\x0e \x01(\x0b\x32\x1a.protos.plaudit.v1.SwappedH\x00\x12\x34\n\x0bswap_failed\x18\x0f \x01(\x0b\x32\x1d.protos.plaudit.v1.SwapFailedH\x00\x12)\n\x05leads\x18\x10 \x01(\x0b\x32\x18.protos.plaudit.v1.LeadsH\x00\x12\x32\n\nduel_ended\x18\x11 \x01(\x0b\x32\x1c.protos.plaudit.v1.DuelEndedH\x00\x42\x06\n\x04kindb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/plaudit/v1/policy.proto\x12\x11protos.plaudit.v1\"?\n\x07Lessons\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0c\n\x04next\x18\x02 \x01(\x03\x12\x13\n\x07missing\x18\x03 \x03(\x03\x42\x02\x10\x01\"\xde\x01\n\tPublished\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06parent\x18\x02 \x01(\x04\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\r\n\x05trial\x18\x04 \x01(\x08\x12+\n\x07lessons\x18\x05 \x03(\x0b\x32\x1a.protos.plaudit.v1.Lessons\x12\x36\n\x05votes\x18\x06 \x03(\x0b\x32\'.protos.plaudit.v1.Published.VotesEntry\x1a,\n\nVotesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x18\n\x05Leads\x12\x0f\n\x07learner\x18\x01 \x01(\t\"\x8b\x01\n\x07Refused\x12\x0e\n\x06parent\x18\x01 \x01(\x04\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x32\n\x04gate\x18\x03 \x03(\x0b\x32$.protos.plaudit.v1.Refused.GateEntry\x1a+\n\tGateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"8\n\tActivated\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\x04Hold\x12\x0c\n\x04held\x18\x01 \x01(\x08\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"T\n\x07Swapped\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x04\x12\x15\n\rpause_seconds\x18\x04 \x01(\x01\"O\n\nSwapFailed\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07serving\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x8b\x01\n\tDuelEnded\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07\x61gainst\x18\x02 \x01(\x04\x12\x10\n\x08promoted\x18\x03 \x01(\x08\x12\x0c\n\x04wins\x18\x04 \x01(\r\x12\x0e\n\x06losses\x18\x05 \x01(\r\x12\x0c\n\x04ties\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06leader\x18\x08 \x01(\t\"\\\n\x05Stage\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x63ycle\x18\x02 \x01(\r\x12\x11\n\titeration\x18\x03 \x01(\r\x12\x12\n\niterations\x18\x04 \x01(\r\x12\x0e\n\x06leader\x18\x05 \x01(\t\"j\n\x07KeyMade\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x0c\n\x04rate\x18\x05 \x01(\x01\x12\r\n\x05quota\x18\x06 \x01(\x04\x12\n\n\x02\x62y\x18\x07 \x01(\t\"2\n\nKeyRevoked\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\"\xce\x04\n\x0bPolicyEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\ncreated_ms\x18\x02 \x01(\x03\x12\x31\n\tpublished\x18\n \x01(\x0b\x32\x1c.protos.plaudit.v1.PublishedH\x00\x12-\n\x07refused\x18\x0b \x01(\x0b\x32\x1a.protos.plaudit.v1.RefusedH\x00\x12\x31\n\tactivated\x18\x0c \x01(\x0b\x32\x1c.protos.plaudit.v1.ActivatedH\x00\x12\'\n\x04hold\x18\r \x01(\x0b\x32\x17.protos.plaudit.v1.HoldH\x00\x12-\n\x07swapped\x18\x0e \x01(\x0b\x32\x1a.protos.plaudit.v1.SwappedH\x00\x12\x34\n\x0bswap_failed\x18\x0f \x01(\x0b\x32\x1d.protos.plaudit.v1.SwapFailedH\x00\x12)\n\x05leads\x18\x10 \x01(\x0b\x32\x18.protos.plaudit.v1.LeadsH\x00\x12\x32\n\nduel_ended\x18\x11 \x01(\x0b\x32\x1c.protos.plaudit.v1.DuelEndedH\x00\x12)\n\x05stage\x18\x12 \x01(\x0b\x32\x18.protos.plaudit.v1.StageH\x00\x12.\n\x08key_made\x18\x13 \x01(\x0b\x32\x1a.protos.plaudit.v1.KeyMadeH\x00\x12\x34\n\x0bkey_revoked\x18\x14 \x01(\x0b\x32\x1d.protos.plaudit.v1.KeyRevokedH\x00\x42\x06\n\x04kindb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.plaudit.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LESSONS'].fields_by_name['missing']._loaded_options = None
+  _globals['_LESSONS'].fields_by_name['missing']._serialized_options = b'\020\001'
+  _globals['_PUBLISHED_VOTESENTRY']._loaded_options = None
+  _globals['_PUBLISHED_VOTESENTRY']._serialized_options = b'8\001'
   _globals['_REFUSED_GATEENTRY']._loaded_options = None
   _globals['_REFUSED_GATEENTRY']._serialized_options = b'8\001'
-  _globals['_PUBLISHED']._serialized_start=53
-  _globals['_PUBLISHED']._serialized_end=128
-  _globals['_LEADS']._serialized_start=130
-  _globals['_LEADS']._serialized_end=154
-  _globals['_REFUSED']._serialized_start=157
-  _globals['_REFUSED']._serialized_end=296
-  _globals['_REFUSED_GATEENTRY']._serialized_start=253
-  _globals['_REFUSED_GATEENTRY']._serialized_end=296
-  _globals['_ACTIVATED']._serialized_start=298
-  _globals['_ACTIVATED']._serialized_end=338
-  _globals['_HOLD']._serialized_start=340
-  _globals['_HOLD']._serialized_end=372
-  _globals['_SWAPPED']._serialized_start=374
-  _globals['_SWAPPED']._serialized_end=458
-  _globals['_SWAPFAILED']._serialized_start=460
-  _globals['_SWAPFAILED']._serialized_end=539
-  _globals['_DUELENDED']._serialized_start=542
-  _globals['_DUELENDED']._serialized_end=681
-  _globals['_POLICYEVENT']._serialized_start=684
-  _globals['_POLICYEVENT']._serialized_end=1129
+  _globals['_LESSONS']._serialized_start=53
+  _globals['_LESSONS']._serialized_end=116
+  _globals['_PUBLISHED']._serialized_start=119
+  _globals['_PUBLISHED']._serialized_end=341
+  _globals['_PUBLISHED_VOTESENTRY']._serialized_start=297
+  _globals['_PUBLISHED_VOTESENTRY']._serialized_end=341
+  _globals['_LEADS']._serialized_start=343
+  _globals['_LEADS']._serialized_end=367
+  _globals['_REFUSED']._serialized_start=370
+  _globals['_REFUSED']._serialized_end=509
+  _globals['_REFUSED_GATEENTRY']._serialized_start=466
+  _globals['_REFUSED_GATEENTRY']._serialized_end=509
+  _globals['_ACTIVATED']._serialized_start=511
+  _globals['_ACTIVATED']._serialized_end=567
+  _globals['_HOLD']._serialized_start=569
+  _globals['_HOLD']._serialized_end=617
+  _globals['_SWAPPED']._serialized_start=619
+  _globals['_SWAPPED']._serialized_end=703
+  _globals['_SWAPFAILED']._serialized_start=705
+  _globals['_SWAPFAILED']._serialized_end=784
+  _globals['_DUELENDED']._serialized_start=787
+  _globals['_DUELENDED']._serialized_end=926
+  _globals['_STAGE']._serialized_start=928
+  _globals['_STAGE']._serialized_end=1020
+  _globals['_KEYMADE']._serialized_start=1022
+  _globals['_KEYMADE']._serialized_end=1128
+  _globals['_KEYREVOKED']._serialized_start=1130
+  _globals['_KEYREVOKED']._serialized_end=1180
+  _globals['_POLICYEVENT']._serialized_start=1183
+  _globals['_POLICYEVENT']._serialized_end=1773
 # @@protoc_insertion_point(module_scope)
