@@ -30,6 +30,11 @@ def error(status: int, code: str, message: str) -> JSONResponse:
     return JSONResponse({"error": body}, status)
 
 
+def _snapshot_event(snapshot: Any, more_votes: int) -> str:
+    votes = {**snapshot["votes"], "total": snapshot["votes"]["total"] + more_votes}
+    return f"event: learning\ndata: {json.dumps(snapshot | {'votes': votes})}\n\n"
+
+
 class StandIn:
     """A server in a thread. Its attributes may be changed while it runs.
 
@@ -42,6 +47,7 @@ class StandIn:
         deeds: POST requests to /v1/policies, as (path, body).
         feedback: What was voted, by id.
         learned_in: The version that votes went into.
+        flood: So many changes of the snapshot are told in one go, one vote more in each.
 
     """
 
@@ -76,7 +82,14 @@ class StandIn:
         self.deeds: list[tuple[str, Any]] = []
         self.feedback: dict[str, Any] = {}
         self.learned_in: int | None = None
+        self.flood = 0
         self._asked = 0
+
+    @property
+    def flooded(self) -> int:
+        """The number of votes at the end of a flood."""
+        total: int = self.snapshot["votes"]["total"]
+        return total + self.flood
 
     @property
     def url(self) -> str:
@@ -162,7 +175,10 @@ class StandIn:
             while not await request.is_disconnected():
                 if self.snapshot is not sent:
                     sent = self.snapshot
-                    yield f"event: learning\ndata: {json.dumps(sent)}\n\n"
+                    yield _snapshot_event(sent, 0)
+                for more in range(1, self.flood + 1):
+                    yield _snapshot_event(sent, more)
+                self.flood = 0
                 await asyncio.sleep(POLL_SECONDS)
 
         if refused := self._refused(request):
