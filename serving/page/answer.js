@@ -95,7 +95,9 @@ function TextDialog({ title, about, label, text = "", send, onSend, onClose }) {
     onSend(written);
     onClose();
   };
-  const keys = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && submit(event);
+  const keys = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
+  };
   return html`
     <${Dialog} title=${title} onClose=${onClose}>
       <form onSubmit=${submit}>
@@ -117,8 +119,9 @@ function TextDialog({ title, about, label, text = "", send, onSend, onClose }) {
 function Comment({ parent, turn, candidate, onClose }) {
   const onSend = (text) =>
     cast(parent, turn, candidate, { kind: "comment", choice: candidate.choice, text });
+  const about = "For the people who run this service; the model does not learn from comments.";
   return html`<${TextDialog} title="Comment" label="Your comment" send="Send comment"
-    about="Comments are kept for the people who run this service. The model does not learn from them."
+    about=${about}
     onSend=${onSend} onClose=${onClose} />`;
 }
 

@@ -56,12 +56,13 @@ function App() {
     ${narrow && open && html`<div class="shade" onClick=${() => setOpen(false)}></div>`}
     <div class="main-column" inert=${narrow && open}>
       ${narrow &&
-      html`<div class="topbar">
-        <${IconButton} icon="menu" label="Menu" aria-expanded=${open} onClick=${() => setOpen(true)} />
+      html`<header class="topbar">
+        <${IconButton} icon="menu" label="Menu" aria-expanded=${open}
+          onClick=${() => setOpen(true)} />
         <span class="brand">Plaudit</span>
         <a class="icon-button" href="#/" aria-label="New chat" title="New chat">
           <${Icon} name="plus" /></a>
-      </div>`}
+      </header>`}
       <${StatusBar} />
       <main id="main" tabindex="-1"><${View} name=${name} id=${id} /></main>
     </div>
@@ -97,7 +98,7 @@ function Sidebar({ view, id }) {
 function Live() {
   const version = useStore(liveVersion);
   const { state } = useStore(server);
-  if (state !== "up") return html`<span class="live" data-state="away">away</span>`;
+  if (state === "away") return html`<span class="live" data-state="away">away</span>`;
   return version > 0 && html`<a class="live" data-state="up" href="#/learning"
     aria-label=${`Version ${version} is live`}>v${version}</a>`;
 }
@@ -117,7 +118,8 @@ function History({ current }) {
           <li key=${c.id}>
             <a href=${`#/c/${c.id}`} aria-current=${c.id === current ? "page" : undefined}>
               ${c.title}</a>
-            <${IconButton} icon="trash" label=${`Delete “${c.title}”`} onClick=${() => remove(c)} />
+            <${IconButton} icon="trash" label=${`Delete “${c.title}”`}
+              onClick=${() => remove(c)} />
           </li>
         `)}
       </ul>
@@ -134,8 +136,8 @@ function Theme() {
     localStorage.setItem("plaudit.theme", other);
     setTheme(other);
   };
-  return html`<${IconButton} icon=${other === "dark" ? "moon" : "sun"} label=${`Use the ${other} theme`}
-    onClick=${toggle} />`;
+  return html`<${IconButton} icon=${other === "dark" ? "moon" : "sun"}
+    label=${`Use the ${other} theme`} onClick=${toggle} />`;
 }
 
 function Account() {

@@ -71,14 +71,16 @@ export function LineChart({ title, series, xLabel, whole = false, range, level, 
         )}
         <text x=${(LEFT + WIDTH - RIGHT) / 2} y=${HEIGHT - 2} text-anchor="middle">${xLabel}</text>
         ${level &&
-        html`<line class="level" x1=${LEFT} x2=${WIDTH - RIGHT} y1=${y(level.y)} y2=${y(level.y)} />`}
+        html`<line class="level" x1=${LEFT} x2=${WIDTH - RIGHT} y1=${y(level.y)}
+          y2=${y(level.y)} />`}
         ${drawn.map(
           ({ name, points }, number) => html`<g key=${name} class="series" data-series=${number}>
             <polyline points=${points.map((p) => `${x(p.x)},${y(p.y)}`).join(" ")} />
             ${points.map(
               (p) => html`<g key=${p.x}>
                 ${Number.isFinite(p.low) &&
-                html`<line class="whisker" x1=${x(p.x)} x2=${x(p.x)} y1=${y(p.low)} y2=${y(p.y)} />`}
+                html`<line class="whisker" x1=${x(p.x)} x2=${x(p.x)} y1=${y(p.low)}
+                  y2=${y(p.y)} />`}
                 <circle cx=${x(p.x)} cy=${y(p.y)} r="3.5">
                   <title>${name}: ${format(p.y)} (${xLabel} ${plain(p.x)})</title>
                 </circle>
@@ -104,9 +106,11 @@ function Numbers({ drawn, xLabel, format, title }) {
   return html`
     <details class="numbers">
       <summary>Numbers<span class="unseen"> of ${title}</span></summary>
-      <div class="scrolls" tabindex="0" role="region" aria-label=${`Numbers: ${title}`}>
+      <div class="scrolls" tabindex="0" role="group" aria-label=${`Numbers: ${title}`}>
         <table>
-          <thead><tr><th>${xLabel}</th>${drawn.map(({ name }) => html`<th key=${name}>${name}</th>`)}
+          <thead><tr>
+            <th>${xLabel}</th>
+            ${drawn.map(({ name }) => html`<th key=${name}>${name}</th>`)}
           </tr></thead>
           <tbody>
             ${xs.map((x) => html`<tr key=${x}>

@@ -27,14 +27,15 @@ export function Chat({ id }) {
   const running = turn?.status === "streaming";
   const thread = useFollowing(parent, running);
 
+  const deciding = turn?.status === "deciding";
   const send = (prompt) => {
     const into = parent ?? create(nextChat.system);
-    if (turn?.status === "deciding") settle(parent, turn, turn.shown[0]); // without a vote
+    if (deciding) settle(parent, turn, turn.shown[0]); // without a vote
     ask(into, prompt);
     if (into !== parent) location.hash = `#/c/${into.id}`;
   };
   const decided = () => matchMedia("(hover: hover)").matches && field.current.focus();
-  const hint = turn?.status === "deciding" ? "Vote above, or go on with answer A…" : "Ask something…";
+  const hint = deciding ? "Vote above, or go on with answer A…" : "Ask something…";
   return html`
     <div class="chat">
       <header class="view-head">
@@ -83,8 +84,9 @@ function Welcome({ onIdea }) {
       <h2>Ask. Compare. Teach.</h2>
       <p class="muted">
         ${answers > 1
-          ? `You get ${answers} answers to a question. Say which is better, and the model learns from it.`
-          : "Say what you think of an answer, and the model learns from it."}
+          ? `You get ${answers} answers to a question. Say which is better,`
+          : "Say what you think of an answer,"}
+        ${" "}and the model learns from it.
       </p>
       <ul class="ideas">
         ${IDEAS.map((idea) => html`<li key=${idea}>

@@ -77,7 +77,7 @@ function Candidate({ parent, turn, place, letter }) {
   const streaming = turn.status === "streaming";
   return html`
     <article class="candidate" data-letter=${letter} aria-label=${`Answer ${letter}`}>
-      <h3 class="letter">${letter}</h3>
+      <p class="letter" aria-hidden="true">${letter}</p>
       <${AnswerText} candidate=${turn.candidates[place]} streaming=${streaming} />
       ${!streaming && html`<${AnswerActions} ...${{ parent, turn, place }} name=${letter} />`}
     </article>

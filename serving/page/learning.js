@@ -102,8 +102,10 @@ function RewardAgainstKl({ versions }) {
     xLabel="KL to the SFT policy, nats in an answer" series=${series} />`;
 }
 
-const kindsOf = (votes) =>
-  listed(Object.entries(votes ?? {}).map(([kind, n]) => `${n} ${(KINDS[kind] ?? kind).toLowerCase()}`));
+function kindsOf(votes = {}) {
+  const named = ([kind, number]) => `${number} ${(KINDS[kind] ?? kind).toLowerCase()}`;
+  return listed(Object.entries(votes).map(named));
+}
 
 function Verdicts({ versions, refused }) {
   const published = versions.filter((v) => v.parent).map((v) => ({ ...v, passed: true }));
@@ -121,8 +123,8 @@ function Verdicts({ versions, refused }) {
 }
 
 function Verdict(one) {
-  const { figures = {} } = one;
-  const won = figures.win_rate !== undefined && ` It wins ${percent(figures.win_rate)} of comparisons.`;
+  const rate = one.figures?.win_rate;
+  const won = rate !== undefined && ` It wins ${percent(rate)} of comparisons.`;
   return html`
     <li data-passed=${Boolean(one.passed)}>
       <div class="verdict-head">

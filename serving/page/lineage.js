@@ -31,7 +31,7 @@ export function Lineage({ versions, live }) {
   return html`
     <section aria-labelledby="lineage">
       <h2 id="lineage">Lineage</h2>
-      <div class="scrolls" tabindex="0" role="region" aria-label="Lineage">
+      <div class="scrolls" tabindex="0" role="group" aria-label="The tree">
         <svg class="lineage" width=${width} height=${height} viewBox="0 0 ${width} ${height}"
           role="group" aria-label="Versions and what they came from">
           ${shown.map(({ version, parent }) => at.has(parent) && html`

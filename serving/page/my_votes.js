@@ -16,7 +16,8 @@ function grouped(all) {
   ];
   const versions = new Set(standing.map((v) => v.learned_in).filter(Boolean));
   for (const version of [...versions].sort((a, b) => b - a)) {
-    groups.push([`Made version ${version}`, standing.filter((v) => v.learned_in === version), version]);
+    const made = standing.filter((v) => v.learned_in === version);
+    groups.push([`Made version ${version}`, made, version]);
   }
   return groups.filter(([, found]) => found.length);
 }
@@ -37,7 +38,9 @@ export function MyVotes() {
                 <h2>${version ? html`<a href=${`#/learning/${version}`}>${title}</a>` : title}
                   <span class="muted">, ${count(found.length, "vote")}</span></h2>
                 <ul class="votes">
-                  ${found.slice(0, SHOWN).map((vote) => html`<${Row} key=${vote.key} vote=${vote} />`)}
+                  ${found.slice(0, SHOWN).map(
+                    (vote) => html`<${Row} key=${vote.key} vote=${vote} />`,
+                  )}
                 </ul>
               </section>
             `)
@@ -64,5 +67,6 @@ function Row({ vote }) {
 /** How many votes wait, for the sidebar. */
 export function Waiting() {
   const number = unsent(useStore(votes));
-  return number > 0 && html`<span class="count" aria-label=${`${number} not sent`}>${number}</span>`;
+  if (!number) return null;
+  return html`<span class="count">${number}<span class="unseen"> not sent</span></span>`;
 }

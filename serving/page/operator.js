@@ -29,7 +29,7 @@ const ACTIONS = {
     title: `Make version ${version} live?`,
     button: `Make version ${version} live`,
     text: [
-      `All new answers come from version ${version}` + (live ? `, no longer from version ${live}.` : "."),
+      `All new answers come from version ${version}${live ? `, no longer from version ${live}` : ""}.`,
       on_trial ? `The trial of version ${on_trial} ends now, whatever its votes say so far.` : "",
       "Answers under way are finished; no request is lost.",
       "The next learning cycle starts from it.",
@@ -41,7 +41,7 @@ const ACTIONS = {
     button: "Roll back",
     danger: true,
     text: [
-      `Version ${live} is taken out of service${before ? `; version ${before} answers again` : ""}.`,
+      `Version ${live} is taken out of service; version ${before} answers again.`,
       "It never becomes the parent of another version.",
       "Publishing is held from then on: nothing new goes live until you let it go on.",
     ],
@@ -65,7 +65,7 @@ const ACTIONS = {
 
 /** The version that a rollback goes back to, as far as the list tells. */
 const previous = ({ data, live }) =>
-  data.findLast((v) => v.version < live && v.state !== "rolled_back" && v.state !== "waiting")?.version;
+  data.findLast((v) => v.version < live && !["rolled_back", "waiting"].includes(v.state))?.version;
 
 export function Operator() {
   const list = useStore(policies);
@@ -114,7 +114,7 @@ function Policies({ list, offer }) {
   return html`
     <section aria-labelledby="policies">
       <h2 id="policies">Policies</h2>
-      <div class="scrolls" tabindex="0" role="region" aria-label="Policies">
+      <div class="scrolls" tabindex="0" role="group" aria-label="All policies">
         <table>
           <thead><tr><th>Version</th><th>State</th><th>From</th><th>Votes</th><th>Win rate</th>
             <th>Replicas</th><th>Made</th><th><span class="unseen">Action</span></th></tr></thead>
@@ -123,7 +123,8 @@ function Policies({ list, offer }) {
               <th scope="row">${v.has_report
                 ? html`<a href=${`#/learning/${v.version}`}>Version ${v.version}</a>`
                 : `Version ${v.version}`}</th>
-              <td><span class="badge" data-state=${v.state}>${STATES[v.state] ?? v.state}</span></td>
+              <td><span class="badge" data-state=${v.state}>
+                ${STATES[v.state] ?? v.state}</span></td>
               <td>${v.parent || "—"}</td>
               <td>${v.votes ?? 0}</td>
               <td>${v.figures?.win_rate === undefined ? "—" : percent(v.figures.win_rate)}</td>

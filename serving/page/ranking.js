@@ -50,8 +50,8 @@ export function Ranking({ places, onRanked }) {
     <div class="ranking" role="group" aria-label="Put the answers in order">
       <p class="muted ranking-help">
         ${left
-          ? html`Drag each answer to its rank, or choose one (<kbd>A</kbd> to
-              <kbd>${LETTERS[places.length - 1]}</kbd>) and then a rank (<kbd>1</kbd> to
+          ? html`Drag each answer to its rank, or choose one (<kbd>A</kbd> to${" "}
+              <kbd>${LETTERS[places.length - 1]}</kbd>) and then a rank (<kbd>1</kbd> to${" "}
               <kbd>${places.length}</kbd>). On one rank they are tied.`
           : html`Send the order, or move an answer to another rank.`}
       </p>

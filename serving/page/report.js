@@ -44,10 +44,10 @@ export function Report({ version }) {
         <h1>Version ${version}</h1>
         <a class="back" href="#/learning"><${Icon} name="learning" />All versions</a>
       </header>
-      <div class="view-body" tabindex="0" role="region" aria-label=${`Report of version ${version}`}>
+      <div class="view-body" tabindex="0" role="region" aria-label="Report">
         ${own > 0 &&
         html`<p class="good-news">
-          <${Icon} name="votes" /><span>${count(own, "vote")} of yours made this version.
+          <${Icon} name="votes" /><span>${count(own, "vote")} of yours made this version.${" "}
           <a href="#/votes">Your votes</a></span>
         </p>`}
         ${told && html`<p class="muted">
@@ -79,7 +79,7 @@ function Whole({ made, cycle, tuned, base, criteria, data, figures, iterations, 
 const Criteria = ({ criteria }) => html`
   <section aria-labelledby="gate">
     <h2 id="gate">Gate</h2>
-    <div class="scrolls" tabindex="0" role="region" aria-label="Gate">
+    <div class="scrolls" tabindex="0" role="group" aria-label="Criteria">
       <table>
         <thead><tr><th>Criterion</th><th>Figure</th><th>Bound</th><th>Verdict</th></tr></thead>
         <tbody>
@@ -95,13 +95,15 @@ const Criteria = ({ criteria }) => html`
   </section>
 `;
 
+const told = (counts) => listed(Object.entries(counts).map(([k, n]) => `${n} ${spoken(k)}`));
+
 const Data = ({ votes: kinds, raters, opinions, prompts, held_out_prompts }) => html`
   <section aria-labelledby="data">
     <h2 id="data">Data</h2>
     <ul>
       <li>${count(Object.values(kinds).reduce((a, b) => a + b, 0), "vote")} of
-        ${" "}${count(raters, "rater")}: ${listed(Object.entries(kinds).map(([k, n]) => `${n} ${k}`))}</li>
-      <li>Opinions: ${listed(Object.entries(opinions).map(([k, n]) => `${n} ${spoken(k)}`))}</li>
+        ${" "}${count(raters, "rater")}: ${told(kinds)}</li>
+      <li>Opinions: ${told(opinions)}</li>
       <li>${count(prompts, "prompt")} for PPO, ${held_out_prompts} held out for the gate</li>
     </ul>
   </section>
@@ -115,7 +117,7 @@ function RewardModels({ figures }) {
   return html`
     <section aria-labelledby="reward-models">
       <h2 id="reward-models">Reward model and judge</h2>
-      <div class="scrolls" tabindex="0" role="region" aria-label="Reward model and judge">
+      <div class="scrolls" tabindex="0" role="group" aria-label="Their figures">
         <table>
           <thead><tr><th>Figure</th><th>Reward model</th><th>Judge</th></tr></thead>
           <tbody>
@@ -135,10 +137,11 @@ const Curves = ({ iterations }) => html`
   <section aria-labelledby="ppo">
     <h2 id="ppo">PPO</h2>
     <div class="charts">
-      ${CURVES.map(([name, title]) => html`
-        <${LineChart} key=${name} title=${title} xLabel="iteration"
-          series=${[{ name: title, points: iterations.map((i) => ({ x: i.number, y: i[name] })) }]} />
-      `)}
+      ${CURVES.map(([name, title]) => {
+        const points = iterations.map((i) => ({ x: i.number, y: i[name] }));
+        return html`<${LineChart} key=${name} title=${title} xLabel="iteration"
+          series=${[{ name: title, points }]} />`;
+      })}
     </div>
   </section>
 `;

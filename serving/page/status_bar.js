@@ -13,11 +13,11 @@ export function StatusBar() {
 
 function Away({ reason }) {
   const waiting = unsent(useStore(votes));
+  const kept = `${count(waiting, "vote")} of yours ${waiting === 1 ? "is" : "are"} kept, and sent then.`;
   return html`
     <div class="status-bar" role="alert">
       <span><strong>The server is away.</strong> ${reason} This page goes on by itself when it is
-        back.${waiting > 0 && ` ${count(waiting, "vote")} of yours ${waiting === 1 ? "is" : "are"} kept
-        and sent then.`}</span>
+        back. ${waiting > 0 && kept}</span>
       <button type="button" onClick=${lookNow}>Look now</button>
     </div>
   `;
@@ -33,9 +33,9 @@ function Key({ reason }) {
     setBusy(false);
   };
   return html`
-    <form class="status-bar" onSubmit=${submit}>
+    <form class="status-bar" aria-label="API key" onSubmit=${submit}>
       <label><span><strong>An API key is needed.</strong> ${reason}</span>
-        <input type="password" ref=${field} required autocomplete="off" spellcheck="false"
+        <input type="password" ref=${field} required autocomplete="off" spellcheck=${false}
           placeholder="API key" /></label>
       <button type="submit" class="primary" disabled=${busy}>Use this key</button>
     </form>

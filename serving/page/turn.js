@@ -6,13 +6,16 @@ import { answer, ask, regenerate, stop } from "./generation.js";
 import { Markdown } from "./markdown.js";
 import { settings } from "./settings.js";
 import { say } from "./toasts.js";
-import { html, Icon, IconButton, LETTERS, useRef, useState } from "./ui.js";
+import {
+  html, Icon, IconButton, LETTERS, useLayoutEffect, useMemo, useRef, useState,
+} from "./ui.js";
 import { TurnVotes } from "./vote_line.js";
 
 export function Turn({ parent, turn, onDecided }) {
   const last = turn === parent.turns.at(-1);
   const several = turn.shown.length > 1 && turn.status !== "settled";
-  return html`
+  // The same nodes as before, so nothing to compare, unless the turn itself has changed.
+  return useMemo(() => html`
     <div class="turn" data-status=${turn.status}>
       <${Prompt} ...${{ parent, turn }} />
       ${several
@@ -21,12 +24,13 @@ export function Turn({ parent, turn, onDecided }) {
       <${TurnVotes} turn=${turn} />
       ${turn.error && html`<p class="problem" role="alert">${turn.error.message}</p>`}
     </div>
-  `;
+  `, [turn, turn.revision, last]);
 }
 
 function Prompt({ parent, turn }) {
   const [editing, setEditing] = useState(false);
   const field = useRef(null);
+  useLayoutEffect(() => field.current?.focus(), [editing]);
   if (!editing) {
     return html`
       <div class="prompt">
@@ -48,7 +52,7 @@ function Prompt({ parent, turn }) {
   return html`
     <form class="prompt-edit" onSubmit=${submit}>
       <textarea ref=${field} aria-label="Your message" rows="3" defaultValue=${turn.prompt}
-        onKeyDown=${keys} autofocus></textarea>
+        onKeyDown=${keys}></textarea>
       <div class="row-end">
         <button type="button" onClick=${() => setEditing(false)}>Cancel</button>
         <button type="submit" class="primary">Send</button>
@@ -98,7 +102,8 @@ function Single({ parent, turn, last }) {
             html`<${IconButton} icon="again" label="Answer again, and compare"
               onClick=${() => regenerate(parent, turn)} />`}
           <//>
-          ${candidate.version > 0 && html`<span class="version">version ${candidate.version}</span>`}
+          ${candidate.version > 0 &&
+          html`<span class="version">version ${candidate.version}</span>`}
         </div>
       `}
       ${others.length > 0 && html`<${Others} ...${{ parent, turn, others }} />`}
@@ -116,7 +121,7 @@ function Others({ parent, turn, others }) {
         (place) => html`
           <article key=${place} class="candidate" data-letter=${letter(place)}
             aria-label=${`Answer ${letter(place)}`}>
-            <h3 class="letter">${letter(place)}</h3>
+            <p class="letter" aria-hidden="true">${letter(place)}</p>
             <${AnswerText} candidate=${turn.candidates[place]} />
             <${AnswerActions} ...${{ parent, turn, place }} name=${letter(place)} />
           </article>

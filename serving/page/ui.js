@@ -23,7 +23,7 @@ export function createStore(value) {
   };
 }
 
-/** The store's value, or what `select` takes of it; the component is drawn again when it changes. */
+/** The store's value, or what `select` takes of it; a change of it draws the component again. */
 export function useStore(store, select = (value) => value) {
   const [, redraw] = useState(0);
   const selected = select(store.get());
@@ -52,9 +52,11 @@ export function useMedia(query) {
 }
 
 // Paths of 24 × 24 pictures, drawn with a line.
+const THUMB = "M7 11v9H4v-9zM7 11l4-8c1.5 0 2.5 1 2.5 2.5V9H19a2 2 0 0 1 2 2.3l-1.2 7A2 2 0 0 1 " +
+  "17.8 20H7";
 const PATHS = {
   chat: "M4 5h16v11H9l-5 4z",
-  votes: "M7 11v9H4v-9zM7 11l4-8c1.5 0 2.5 1 2.5 2.5V9H19a2 2 0 0 1 2 2.3l-1.2 7A2 2 0 0 1 17.8 20H7",
+  votes: THUMB,
   learning: "M4 19V5M4 19h16M8 15l4-5 3 3 5-7",
   operator: "M4 7h10M18 7h2M4 17h2M10 17h10M14 4v6M8 14v6",
   plus: "M12 5v14M5 12h14",
@@ -65,12 +67,14 @@ const PATHS = {
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
   again: "M20 12a8 8 0 1 1-2.5-5.8M20 4v4h-4",
-  up: "M7 11v9H4v-9zM7 11l4-8c1.5 0 2.5 1 2.5 2.5V9H19a2 2 0 0 1 2 2.3l-1.2 7A2 2 0 0 1 17.8 20H7",
-  down: "M17 13V4h3v9zM17 13l-4 8c-1.5 0-2.5-1-2.5-2.5V15H5a2 2 0 0 1-2-2.3l1.2-7A2 2 0 0 1 6.2 4H17",
+  up: THUMB,
+  down: "M17 13V4h3v9zM17 13l-4 8c-1.5 0-2.5-1-2.5-2.5V15H5a2 2 0 0 1-2-2.3l1.2-7A2 2 0 0 1 6.2 " +
+    "4H17",
   comment: "M4 5h16v11H9l-5 4zM8 9h8M8 12h5",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   settings: "M4 8h9M17 8h3M4 16h3M11 16h9M15 5.5v5M9 13.5v5",
-  sun: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.5 1.5M17.5 17.5L19 19M5 19l1.5-1.5M17.5 6.5L19 5",
+  sun: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.5 1.5M17.5 17.5L19 " +
+    "19M5 19l1.5-1.5M17.5 6.5L19 5",
   moon: "M20 14A8 8 0 0 1 10 4a8 8 0 1 0 10 10",
   check: "M5 12l5 5 9-10",
   undo: "M9 7L4 12l5 5M4 12h10a6 6 0 0 1 6 6",
@@ -155,8 +159,10 @@ export function ago(milliseconds) {
 }
 
 /** A random id; `crypto.randomUUID` is not there on plain HTTP away from this machine. */
-export const randomId = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+export function randomId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 /** Take what is typed into a field for text, not for keys of the page. */
 export const isTyping = (event) =>

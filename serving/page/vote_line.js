@@ -3,6 +3,8 @@ import { conversations, reopen, touch } from "./conversations.js";
 import { html, LETTERS, useStore } from "./ui.js";
 import { undo, votes, votesOn } from "./votes.js";
 
+const shortened = (text) => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
+
 /** How a vote reads: letters are places on screen, left to right. */
 export function described({ feedback, shown = [] }) {
   const letter = (choice) =>
@@ -22,7 +24,7 @@ export function described({ feedback, shown = [] }) {
     case "demonstration":
       return "A better answer, written by you";
     case "comment":
-      return `Comment: “${feedback.text.slice(0, 80)}${feedback.text.length > 80 ? "…" : ""}”`;
+      return `Comment: “${shortened(feedback.text)}”`;
     default:
       return feedback.kind;
   }

@@ -197,7 +197,7 @@ async function announce(version, before) {
   const learned = await lookLearned().catch(() => []); // looked at again when the server is back
   const own = learned.filter((vote) => vote.learned_in === version).length;
   const credit = own ? ` It has learned from ${count(own, "vote")} of yours.` : "";
-  const news = version > before ? `Version ${version} is live.` : `Version ${version} is live again.`;
+  const news = `Version ${version} is live${version > before ? "" : " again"}.`;
   say(news + credit, { label: "See what changed", href: `#/learning/${version}` });
   // The server may know a moment later which votes went in.
   setTimeout(() => lookLearned().catch(() => []), LATER);
