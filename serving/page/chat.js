@@ -25,9 +25,9 @@ export function Chat({ id }) {
   const field = useRef(null);
   const turn = parent?.turns.at(-1);
   const running = turn?.status === "streaming";
-  const thread = useFollowing(parent, running);
-
+  const thread = useFollowing(parent);
   const deciding = turn?.status === "deciding";
+
   const send = (prompt) => {
     const into = parent ?? create(nextChat.system);
     if (deciding) settle(parent, turn, turn.shown[0]); // without a vote
@@ -58,7 +58,7 @@ export function Chat({ id }) {
 }
 
 /** Keep the end in sight while an answer grows, unless somebody has scrolled away from it. */
-function useFollowing(parent, running) {
+function useFollowing(parent) {
   const thread = useRef(null);
   const near = useRef(true);
   useEffect(() => {

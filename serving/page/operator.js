@@ -29,7 +29,7 @@ const ACTIONS = {
     title: `Make version ${version} live?`,
     button: `Make version ${version} live`,
     text: [
-      `All new answers come from version ${version}${live ? `, no longer from version ${live}` : ""}.`,
+      `All new answers come from version ${version}, no longer from version ${live}.`,
       on_trial ? `The trial of version ${on_trial} ends now, whatever its votes say so far.` : "",
       "Answers under way are finished; no request is lost.",
       "The next learning cycle starts from it.",

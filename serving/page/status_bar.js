@@ -13,7 +13,7 @@ export function StatusBar() {
 
 function Away({ reason }) {
   const waiting = unsent(useStore(votes));
-  const kept = `${count(waiting, "vote")} of yours ${waiting === 1 ? "is" : "are"} kept, and sent then.`;
+  const kept = `${count(waiting, "vote")} of yours ${waiting === 1 ? "is" : "are"} kept for then.`;
   return html`
     <div class="status-bar" role="alert">
       <span><strong>The server is away.</strong> ${reason} This page goes on by itself when it is

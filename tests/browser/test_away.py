@@ -51,7 +51,7 @@ def test_a_vote_whose_answer_was_lost_and_one_made_meanwhile_count_once(
     turn = last_turn(page)
     expect(turn.locator(".vote-fate")).to_have_text("waiting to be sent")
     turn.get_by_role("button", name="Good answer").first.click()
-    expect(page.get_by_role("alert")).to_contain_text("2 votes of yours are kept")
+    expect(page.get_by_role("alert")).to_contain_text("2 votes of yours are kept for then")
     expect(page.get_by_role("alert")).to_have_count(0, timeout=BACK)
     expect(turn.locator(".vote-fate")).to_have_text(["stored, not learned from yet"] * 2)
     first, second = votes_of(page)
