@@ -2,7 +2,7 @@
 import { AnswerActions, AnswerText } from "./answer.js";
 import { settle } from "./conversations.js";
 import { Ranking } from "./ranking.js";
-import { html, isTyping, LETTERS, useEffect, useLayoutEffect, useRef } from "./ui.js";
+import { html, isTyping, LETTERS, useLayoutEffect, useRef } from "./ui.js";
 import { cast, refer } from "./votes.js";
 
 const VERDICTS = { 1: "left", 2: "right", "=": "tie", 0: "both_bad" };
@@ -85,7 +85,7 @@ function Candidate({ parent, turn, place, letter }) {
 }
 
 function Verdicts({ onVerdict }) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const keys = (event) => {
       if (isTyping(event) || event.repeat || !Object.hasOwn(VERDICTS, event.key)) return;
       event.preventDefault();

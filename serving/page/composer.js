@@ -1,6 +1,6 @@
 // Where a question is written: Enter sends, Shift+Enter starts a new line, Escape stops.
 import { change, settings } from "./settings.js";
-import { html, Icon, Segments, useEffect, useLayoutEffect, useRef, useStore } from "./ui.js";
+import { html, Icon, Segments, useLayoutEffect, useRef, useStore } from "./ui.js";
 
 const NUMBERS = [1, 2, 3, 4].map((number) => [number, String(number)]);
 const drafts = new Map(); // what is written and not sent, by conversation
@@ -18,7 +18,7 @@ export function Composer({ id, running, hint, onSend, onStop, field }) {
     area.current.value = drafts.get(id) ?? "";
     fit();
   }, [id]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const keys = (event) => {
       if (event.key === "Escape" && running && !document.querySelector("dialog[open]")) onStop();
       const free = !event.target.closest?.("input, textarea, select, dialog");

@@ -1,6 +1,6 @@
 // Putting three or four answers in order: drag them, or choose one (A to D, or a tap) and then its
 // rank (1 to 4, or a tap). Answers on one rank are tied.
-import { html, Icon, isTyping, LETTERS, useEffect, useRef, useState } from "./ui.js";
+import { html, Icon, isTyping, LETTERS, useLayoutEffect, useRef, useState } from "./ui.js";
 
 const TITLES = ["Best", "2nd", "3rd", "4th"];
 const FAR = 6; // pixels that make a press a drag
@@ -19,7 +19,7 @@ export function Ranking({ places, onRanked }) {
     onRanked(groups.filter((group) => group.length));
   };
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const keys = (event) => {
       if (isTyping(event) || event.repeat) return;
       const letter = LETTERS.indexOf(event.key.toUpperCase());
