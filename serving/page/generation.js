@@ -5,6 +5,8 @@ import { model, onUp } from "./connection.js";
 import { sawVersion } from "./live.js";
 import { sampling, settings } from "./settings.js";
 
+const TOO_LONG = "This conversation is longer than the model can read. Start a new chat.";
+
 const running = new Map(); // turn id -> AbortController
 const waiting = new Map(); // turn id -> what asks again when the server is back
 
@@ -93,7 +95,8 @@ function take(chunk, candidates) {
 function failed(turn, candidates, error, again) {
   if (!(error instanceof ApiError)) throw error;
   const nothing = candidates.every((candidate) => !candidate.completion_id);
-  turn.error = { message: error.message };
+  const long = /maximum context length/i.test(error.message);
+  turn.error = { message: long ? TOO_LONG : error.message };
   if (nothing && (error.away || error.status === 401)) {
     turn.error.message = `${error.message} Your question is sent as soon as it can be.`;
     waiting.set(turn.id, again);

@@ -32,23 +32,29 @@ function take(snapshot) {
 }
 
 let following = false;
+let control = null;
 
-// Several tabs each hold one stream; a browser has room for a few of them per server.
+// Only while the page is looked at: a browser has six connections to a server, for all its tabs.
 async function follow() {
   if (following) return;
   following = true;
-  while (server.get().state === "up") {
+  while (server.get().state === "up" && !document.hidden) {
+    control = new AbortController();
     try {
-      const response = await request("/v1/learning/events");
+      const response = await request("/v1/learning/events", { signal: control.signal });
       for await (const { event, data } of serverEvents(response)) {
         if (event === "learning") take(JSON.parse(data));
       }
     } catch (error) {
       if (error.status === 404) break; // this server tells nothing of its learner
     }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    if (!document.hidden) await new Promise((resolve) => setTimeout(resolve, PAUSE));
   }
   following = false;
 }
 
 onUp(follow);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) control?.abort();
+  else follow();
+});

@@ -6,11 +6,11 @@ import { Dialog, html, useStore } from "./ui.js";
 // What is set before a conversation has begun goes into the next one.
 export const nextChat = { system: "" };
 
-function Slider({ label, help, name, min, max, step }) {
+function Slider({ label, help, name, min, max, step, zero }) {
   const value = useStore(settings)[name];
   return html`
     <label class="field">
-      <span class="field-head"><span>${label}</span><output>${value}</output></span>
+      <span class="field-head"><span>${label}</span><output>${value === 0 && zero ? zero : value}</output></span>
       <input type="range" min=${min} max=${max} step=${step} value=${value}
         onInput=${(event) => change({ [name]: Number(event.target.value) })} />
       <small class="muted">${help}</small>
@@ -39,8 +39,8 @@ export function Options({ parent, onClose }) {
         help="Higher: more varied answers." />
       <${Slider} label="Top p" name="top_p" min="0.1" max="1" step="0.05"
         help="Below 1 unlikely words are left out, and PPO cannot reuse the answers themselves." />
-      <${Slider} label="Longest answer, in tokens" name="max_tokens" min="16" max="1024" step="16"
-        help="An answer is cut there." />
+      <${Slider} label="Longest answer, in tokens" name="max_tokens" min="0" max="2048" step="32"
+        zero="no limit" help="An answer is cut there." />
       <div class="row-end">
         <button type="button" onClick=${() => change(DEFAULTS)}>Defaults</button>
         <button type="button" class="primary" onClick=${onClose}>Done</button>

@@ -3,7 +3,7 @@ import { createStore } from "./ui.js";
 
 const KEPT = "plaudit.settings";
 
-export const DEFAULTS = { answers: 2, temperature: 1, top_p: 1, max_tokens: 256 };
+export const DEFAULTS = { answers: 2, temperature: 1, top_p: 1, max_tokens: 0 }; // 0: to the end
 
 function read() {
   try {
@@ -23,5 +23,5 @@ export function change(changes) {
 /** The part of a request's body that says how to sample. */
 export function sampling() {
   const { temperature, top_p, max_tokens } = settings.get();
-  return { temperature, max_tokens, ...(top_p < 1 && { top_p }) };
+  return { temperature, ...(top_p < 1 && { top_p }), ...(max_tokens > 0 && { max_tokens }) };
 }

@@ -1,5 +1,5 @@
 // A vote as it is shown: what was said, what became of it, and its undo.
-import { conversations, reopen, touch } from "./conversations.js";
+import { conversation, reopen, touch } from "./conversations.js";
 import { html, LETTERS, useStore } from "./ui.js";
 import { undo, votes, votesOn } from "./votes.js";
 
@@ -40,39 +40,32 @@ export function fate(vote) {
   return { name: "stored", text: "stored, not learned from yet" };
 }
 
-const DECISIONS = ["comparison", "ranking"];
+/** Whether a vote decided between the answers that are on screen, and not between earlier ones. */
+const decides = (vote, turn) =>
+  ["comparison", "ranking"].includes(vote.body.feedback.kind) && vote.made >= turn.ready;
 
 /** Take a vote back; a decision on the last answers of a conversation is open again then. */
 export function takeBack(vote) {
   undo(vote);
-  const parent = conversations.get().find((c) => c.id === vote.conversation);
+  const parent = conversation(vote.conversation);
   const turn = parent?.turns.at(-1);
   if (turn?.id !== vote.turn || turn.status !== "settled") return;
-  const { kind } = vote.body.feedback;
-  if (DECISIONS.includes(kind) && turn.shown.length > 1) reopen(parent, turn);
-  if (kind === "demonstration") dropOwn(parent, turn);
-}
-
-function dropOwn(parent, turn) {
-  turn.own = null;
-  const decided = votesOn(turn).some((vote) => DECISIONS.includes(vote.body.feedback.kind));
-  if (turn.shown.length > 1 && !decided) reopen(parent, turn);
+  const wrote = vote.body.feedback.kind === "demonstration";
+  if (wrote) turn.own = null;
+  const undecided = turn.shown.length > 1 && !votesOn(turn).some((other) => decides(other, turn));
+  if (undecided && (wrote || decides(vote, turn))) reopen(parent, turn);
   else touch(parent, turn);
 }
 
-export function VoteLine({ vote, onUndone }) {
+export function VoteLine({ vote }) {
   const { name, text } = fate(vote);
   const undoable = vote.state !== "undone" && !vote.undo;
-  const act = () => {
-    takeBack(vote);
-    onUndone?.();
-  };
   return html`
     <span class="vote" data-fate=${name}>
       <span class="vote-said">${described(vote.body)}</span>
       <span class="vote-fate">${text}</span>
       ${undoable &&
-      html`<button type="button" class="link" onClick=${act}
+      html`<button type="button" class="link" onClick=${() => takeBack(vote)}
         aria-label=${`Undo: ${described(vote.body)}`}>Undo</button>`}
     </span>
   `;
