@@ -10,7 +10,9 @@ function Slider({ label, help, name, min, max, step, zero }) {
   const value = useStore(settings)[name];
   return html`
     <label class="field">
-      <span class="field-head"><span>${label}</span><output>${value === 0 && zero ? zero : value}</output></span>
+      <span class="field-head">
+        <span>${label}</span><output>${value === 0 && zero ? zero : value}</output>
+      </span>
       <input type="range" min=${min} max=${max} step=${step} value=${value}
         onInput=${(event) => change({ [name]: Number(event.target.value) })} />
       <small class="muted">${help}</small>
