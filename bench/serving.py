@@ -45,10 +45,11 @@ async def one(client: httpx.AsyncClient, url: str) -> tuple[float, int]:
     return first, tokens
 
 
-async def load(url: str, clients: int, requests: int) -> tuple[float, float]:
+async def load(url: str, clients: int, requests: int, key: str = "") -> tuple[float, float]:
     """Give tokens per second and the median time to first token, in seconds."""
     limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(timeout=120, limits=limits, headers=headers) as client:
         gate = asyncio.Semaphore(clients)
 
         async def gated() -> tuple[float, int]:

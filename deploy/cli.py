@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from deploy.cli_keys import keys_app
+from deploy.cli_operate import doctor, status, watch
 from deploy.cli_options import DtypeOption, Home, Kafka, RegistryUrl, TuneOption, console, say
 from deploy.cli_policies import policies_app
 from deploy.cli_votes import dead_letter_app, feedback_app
@@ -23,6 +25,10 @@ app = typer.Typer(
     help="A chat service that keeps learning from its users. Start with 'plaudit up'.",
 )
 app.add_typer(policies_app, name="policies")
+app.add_typer(keys_app, name="keys")
+app.command()(status)
+app.command()(watch)
+app.command()(doctor)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(dead_letter_app, name="dead-letter")
 

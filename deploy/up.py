@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from deploy.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.errors import DeployError
+from deploy.keys import check_keys
 from deploy.machine import default_shape, plan_here, shape_of
 from deploy.plan import Plan, Shape
 from deploy.processes import Child, plaudit_command, stop_all
@@ -21,7 +22,6 @@ from deploy.tuning import Tuning, tuning_of
 from feedback.opening import open_log
 from protos.shared_registry import open_registry
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CHECK_SECONDS = 0.5
 
 
@@ -71,11 +71,16 @@ def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) ->
     ]
 
 
+def local_url(settings: UpSettings) -> str:
+    """Give where this machine reaches the endpoint."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{host}:{settings.port}"
+
+
 def is_ready(settings: UpSettings) -> bool:
     """Tell whether the endpoint answers with a policy."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     try:
-        return httpx.get(f"http://{host}:{settings.port}/readyz", timeout=2).status_code == 200
+        return httpx.get(f"{local_url(settings)}/readyz", timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -101,7 +106,9 @@ def up(settings: UpSettings, say: Callable[[str], None]) -> None:
 def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
     check_address(settings)
-    open_log(settings.home).close()  # a wrong address is told now, not after minutes of training
+    log = open_log(settings.home)  # a wrong address is told now, not after minutes of training
+    check_keys(settings.host, settings.home, log)
+    log.close()
     shape = _shape(settings)
     if shape is not None:  # else import-model says it
         say("\n".join(plan_here(shape, dtype, settings.tune).lines()))
@@ -156,13 +163,22 @@ def _watch(
             _welcome(settings, time.monotonic() - max(started, parts[0].started), say)
 
 
+def _needs_key(settings: UpSettings) -> bool:
+    return httpx.get(f"{local_url(settings)}/v1/me", timeout=5).status_code == 401
+
+
 def _welcome(settings: UpSettings, seconds: float, say: Callable[[str], None]) -> None:
     url = f"http://{settings.host}:{settings.port}"
     say(
         f"Ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {url}/v1 (model 'plaudit')."
     )
     say("Next, in another terminal:")
+    keyed = _needs_key(settings)
+    if keyed:
+        say("  export PLAUDIT_API_KEY=…     # of 'plaudit keys create'")
     say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
+    if keyed:
+        say('    -H "Authorization: Bearer $PLAUDIT_API_KEY" \\')
     say("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
     say(f"  uv run --no-sync plaudit simulate --preference concise --comparisons 400 --url {url}")
     say(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")

@@ -147,11 +147,20 @@ def check_served(name: str, model: Any) -> None:
         DeployError: vLLM has no such architecture.
 
     """
+    check_architecture(name, type(model).__name__)
+
+
+def check_architecture(name: str, architecture: str) -> None:
+    """Ask the same of a class's name.
+
+    Raises:
+        DeployError: vLLM has no such architecture.
+
+    """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import __version__
     from vllm.model_executor.models.registry import ModelRegistry
 
-    architecture = type(model).__name__
     if architecture not in ModelRegistry.get_supported_archs():
         raise DeployError(
             f"vLLM {__version__} cannot serve '{name}': it has no {architecture}; use a model of "

@@ -12,8 +12,11 @@ from protos.registry import Registry
 class Learning:
     """Takes snapshots of one replica's knowledge. For one thread at a time."""
 
-    def __init__(self, history: History, registry: Registry, view: View) -> None:
-        """Look at what `history` and `view` hold; who keeps them follows the log."""
+    def __init__(self, history: History, registry: Registry, view: View | None) -> None:
+        """Look at what `history` and `view` hold; who keeps them follows the log.
+
+        Without a view votes are not counted.
+        """
         self._history = history
         self._versions = Versions(registry)
         self._view = view
@@ -32,7 +35,7 @@ class Learning:
             "on_trial": told.state.challenger or None,
             "held": told.state.held,
             "loop": _loop(told),
-            "votes": self._votes(told),
+            "votes": None if self._view is None else _votes(self._view, told),
             "versions": [version.public() for version in self._versions.listed(told)],
             "refused": [
                 {
@@ -46,11 +49,12 @@ class Learning:
             "replicas": dict(sorted(told.state.replicas.items())),
         }
 
-    def _votes(self, told: Told) -> dict[str, Any]:
-        kinds = self._view.standing()
-        kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in SILENT}
-        waiting = self._view.waiting(told.lineage.last)
-        return {"total": sum(kinds.values()), "waiting": waiting, "kinds": kinds}
+
+def _votes(view: View, told: Told) -> dict[str, Any]:
+    kinds = view.standing()
+    kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in SILENT}
+    waiting = view.waiting(told.lineage.last)
+    return {"total": sum(kinds.values()), "waiting": waiting, "kinds": kinds}
 
 
 def _loop(told: Told) -> dict[str, Any]:

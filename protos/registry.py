@@ -193,6 +193,22 @@ class Registry:
         self._write_manifest(target, manifest)
         return manifest
 
+    def probe(self) -> None:
+        """Write a small file and delete it again.
+
+        Raises:
+            RegistryUnavailable: It cannot be written to.
+
+        """
+        file = self.root / f".probe.{os.getpid()}"
+        try:
+            file.write_bytes(b"probe")
+            file.unlink()
+        except OSError as error:
+            raise RegistryUnavailable(
+                f"the registry {self.root} is not writable: {error}"
+            ) from error
+
     def delete(self, version: int) -> None:
         """Delete a version: its manifest first, so that it is gone at once."""
         (self.path(version) / MANIFEST).unlink(missing_ok=True)

@@ -175,6 +175,18 @@ class SharedRegistry(Registry):
         self._tried(lambda: self._fs.pipe_file(self._remote(version, MANIFEST), data))
         return manifest
 
+    def probe(self) -> None:
+        """Write a small file there and delete it again.
+
+        Raises:
+            RegistryUnavailable: It cannot be written to.
+
+        """
+        file = f"{self._base}/probe-{secrets.token_hex(8)}"
+        self._tried(lambda: self._fs.makedirs(self._base, exist_ok=True))
+        self._tried(lambda: self._fs.pipe_file(file, b"probe"))
+        self._tried(lambda: self._fs.rm(file))
+
     def delete(self, version: int) -> None:
         """Delete a version: its manifest first, so that it is gone at once.
 

@@ -88,7 +88,8 @@ class Access:
         self._keys = keys
         self._usage = usage
         self._clock = clock
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, _Bucket] = {}  # by key id
+        self._callers: dict[str, Caller] = {}
 
     def admit(self, scope: Scope) -> Caller:
         """Give the caller of an HTTP request.
@@ -108,7 +109,10 @@ class Access:
         key = keys.find(token.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise _no_key()
-        caller = Caller(owner_of(self._secret, token.strip()), key.role, key.name)
+        caller = self._callers.get(key.id)
+        if caller is None:  # one key has one token, so this is so for good
+            caller = Caller(owner_of(self._secret, token.strip()), key.role, key.name)
+            self._callers[key.id] = caller
         if not caller.may(wanted):
             raise _not_allowed(key.role)
         self._limit(key, method == "POST" and path in COMPLETIONS)

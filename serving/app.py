@@ -150,17 +150,17 @@ async def serve(settings: ServingSettings) -> None:
     """Serve until SIGTERM or SIGINT; answers under way then have a few seconds to end.
 
     Raises:
-        ServingError: There is no policy to serve, the port is taken, the engine died, or the
-            policy was lost in a swap.
+        ServingError: There is no policy to serve, others can reach the address and there is no
+            key, the port is taken, the engine died, or the policy was lost in a swap.
 
     """
-    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
-
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
     parts = Parts.open(settings)
-    listener = _listen(settings.host, settings.port)
     state = await asyncio.to_thread(parts.history.poll)
     check_keys(settings.host, parts.history)
+    listener = _listen(settings.host, settings.port)
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+
     version = await asyncio.to_thread(starting_version, parts.registry, state)
     base, rank = await asyncio.to_thread(_base_and_rank, parts.registry, version)
     rank = max(rank, settings.lora_rank)

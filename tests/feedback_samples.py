@@ -8,6 +8,7 @@ from feedback.records import completion_record, feedback_record
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import (
     Candidate,
+    Comment,
     Comparison,
     FeedbackEvent,
     Forgetting,
@@ -93,6 +94,13 @@ def ranking(
             ]
         )
     )
+    return with_target(event)
+
+
+def comment(event_id: str, choice: int = 0, completion_id: str = "c1") -> FeedbackEvent:
+    event = FeedbackEvent(event_id=event_id, completion_id=completion_id, owner="local")
+    candidate = Candidate(completion_id=completion_id, choice=choice)
+    event.comment.CopyFrom(Comment(candidate=candidate, text="Too long."))
     return with_target(event)
 
 

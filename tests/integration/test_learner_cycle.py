@@ -1,5 +1,6 @@
 """Whole cycles on a tiny model: through the ledger to the registry, killed and taken up again."""
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -15,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from feedback.history import History
 from feedback.ledger import Ledger
+from feedback.lineage import Place
 from feedback.policies import current, publish_event
 from feedback.records import feedback_record
 from feedback.sqlite_log import SqliteLog
@@ -159,7 +162,32 @@ def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:
     assert (manifest.parent, manifest.base) == (1, "tiny")
     assert (manifest.learned_from.from_seq, manifest.learned_from.to_seq) == (0, 120)
     assert manifest.gate["reward_accuracy"] > 0.5
+    assert manifest.gate["win_rate_over_first"] == manifest.gate["win_rate"], "1 is the parent"
     assert weights(learned) != weights(learned, 1)
+
+
+def test_a_published_version_names_its_votes_and_the_learner_where_it_is(learned: Path) -> None:
+    log = SqliteLog(learned / "log.db")
+    history = History(log)
+    history.poll()
+    publication, lineage = history.told().publications[2], history.lineage
+    votes = [Place(r.partition, r.offset) for r in log.read("feedback", {})]
+    records = log.read("policies", {})
+    log.close()
+    assert publication.votes == {"comparison": 120}
+    assert [lineage.learned_in(place, None) for place in votes] == [2] * 120
+    assert lineage.learned_in(Place(0, votes[-1].offset + 1), None) is None
+    events = [PolicyEvent.FromString(record.value) for record in records]
+    stages = [(e.stage.stage, e.stage.cycle) for e in events if e.HasField("stage")]
+    begun = [stage for stage, _ in itertools.groupby(stages)]
+    assert begun[:6] == [
+        ("waiting", 0),
+        ("reward", 1),
+        ("judge", 1),
+        ("ppo", 1),
+        ("gate", 1),
+        ("publish", 1),
+    ]
 
 
 def test_a_published_version_carries_its_report(learned: Path) -> None:
@@ -373,9 +401,11 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
     assert [c.name for c in found.criteria if not c.passed] == ["win_rate_lower_bound"]
     assert len(found.samples) == 6
     log = SqliteLog(home / "log.db")
-    last = log.read("policies", {})[-1]
+    history = History(log)
+    history.poll()
     log.close()
-    assert b"the judge prefers" in last.value
+    (refusal,) = history.told().refused
+    assert refusal.reasons == tuple(state.reasons)
 
 
 def test_no_ppo_while_the_reward_model_may_be_guessing(tmp_path: Path) -> None:
@@ -444,6 +474,7 @@ def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
     learn_until(home, still, lambda: 3 in registry.versions() and cycle_ended(home)())
     manifest = registry.verify(3)
     assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 2)
+    assert 0 <= manifest.gate["win_rate_over_first"] <= 1
     before, after = (load(weights(home, version, ADAPTER)) for version in (2, 3))
     assert before.keys() == after.keys()
     for name, weight in before.items():

@@ -22,10 +22,13 @@ from protos.plaudit.v1.policy_pb2 import (
     Activated,
     DuelEnded,
     Hold,
+    KeyMade,
+    KeyRevoked,
     Leads,
     PolicyEvent,
     Published,
     Refused,
+    Stage,
     SwapFailed,
     Swapped,
 )
@@ -39,6 +42,9 @@ KINDS = {
     SwapFailed: "swap_failed",
     Leads: "leads",
     DuelEnded: "duel_ended",
+    Stage: "stage",
+    KeyMade: "key_made",
+    KeyRevoked: "key_revoked",
 }
 
 
@@ -107,6 +113,12 @@ def test_lifting_a_hold_brings_back_nothing_rolled_back() -> None:
 def test_an_operator_may_hold_without_rolling_back() -> None:
     state = state_after(Published(version=1), Hold(held=True), Published(version=2))
     assert summary(state) == (1, 0, set(), True)
+
+
+@pytest.mark.parametrize("message", [Stage(stage="ppo"), KeyMade(id="k"), KeyRevoked(id="k")])
+def test_what_others_read_moves_nothing(message: PolicyMessage) -> None:
+    history = [*published(1, 2), Activated(version=1)]
+    assert state_after(*history, message) == state_after(*history)
 
 
 def test_activating_a_rolled_back_version_pardons_it_alone() -> None:

@@ -1,16 +1,20 @@
 """The view: what is read back, in which order, and that it can be lost and rebuilt."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from feedback.lineage import Coverage, Place
 from feedback.log import LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.records import FEEDBACK_TYPE, messages_hash
 from feedback.sqlite_log import SqliteLog
 from feedback.view import SeenEvent, View, ViewError
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
-from tests.feedback_samples import comparison, completion, put, rating, retraction
+from tests.feedback_samples import comment, comparison, completion, put, rating, retraction
 
 
 @pytest.fixture
@@ -32,12 +36,20 @@ def listed(view: View, owner: str = "local", **filters: object) -> list[tuple[st
     return [(one.event.event_id, one.superseded) for one in seen]
 
 
+def place(event_id: str, log: SqliteLog) -> Place:
+    """Give where the log has an event."""
+    (found,) = [r for r in log.read("feedback", {}) if r.key == event_id]
+    return Place(found.partition, found.offset)
+
+
 def test_an_event_is_read_back_once_followed(log: SqliteLog, view: View) -> None:
     vote = rating("e1")
     put(log, vote)
     assert view.event("e1") is None
     assert view.follow(log) == 1
-    assert view.event("e1") == SeenEvent(vote, superseded=False, retracted=False)
+    assert view.event("e1") == SeenEvent(
+        vote, superseded=False, retracted=False, place=place("e1", log), ended=None
+    )
     assert view.event("e2") is None
     assert view.follow(log) == 0
 
@@ -162,3 +174,78 @@ def test_a_broken_file_is_a_view_error(tmp_path: Path) -> None:
     (tmp_path / "view.db").write_bytes(b"not a database at all, but long enough" * 100)
     with pytest.raises(ViewError, match="not a database"):
         View(tmp_path / "view.db")
+
+
+def test_a_replaced_or_retracted_event_knows_what_ended_it_first(
+    log: SqliteLog, view: View
+) -> None:
+    put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("again"))
+    put(log, retraction("late", "up"), rating("other", 1), retraction("r", "other"))
+    put(log, retraction("theft", "again", owner="somebody else"))
+    view.follow(log)
+    ended = {}
+    for name in ("up", "down", "again", "other"):
+        seen = view.event(name)
+        assert seen is not None
+        ended[name] = seen.ended
+    assert ended == {
+        "up": place("down", log),
+        "down": place("again", log),
+        "again": None,
+        "other": place("r", log),
+    }
+
+
+class OutOfOrder(SqliteLog):
+    """Gives each record of feedback a partition of its own, the last first."""
+
+    def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+        found = super().read(topic, {})
+        if topic != "feedback":
+            return [r for r in found if r.offset >= positions.get(0, 0)]
+        apart = [replace(r, partition=r.offset) for r in reversed(found)]
+        return [r for r in apart if r.offset >= positions.get(r.partition, 0)]
+
+
+def test_a_retraction_that_comes_first_leaves_nothing_to_learn_from(tmp_path: Path) -> None:
+    log, view = OutOfOrder(tmp_path / "log.db"), View(tmp_path / "view.db")
+    put(log, rating("e1"), retraction("r", "e1"))
+    view.follow(log)
+    seen = view.event("e1")
+    assert seen is not None
+    assert seen.retracted
+    assert seen.ended == seen.place
+    assert view.standing() == {}
+    view.close()
+    log.close()
+
+
+def test_what_stands_and_what_waits_is_counted(log: SqliteLog, view: View) -> None:
+    put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("two", 1))
+    put(log, comparison("c"), comment("said"), rating("gone", 2), retraction("r", "gone"))
+    view.follow(log)
+    assert view.standing() == {"rating": 2, "comparison": 1, "comment": 1}
+    assert view.waiting(Coverage()) == 3, "a comment teaches nothing, so it waits for nothing"
+    two = place("two", log)
+    assert view.waiting(Coverage({0: two.offset})) == 2
+    assert view.waiting(Coverage({0: two.offset + 1})) == 1
+    everything = {0: log.ends("feedback")[0]}
+    assert view.waiting(Coverage(everything)) == 0
+    missing = frozenset({two, place("up", log), Place(0, 10_000)})
+    assert view.waiting(Coverage(everything, missing)) == 1, "'up' was replaced"
+
+
+def test_a_view_of_an_earlier_version_is_built_again(tmp_path: Path, log: SqliteLog) -> None:
+    put(log, rating("e1"))
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        old.execute(
+            "CREATE TABLE events (arrival INTEGER PRIMARY KEY, event_id TEXT, owner TEXT, "
+            "subject TEXT, completion_id TEXT, target TEXT, superseded INTEGER, value BLOB)"
+        )
+        old.execute("CREATE TABLE positions (topic TEXT, partition INTEGER, next INTEGER)")
+        old.execute("INSERT INTO positions VALUES ('feedback', 0, 1000)")
+        old.commit()
+    view = View(tmp_path / "old.db")
+    assert view.follow(log) == 1
+    assert listed(view) == [("e1", False)]
+    view.close()

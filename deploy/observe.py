@@ -1,0 +1,159 @@
+"""What `plaudit status` and `plaudit watch` look at: a server, and the home where it is here.
+
+Each part that cannot be seen from here is left out.
+"""
+
+import json
+import re
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from deploy.policies import open_log
+from feedback.history import History
+from feedback.kafka_settings import KafkaSettings
+from feedback.learning import Learning
+from feedback.log import EventLog
+from protos.shared_registry import open_registry
+
+_TAIL_BYTES: Final = 65_536
+_ERRORS: Final = 5
+_ERROR: Final = re.compile(r"^(?:(?P<when>\S+ [\d:,]+) )?(?:ERROR|CRITICAL|plaudit:) ?(?P<text>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """An error that a part wrote into its log."""
+
+    part: str
+    when: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What was seen.
+
+    Attributes:
+        url: Of the server asked.
+        answer: What it said of itself, in words.
+        learning: GET /v1/learning, or the same from the home; None: neither is there.
+        lag: Log records that the learner's ledger here has not; None: it is not here.
+        cycle: The last learning cycle here, as it is saved; None: there is none.
+        errors: The last ones in the logs here, the latest last.
+
+    """
+
+    url: str
+    answer: str
+    learning: dict[str, Any] | None
+    lag: int | None
+    cycle: dict[str, Any] | None
+    errors: tuple[Complaint, ...]
+
+
+class Observer:
+    """Looks at one installation, again and again."""
+
+    def __init__(self, url: str, api_key: str, home: Path) -> None:
+        """Ask the server at `url`; look into `home` where it holds an installation."""
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(headers={"Authorization": f"Bearer {api_key}"}, timeout=5)
+        self._home = home
+        self._log: EventLog | None = None
+        self._local: tuple[History, Learning] | None = None
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        self._http.close()
+        if self._log is not None:
+            self._log.close()
+
+    def look(self) -> Status:
+        """Look now.
+
+        Raises:
+            LogUnavailable: The log that the settings name cannot be reached.
+
+        """
+        here = (self._home / "log.db").is_file() or bool(KafkaSettings().servers)
+        if here and self._log is None:
+            self._log = open_log(self._home)
+        answer, learning = self._ask()
+        if learning is None and self._log is not None:
+            learning = self._from_log(self._log)
+        return Status(
+            url=self._url,
+            answer=answer,
+            learning=learning,
+            lag=None if self._log is None else ledger_lag(self._home / "ledger.db", self._log),
+            cycle=last_cycle(self._home),
+            errors=last_errors(sorted((self._home / "logs").glob("*.log"))),
+        )
+
+    def _ask(self) -> tuple[str, dict[str, Any] | None]:
+        try:
+            ready = self._http.get(f"{self._url}/readyz")
+            asked = self._http.get(f"{self._url}/v1/learning")
+        except httpx.HTTPError as error:
+            return f"does not answer ({type(error).__name__})", None
+        answer = "is ready" if ready.status_code == 200 else f"is not ready ({ready.status_code})"
+        if asked.status_code == 200:
+            return answer, asked.json()
+        if asked.status_code == 401:
+            return f"{answer}, and wants a key (--api-key or PLAUDIT_API_KEY)", None
+        return f"{answer}, and does not tell how it learns ({asked.status_code})", None
+
+    def _from_log(self, log: EventLog) -> dict[str, Any]:
+        if self._local is None:
+            history = History(log)
+            self._local = history, Learning(history, open_registry(self._home), None)
+        history, learning = self._local
+        history.poll()
+        return learning.snapshot()
+
+
+def ledger_lag(ledger: Path, log: EventLog) -> int | None:
+    """Count the log records that a ledger has not taken in; None where there is no ledger.
+
+    Raises:
+        LogUnavailable: The log does not say where it ends.
+
+    """
+    if not ledger.is_file():
+        return None
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=5)) as db:
+        rows = db.execute("SELECT topic, partition, next FROM positions").fetchall()
+    taken = {(topic, partition): offset for topic, partition, offset in rows}
+    return sum(
+        max(0, end - taken.get((topic, partition), 0))
+        for topic in ("completions", "feedback")
+        for partition, end in log.ends(topic).items()  # type: ignore[arg-type]
+    )
+
+
+def last_cycle(home: Path) -> dict[str, Any] | None:
+    """Give the last cycle's state, as the learner saved it; None where there is none here."""
+    found = list((home / "learner" / "cycles").glob("*/state.json"))
+    if not found:
+        return None
+    latest = max(found, key=lambda path: int(path.parent.name))
+    state: dict[str, Any] = json.loads(latest.read_text())
+    return state
+
+
+def last_errors(files: Sequence[Path], count: int = _ERRORS) -> tuple[Complaint, ...]:
+    """Give the last errors of each file's end, the latest last where they have times."""
+    found = []
+    for file in files:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()
+        matches = [match for line in lines if (match := _ERROR.match(line))]
+        found += [Complaint(file.stem, m["when"] or "", m["text"].strip()) for m in matches]
+    return tuple(sorted(found, key=lambda one: one.when)[-count:])

@@ -1,0 +1,63 @@
+"""The learning stream on a real uvicorn: many listeners, and a stop that does not wait for them."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from feedback.history import History
+from feedback.learning import Learning
+from feedback.policies import publish_event
+from feedback.sqlite_log import SqliteLog
+from feedback.view import View
+from protos.plaudit.v1.policy_pb2 import Published
+from protos.registry import Registry
+from serving.learning import LearningFeed, learning_router
+from tests.servers import free_port
+
+
+def test_a_stop_ends_the_streams_at_once(tmp_path: Path) -> None:
+    log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
+    publish_event(log, Published(version=1))
+    history, registry = History(log), Registry(tmp_path / "registry")
+    history.poll()
+    app, port = FastAPI(), free_port()
+    feed = LearningFeed(Learning(history, registry, view), lambda: server.should_exit)
+    app.include_router(learning_router(feed, registry))
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=10
+    )
+    server = uvicorn.Server(config)
+    serving = threading.Thread(target=server.run)
+    serving.start()
+    heard: list[int] = []
+
+    def listen() -> None:
+        url = f"http://127.0.0.1:{port}/v1/learning/events"
+        with httpx.stream("GET", url, timeout=30) as stream:
+            data = (line for line in stream.iter_lines() if line.startswith("data: "))
+            heard.extend(json.loads(line.removeprefix("data: "))["live"] for line in data)
+
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        listeners = [threading.Thread(target=listen) for _ in range(5)]
+        for listener in listeners:
+            listener.start()
+        while len(heard) < 5:
+            time.sleep(0.01)
+    finally:
+        began = time.monotonic()
+        server.should_exit = True
+        serving.join()
+        took = time.monotonic() - began
+    for listener in listeners:
+        listener.join()
+    view.close()
+    log.close()
+    assert heard == [1] * 5
+    assert took < 3, "it would be 10 s if the listeners were waited for"
