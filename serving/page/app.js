@@ -99,8 +99,8 @@ function Live() {
   const version = useStore(liveVersion);
   const { state } = useStore(server);
   if (state === "away") return html`<span class="live" data-state="away">away</span>`;
-  return version > 0 && html`<a class="live" data-state="up" href="#/learning"
-    aria-label=${`Version ${version} is live`}>v${version}</a>`;
+  return version > 0 && html`<a class="live" data-state="up" href="#/learning">
+    v${version}<span class="unseen"> is live</span></a>`;
 }
 
 function History({ current }) {

@@ -1,7 +1,7 @@
 // Small line charts, drawn by hand: a few series, their axes, and the numbers for those who read.
 import { html } from "./ui.js";
 
-const WIDTH = 480;
+const WIDTH = 420;
 const HEIGHT = 220;
 const LEFT = 46;
 const RIGHT = 12;
@@ -136,8 +136,10 @@ export function Bars({ title, bars }) {
         ${bars.map(
           ([label, value]) => html`<div key=${label}>
             <dt>${label}</dt>
-            <dd><meter min="0" max=${most} value=${value} aria-label=${label}></meter>
-              <span>${value.toLocaleString("en")}</span></dd>
+            <dd>
+              <span class="bar"><i style=${{ width: `${(100 * value) / most}%` }}></i></span>
+              ${value.toLocaleString("en")}
+            </dd>
           </div>`,
         )}
       </dl>

@@ -15,7 +15,8 @@ const IDEAS = [
   "I feel tired today.",
   "Tell me about the sea.",
 ];
-const NEAR = 80; // pixels from the end within which the page follows an answer
+const NEAR = 80; // pixels within which somebody has not scrolled away
+const GAP = 16; // pixels over the last turn
 
 export function Chat({ id }) {
   useStore(revision);
@@ -57,22 +58,28 @@ export function Chat({ id }) {
   `;
 }
 
-/** Keep the end in sight while an answer grows, unless somebody has scrolled away from it. */
+/**
+ * Keep the end in sight while an answer grows, of answers side by side their beginnings too, unless
+ * somebody has scrolled away.
+ */
 function useFollowing(parent) {
   const thread = useRef(null);
-  const near = useRef(true);
+  const following = useRef(true);
+  const goal = () => {
+    const { scrollHeight, clientHeight, lastElementChild: turn, offsetTop } = thread.current;
+    const end = scrollHeight - clientHeight;
+    return turn?.querySelector(".panel") ? Math.min(end, turn.offsetTop - offsetTop - GAP) : end;
+  };
+  const follow = () => thread.current.scrollTo({ top: goal() });
   useEffect(() => {
     const element = thread.current;
-    const look = () => {
-      near.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR;
-    };
+    const look = () => (following.current = Math.abs(element.scrollTop - goal()) < NEAR);
     element.addEventListener("scroll", look, { passive: true });
     return () => element.removeEventListener("scroll", look);
   }, []);
-  const toEnd = () => thread.current.scrollTo({ top: thread.current.scrollHeight });
-  useLayoutEffect(toEnd, [parent, parent?.turns.length]);
+  useLayoutEffect(follow, [parent, parent?.turns.length]);
   useLayoutEffect(() => {
-    if (near.current) toEnd();
+    if (following.current) follow();
   });
   return thread;
 }

@@ -2,7 +2,7 @@
 import { AnswerActions, AnswerText } from "./answer.js";
 import { settle } from "./conversations.js";
 import { Ranking } from "./ranking.js";
-import { html, isTyping, LETTERS, useLayoutEffect, useRef } from "./ui.js";
+import { html, isTyping, LETTERS, useLayoutEffect, useMedia, useRef } from "./ui.js";
 import { cast, refer } from "./votes.js";
 
 const VERDICTS = { 1: "left", 2: "right", "=": "tie", 0: "both_bad" };
@@ -36,6 +36,7 @@ function rank(parent, turn, groups) {
 /** The answers of a turn that wait for a decision, or are on their way. */
 export function Panel({ parent, turn, onDecided }) {
   const section = useRef(null);
+  const narrow = useMedia("(max-width: 760px)"); // the answers scroll sideways then
   const deciding = turn.status === "deciding";
   const number = turn.shown.length;
   useLayoutEffect(() => {
@@ -48,7 +49,8 @@ export function Panel({ parent, turn, onDecided }) {
   };
   return html`
     <section class="panel" ref=${section} tabindex="-1" aria-label="Compare the answers">
-      <div class="candidates" data-count=${number}>
+      <div class="candidates" data-count=${number} role="group" aria-label="Answers"
+        tabindex=${narrow ? 0 : undefined}>
         ${turn.shown.map(
           (place, i) => html`
             <${Candidate} key=${place} ...${{ parent, turn, place }} letter=${LETTERS[i]} />

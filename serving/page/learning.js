@@ -54,7 +54,7 @@ function Snapshot({ live, on_trial, held, loop, votes, versions, refused }) {
       <${Tile} label="Live" value=${live ? `Version ${live}` : "None"} />
       ${on_trial && html`<${Tile} label="On trial against it" value=${`Version ${on_trial}`} />`}
       <${Tile} label="Votes" value=${votes.total.toLocaleString("en")} />
-      <${Tile} label="Not learned from yet" value=${votes.waiting.toLocaleString("en")} />
+      <${Tile} label="To learn from" value=${votes.waiting.toLocaleString("en")} />
     </section>
     ${held &&
     html`<p class="problem">Publishing is held: no new version goes live until an operator lets it

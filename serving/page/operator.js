@@ -89,7 +89,7 @@ export function Operator() {
                 <div class="tile"><span class="muted">On trial</span>
                   <strong>${list.on_trial ? `Version ${list.on_trial}` : "None"}</strong></div>
                 <div class="tile"><span class="muted">Publishing</span>
-                  <strong>${list.held ? "Held" : "Goes on"}</strong></div>
+                  <strong>${list.held ? "Held" : "Open"}</strong></div>
               </section>
               <div class="row">
                 <button type="button" class="danger" disabled=${!previous(list)}
@@ -131,7 +131,7 @@ function Policies({ list, offer }) {
               <td>${v.replicas?.join(", ") || "—"}</td>
               <td>${ago(v.created * 1000)}</td>
               <td>${v.state !== "live" &&
-              html`<button type="button" aria-label=${`Make version ${v.version} live`}
+              html`<button type="button" aria-label=${`Make live: version ${v.version}`}
                 onClick=${offer("activate", v.version)}>Make live</button>`}</td>
             </tr>`)}
           </tbody>

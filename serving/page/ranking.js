@@ -50,9 +50,13 @@ export function Ranking({ places, onRanked }) {
     <div class="ranking" role="group" aria-label="Put the answers in order">
       <p class="muted ranking-help">
         ${left
-          ? html`Drag each answer to its rank, or choose one (<kbd>A</kbd> to${" "}
-              <kbd>${LETTERS[places.length - 1]}</kbd>) and then a rank (<kbd>1</kbd> to${" "}
-              <kbd>${places.length}</kbd>). On one rank they are tied.`
+          ? html`
+              <span class="for-keys">Drag each answer to its rank, or choose one (<kbd>A</kbd>${" "}
+                to <kbd>${LETTERS[places.length - 1]}</kbd>) and then a rank (<kbd>1</kbd> to${" "}
+                <kbd>${places.length}</kbd>).</span>
+              <span class="for-touch">Tap an answer, then its rank; or drag it there.</span>
+              ${" "}On one rank they are tied.
+            `
           : html`Send the order, or move an answer to another rank.`}
       </p>
       ${left > 0 && html`<div class="unranked" aria-label="Not ranked yet" role="group">
@@ -63,7 +67,7 @@ export function Ranking({ places, onRanked }) {
           (_, rank) => html`
             <div class="rank" key=${rank} data-rank=${rank} role="group" aria-label=${TITLES[rank]}>
               <button type="button" class="rank-title" disabled=${chosen === null}
-                aria-label=${`Put it on rank ${rank + 1}`}
+                aria-label=${`${TITLES[rank]}: put it here`}
                 onClick=${() => put(chosen, rank)}>${TITLES[rank]}</button>
               <div class="rank-chips">${chips(rank)}</div>
             </div>

@@ -31,6 +31,13 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+def short_answers() -> str:
+    """Give a script that sets how a page asks, where it has not been set."""
+    kept = json.dumps(json.dumps(SHORT))
+    # An empty page, which every context begins with, may store nothing.
+    return f"if (location.port) localStorage['plaudit.settings'] ||= {kept}"
+
+
 def start_up(home: Path, environment: dict[str, str]) -> Plaudit:
     """Start `plaudit up` on a tiny model with random weights."""
     model = tiny_chat_model(home.parent / f"{home.name}-model", seed=1)
@@ -77,8 +84,7 @@ def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
     def make(**options: object) -> BrowserContext:
         context = browser.new_context(**{"viewport": DESKTOP, **options})  # type: ignore[arg-type]
-        kept = json.dumps(json.dumps(SHORT))
-        context.add_init_script(f"localStorage['plaudit.settings'] ||= {kept}")
+        context.add_init_script(short_answers())
         context.on("weberror", lambda error: errors.append(str(error.error)))
         context.on(
             "console", lambda m: errors.append(m.text) if _is_fault(m.type, m.text) else None

@@ -1,6 +1,5 @@
 """Takes the pictures in docs/images: `python -m tests.browser.screenshots [VIEW …]`."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.conftest import DESKTOP, SHORT
+from tests.browser.conftest import DESKTOP, short_answers
 from tests.browser.stand_in import StandIn
 from tests.browser.test_access import PHONE, VIEWS
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 TAKEN = ("comparing", "ranking", "voted", "votes", "learning", "report", "operator")
+TALL = {"learning": 1750, "report": 1500}  # views that are long, on a desktop
 SIZES: dict[str, dict[str, Any]] = {"desktop": {"viewport": DESKTOP}, "phone": PHONE}
 CHATS = ("What do owls eat?", "A poem about rain", "Help me plan a walk")
 
@@ -37,12 +37,14 @@ def take(browser: Browser, told: StandIn, name: str, size: str, theme: str) -> N
     told.reset()
     options = SIZES[size] | {"color_scheme": theme, "reduced_motion": "reduce"}
     context = browser.new_context(**options)
-    kept = json.dumps(json.dumps(SHORT))
-    context.add_init_script(f"localStorage['plaudit.settings'] ||= {kept}")
+    context.add_init_script(short_answers())
     page = context.new_page()
     page.goto(told.url)
     chats_before(page)
     VIEWS[name](page)
+    page.mouse.move(1, 1)
+    if size == "desktop":
+        page.set_viewport_size(DESKTOP | {"height": TALL.get(name, DESKTOP["height"])})
     page.wait_for_timeout(400)
     page.screenshot(path=IMAGES / f"{name}-{size}-{theme}.png")
     context.close()

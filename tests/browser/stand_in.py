@@ -68,7 +68,9 @@ class StandIn:
             Route("/v1/audit", self._audit),
             *page_router().routes,
         ]
-        config = uvicorn.Config(Starlette(routes=routes), log_level="error", port=self.port)
+        config = uvicorn.Config(
+            Starlette(routes=routes), log_level="critical", lifespan="off", port=self.port
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 

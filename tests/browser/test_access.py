@@ -35,7 +35,7 @@ def comparing(page: Page) -> None:
 def ranking(page: Page) -> None:
     ask_and_wait(page, "How do I make tea?", 4)
     page.get_by_role("button", name="Answer B").click()
-    page.get_by_role("button", name="Put it on rank 1").click()
+    page.get_by_role("button", name="Best: put it here").click()
 
 
 def voted(page: Page) -> None:
@@ -143,7 +143,7 @@ def test_a_phone_is_enough_to_ask_and_vote(
     page.goto(told.url)
     page.get_by_role("button", name="Menu").tap()
     expect(page.get_by_role("link", name="Learning")).to_be_visible()
-    page.get_by_role("link", name="New chat").last.tap()
+    page.get_by_role("link", name="New chat").first.tap()
     choose_answers(page, 2)
     page.get_by_role("textbox", name="Your message").fill("by thumb")
     page.get_by_role("button", name="Send").tap()

@@ -11,7 +11,7 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     before = plaudit.version()
     version = max(plaudit.registry.versions()) + 1
     plaudit.add_checkpoint(version, before, seed=version)
-    expect(page.get_by_role("link", name=f"Version {before} is live")).to_be_visible()
+    expect(page.get_by_role("link", name=f"v{before} is live")).to_be_visible()
     endless(page, 900)
     ask(page, "swapped while it is written", answers=2)
     first = last_turn(page).locator(".candidate .answer-text").first
@@ -29,7 +29,7 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     page.locator("body").click(position={"x": 700, "y": 5})
     page.keyboard.press("1")
     expect(turn.get_by_text(f"version {version}", exact=True)).to_be_visible()
-    expect(page.get_by_role("link", name=f"Version {version} is live")).to_be_visible()
+    expect(page.get_by_role("link", name=f"v{version} is live")).to_be_visible()
     rollback(plaudit.home, "test")
     expect(page.get_by_text(f"Version {before} is live again.")).to_be_visible()
     resume(plaudit.home, "test")

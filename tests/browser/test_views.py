@@ -44,7 +44,7 @@ def test_the_loop_says_where_it_is_and_moves_by_itself(view: Page, told: StandIn
     expect(now).to_contain_text("iteration 6 of 14")
     told.snapshot = told.snapshot | {"loop": {**told.snapshot["loop"], "stage": "gate"}}
     expect(now).to_contain_text("Gate")
-    expect(view.get_by_text("Not learned from yet")).to_be_visible()
+    expect(view.get_by_text("To learn from")).to_be_visible()
 
 
 def numbers(view: Page, title: str) -> list[list[str]]:
@@ -73,7 +73,7 @@ def test_verdicts_tell_why_and_the_lineage_from_which_votes(view: Page) -> None:
     verdicts = view.get_by_role("region", name="Verdicts of the gate")
     refused = verdicts.locator("[data-passed=false]")
     expect(refused).to_contain_text("its lower bound .44 is not above .5")
-    first = verdicts.get_by_role("listitem").filter(has_text="Version 2 ").first
+    first = verdicts.get_by_role("listitem").filter(has_text="Version 2published")
     expect(first).to_contain_text("112 votes")
     expect(first).to_contain_text("98 comparisons and 14 thumbs")
     lineage = view.get_by_role("region", name="Lineage").first
@@ -125,7 +125,7 @@ def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: S
          "rollback"),
         ("Hold publishing", "No new version goes live until you let it go on.", "Hold publishing",
          "hold"),
-        ("Make version 2 live", "All new answers come from version 2, no longer from version 5.",
+        ("Make live: version 2", "All new answers come from version 2, no longer from version 5.",
          "Make version 2 live", "2/activate"),
     ],
 )  # fmt: skip

@@ -134,9 +134,9 @@ def test_three_answers_are_ranked_by_keys_alone(page: Page, plaudit: Plaudit) ->
 
 def test_answers_are_ranked_by_taps(page: Page, plaudit: Plaudit) -> None:
     turn = ask_and_wait(page, "rank by taps", 3)
-    for letter, rank in (("A", 2), ("B", 1), ("C", 3)):
+    for letter, rank in (("A", "2nd"), ("B", "Best"), ("C", "3rd")):
         turn.get_by_role("button", name=f"Answer {letter}").click()
-        turn.get_by_role("button", name=f"Put it on rank {rank}").click()
+        turn.get_by_role("button", name=f"{rank}: put it here").click()
     turn.get_by_role("button", name="Send the order").click()
     event = event_of(plaudit, stored(page))
     a, b, c = event.shown
