@@ -8,12 +8,14 @@ export const nextChat = { system: "" };
 
 function Slider({ label, help, name, min, max, step, zero }) {
   const value = useStore(settings)[name];
+  const told = value === 0 && zero ? zero : String(value);
   return html`
     <label class="field">
       <span class="field-head">
-        <span>${label}</span><output>${value === 0 && zero ? zero : value}</output>
+        <span>${label}</span><span aria-hidden="true">${told}</span>
       </span>
       <input type="range" min=${min} max=${max} step=${step} value=${value}
+        aria-valuetext=${told}
         onInput=${(event) => change({ [name]: Number(event.target.value) })} />
       <small class="muted">${help}</small>
     </label>

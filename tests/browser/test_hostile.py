@@ -1,9 +1,10 @@
 """An answer full of hostile Markdown and HTML does nothing but be read."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.actions import ask_and_wait, asking_for
+from tests.servers import Plaudit
 
 # What each would do is set `window.taken`, leave the page, or load something from elsewhere.
 ATTACKS = {
@@ -57,8 +58,12 @@ def test_an_answer_cannot_act(page: Page, name: str) -> None:
     expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
 
 
-def test_the_page_may_neither_run_nor_load_what_is_not_its_own(page: Page) -> None:
+def test_the_page_may_neither_run_nor_load_what_is_not_its_own(
+    browser: Browser, plaudit: Plaudit
+) -> None:
     """The second wall: even if HTML came through, the browser would refuse it."""
+    page = browser.new_page()
+    page.goto(plaudit.url)
     refused = page.evaluate(
         """async () => {
           const violated = [];
@@ -78,3 +83,4 @@ def test_the_page_may_neither_run_nor_load_what_is_not_its_own(page: Page) -> No
         }"""
     )
     assert {"trusted types", "img-src", "style-src-elem", "connect-src"} <= set(refused)
+    page.close()

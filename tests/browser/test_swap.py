@@ -2,7 +2,7 @@
 
 from playwright.sync_api import Page, expect
 
-from deploy.policies import resume, rollback
+from deploy.policies import operations
 from tests.browser.actions import ask, endless, last_turn, long_text, wait_status
 from tests.servers import Plaudit
 
@@ -30,7 +30,7 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     page.keyboard.press("1")
     expect(turn.get_by_text(f"version {version}", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name=f"v{version} is live")).to_be_visible()
-    rollback(plaudit.home, "test")
+    operations(plaudit.home).rollback("test")
     expect(page.get_by_text(f"Version {before} is live again.")).to_be_visible()
-    resume(plaudit.home, "test")
+    operations(plaudit.home).resume("test")
     plaudit.wait_version(before)
