@@ -75,6 +75,8 @@ function Snapshot({ live, on_trial, held, loop, votes, versions, refused }) {
       <${RewardAgainstKl} versions=${versions} />
       <${LineChart} title="Text perplexity, held out" ...${versionChart}
         series=${[{ name: "perplexity", points: perplexity }]} />
+      <${LineChart} title="KL to the SFT policy, nats in an answer" ...${versionChart}
+        series=${[{ name: "KL", points: figures("kl") }]} />
       <${Bars} title="Votes by kind" bars=${Object.entries(votes.kinds).map(
         ([kind, number]) => [KINDS[kind] ?? kind, number],
       )} />

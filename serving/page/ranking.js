@@ -45,24 +45,21 @@ export function Ranking({ places, onRanked }) {
             onDrop=${(to) => put(place, to)} />
         `,
       );
-  const left = places.filter((place) => ranks[place] === undefined).length;
   return html`
     <div class="ranking" role="group" aria-label="Put the answers in order">
-      <p class="muted ranking-help">
-        ${left
-          ? html`
-              <span class="for-keys">Drag each answer to its rank, or choose one (<kbd>A</kbd>${" "}
-                to <kbd>${LETTERS[places.length - 1]}</kbd>) and then a rank (<kbd>1</kbd> to${" "}
-                <kbd>${places.length}</kbd>).</span>
-              <span class="for-touch">Tap an answer, then its rank; or drag it there.</span>
-              ${" "}On one rank they are tied.
-            `
-          : html`Send the order, or move an answer to another rank.`}
-      </p>
-      ${left > 0 && html`<div class="unranked" aria-label="Not ranked yet" role="group">
-        ${chips(undefined)}
-      </div>`}
+      <div class="ranking-head">
+        <p class="muted">
+          <span class="for-keys">Drag each answer to its rank, or press its letter, then${" "}
+            <kbd>1</kbd> to <kbd>${places.length}</kbd>.</span>
+          <span class="for-touch">Tap an answer, then its rank; or drag it there.</span>
+          ${" "}On one rank they are tied.
+        </p>
+        <button type="button" class="primary" disabled=${!complete} onClick=${submit}>
+          <${Icon} name="check" />Send the order
+        </button>
+      </div>
       <div class="ranks" data-count=${places.length}>
+        <div class="unranked" role="group" aria-label="Not ranked yet">${chips(undefined)}</div>
         ${places.map(
           (_, rank) => html`
             <div class="rank" key=${rank} data-rank=${rank} role="group" aria-label=${TITLES[rank]}>
@@ -74,9 +71,6 @@ export function Ranking({ places, onRanked }) {
           `,
         )}
       </div>
-      <button type="button" class="primary" disabled=${!complete} onClick=${submit}>
-        <${Icon} name="check" />Send the order
-      </button>
     </div>
   `;
 }
