@@ -23,6 +23,7 @@ from serving.errors import PolicyLost, ServingError
 from serving.lineup import Lineup
 from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
+from serving.page_routes import page_router
 from serving.parts import Parts, check_keys, follow_history, follow_view, include_own
 from serving.recorder import Recorder
 from serving.routes import health_router, keep_only
@@ -100,6 +101,7 @@ async def _build_app(
         health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
     )
     include_own(app, parts, stopping)
+    app.include_router(page_router())
     for name in ("openai_serving_chat", "openai_serving_completion"):
         if (handler := getattr(app.state, name, None)) is not None:
             _say_versions(handler, lambda: swapper.version)

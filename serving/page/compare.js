@@ -1,0 +1,111 @@
+// Several answers side by side: which is the better one? Who gave them is not told before the vote.
+import { AnswerActions, AnswerText } from "./answer.js";
+import { settle } from "./conversations.js";
+import { Ranking } from "./ranking.js";
+import { html, isTyping, LETTERS, useLayoutEffect, useMedia, useRef } from "./ui.js";
+import { cast, refer } from "./votes.js";
+
+const VERDICTS = { 1: "left", 2: "right", "=": "tie", 0: "both_bad" };
+
+/** Send what was decided about the answers on screen, and go on from `chosen`. */
+function decide(parent, turn, opinion, chosen) {
+  // A vote belongs to one completion; candidates of others are named in full.
+  const about = turn.candidates[Math.max(...turn.shown)];
+  const named = (place) => refer(turn.candidates[place], about.completion_id);
+  const more = { shown: turn.shown.map(named), decision_ms: Math.max(0, Date.now() - turn.ready) };
+  cast(parent, turn, about, opinion(named), more);
+  settle(parent, turn, chosen);
+}
+
+function compare(parent, turn, verdict) {
+  const [left, right] = turn.shown;
+  const opinion = (named) => ({
+    kind: "comparison",
+    left: named(left),
+    right: named(right),
+    verdict,
+  });
+  decide(parent, turn, opinion, verdict === "right" ? right : left);
+}
+
+function rank(parent, turn, groups) {
+  const opinion = (named) => ({ kind: "ranking", groups: groups.map((g) => g.map(named)) });
+  decide(parent, turn, opinion, groups[0][0]);
+}
+
+/** The answers of a turn that wait for a decision, or are on their way. */
+export function Panel({ parent, turn, onDecided }) {
+  const section = useRef(null);
+  const narrow = useMedia("(max-width: 760px)"); // the answers scroll sideways then
+  const deciding = turn.status === "deciding";
+  const number = turn.shown.length;
+  useLayoutEffect(() => {
+    // From the field for the question to the answers, so that the keys 1, 2, = and 0 vote.
+    if (!deciding) section.current.focus({ preventScroll: true });
+  }, []);
+  const decided = (act) => {
+    act();
+    onDecided();
+  };
+  return html`
+    <section class="panel" ref=${section} tabindex="-1" aria-label="Compare the answers">
+      <div class="candidates" data-count=${number} role="group" aria-label="Answers"
+        tabindex=${narrow ? 0 : undefined}>
+        ${turn.shown.map(
+          (place, i) => html`
+            <${Candidate} key=${place} ...${{ parent, turn, place }} letter=${LETTERS[i]} />
+          `,
+        )}
+      </div>
+      ${deciding && number === 2 &&
+      html`<${Verdicts} onVerdict=${(v) => decided(() => compare(parent, turn, v))} />`}
+      ${deciding && number > 2 &&
+      html`<${Ranking} places=${turn.shown}
+        onRanked=${(groups) => decided(() => rank(parent, turn, groups))} />`}
+      ${deciding &&
+      html`
+        <p class="note centred">
+          <button type="button" class="link"
+            onClick=${() => decided(() => settle(parent, turn, turn.shown[0]))}>
+            Go on without a vote
+          </button>
+        </p>
+      `}
+    </section>
+  `;
+}
+
+function Candidate({ parent, turn, place, letter }) {
+  const streaming = turn.status === "streaming";
+  return html`
+    <article class="candidate" data-letter=${letter} aria-label=${`Answer ${letter}`}>
+      <p class="letter" aria-hidden="true">${letter}</p>
+      <${AnswerText} candidate=${turn.candidates[place]} streaming=${streaming} />
+      ${!streaming && html`<${AnswerActions} ...${{ parent, turn, place }} name=${letter} />`}
+    </article>
+  `;
+}
+
+function Verdicts({ onVerdict }) {
+  useLayoutEffect(() => {
+    const keys = (event) => {
+      if (isTyping(event) || event.repeat || !Object.hasOwn(VERDICTS, event.key)) return;
+      event.preventDefault();
+      onVerdict(VERDICTS[event.key]);
+    };
+    document.addEventListener("keydown", keys);
+    return () => document.removeEventListener("keydown", keys);
+  });
+  const verdict = (key, label, extra = "") => html`
+    <button type="button" class=${`verdict ${extra}`} aria-keyshortcuts=${key}
+      onClick=${() => onVerdict(VERDICTS[key])}>
+      <span>${label}</span><kbd aria-hidden="true">${key}</kbd>
+    </button>
+  `;
+  return html`
+    <div class="verdicts" role="group" aria-label="Which answer is better?">
+      ${verdict("1", "A is better", "for-a")} ${verdict("=", "Tie")}
+      ${verdict("0", "Both bad")} ${verdict("2", "B is better", "for-b")}
+    </div>
+  `;
+}

@@ -1,0 +1,160 @@
+// What has been asked and answered, kept in this browser.
+//
+// A conversation is {id, title, created, updated, system, turns}; a turn is
+//   {id, prompt, system, candidates, shown, status, ready, error, chosen, own}
+//   candidates: [{completion_id, choice, text, finish, version}], never reordered
+//   shown:      places of the candidates on screen, left to right
+//   status:     "streaming", "deciding" (several answers, no vote yet) or "settled"
+//   ready:      when all answers were there to decide on, milliseconds
+//   error:      null or {message}: the answers did not come, or not whole
+//   chosen:     the candidate that the conversation goes on from
+//   own:        a better answer that the user wrote, or null
+// They are changed in place, and `touch` tells the views, at most once a frame.
+import * as database from "./database.js";
+import { createStore, randomId } from "./ui.js";
+
+const SAVE_PAUSE = 400; // milliseconds
+const TITLE_LENGTH = 60;
+
+/** All conversations, latest first; a new array whenever one comes, goes or moves. */
+export const conversations = createStore([]);
+/** Counts changes inside of them. */
+export const revision = createStore(0);
+export const loaded = createStore(false);
+
+const unsaved = new Map();
+let saving = null;
+let drawing = false;
+
+export const conversation = (id) => conversations.get().find((c) => c.id === id) ?? null;
+
+function inOrder(all) {
+  return [...all].sort((a, b) => b.updated - a.updated);
+}
+
+/** Read what is kept. An answer that was on its way when the page went is taken as stopped. */
+export async function load() {
+  const all = await database.readAll();
+  for (const turn of all.flatMap((c) => c.turns)) {
+    if (turn.status === "streaming") finish(turn, "abort");
+  }
+  conversations.set(inOrder(all));
+  loaded.set(true);
+}
+
+export function create(system) {
+  const now = Date.now();
+  const made = { id: randomId(), title: "New chat", created: now, updated: now, system, turns: [] };
+  conversations.set([made, ...conversations.get()]);
+  return made;
+}
+
+export function addTurn(parent, prompt) {
+  const turn = {
+    id: randomId(),
+    prompt,
+    system: parent.system,
+    candidates: [],
+    shown: [],
+    status: "streaming",
+    ready: 0,
+    error: null,
+    chosen: null,
+    own: null,
+    revision: 0,
+  };
+  if (!parent.turns.length) parent.title = prompt.trim().slice(0, TITLE_LENGTH) || "New chat";
+  parent.turns.push(turn);
+  parent.updated = Date.now();
+  conversations.set(inOrder(conversations.get()));
+  touch(parent, turn);
+  return turn;
+}
+
+/** Say that a conversation (and one of its turns) has changed: it is drawn and kept. */
+export function touch(parent, turn = null) {
+  if (turn) turn.revision++;
+  unsaved.set(parent.id, parent);
+  saving ??= setTimeout(save, SAVE_PAUSE);
+  if (drawing) return;
+  drawing = true;
+  const draw = () => {
+    drawing = false;
+    revision.set(revision.get() + 1);
+  };
+  if (document.hidden) setTimeout(draw, SAVE_PAUSE); // no frames are drawn then
+  else requestAnimationFrame(draw);
+}
+
+/** Write what has changed now. */
+export async function save() {
+  clearTimeout(saving);
+  saving = null;
+  const changed = [...unsaved.values()];
+  unsaved.clear();
+  const kept = changed.filter((c) => c.turns.length && conversation(c.id));
+  await Promise.all(kept.map(database.write));
+}
+
+addEventListener("pagehide", save);
+
+/** Take a conversation away; gives what brings it back. */
+export function discard(gone) {
+  conversations.set(conversations.get().filter((c) => c !== gone));
+  database.remove(gone.id);
+  return () => {
+    conversations.set(inOrder([...conversations.get(), gone]));
+    touch(gone);
+  };
+}
+
+/** Take away a turn and all after it; gives what brings them back. */
+export function rewind(parent, turn) {
+  const before = parent.turns;
+  parent.turns = before.slice(0, before.indexOf(turn));
+  touch(parent);
+  return () => {
+    parent.turns = before;
+    touch(parent);
+  };
+}
+
+/** What a turn answers with, as far as the rest of the conversation is concerned. */
+export function answerOf(turn) {
+  return turn.own ?? turn.candidates[turn.chosen ?? turn.shown[0]]?.text ?? "";
+}
+
+/** The messages that a turn answers: those before it, and its own prompt. */
+export function messagesFor(parent, turn) {
+  const messages = turn.system ? [{ role: "system", content: turn.system }] : [];
+  for (const earlier of parent.turns.slice(0, parent.turns.indexOf(turn))) {
+    const answer = answerOf(earlier);
+    if (!answer) continue; // it was never answered
+    messages.push({ role: "user", content: earlier.prompt });
+    messages.push({ role: "assistant", content: answer });
+  }
+  return [...messages, { role: "user", content: turn.prompt }];
+}
+
+/** End a turn's streams: one answer stands, several wait for a decision. */
+export function finish(turn, reason = null) {
+  for (const candidate of turn.candidates) candidate.finish ??= reason ?? "stop";
+  turn.ready = Date.now();
+  turn.status = turn.shown.length > 1 ? "deciding" : "settled";
+  turn.chosen = turn.shown.length === 1 ? turn.shown[0] : null;
+}
+
+/** Go on from one of the candidates. */
+export function settle(parent, turn, chosen) {
+  turn.status = "settled";
+  turn.chosen = chosen;
+  touch(parent, turn);
+}
+
+/** Ask anew which candidate is the better one. */
+export function reopen(parent, turn) {
+  turn.status = "deciding";
+  turn.chosen = null;
+  turn.ready = Date.now();
+  touch(parent, turn);
+}

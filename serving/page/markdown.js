@@ -1,0 +1,66 @@
+// What a model says is Markdown, and not to be trusted: HTML in it is shown as text, what is left
+// goes through DOMPurify, and pictures become links, so that nothing is loaded from elsewhere.
+import DOMPurify from "./vendor/purify.js";
+import { Marked } from "./vendor/marked.js";
+import { html, useLayoutEffect, useMemo, useRef } from "./ui.js";
+
+const ALLOWED = {
+  ALLOWED_TAGS: [
+    "a", "blockquote", "br", "code", "del", "em", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol",
+    "p", "pre", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
+  ],
+  ALLOWED_ATTR: ["href", "title", "align", "start"],
+  ADD_URI_SAFE_ATTR: ["align", "start"],
+  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
+};
+
+const escape = (text) =>
+  text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+
+const markdown = new Marked({
+  gfm: true,
+  breaks: true,
+  renderer: {
+    html: ({ text }) => escape(text),
+    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
+    // Below the heading of the page itself.
+    heading({ tokens, depth }) {
+      const level = Math.min(depth + 1, 6);
+      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
+    },
+    // Ticks of a list are no controls.
+    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+  },
+});
+
+/** One top-level block of Markdown as nodes that are safe to show. */
+function safeNodes(token) {
+  const fragment = DOMPurify.sanitize(markdown.parser([token]), ALLOWED);
+  for (const link of fragment.querySelectorAll("a")) {
+    link.target = "_blank";
+    link.rel = "noopener noreferrer nofollow";
+  }
+  for (const wide of fragment.querySelectorAll("pre, table")) wide.tabIndex = 0; // it may scroll
+  return fragment;
+}
+
+// Drawn anew only where its text has changed: of a stream, the last block alone.
+function Block({ token }) {
+  const element = useRef(null);
+  useLayoutEffect(() => element.current.replaceChildren(safeNodes(token)), [token.raw]);
+  return html`<div ref=${element}></div>`;
+}
+
+/** Text as Markdown. */
+export function Markdown({ text }) {
+  const tokens = useMemo(() => {
+    const all = markdown.lexer(text);
+    return all.filter((token) => token.type !== "space" && token.type !== "def");
+  }, [text]);
+  return html`<div class="markdown">
+    ${tokens.map((token, place) => html`<${Block} key=${place} token=${token} />`)}
+  </div>`;
+}

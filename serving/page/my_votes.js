@@ -1,0 +1,72 @@
+// What your votes did: each is stored, learned from, or waiting, by version.
+import { conversation, conversations } from "./conversations.js";
+import { ago, count, html, useStore } from "./ui.js";
+import { VoteLine } from "./vote_line.js";
+import { unsent, votes } from "./votes.js";
+
+const SHOWN = 200; // of each group
+
+/** [heading, votes], what waits first, then the latest version first. */
+function grouped(all) {
+  const standing = all.filter((vote) => vote.state !== "undone").toReversed();
+  const groups = [
+    ["Waiting to be sent", standing.filter((v) => v.state === "unsent")],
+    ["Not taken", standing.filter((v) => v.state === "refused")],
+    ["Stored, not learned from yet", standing.filter((v) => v.state === "stored" && !v.learned_in)],
+  ];
+  const versions = new Set(standing.map((v) => v.learned_in).filter(Boolean));
+  for (const version of [...versions].sort((a, b) => b - a)) {
+    const made = standing.filter((v) => v.learned_in === version);
+    groups.push([`Made version ${version}`, made, version]);
+  }
+  return groups.filter(([, found]) => found.length);
+}
+
+export function MyVotes() {
+  const all = useStore(votes);
+  useStore(conversations);
+  const groups = grouped(all);
+  return html`
+    <div class="view">
+      <header class="view-head"><h1>Your votes</h1></header>
+      <div class="view-body" tabindex="0" role="region" aria-label="Your votes">
+        <p class="muted">Given in this browser. The learner takes new votes up when there are enough
+          of them; what it makes of them goes live if it is better.</p>
+        ${groups.length
+          ? groups.map(([title, found, version]) => html`
+              <section key=${title} aria-label=${title}>
+                <h2>${version ? html`<a href=${`#/learning/${version}`}>${title}</a>` : title}
+                  <span class="muted">, ${count(found.length, "vote")}</span></h2>
+                <ul class="votes">
+                  ${found.slice(0, SHOWN).map(
+                    (vote) => html`<${Row} key=${vote.key} vote=${vote} />`,
+                  )}
+                </ul>
+              </section>
+            `)
+          : html`<p class="muted empty">No votes yet. <a href="#/">Ask something</a>, and say which
+              answer is better.</p>`}
+      </div>
+    </div>
+  `;
+}
+
+function Row({ vote }) {
+  const known = conversation(vote.conversation);
+  return html`
+    <li>
+      <span class="votes-prompt">
+        ${known ? html`<a href=${`#/c/${known.id}`}>${vote.prompt}</a>` : vote.prompt}
+        <time class="muted" datetime=${new Date(vote.made).toISOString()}>${ago(vote.made)}</time>
+      </span>
+      <${VoteLine} vote=${vote} />
+    </li>
+  `;
+}
+
+/** How many votes wait, for the sidebar. */
+export function Waiting() {
+  const number = unsent(useStore(votes));
+  if (!number) return null;
+  return html`<span class="count">${number}<span class="unseen"> not sent</span></span>`;
+}

@@ -1,0 +1,195 @@
+// For operators: which policies there are, what is live, and how to stop or undo it.
+import { ApiError, getJson, postJson } from "./api.js";
+import { STATES } from "./learning.js";
+import { learning } from "./live.js";
+import { say } from "./toasts.js";
+import {
+  ago, createStore, Dialog, html, Icon, percent, useEffect, useRef, useState, useStore,
+} from "./ui.js";
+
+const AUDITED = 50; // entries shown
+
+const policies = createStore(null);
+const audit = createStore([]);
+
+async function refresh() {
+  try {
+    policies.set(await getJson("/v1/policies"));
+    audit.set((await getJson(`/v1/audit?limit=${AUDITED}`)).data);
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (!error.away) say(error.message);
+  }
+}
+
+/** What can be done, and what will happen then. */
+const ACTIONS = {
+  activate: ({ version, live, on_trial }) => ({
+    path: `/v1/policies/${version}/activate`,
+    title: `Make version ${version} live?`,
+    button: `Make version ${version} live`,
+    text: [
+      `All new answers come from version ${version}, no longer from version ${live}.`,
+      on_trial ? `The trial of version ${on_trial} ends now, whatever its votes say so far.` : "",
+      "Answers under way are finished; no request is lost.",
+      "The next learning cycle starts from it.",
+    ],
+  }),
+  rollback: ({ live, before }) => ({
+    path: "/v1/policies/rollback",
+    title: `Roll back version ${live}?`,
+    button: "Roll back",
+    danger: true,
+    text: [
+      `Version ${live} is taken out of service; version ${before} answers again.`,
+      "It never becomes the parent of another version.",
+      "Publishing is held from then on: nothing new goes live until you let it go on.",
+    ],
+  }),
+  hold: () => ({
+    path: "/v1/policies/hold",
+    title: "Hold publishing?",
+    button: "Hold publishing",
+    text: [
+      "What is live stays live. Chats and votes go on.",
+      "No new version goes live until you let it go on.",
+    ],
+  }),
+  resume: () => ({
+    path: "/v1/policies/resume",
+    title: "Let publishing go on?",
+    button: "Let it go on",
+    text: ["New versions that pass the gate go live again by themselves."],
+  }),
+};
+
+/** The version that a rollback goes back to, as far as the list tells. */
+const previous = ({ data, live }) =>
+  data.findLast((v) => v.version < live && !["rolled_back", "waiting"].includes(v.state))?.version;
+
+export function Operator() {
+  const list = useStore(policies);
+  const [asked, setAsked] = useState(null);
+  const told = useStore(learning);
+  useEffect(() => {
+    refresh();
+  }, [told?.live, told?.on_trial, told?.held, told?.versions.length]);
+
+  const offer = (name, version) => () =>
+    setAsked(ACTIONS[name]({ ...list, version, before: previous(list) }));
+  return html`
+    <div class="view">
+      <header class="view-head"><h1>Operator</h1></header>
+      <div class="view-body" tabindex="0" role="region" aria-label="Operator">
+        ${list
+          ? html`
+              <section class="tiles" aria-label="Now">
+                <div class="tile"><span class="muted">Live</span>
+                  <strong>${list.live ? `Version ${list.live}` : "None"}</strong></div>
+                <div class="tile"><span class="muted">On trial</span>
+                  <strong>${list.on_trial ? `Version ${list.on_trial}` : "None"}</strong></div>
+                <div class="tile"><span class="muted">Publishing</span>
+                  <strong>${list.held ? "Held" : "Open"}</strong></div>
+              </section>
+              <div class="row">
+                <button type="button" class="danger" disabled=${!previous(list)}
+                  onClick=${offer("rollback")}><${Icon} name="undo" />Roll back</button>
+                ${list.held
+                  ? html`<button type="button" onClick=${offer("resume")}>
+                      <${Icon} name="check" />Let publishing go on</button>`
+                  : html`<button type="button" onClick=${offer("hold")}>
+                      <${Icon} name="stop" />Hold publishing</button>`}
+              </div>
+              <${Policies} list=${list} offer=${offer} />
+              <${Audit} />
+            `
+          : html`<p class="muted empty">Asking for the policies…</p>`}
+      </div>
+      ${asked && html`<${Confirm} ...${asked} onClose=${() => setAsked(null)} />`}
+    </div>
+  `;
+}
+
+function Policies({ list, offer }) {
+  return html`
+    <section aria-labelledby="policies">
+      <h2 id="policies">Policies</h2>
+      <div class="scrolls" tabindex="0" role="group" aria-label="All policies">
+        <table>
+          <thead><tr><th>Version</th><th>State</th><th>From</th><th>Votes</th><th>Win rate</th>
+            <th>Replicas</th><th>Made</th><th><span class="unseen">Action</span></th></tr></thead>
+          <tbody>
+            ${list.data.toReversed().map((v) => html`<tr key=${v.version}>
+              <th scope="row">${v.has_report
+                ? html`<a href=${`#/learning/${v.version}`}>Version ${v.version}</a>`
+                : `Version ${v.version}`}</th>
+              <td><span class="badge" data-state=${v.state}>
+                ${STATES[v.state] ?? v.state}</span></td>
+              <td>${v.parent || "—"}</td>
+              <td>${v.votes ?? 0}</td>
+              <td>${v.figures?.win_rate === undefined ? "—" : percent(v.figures.win_rate)}</td>
+              <td>${v.replicas?.join(", ") || "—"}</td>
+              <td>${ago(v.created * 1000)}</td>
+              <td>${v.state !== "live" &&
+              html`<button type="button" aria-label=${`Make live: version ${v.version}`}
+                onClick=${offer("activate", v.version)}>Make live</button>`}</td>
+            </tr>`)}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  `;
+}
+
+function Audit() {
+  const entries = useStore(audit);
+  return html`
+    <section aria-labelledby="audit">
+      <h2 id="audit">Who did what</h2>
+      ${entries.length
+        ? html`<ol class="audit">
+            ${entries.map(({ created, by, text }, place) => html`<li key=${`${created} ${place}`}>
+              <time datetime=${new Date(created * 1000).toISOString()}>${ago(created * 1000)}</time>
+              <strong>${by}</strong><span>${text}</span>
+            </li>`)}
+          </ol>`
+        : html`<p class="muted empty">Nothing was done by hand yet.</p>`}
+    </section>
+  `;
+}
+
+function Confirm({ path, title, button, text, danger = false, onClose }) {
+  const reason = useRef(null);
+  const [problem, setProblem] = useState("");
+  const [busy, setBusy] = useState(false);
+  const submit = async (event) => {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      policies.set(await postJson(path, { reason: reason.current.value.trim() }));
+      say(`${title.replace("?", "")}: done.`);
+      onClose();
+      refresh();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      setProblem(error.message);
+      setBusy(false);
+    }
+  };
+  return html`
+    <${Dialog} title=${title} onClose=${onClose}>
+      <form onSubmit=${submit}>
+        <ul>${text.filter(Boolean).map((line) => html`<li key=${line}>${line}</li>`)}</ul>
+        <label class="field"><span>Reason, for the record</span>
+          <input type="text" ref=${reason} maxlength="200" /></label>
+        ${problem && html`<p class="problem" role="alert">${problem}</p>`}
+        <div class="dialog-foot">
+          <button type="button" onClick=${onClose} autofocus>Cancel</button>
+          <button type="submit" class=${danger ? "danger" : "primary"} disabled=${busy}>
+            ${button}</button>
+        </div>
+      </form>
+    <//>
+  `;
+}
+

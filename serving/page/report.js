@@ -1,0 +1,163 @@
+// One version's report, as a page.
+import { LineChart } from "./charts.js";
+import { learning } from "./live.js";
+import { Markdown } from "./markdown.js";
+import { useReports } from "./reports.js";
+import { count, html, Icon, listed, useStore } from "./ui.js";
+import { votes } from "./votes.js";
+
+const CRITERIA = {
+  win_rate_lower_bound: "Win rate against the parent, lower bound (95%)",
+  kl: "KL to the SFT policy, nats in an answer",
+  text_nll_increase: "Likelihood of text lost, nats a token",
+  ended: "Share of answers that end",
+};
+const FIGURES = {
+  trained_on: "Opinions trained on",
+  pairs: "Held-out pairs",
+  accuracy: "Held-out accuracy",
+  lower_bound: "Its lower bound (95%)",
+  calibration_error: "Calibration error",
+  loss: "Held-out loss, nats an opinion",
+  epochs: "Epochs",
+  doubted_raters: "Raters doubted",
+};
+const CURVES = [
+  ["score", "Reward (normalised)"],
+  ["kl", "KL, nats in an answer"],
+  ["entropy", "Entropy, nats in a token"],
+  ["length", "Length, tokens"],
+];
+
+const spoken = (name) => name.replaceAll("_", " ");
+// What is no finite number comes as a string.
+const number = (value) =>
+  typeof value !== "number" ? String(value ?? "") : String(Number(value.toPrecision(4)));
+
+export function Report({ version }) {
+  const report = useReports([version]).get(version);
+  const told = useStore(learning)?.versions.find((v) => v.version === version);
+  const own = useStore(votes).filter((vote) => vote.learned_in === version).length;
+  return html`
+    <div class="view">
+      <header class="view-head">
+        <h1>Version ${version}</h1>
+        <a class="back" href="#/learning"><${Icon} name="learning" />All versions</a>
+      </header>
+      <div class="view-body" tabindex="0" role="region" aria-label="Report">
+        ${own > 0 &&
+        html`<p class="good-news">
+          <${Icon} name="votes" /><span>${count(own, "vote")} of yours made this version.${" "}
+          <a href="#/votes">Your votes</a></span>
+        </p>`}
+        ${told && html`<p class="muted">
+          ${told.parent ? `From version ${told.parent}. ` : "The first version. "}
+          It learned from ${count(told.votes ?? 0, "vote")}.
+        </p>`}
+        ${report
+          ? html`<${Whole} ...${report} />`
+          : html`<p class="muted empty">
+              ${report === null ? "This version has no report." : "Reading the report…"}
+            </p>`}
+      </div>
+    </div>
+  `;
+}
+
+function Whole({ made, cycle, tuned, base, criteria, data, figures, iterations, samples, parent }) {
+  return html`
+    <p class="muted">Cycle ${cycle}, ${new Date(made).toLocaleString("en")}. Base: ${base}. Trained:
+      ${" "}${tuned || "nothing"}.</p>
+    ${criteria.length > 0 && html`<${Criteria} criteria=${criteria} />`}
+    ${data && html`<${Data} ...${data} />`}
+    <${RewardModels} figures=${figures} />
+    ${iterations.length > 0 && html`<${Curves} iterations=${iterations} />`}
+    ${samples.length > 0 && html`<${Samples} ...${{ samples, parent }} />`}
+  `;
+}
+
+const Criteria = ({ criteria }) => html`
+  <section aria-labelledby="gate">
+    <h2 id="gate">Gate</h2>
+    <div class="scrolls" tabindex="0" role="group" aria-label="Criteria">
+      <table>
+        <thead><tr><th>Criterion</th><th>Figure</th><th>Bound</th><th>Verdict</th></tr></thead>
+        <tbody>
+          ${criteria.map((c) => html`<tr key=${c.name}>
+            <th scope="row">${CRITERIA[c.name] ?? spoken(c.name)}</th>
+            <td>${number(c.figure)}</td><td>${c.sense} ${number(c.bound)}</td>
+            <td><span class="badge" data-state=${c.passed ? "live" : "refused"}>
+              ${c.passed ? "pass" : "fail"}</span></td>
+          </tr>`)}
+        </tbody>
+      </table>
+    </div>
+  </section>
+`;
+
+const told = (counts) => listed(Object.entries(counts).map(([k, n]) => `${n} ${spoken(k)}`));
+
+const Data = ({ votes: kinds, raters, opinions, prompts, held_out_prompts }) => html`
+  <section aria-labelledby="data">
+    <h2 id="data">Data</h2>
+    <ul>
+      <li>${count(Object.values(kinds).reduce((a, b) => a + b, 0), "vote")} of
+        ${" "}${count(raters, "rater")}: ${told(kinds)}</li>
+      <li>Opinions: ${told(opinions)}</li>
+      <li>${count(prompts, "prompt")} for PPO, ${held_out_prompts} held out for the gate</li>
+    </ul>
+  </section>
+`;
+
+function RewardModels({ figures }) {
+  const names = Object.keys(figures)
+    .filter((name) => /^(reward|judge)_/.test(name))
+    .map((name) => name.slice(name.indexOf("_") + 1));
+  if (!names.length) return null;
+  return html`
+    <section aria-labelledby="reward-models">
+      <h2 id="reward-models">Reward model and judge</h2>
+      <div class="scrolls" tabindex="0" role="group" aria-label="Their figures">
+        <table>
+          <thead><tr><th>Figure</th><th>Reward model</th><th>Judge</th></tr></thead>
+          <tbody>
+            ${[...new Set(names)].map((name) => html`<tr key=${name}>
+              <th scope="row">${FIGURES[name] ?? spoken(name)}</th>
+              <td>${number(figures[`reward_${name}`])}</td>
+              <td>${number(figures[`judge_${name}`])}</td>
+            </tr>`)}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  `;
+}
+
+const Curves = ({ iterations }) => html`
+  <section aria-labelledby="ppo">
+    <h2 id="ppo">PPO</h2>
+    <div class="charts">
+      ${CURVES.map(([name, title]) => {
+        const points = iterations.map((i) => ({ x: i.number, y: i[name] }));
+        return html`<${LineChart} key=${name} title=${title} xLabel="iteration"
+          series=${[{ name: title, points }]} />`;
+      })}
+    </div>
+  </section>
+`;
+
+const Samples = ({ samples, parent }) => html`
+  <section aria-labelledby="samples">
+    <h2 id="samples">Before and after</h2>
+    <p class="muted">Before: version ${parent}. Sampled as it is served, with one seed.</p>
+    ${samples.map(({ prompt, before, after }) => html`
+      <article class="sample" key=${prompt}>
+        <h3>${prompt}</h3>
+        <div class="two">
+          <div><p class="tag">Before</p><${Markdown} text=${before} /></div>
+          <div><p class="tag">After</p><${Markdown} text=${after} /></div>
+        </div>
+      </article>
+    `)}
+  </section>
+`;

@@ -1,0 +1,39 @@
+// Short notes at the edge of the screen. They never take the focus, and go by themselves.
+import { createStore, html, IconButton, useStore } from "./ui.js";
+
+const SECONDS = 8;
+const MOST = 4;
+const toasts = createStore([]);
+let last = 0;
+
+const dismiss = (id) => toasts.set(toasts.get().filter((toast) => toast.id !== id));
+
+/** Say something. With `action` there is a button, `{label, run}` (or `{label, href}`). */
+export function say(text, action = null) {
+  const id = ++last;
+  toasts.set([...toasts.get(), { id, text, action }].slice(-MOST));
+  setTimeout(() => dismiss(id), (action ? 2 : 1) * SECONDS * 1000);
+}
+
+export function Toasts() {
+  const all = useStore(toasts);
+  return html`
+    <div class="toasts" role="status" aria-live="polite">
+      ${all.map(({ id, text, action }) => {
+        const run = () => {
+          dismiss(id);
+          action.run?.();
+        };
+        return html`
+          <div class="toast" key=${id}>
+            <span>${text}</span>
+            ${action?.href && html`<a href=${action.href} onClick=${run}>${action.label}</a>`}
+            ${action?.run &&
+            html`<button type="button" class="link" onClick=${run}>${action.label}</button>`}
+            <${IconButton} icon="close" label="Dismiss" onClick=${() => dismiss(id)} />
+          </div>
+        `;
+      })}
+    </div>
+  `;
+}

@@ -1,0 +1,132 @@
+// A question and what was answered.
+import { AnswerActions, AnswerText } from "./answer.js";
+import { Panel } from "./compare.js";
+import { rewind } from "./conversations.js";
+import { answer, ask, regenerate, stop } from "./generation.js";
+import { Markdown } from "./markdown.js";
+import { settings } from "./settings.js";
+import { say } from "./toasts.js";
+import {
+  html, Icon, IconButton, LETTERS, useLayoutEffect, useMemo, useRef, useState,
+} from "./ui.js";
+import { TurnVotes } from "./vote_line.js";
+
+export function Turn({ parent, turn, onDecided }) {
+  const last = turn === parent.turns.at(-1);
+  const several = turn.shown.length > 1 && turn.status !== "settled";
+  // The same nodes as before, so nothing to compare, unless the turn itself has changed.
+  return useMemo(() => html`
+    <div class="turn" data-status=${turn.status}>
+      <${Prompt} ...${{ parent, turn }} />
+      ${several
+        ? html`<${Panel} key=${turn.candidates.length} ...${{ parent, turn, onDecided }} />`
+        : html`<${Single} ...${{ parent, turn, last }} />`}
+      <${TurnVotes} turn=${turn} />
+      ${turn.error && html`<p class="problem" role="alert">${turn.error.message}</p>`}
+    </div>
+  `, [turn, turn.revision, last]);
+}
+
+function Prompt({ parent, turn }) {
+  const [editing, setEditing] = useState(false);
+  const field = useRef(null);
+  useLayoutEffect(() => field.current?.focus(), [editing]);
+  if (!editing) {
+    return html`
+      <div class="prompt">
+        <p class="prompt-text">${turn.prompt}</p>
+        <${IconButton} icon="edit" label="Edit and send again" onClick=${() => setEditing(true)} />
+      </div>
+    `;
+  }
+  const submit = (event) => {
+    event.preventDefault();
+    const prompt = field.current.value.trim();
+    if (!prompt) return;
+    resend(parent, turn, prompt);
+  };
+  const keys = (event) => {
+    if (event.key === "Escape") setEditing(false);
+    else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+  };
+  return html`
+    <form class="prompt-edit" onSubmit=${submit}>
+      <textarea ref=${field} aria-label="Your message" rows="3" defaultValue=${turn.prompt}
+        onKeyDown=${keys}></textarea>
+      <div class="row-end">
+        <button type="button" onClick=${() => setEditing(false)}>Cancel</button>
+        <button type="submit" class="primary">Send</button>
+      </div>
+    </form>
+  `;
+}
+
+/** Ask in other words: what came from here on goes, and an undo brings it back. */
+function resend(parent, turn, prompt) {
+  const gone = parent.turns.slice(parent.turns.indexOf(turn));
+  gone.forEach(stop);
+  const restore = rewind(parent, turn);
+  ask(parent, prompt);
+  const undo = () => {
+    parent.turns.forEach(stop);
+    restore();
+  };
+  say("Sent again; the messages after it are gone.", { label: "Bring them back", run: undo });
+}
+
+/** The one answer that stands, and the others behind a fold. */
+function Single({ parent, turn, last }) {
+  const place = turn.chosen ?? turn.shown[0];
+  const candidate = turn.candidates[place];
+  const streaming = turn.status === "streaming";
+  if (!candidate) {
+    const again = () => answer(parent, turn, settings.get().answers);
+    return html`<p class="note">
+      No answer. <button type="button" class="link" onClick=${again}>Ask again</button>
+    </p>`;
+  }
+  const others = turn.shown.filter((other) => other !== place);
+  return html`
+    <article class="answer" aria-label="Answer">
+      ${turn.own === null
+        ? html`<${AnswerText} candidate=${candidate} streaming=${streaming} />`
+        : html`
+            <p class="tag"><${Icon} name="edit" size="14" />Your answer</p>
+            <div class="answer-text"><${Markdown} text=${turn.own} /></div>
+          `}
+      ${!streaming &&
+      html`
+        <div class="answer-foot">
+          <${AnswerActions} ...${{ parent, turn, place }}>
+            ${last &&
+            html`<${IconButton} icon="again" label="Answer again, and compare"
+              onClick=${() => regenerate(parent, turn)} />`}
+          <//>
+          ${candidate.version > 0 &&
+          html`<span class="version">version ${candidate.version}</span>`}
+        </div>
+      `}
+      ${others.length > 0 && html`<${Others} ...${{ parent, turn, others }} />`}
+    </article>
+  `;
+}
+
+function Others({ parent, turn, others }) {
+  const letter = (place) => LETTERS[turn.shown.indexOf(place)];
+  return html`
+    <details class="others">
+      <summary>${others.length === 1 ? "The other answer" : `The other ${others.length} answers`}
+      </summary>
+      ${others.map(
+        (place) => html`
+          <article key=${place} class="candidate" data-letter=${letter(place)}
+            aria-label=${`Answer ${letter(place)}`}>
+            <p class="letter" aria-hidden="true">${letter(place)}</p>
+            <${AnswerText} candidate=${turn.candidates[place]} />
+            <${AnswerActions} ...${{ parent, turn, place }} name=${letter(place)} />
+          </article>
+        `,
+      )}
+    </details>
+  `;
+}

@@ -1,0 +1,217 @@
+"""The page before a small server that tells what a test (or a screenshot) wants it to.
+
+It serves the page by its own routes, and under /v1 answers in the shapes of the real ones, which
+the tests against `plaudit up` use too: here stand states that take a real one hours to reach.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serving.page_routes import page_router
+from tests.browser import story
+from tests.servers import free_port
+
+POLL_SECONDS = 0.02
+
+
+def error(status: int, code: str, message: str) -> JSONResponse:
+    body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return JSONResponse({"error": body}, status)
+
+
+def _snapshot_event(snapshot: Any, more_votes: int) -> str:
+    votes = {**snapshot["votes"], "total": snapshot["votes"]["total"] + more_votes}
+    return f"event: learning\ndata: {json.dumps(snapshot | {'votes': votes})}\n\n"
+
+
+class StandIn:
+    """A server in a thread. Its attributes may be changed while it runs.
+
+    Attributes:
+        snapshot: What /v1/learning tells.
+        role: Of whoever asks.
+        key: That requests must carry; None for no key.
+        answers: What the candidates of an answer say, in order of choice.
+        tokens_per_second: Of each candidate; 0 gives the answer at once.
+        deeds: POST requests to /v1/policies, as (path, body).
+        feedback: What was voted, by id.
+        learned_in: The version that votes went into.
+        flood: So many changes of the snapshot are told in one go, one vote more in each.
+
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.reset()
+        routes = [
+            Route("/readyz", self._ready),
+            Route("/v1/models", self._models),
+            Route("/v1/me", self._me),
+            Route("/v1/chat/completions", self._complete, methods=["POST"]),
+            Route("/v1/feedback", self._feedback, methods=["GET", "POST"]),
+            Route("/v1/feedback/{id}", self._retract, methods=["DELETE"]),
+            Route("/v1/learning/events", self._events),
+            Route("/v1/learning/reports/{version:int}", self._report),
+            Route("/v1/policies", self._policies),
+            Route("/v1/policies/{rest:path}", self._deed, methods=["POST"]),
+            Route("/v1/audit", self._audit),
+            *page_router().routes,
+        ]
+        config = uvicorn.Config(
+            Starlette(routes=routes), log_level="critical", lifespan="off", port=self.port
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+
+    def reset(self) -> None:
+        """Tell the story as it begins."""
+        self.snapshot: dict[str, Any] = story.snapshot()
+        self.role = "operator"
+        self.key: str | None = None
+        self.answers: list[str] = list(story.ANSWERS)
+        self.tokens_per_second = 0.0
+        self.deeds: list[tuple[str, Any]] = []
+        self.feedback: dict[str, Any] = {}
+        self.learned_in: int | None = None
+        self.flood = 0
+        self._asked = 0
+
+    @property
+    def flooded(self) -> int:
+        """The number of votes at the end of a flood."""
+        total: int = self.snapshot["votes"]["total"]
+        return total + self.flood
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "StandIn":
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join()
+
+    def _refused(self, request: Request) -> Response | None:
+        if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
+            return None
+        return error(401, "invalid_api_key", "This server needs a valid API key.")
+
+    async def _ready(self, request: Request) -> Response:
+        return JSONResponse({"status": "ready", "policy_version": self.snapshot["live"]})
+
+    async def _models(self, request: Request) -> Response:
+        return self._refused(request) or JSONResponse({"data": [{"id": "plaudit"}]})
+
+    async def _me(self, request: Request) -> Response:
+        me = {"object": "identity", "role": self.role, "name": "anna"}
+        return self._refused(request) or JSONResponse(me | {"keys_required": self.key is not None})
+
+    async def _complete(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        self._asked += 1
+        body = await request.json()
+        stream = self._stream(f"chatcmpl-{self._asked}", int(body.get("n", 1)))
+        return StreamingResponse(stream, media_type="text/event-stream")
+
+    async def _stream(self, completion_id: str, n: int) -> AsyncIterator[str]:
+        def event(choices: list[Any], **more: Any) -> str:
+            chunk = {"id": completion_id, "object": "chat.completion.chunk", "choices": choices}
+            return f"data: {json.dumps(chunk | more)}\n\n"
+
+        words = [self.answers[i % len(self.answers)].split(" ") for i in range(n)]
+        began = time.monotonic()
+        for place in range(max(map(len, words))):
+            for index, each in enumerate(words):
+                if place < len(each):
+                    delta = {"content": each[place] + " " * (place + 1 < len(each))}
+                    yield event([{"index": index, "delta": delta, "finish_reason": None}])
+            if self.tokens_per_second:
+                due = began + (place + 1) / self.tokens_per_second
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+        fingerprint = f"policy-v{self.snapshot['live']}"
+        for index in range(n):
+            done = [{"index": index, "delta": {}, "finish_reason": "stop"}]
+            yield event(done, system_fingerprint=fingerprint)
+        yield "data: [DONE]\n\n"
+
+    async def _feedback(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        if request.method == "GET":
+            data = [one | {"learned_in": self.learned_in} for one in self.feedback.values()]
+            return JSONResponse({"object": "list", "data": data, "has_more": False})
+        vote = {"id": f"fb-{len(self.feedback)}", **await request.json()}
+        self.feedback[vote["id"]] = vote
+        return JSONResponse(vote | {"learned_in": None}, 201)
+
+    async def _retract(self, request: Request) -> Response:
+        self.feedback.pop(request.path_params["id"], None)
+        return JSONResponse({"id": request.path_params["id"], "deleted": True})
+
+    async def _events(self, request: Request) -> Response:
+        async def events() -> AsyncIterator[str]:
+            sent: Any = None
+            while not await request.is_disconnected():
+                if self.snapshot is not sent:
+                    sent = self.snapshot
+                    yield _snapshot_event(sent, 0)
+                for more in range(1, self.flood + 1):
+                    yield _snapshot_event(sent, more)
+                self.flood = 0
+                await asyncio.sleep(POLL_SECONDS)
+
+        if refused := self._refused(request):
+            return refused
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def _report(self, request: Request) -> Response:
+        report = story.report(request.path_params["version"])
+        return error(404, "no_report", "There is none.") if report is None else JSONResponse(report)
+
+    def _listed(self) -> dict[str, Any]:
+        told = self.snapshot
+        data = [
+            version | {"replicas": ["replica-0"] if version["state"] == "live" else [], "bytes": 1}
+            for version in told["versions"]
+        ]
+        return {"data": data, **{k: told[k] for k in ("held", "live", "on_trial")}}
+
+    async def _policies(self, request: Request) -> Response:
+        if self.role != "operator":
+            return error(403, "role_not_allowed", "A key of role 'user' may not do this.")
+        return JSONResponse(self._listed())
+
+    async def _deed(self, request: Request) -> Response:
+        path = request.path_params["rest"]
+        self.deeds.append((path, await request.json()))
+        if path == "hold" and self.snapshot["held"]:
+            return error(409, "not_possible", "Publishing is held already.")
+        if path in ("hold", "resume"):
+            self.snapshot = self.snapshot | {"held": path == "hold"}
+        return JSONResponse(self._listed())
+
+    async def _audit(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": story.audit()})

@@ -1,0 +1,177 @@
+"""For everybody: axe-core on every view in both themes, a phone's size, less motion."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.actions import ask, ask_and_wait, choose_answers, stored
+from tests.browser.stand_in import StandIn
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+    "device_scale_factor": 2,
+}
+
+
+def welcome(page: Page) -> None:
+    expect(page.get_by_role("heading", name="Ask. Compare. Teach.")).to_be_visible()
+
+
+def streaming(page: Page) -> None:
+    ask(page, "How do I make tea?", 2)
+    expect(page.locator(".candidate strong").first).to_be_visible()
+
+
+def comparing(page: Page) -> None:
+    ask_and_wait(page, "How do I make tea?", 2)
+
+
+def ranking(page: Page) -> None:
+    ask_and_wait(page, "How do I make tea?", 4)
+    page.get_by_role("button", name="Answer B").click()
+    page.get_by_role("button", name="Best: put it here").click()
+
+
+def voted(page: Page) -> None:
+    comparing(page)
+    page.get_by_role("button", name="A is better").click()
+    stored(page)
+    page.get_by_text("The other answer").click()
+
+
+def dialog(page: Page) -> None:
+    voted(page)
+    page.get_by_role("button", name="Write a better answer").first.click()
+
+
+def editing(page: Page) -> None:
+    voted(page)
+    page.get_by_role("button", name="Edit and send again").click()
+
+
+def options(page: Page) -> None:
+    page.get_by_role("button", name="Settings of the chat").click()
+
+
+def votes(page: Page) -> None:
+    voted(page)
+    page.evaluate("location.hash = '#/votes'")
+    expect(page.get_by_role("heading", name="Your votes")).to_be_visible()
+
+
+def learning(page: Page) -> None:
+    page.evaluate("location.hash = '#/learning'")
+    expect(page.locator(".sample")).not_to_have_count(0)
+    expect(page.locator("figure .legend").filter(has_text="version 5")).to_be_visible()
+
+
+def report(page: Page) -> None:
+    page.evaluate("location.hash = '#/learning/5'")
+    expect(page.get_by_role("heading", name="Before and after")).to_be_visible()
+
+
+def operator(page: Page) -> None:
+    page.evaluate("location.hash = '#/operator'")
+    expect(page.get_by_role("heading", name="Who did what")).to_be_visible()
+
+
+def confirming(page: Page) -> None:
+    operator(page)
+    page.get_by_role("button", name="Roll back").click()
+
+
+def away(page: Page) -> None:
+    comparing(page)
+    page.route("**/v1/**", lambda route: route.abort())
+    page.route("**/readyz", lambda route: route.abort())
+    page.get_by_role("button", name="A is better").click()
+    expect(page.get_by_text("The server is away.")).to_be_visible()
+
+
+VIEWS: dict[str, Callable[[Page], None]] = {
+    view.__name__: view
+    for view in (
+        welcome, streaming, comparing, ranking, voted, dialog, editing, options, votes, learning,
+        report, operator, confirming, away,
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
+    contexts: Callable[..., BrowserContext], told: StandIn, name: str, theme: str, size: str
+) -> None:
+    told.tokens_per_second = 20 if name == "streaming" else 0
+    # A debugger's script is the test's own; the page's policy would not let it in.
+    more = PHONE if size == "phone" else {}
+    context = contexts(color_scheme=theme, reduced_motion="reduce", bypass_csp=True, **more)
+    page = context.new_page()
+    page.goto(told.url)
+    VIEWS[name](page)
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    told_of = [(v["id"], [node["html"] for node in v["nodes"]]) for v in found["violations"]]
+    assert not told_of
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+
+
+def test_the_theme_is_kept(contexts: Callable[..., BrowserContext], told: StandIn) -> None:
+    page = contexts(color_scheme="light").new_page()
+    page.goto(told.url)
+    look = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(look)
+    page.get_by_role("button", name="Use the dark theme").click()
+    dark = page.evaluate(look)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(look) == dark
+
+
+def test_a_phone_is_enough_to_ask_and_vote(
+    contexts: Callable[..., BrowserContext], told: StandIn
+) -> None:
+    page = contexts(**PHONE).new_page()
+    page.goto(told.url)
+    page.get_by_role("button", name="Menu").tap()
+    expect(page.get_by_role("link", name="Learning")).to_be_visible()
+    page.get_by_role("link", name="New chat").first.tap()
+    choose_answers(page, 2)
+    page.get_by_role("textbox", name="Your message").fill("by thumb")
+    page.get_by_role("button", name="Send").tap()
+    page.get_by_role("button", name="B is better").tap()
+    assert stored(page)["body"]["feedback"]["verdict"] == "right"
+    page.get_by_role("button", name="Menu").tap()
+    page.get_by_role("link", name="Your votes").tap()
+    expect(page.get_by_text("B is better than A")).to_be_visible()
+
+
+def test_motion_is_left_out_where_it_is_not_wanted(
+    contexts: Callable[..., BrowserContext], told: StandIn
+) -> None:
+    told.tokens_per_second = 1
+    page = contexts(reduced_motion="reduce").new_page()
+    page.goto(told.url)
+    ask(page, "still", 1)
+    running = page.evaluate(
+        "document.getAnimations().filter((a) => a.playState === 'running').length"
+    )
+    assert running == 0
+
+
+def test_the_end_of_answers_is_told_to_screen_readers(
+    contexts: Callable[..., BrowserContext], told: StandIn
+) -> None:
+    page = contexts().new_page()
+    page.goto(told.url)
+    ask_and_wait(page, "read it to me", 2)
+    status = page.get_by_role("status").filter(has_text="complete")
+    expect(status).to_contain_text("Answers A and B are complete. Press 1 for A, 2 for B")

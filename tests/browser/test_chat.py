@@ -1,0 +1,155 @@
+"""Chatting: stream, stop, edit, several conversations, and how answers are asked for."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.actions import (
+    ask,
+    ask_and_wait,
+    asking_for,
+    choose_answers,
+    endless,
+    last_turn,
+    long_text,
+    wait_for,
+    wait_status,
+)
+from tests.servers import Plaudit
+
+
+def test_an_answer_streams_token_by_token_and_is_kept(page: Page, plaudit: Plaudit) -> None:
+    endless(page, 300)
+    ask(page, "Hello there", answers=1)
+    answer = last_turn(page).locator(".answer-text")
+    long_text(answer, 5)
+    early = len(answer.inner_text())
+    expect(answer).to_have_attribute("aria-busy", "true")
+    wait_status(page, "settled")
+    expect(answer).to_have_attribute("aria-busy", "false")
+    late = answer.inner_text()
+    assert len(late) > early
+    page.reload()
+    expect(last_turn(page).locator(".prompt-text")).to_have_text("Hello there")
+    assert last_turn(page).locator(".answer-text").inner_text() == late
+
+
+@pytest.mark.parametrize("by", ["button", "key"])
+def test_stop_keeps_what_came_and_lets_it_be_voted_on(
+    page: Page, plaudit: Plaudit, by: str
+) -> None:
+    endless(page)
+    ask(page, "Count for ever", answers=2)
+    long_text(page.locator(".candidate .answer-text").first)
+    if by == "key":
+        page.keyboard.press("Escape")
+    else:
+        page.get_by_role("button", name="Stop").click()
+    turn = wait_status(page, "deciding")
+    expect(turn.get_by_text("Stopped.")).to_have_count(2)
+    completion_id = page.evaluate(
+        """async () => {
+          const db = await new Promise((done) => {
+            const open = indexedDB.open("plaudit");
+            open.onsuccess = () => done(open.result);
+          });
+          await new Promise((done) => setTimeout(done, 800));
+          const all = db.transaction("conversations").objectStore("conversations").getAll();
+          await new Promise((done) => (all.onsuccess = done));
+          return all.result[0].turns[0].candidates[0].completion_id;
+        }"""
+    )
+    record = wait_for(lambda: plaudit.records().get(completion_id), "record of what was stopped")
+    assert {choice.finish_reason for choice in record.choices} == {"abort"}
+
+
+def test_edit_and_resend_replaces_what_came_after_and_can_be_undone(page: Page) -> None:
+    ask_and_wait(page, "first question", 1)
+    ask_and_wait(page, "second question", 1)
+    first = page.locator(".turn").first
+    first.get_by_role("button", name="Edit and send again").click()
+    field = first.get_by_role("textbox", name="Your message")
+    field.fill("first question, better put")
+    field.press("Enter")
+    expect(page.locator(".turn")).to_have_count(1)
+    wait_status(page, "settled")
+    expect(page.locator(".prompt-text")).to_have_text(["first question, better put"])
+    page.get_by_role("button", name="Bring them back").click()
+    expect(page.locator(".prompt-text")).to_have_text(["first question", "second question"])
+
+
+def test_conversations_are_told_apart_kept_and_deleted(page: Page) -> None:
+    ask_and_wait(page, "about owls", 1)
+    page.get_by_role("link", name="New chat").click()
+    expect(page.get_by_role("heading", name="Ask. Compare. Teach.")).to_be_visible()
+    ask_and_wait(page, "about bees", 1)
+    page.wait_for_timeout(800)  # writing is put off by less
+    page.reload()
+    history = page.get_by_role("navigation", name="Conversations")
+    expect(history.get_by_role("link")).to_have_text(["about bees", "about owls"])
+    history.get_by_role("link", name="about owls").click()
+    expect(page.locator(".prompt-text")).to_have_text("about owls")
+    history.get_by_role("button", name="Delete “about owls”").click()
+    expect(history.get_by_role("link")).to_have_text(["about bees"])
+    page.get_by_role("button", name="Bring it back").click()
+    expect(history.get_by_role("link")).to_have_text(["about bees", "about owls"])
+
+
+def test_system_prompt_and_sampling_reach_the_server(page: Page, plaudit: Plaudit) -> None:
+    page.get_by_role("button", name="Settings of the chat").click()
+    drawer = page.get_by_role("dialog", name="Settings of the chat")
+    drawer.get_by_label("System prompt").fill("You are a pirate.")
+    drawer.get_by_label("Temperature").fill("0.5")
+    drawer.get_by_label("Longest answer").fill("32")
+    drawer.get_by_role("button", name="Done").click()
+    ask_and_wait(page, "Who are you?", 1)
+    records = plaudit.records().values()
+    record = next(r for r in records if r.messages[-1].content == "Who are you?")
+    assert [m.role for m in record.messages] == ["system", "user"]
+    assert record.messages[0].content == "You are a pirate."
+    assert record.sampling.temperature == pytest.approx(0.5)
+    assert len(record.choices[0].token_ids) <= 32
+
+
+def test_a_conversation_goes_on_with_what_was_said_before(page: Page, plaudit: Plaudit) -> None:
+    asking_for(page, structured_outputs={"choice": ["first answer"]})
+    ask_and_wait(page, "one", 1)
+    ask_and_wait(page, "and two", 1)
+    records = plaudit.records().values()
+    record = next(r for r in records if r.messages[-1].content == "and two")
+    assert [m.role for m in record.messages] == ["user", "assistant", "user"]
+    assert record.messages[0].content == "one"
+    assert record.messages[1].content == "first answer"
+
+
+def test_copy_puts_the_answer_as_it_was_written_on_the_clipboard(
+    contexts: Callable[..., BrowserContext], plaudit: Plaudit
+) -> None:
+    context = contexts(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(plaudit.url)
+    asking_for(page, structured_outputs={"choice": ["**bold** words"]})
+    turn = ask_and_wait(page, "copy this", 1)
+    expect(turn.locator(".answer-text strong")).to_have_text("bold")
+    turn.get_by_role("button", name="Copy the answer").click()
+    expect(page.get_by_text("Copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "**bold** words"
+
+
+def test_the_keyboard_alone_is_enough(page: Page) -> None:
+    page.keyboard.press("/")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+    choose_answers(page, 2)
+    page.get_by_role("textbox", name="Your message").focus()
+    page.keyboard.type("by keys")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("alone")
+    page.keyboard.press("Enter")
+    turn = wait_status(page, "deciding")
+    expect(turn.locator(".prompt-text")).to_have_text(re.compile(r"by keys\s+alone"))
+    expect(page.get_by_role("region", name="Compare the answers")).to_be_focused()
+    page.keyboard.press("1")
+    wait_status(page, "settled")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()

@@ -1,0 +1,81 @@
+"""Votes given by clicks alone go all the way to a new live version, and the page says which."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.actions import ask_and_wait, asking_for, votes_of, wait_status
+from tests.browser.conftest import start_up
+from tests.servers import Plaudit
+
+VOTES = 60
+LIKED = "yes"
+SAID = [LIKED, "no"]
+# What a model with random weights can learn in seconds, and a gate that lets it through.
+ENVIRONMENT = {
+    "PLAUDIT_SERVING_POLL_SECONDS": ".1",
+    "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
+    "PLAUDIT_LEARNER_MIN_EVENTS": str(VOTES),
+    "PLAUDIT_LEARNER_SETTLE_SECONDS": "0",
+    "PLAUDIT_LEARNER_REWARD__LEARNING_RATE": "3e-3",
+    "PLAUDIT_LEARNER_REWARD__EPOCHS": "20",
+    "PLAUDIT_LEARNER_REWARD__PATIENCE": "20",
+    "PLAUDIT_LEARNER_REWARD__HELD_OUT_SHARE": "0.3",
+    "PLAUDIT_LEARNER_REWARD__MIN_TRAIN": "8",
+    "PLAUDIT_LEARNER_REWARD__NORMALISE_ON": "16",
+    "PLAUDIT_LEARNER_PPO__ITERATIONS": "3",
+    "PLAUDIT_LEARNER_PPO__ROLLOUTS": "8",
+    "PLAUDIT_LEARNER_PPO__MAX_TOKENS": "8",
+    "PLAUDIT_LEARNER_PPO__TEXT_ROWS": "2",
+    "PLAUDIT_LEARNER_PPO__TEXT_ROW": "16",
+    "PLAUDIT_LEARNER_GATE__PROMPTS": "8",
+    "PLAUDIT_LEARNER_GATE__MIN_WIN_RATE": "0",
+    "PLAUDIT_LEARNER_GATE__MAX_KL": "1000000",
+    "PLAUDIT_LEARNER_GATE__MAX_TEXT_NLL_INCREASE": "1000000",
+    "PLAUDIT_LEARNER_GATE__MAX_UNENDED_INCREASE": "1",
+}
+
+
+@pytest.fixture
+def learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
+    server = start_up(tmp_path_factory.mktemp("learning") / "home", ENVIRONMENT)
+    yield server
+    server.stop()
+
+
+def vote_by_click(page: Page, number: int) -> None:
+    turn = ask_and_wait(page, f"Is {number} a number?", 2)
+    left, right = (text.strip() for text in turn.locator(".answer-text").all_inner_texts())
+    assert {left, right} <= set(SAID)
+    choice = "Tie" if left == right else "A is better" if left == LIKED else "B is better"
+    turn.get_by_role("button", name=choice).click()
+    wait_status(page, "settled")
+
+
+def test_sixty_clicks_make_a_version(learning: Plaudit, contexts: object) -> None:
+    context: BrowserContext = contexts()  # type: ignore[operator]
+    page = context.new_page()
+    page.goto(learning.url)
+    asking_for(page, structured_outputs={"choice": SAID})
+    for number in range(VOTES):
+        if number % 10 == 0:
+            page.get_by_role("link", name="New chat").click()
+            expect(page.locator(".turn")).to_have_count(0)
+        vote_by_click(page, number)
+    toast = page.get_by_text("Version 2 is live.")
+    expect(toast).to_be_visible(timeout=300_000)
+    learning.wait_version(2)
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Your votes").click()
+    made = page.get_by_role("region", name="Made version 2", exact=True)
+    expect(made.get_by_role("listitem")).to_have_count(VOTES, timeout=20_000)
+    expect(made.get_by_text("learned in version 2")).to_have_count(VOTES)
+    assert {vote["learned_in"] for vote in votes_of(page)} == {2}
+    made.get_by_role("link", name="Made version 2").click()
+    expect(page.get_by_text(f"{VOTES} votes of yours made this version.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Gate")).to_be_visible()
+    expect(page.get_by_role("heading", name="Before and after")).to_be_visible()
+    page.get_by_role("link", name="All versions").click()
+    expect(page.get_by_role("link", name="Version 2 from version 1")).to_be_visible()
+    expect(page.get_by_role("heading", name="The same prompt, two versions")).to_be_visible()
+    expect(page.locator(".sample")).not_to_have_count(0)

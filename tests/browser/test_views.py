@@ -1,0 +1,221 @@
+"""The views of votes, learning and operators before states that a real server takes hours to reach.
+
+What these routes answer on a real server is tested where they are built, and end to end in
+test_learned.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.actions import ask_and_wait, stored, votes_of, wait_for
+from tests.browser.stand_in import StandIn
+from tests.browser.story import version
+
+
+@pytest.fixture
+def view(contexts: Callable[..., BrowserContext], told: StandIn) -> Page:
+    page = contexts().new_page()
+    page.goto(told.url)
+    return page
+
+
+def go(page: Page, name: str) -> None:
+    page.get_by_role("navigation", name="Views").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+
+
+def next_version(told: StandIn) -> None:
+    """Let version 6 go live."""
+    six = version(5, 1.79e9) | {"version": 6, "parent": 5, "state": "live"}
+    versions = [v | {"state": "published"} if v["version"] == 5 else v
+                for v in told.snapshot["versions"]]  # fmt: skip
+    loop = {**told.snapshot["loop"], "stage": "waiting"}
+    told.snapshot = told.snapshot | {"live": 6, "versions": [*versions, six], "loop": loop}
+
+
+def test_the_loop_says_where_it_is_and_moves_by_itself(view: Page, told: StandIn) -> None:
+    go(view, "Learning")
+    now = view.locator(".loop [aria-current=step]")
+    expect(now).to_contain_text("PPO")
+    expect(now).to_contain_text("iteration 6 of 14")
+    told.snapshot = told.snapshot | {"loop": {**told.snapshot["loop"], "stage": "gate"}}
+    expect(now).to_contain_text("Gate")
+    expect(view.get_by_text("To learn from")).to_be_visible()
+
+
+def numbers(view: Page, title: str) -> list[list[str]]:
+    """Give the table behind a chart."""
+    chart = view.locator("figure.chart").filter(has_text=title).first
+    chart.locator("summary").click()
+    rows = chart.locator("tbody tr").all()
+    return [[cell.strip() for cell in row.locator("td").all_inner_texts()] for row in rows]
+
+
+def test_charts_show_the_figures_of_each_version(view: Page) -> None:
+    go(view, "Learning")
+    assert numbers(view, "Win rate")[-1] == ["5", "88%", "64%"]
+    assert numbers(view, "Reward model, on held-out votes")[0] == ["2", "76%", "10%"]
+    perplexity = numbers(view, "Text perplexity")
+    assert perplexity[0] == ["2", "10.6"]  # exp(2.36)
+    curves = view.locator("figure.chart").filter(has_text="Reward against KL")
+    expect(curves.locator(".legend li")).to_have_text([f"version {n}" for n in (2, 3, 4, 5)])
+    expect(curves.locator("polyline")).to_have_count(4)
+    bars = view.locator("figure.chart").filter(has_text="Votes by kind")
+    expect(bars.locator("dt")).to_have_text(["Comparisons", "Thumbs", "Rankings", "Better answers"])
+
+
+def test_verdicts_tell_why_and_the_lineage_from_which_votes(view: Page) -> None:
+    go(view, "Learning")
+    verdicts = view.get_by_role("region", name="Verdicts of the gate")
+    refused = verdicts.locator("[data-passed=false]")
+    expect(refused).to_contain_text("its lower bound .44 is not above .5")
+    first = verdicts.get_by_role("listitem").filter(has_text="Version 2published")
+    expect(first).to_contain_text("112 votes")
+    expect(first).to_contain_text("98 comparisons and 14 thumbs")
+    lineage = view.get_by_role("region", name="Lineage").first
+    expect(lineage.get_by_role("link", name="Version 4 from version 2, 106 votes")).to_be_visible()
+
+
+def test_two_versions_answer_the_same_prompt_side_by_side(view: Page) -> None:
+    go(view, "Learning")
+    section = view.get_by_role("region", name="The same prompt, two versions")
+    section.get_by_label("Left").select_option("2")
+    section.get_by_label("Right").select_option("5")
+    sample = section.get_by_role("article").filter(has_text="Where does a horse live?")
+    expect(sample.locator(".two > div").nth(0)).to_have_text(re.compile("A horse lives in a field"))
+    expect(sample.locator(".two > div").nth(1)).to_have_text("In a stable or in a field.")
+
+
+def test_a_report_is_a_page_of_its_own(view: Page) -> None:
+    go(view, "Learning")
+    view.get_by_role("link", name="Version 5 from version 4").click()
+    expect(view.get_by_role("heading", name="Version 5", level=1)).to_be_visible()
+    gate = view.get_by_role("region", name="Gate").first
+    expect(gate.get_by_role("row").filter(has_text="KL to the SFT")).to_contain_text("at most 25")
+    expect(view.get_by_role("heading", name="Before and after")).to_be_visible()
+
+
+def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: StandIn) -> None:
+    ask_and_wait(view, "a vote for version 6", 2)
+    view.keyboard.press("1")
+    stored(view)
+    field = view.get_by_role("textbox", name="Your message")
+    field.fill("unsent words")
+    told.learned_in = 6
+    next_version(told)
+    toast = view.locator(".toast").filter(has_text="Version 6 is live.")
+    expect(toast).to_contain_text("It has learned from 1 vote of yours.")
+    expect(field).to_have_value("unsent words")
+    expect(view.locator(".turn .vote-fate")).to_have_text("learned in version 6")
+    toast.get_by_role("link", name="See what changed").click()
+    expect(view.get_by_text("1 vote of yours made this version.")).to_be_visible()
+    go(view, "Your votes")
+    made = view.get_by_role("region", name="Made version 6", exact=True)
+    expect(made.get_by_role("listitem")).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    ("button", "says", "confirm", "deed"),
+    [
+        ("Roll back", "Version 5 is taken out of service; version 4 answers again.", "Roll back",
+         "rollback"),
+        ("Hold publishing", "No new version goes live until you let it go on.", "Hold publishing",
+         "hold"),
+        ("Make live: version 2", "All new answers come from version 2, no longer from version 5.",
+         "Make version 2 live", "2/activate"),
+    ],
+)  # fmt: skip
+def test_an_operator_is_told_what_will_happen_and_asked(
+    view: Page, told: StandIn, button: str, says: str, confirm: str, deed: str
+) -> None:
+    go(view, "Operator")
+    view.get_by_role("button", name=button).click()
+    dialog = view.get_by_role("dialog")
+    expect(dialog).to_contain_text(says)
+    dialog.get_by_role("button", name="Cancel").click()
+    assert told.deeds == []
+    view.get_by_role("button", name=button).click()
+    dialog.get_by_label("Reason").fill("it rambles")
+    dialog.get_by_role("button", name=confirm).click()
+    expect(dialog).to_have_count(0)
+    assert told.deeds == [(deed, {"reason": "it rambles"})]
+
+
+def test_what_cannot_be_done_says_why(view: Page, told: StandIn) -> None:
+    go(view, "Operator")
+    view.get_by_role("button", name="Hold publishing").click()
+    told.snapshot = told.snapshot | {"held": True}
+    dialog = view.get_by_role("dialog")
+    dialog.get_by_role("button", name="Hold publishing").click()
+    expect(dialog.get_by_role("alert")).to_have_text("Publishing is held already.")
+
+
+def test_the_audit_says_who_did_what(view: Page) -> None:
+    go(view, "Operator")
+    entries = view.get_by_role("region", name="Who did what").get_by_role("listitem")
+    expect(entries.nth(1)).to_contain_text("anna")
+    expect(entries.nth(1)).to_contain_text("rolled version 3 back to version 2")
+
+
+@pytest.mark.parametrize("role", ["user", "annotator"])
+def test_only_operators_see_the_view_of_operators(view: Page, told: StandIn, role: str) -> None:
+    told.role = role
+    view.goto(f"{told.url}/#/operator")
+    view.reload()
+    expect(view.get_by_role("link", name="Learning")).to_be_visible()
+    expect(view.get_by_role("link", name="Operator")).to_have_count(0)
+    expect(view.get_by_role("heading", name="Operator")).to_have_count(0)
+
+
+def test_a_key_is_asked_for_where_the_server_wants_one(
+    contexts: Callable[..., BrowserContext], told: StandIn
+) -> None:
+    told.key, told.role = "right", "user"
+    page = contexts().new_page()
+    page.goto(told.url)
+    field = page.get_by_label("An API key is needed.")
+    field.fill("wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_text("This server needs a valid API key.")).to_be_visible()
+    field.fill("right")
+    page.get_by_role("button", name="Use this key").click()
+    expect(field).to_have_count(0)
+    expect(page.get_by_text("anna, user")).to_be_visible()
+    ask_and_wait(page, "with a key", 1)
+    page.reload()
+    expect(page.get_by_text("anna, user")).to_be_visible()
+
+
+def test_a_vote_that_is_refused_says_why(view: Page) -> None:
+    ask_and_wait(view, "refused", 2)
+    body = {"error": {"message": "This completion is more than 30 days old.", "code": "expired"}}
+    view.route("**/v1/feedback", lambda route: route.fulfill(status=410, json=body))
+    view.keyboard.press("1")
+    fate = view.locator(".turn .vote-fate")
+    expect(fate).to_have_text("not taken: This completion is more than 30 days old.")
+
+
+def test_a_vote_over_the_rate_is_sent_when_it_may_be(view: Page, told: StandIn) -> None:
+    ask_and_wait(view, "too fast", 2)
+    body = {"error": {"message": "Too fast.", "code": "rate_limit_exceeded"}}
+    late: dict[str, Any] = {"status": 429, "json": body, "headers": {"Retry-After": "1"}}
+    view.route("**/v1/feedback", lambda route: route.fulfill(**late), times=1)
+    view.keyboard.press("1")
+    expect(view.locator(".turn .vote-fate")).to_have_text("waiting to be sent")
+    stored(view)
+    assert len(told.feedback) == 1
+
+
+def test_votes_of_two_tabs_do_not_write_over_one_another(view: Page, told: StandIn) -> None:
+    other = view.context.new_page()
+    other.goto(told.url)
+    for page in (view, other):
+        ask_and_wait(page, "in a tab", 2)
+        page.locator("body").press("1")
+    wait_for(lambda: len(told.feedback) == 2, "two votes")
+    assert len(votes_of(view)) == 2
+    expect(other.locator(".turn .vote-fate")).to_have_text("stored, not learned from yet")
