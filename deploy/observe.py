@@ -18,6 +18,7 @@ from deploy.policies import open_log
 from feedback.history import History
 from feedback.kafka_settings import KafkaSettings
 from feedback.learning import Learning
+from feedback.ledger import FOLLOWED
 from feedback.log import EventLog
 from protos.shared_registry import open_registry
 
@@ -129,12 +130,9 @@ def ledger_lag(ledger: Path, log: EventLog) -> int | None:
         return None
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=5)) as db:
         rows = db.execute("SELECT topic, partition, next FROM positions").fetchall()
-    taken = {(topic, partition): offset for topic, partition, offset in rows}
-    return sum(
-        max(0, end - taken.get((topic, partition), 0))
-        for topic in ("completions", "feedback")
-        for partition, end in log.ends(topic).items()  # type: ignore[arg-type]
-    )
+    taken: dict[tuple[str, int], int] = {(topic, number): offset for topic, number, offset in rows}
+    ends = {(topic, number): end for topic in FOLLOWED for number, end in log.ends(topic).items()}
+    return sum(max(0, end - taken.get(which, 0)) for which, end in ends.items())
 
 
 def last_cycle(home: Path) -> dict[str, Any] | None:

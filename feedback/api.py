@@ -129,7 +129,7 @@ class FeedbackApi:
         """Give one of the caller's opinions."""
         wanted = request.path_params["feedback_id"]
         seen = await self._blocking(self._service.get, self._caller(request).owner, wanted)
-        return JSONResponse(*self._service.objects([seen]))
+        return JSONResponse(self._service.objects([seen])[0])
 
     @_answering_errors
     async def delete(self, request: Request) -> Response:

@@ -202,8 +202,12 @@ class View:
 
 def _rebuild_if_older(connection: sqlite3.Connection) -> None:
     """Empty a file of a version that kept less, to be built again from the log."""
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
-    if columns and "ended_offset" not in columns:
+    columns = {
+        (table, row[1])
+        for table in ("events", "completions")
+        for row in connection.execute(f"PRAGMA table_info({table})")
+    }
+    if columns and not {("completions", "subject"), ("events", "ended_offset")} <= columns:
         with transaction(connection):
             for table in ("positions", "events", "retractions", "completions"):
                 connection.execute(f"DROP TABLE IF EXISTS {table}")

@@ -55,6 +55,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def bearer_of(headers: Headers) -> str:
+    """Give the token that a request carries; empty for none."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 class _Bucket:
     """A token bucket: a minute's worth at once, then as many as flow in."""
 
@@ -105,13 +111,13 @@ class Access:
             if wanted == "operator" and _is_from_elsewhere(Headers(scope=scope)):
                 raise _elsewhere()
             return Caller(LOCAL_OWNER, "operator" if wanted else "user", LOCAL_OWNER)
-        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        key = keys.find(token.strip()) if scheme.lower() == "bearer" else None
+        token = bearer_of(Headers(scope=scope))
+        key = keys.find(token)
         if key is None:
             raise _no_key()
         caller = self._callers.get(key.id)
         if caller is None:  # one key has one token, so this is so for good
-            caller = Caller(owner_of(self._secret, token.strip()), key.role, key.name)
+            caller = Caller(owner_of(self._secret, token), key.role, key.name)
             self._callers[key.id] = caller
         if not caller.may(wanted):
             raise _not_allowed(key.role)

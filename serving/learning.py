@@ -14,11 +14,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from feedback.keys import KeyRing
 from feedback.learning import Learning
 from feedback.log import LogError
 from feedback.versions import CHART, REPORT
 from feedback.view import ViewError
 from protos.registry import CheckpointInvalid, Registry, RegistryUnavailable
+from serving.access import bearer_of
 from serving.middleware import error_response
 
 logger = logging.getLogger("plaudit.serving")
@@ -55,10 +57,15 @@ class LearningFeed:
     def _snapshot(self) -> str:
         return json.dumps(self._learning.snapshot(), separators=(",", ":"), allow_nan=False)
 
-    async def events(self) -> AsyncIterator[str]:
-        """Give server-sent events: a snapshot at once and whenever it has changed."""
+    async def events(self, welcome: Callable[[], bool]) -> AsyncIterator[str]:
+        """Give server-sent events: a snapshot at once and whenever it has changed.
+
+        Args:
+            welcome: Whether whoever listens still may.
+
+        """
         sent, said = "", time.monotonic()
-        while not self._stopping():
+        while not self._stopping() and welcome():
             try:
                 latest = await self.latest()
             except ViewError as error:
@@ -73,8 +80,10 @@ class LearningFeed:
             await asyncio.sleep(FRESH_SECONDS)
 
 
-def learning_router(feed: LearningFeed, registry: Registry) -> APIRouter:
-    """Give the routes."""
+def learning_router(
+    feed: LearningFeed, registry: Registry, keys: Callable[[], KeyRing]
+) -> APIRouter:
+    """Give the routes; a stream ends when the key that it was opened with is revoked."""
     router = APIRouter(tags=["learning"])
 
     @router.get("/v1/learning")
@@ -86,9 +95,15 @@ def learning_router(feed: LearningFeed, registry: Registry) -> APIRouter:
             return error_response(503, "The loop cannot be looked at just now.", None, "no_view")
 
     @router.get("/v1/learning/events")
-    async def events() -> Response:
+    async def events(request: Request) -> Response:
+        def welcome() -> bool:
+            ring = keys()
+            return not ring.required or ring.find(bearer_of(request.headers)) is not None
+
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(feed.events(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            feed.events(welcome), media_type="text/event-stream", headers=headers
+        )
 
     async def file(request: Request, name: str, media_type: str) -> Response:
         version = min(request.path_params["version"], _NO_VERSION)

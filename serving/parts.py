@@ -68,7 +68,7 @@ def include_own(app: FastAPI, parts: Parts, stopping: Callable[[], bool]) -> Non
     )
     app.include_router(identity_router(lambda: history.keys.required))
     feed = LearningFeed(Learning(history, registry, parts.view), stopping)
-    app.include_router(learning_router(feed, registry))
+    app.include_router(learning_router(feed, registry, lambda: history.keys))
     operations = Operations(parts.log, registry, history)
     app.include_router(operators_router(operations, history, registry))
 

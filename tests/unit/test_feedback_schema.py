@@ -110,8 +110,10 @@ def test_an_answer_has_the_design_s_shape() -> None:
         "completion_id": completion_id,
         "policy_version": 3,
         "feedback": RATING,
+        "learned_in": None,
     }
     assert object_of(event(body()), superseded=True)["superseded"] is True
+    assert object_of(event(body()), learned_in=4)["learned_in"] == 4
     assert object_of(event(body()))["policy_version"] == 0, "an id that is not of this service"
 
 

@@ -1,8 +1,8 @@
 """Reward model, rollouts, PPO and gate, on a model with random weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from learner.answers import Answered, lay_out, split_prompt
 from learner.critic import ValueHead
 from learner.errors import Interrupted, StateUnusable
-from learner.gate import Verdict, answer_kl, examine
+from learner.gate import Verdict, answer_kl, examine, judged_wins
 from learner.live import LiveAnswer
 from learner.losses import token_log_probs
 from learner.model import choices, new_model, twin
@@ -353,27 +353,29 @@ def test_gate_refuses_what_is_no_better_and_says_why(model: PreTrainedModel) -> 
     assert verdict.figures["kl"] == 0
 
 
-class AsTheCandidate:
-    """Answers what the candidate answers in the gate, whatever the seed; counts how often."""
+class Silent:
+    """A policy that ends every answer before it begins; counts how often it is asked."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.sampler = TransformersSampler(model, [END])
+    def __init__(self) -> None:
         self.asked = 0
 
-    def sample(self, *arguments: Any, **_: Any) -> list[Sample]:
+    def sample(self, prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[Sample]:
         self.asked += 1
-        return self.sampler.sample(*arguments[:4], 0)
+        return [Sample(tuple(prompt), (END,), (0.0,), True) for prompt in prompts]
 
 
 def test_gate_holds_a_candidate_against_version_1_where_that_is_not_its_parent(
     model: PreTrainedModel,
 ) -> None:
     parent_is_first = examined(model).figures
-    assert parent_is_first["win_rate_over_first"] == parent_is_first["win_rate"] != 0.5
-    first = AsTheCandidate(model)
+    assert parent_is_first["win_rate_over_first"] == parent_is_first["win_rate"]
+    first, prompts = Silent(), PROMPTS * 10
+    sampler = TransformersSampler(model, [END])
+    answers = sampler.sample(prompts, 1, TINY_PPO.max_tokens, TINY_PPO.temperature, 0)
+    wins = judged_wins(RewardModel(twin(model), pad=0, seed=0), answers, first.sample(prompts))
     figures = examined(model, first).figures
-    assert figures["win_rate_over_first"] == 0.5, "every prompt is a tie, which is half a win"
-    assert first.asked == 1
+    assert figures["win_rate_over_first"] == wins / len(prompts) != figures["win_rate"]
+    assert first.asked == 2, "once here, once by the gate"
     assert {**figures, "win_rate_over_first": 0} == {**parent_is_first, "win_rate_over_first": 0}
 
 

@@ -4,12 +4,16 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.requests import Request
 
 from feedback.history import History
+from feedback.keys import make_key, revoke_key
 from feedback.learning import Learning
 from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
@@ -20,6 +24,35 @@ from serving.learning import LearningFeed, learning_router
 from tests.servers import free_port
 
 
+async def test_a_stream_ends_when_its_key_is_revoked_or_keys_become_needed(tmp_path: Path) -> None:
+    log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
+    history, registry = History(log), Registry(tmp_path / "registry")
+    feed = LearningFeed(Learning(history, registry, view), lambda: False)
+    router = learning_router(feed, registry, lambda: history.keys)
+    (route,) = [r for r in router.routes if getattr(r, "path", "").endswith("/events")]
+
+    async def opened(token: str) -> Any:
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": route.path, "headers": headers}
+        response = await route.endpoint(Request(scope))
+        stream = response.body_iterator
+        assert "event: learning" in await anext(stream)
+        return stream
+
+    keyless = await opened("")
+    _, token = make_key(log, history.keys, "user", by="test", name="anna")
+    history.poll()
+    with pytest.raises(StopAsyncIteration):
+        await anext(keyless)
+    keyed = await opened(token)
+    revoke_key(log, history.keys, "anna", by="test")
+    history.poll()
+    with pytest.raises(StopAsyncIteration):
+        await anext(keyed)
+    view.close()
+    log.close()
+
+
 def test_a_stop_ends_the_streams_at_once(tmp_path: Path) -> None:
     log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
     publish_event(log, Published(version=1))
@@ -27,7 +60,7 @@ def test_a_stop_ends_the_streams_at_once(tmp_path: Path) -> None:
     history.poll()
     app, port = FastAPI(), free_port()
     feed = LearningFeed(Learning(history, registry, view), lambda: server.should_exit)
-    app.include_router(learning_router(feed, registry))
+    app.include_router(learning_router(feed, registry, lambda: history.keys))
     config = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=10
     )

@@ -261,7 +261,7 @@ def test_however_many_listen_snapshots_are_few_and_all_hear_of_a_change(home: Ho
     heard: list[list[dict[str, Any]]] = [[] for _ in range(20)]
 
     async def listen(feed: LearningFeed, into: list[dict[str, Any]]) -> None:
-        async for event in feed.events():
+        async for event in feed.events(lambda: True):
             assert event.startswith("event: learning\ndata: {")
             assert event.endswith("}\n\n")
             into.append(json.loads(event.split("data: ")[1]))
