@@ -40,7 +40,6 @@ function App() {
   const [name, id] = useStore(route);
   const narrow = useMedia("(max-width: 760px)");
   const [open, setOpen] = useState(false);
-  useEffect(() => setOpen(false), [name, id]);
   useEffect(() => {
     if (!open) return undefined;
     const close = (event) => event.key === "Escape" && setOpen(false);
@@ -50,7 +49,8 @@ function App() {
   useStore(loaded);
   return html`
     <a class="skip" href="#main" onClick=${skip}>To the content</a>
-    <aside class="sidebar" data-open=${open} inert=${narrow && !open}>
+    <aside class="sidebar" data-open=${open} inert=${narrow && !open}
+      onClick=${(event) => event.target.closest("a") && setOpen(false)}>
       <${Sidebar} view=${name} id=${id} />
     </aside>
     ${narrow && open && html`<div class="shade" onClick=${() => setOpen(false)}></div>`}
