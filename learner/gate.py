@@ -15,6 +15,7 @@ from learner.model import choices
 from learner.next_token import text_nll
 from learner.packing import Rows
 from learner.ranks import Ranks
+from learner.report import criteria
 from learner.reward import RewardModel
 from learner.rollouts import collect, rows_of
 from learner.sampler import Sample, Sampler
@@ -128,24 +129,20 @@ def examine(
 
 
 def _reasons(figures: dict[str, float], settings: GateSettings) -> list[str]:
-    reasons = []
-    if figures["win_rate_lower_bound"] <= settings.min_win_rate:
-        reasons.append(
+    """Say of each demand that is not met why, in words."""
+    words = {
+        "win_rate_lower_bound": (
             f"the judge prefers it on {figures['win_rate']:.2f} of prompts, at least "
             f"{figures['win_rate_lower_bound']:.2f}: not above {settings.min_win_rate:.2f}"
-        )
-    if figures["kl"] > settings.max_kl:
-        reasons.append(
-            f"{figures['kl']:.1f} nats from the SFT policy: more than {settings.max_kl:.1f}"
-        )
-    if figures["text_nll_increase"] > settings.max_text_nll_increase:
-        reasons.append(
+        ),
+        "kl": f"{figures['kl']:.1f} nats from the SFT policy: more than {settings.max_kl:.1f}",
+        "text_nll_increase": (
             f"text costs {figures['text_nll_increase']:.2f} nats a token more: "
             f"more than {settings.max_text_nll_increase:.2f}"
-        )
-    if figures["ended"] < figures["live_ended"] - settings.max_unended_increase:
-        reasons.append(
+        ),
+        "ended": (
             f"{figures['ended']:.2f} of its answers end, {figures['live_ended']:.2f} of the live "
             "policy's"
-        )
-    return reasons
+        ),
+    }
+    return [words[one.name] for one in criteria(figures, settings) if not one.passed]

@@ -107,7 +107,7 @@ class Report(Notes):
 
 
 def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Criterion, ...]:
-    """Give the demands that the gate makes on these figures of its own (learner.gate)."""
+    """Give the demands that the gate (`learner.gate`) makes; a figure that is NaN meets none."""
     demands: tuple[tuple[str, Sense, float], ...] = (
         ("win_rate_lower_bound", "above", settings.min_win_rate),
         ("kl", "at most", settings.max_kl),

@@ -86,8 +86,7 @@ class TransformersSampler:
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
         """Give n answers to each prompt, those to one prompt next to each other."""
-        wanted = [prompt for prompt in prompts for _ in range(n)]
-        own = [number * n + i for number in numbers or range(len(prompts)) for i in range(n)]
+        wanted, own = each(prompts, n, numbers)
         order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
         samples: dict[int, Sample] = {}
         for start in range(0, len(order), self._batch):
@@ -155,6 +154,15 @@ class TransformersSampler:
         new_B1 = torch.searchsorted(up_to_BV, chances_B[:, None] * up_to_BV[:, -1:], right=True)
         new_B1 = new_B1.clamp_max(up_to_BV.shape[-1] - 1)
         return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
+
+
+def each(
+    prompts: Sequence[Sequence[int]], n: int, numbers: Sequence[int] | None
+) -> tuple[list[Sequence[int]], list[int]]:
+    """Give the prompt of every answer, and the answer's number, which its seed goes by."""
+    numbers = range(len(prompts)) if numbers is None else numbers
+    wanted = [prompt for prompt in prompts for _ in range(n)]
+    return wanted, [number * n + i for number in numbers for i in range(n)]
 
 
 def _chances(seed: int, number: int, count: int) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from learner.errors import ModelUnusable
 from learner.merging import merged_weights
-from learner.sampler import Sample, answer_seed
+from learner.sampler import Sample, answer_seed, each
 from learner.settings import Dtype
 
 if TYPE_CHECKING:
@@ -136,8 +136,7 @@ class VllmSampler:
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
         """Give n answers to each prompt, those to one prompt next to each other."""
-        wanted = [prompt for prompt in prompts for _ in range(n)]
-        own = [number * n + i for number in numbers or range(len(prompts)) for i in range(n)]
+        wanted, own = each(prompts, n, numbers)
         seeds = [answer_seed(seed, number) for number in own]
         self._engine.load(self._model)
         return self._engine.sample(wanted, self._end_ids, max_tokens, temperature, seeds)

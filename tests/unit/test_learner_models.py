@@ -1,5 +1,6 @@
 """Reward model, rollouts, PPO and gate, on a model with random weights."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -328,7 +329,12 @@ def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
     assert found[-1].kl != 0
 
 
-def examined(model: PreTrainedModel, first: Sampler | None = None, **changes: float) -> Verdict:
+def examined(
+    model: PreTrainedModel,
+    first: Sampler | None = None,
+    base_text_nll: float = 5.0,
+    **changes: float,
+) -> Verdict:
     sampler = TransformersSampler(model, [END])
     return examine(
         candidate=model,
@@ -339,7 +345,7 @@ def examined(model: PreTrainedModel, first: Sampler | None = None, **changes: fl
         judge_accuracy=0.8,
         prompts=PROMPTS * 10,
         text=text(),
-        base_text_nll=5.0,
+        base_text_nll=base_text_nll,
         settings=GateSettings(**changes),
         ppo=TINY_PPO,
         seed=0,
@@ -388,6 +394,11 @@ def test_gate_guards_the_likelihood_of_text(model: PreTrainedModel) -> None:
     verdict = examined(
         model, min_win_rate=0.0, max_text_nll_increase=1e-6, max_unended_increase=1.0
     )
+    assert ["text costs" in r for r in verdict.reasons] == [True]
+
+
+def test_gate_refuses_a_figure_that_is_no_number(model: PreTrainedModel) -> None:
+    verdict = examined(model, base_text_nll=math.nan, min_win_rate=0.0, max_unended_increase=1.0)
     assert ["text costs" in r for r in verdict.reasons] == [True]
 
 

@@ -118,7 +118,7 @@ def test_the_whole_page_is_small() -> None:
 
 
 def test_libraries_are_those_that_the_lock_file_pins() -> None:
-    lock = json.loads((ROOT / "vendor" / "package-lock.json").read_text())
+    lock = json.loads((ROOT / "deploy" / "page" / "package-lock.json").read_text())
     wanted = lock["packages"][""]["dependencies"]
     locked = {name: lock["packages"][f"node_modules/{name}"]["version"] for name in wanted}
     taken = dict(

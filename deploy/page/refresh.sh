@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 npm ci --ignore-scripts --no-audit --no-fund
 
-page=../serving/page/vendor
-tests=../tests/browser/vendor
+page=../../serving/page/vendor
+tests=../../tests/browser/vendor
 rm -rf "$page" "$tests"
 mkdir -p "$page" "$tests"
 
