@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -109,10 +110,14 @@ def serve(
     prepare_environment()
     import uvloop
 
+    from deploy.machine import tuning_here
+    from deploy.tuning import LORA_RANK
     from serving.app import serve as run_serve
     from serving.settings import ServingSettings
 
     _log_to_stderr()
+    if LORA_RANK not in os.environ and (tuning := tuning_here(home)) is not None:
+        os.environ |= tuning.serving_environment()
     settings = ServingSettings(
         home=home, host=host, port=port, replica=replica, dtype=_dtype(dtype)
     )
@@ -129,6 +134,7 @@ def learn(
     registry: RegistryUrl = None,
 ) -> None:
     """Follow the log; retrain the reward model, run PPO and publish, for as long as it runs."""
+    from deploy.machine import tuning_here
     from learner.service import run
     from learner.settings import LearnerSettings
 
@@ -136,6 +142,8 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if tune is None and (tuning := tuning_here(home)) is not None:
+        tune = tuning.tune
     options = _given(dtype=_dtype(dtype), metrics_port=metrics_port, tune=tune)
     run(home, LearnerSettings(**options), stop)
 

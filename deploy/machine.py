@@ -14,8 +14,9 @@ import numpy as np
 from deploy.errors import DeployError
 from deploy.plan import GIB, Machine, Plan, Shape, plan
 from deploy.processor import Dtype
-from deploy.tuning import chosen_tune
+from deploy.tuning import Tuning, chosen_tune, tuning_of
 from learner.settings import LearnerSettings, PretrainSettings, Tune
+from protos.shared_registry import open_registry
 from serving.settings import ServingSettings
 
 _EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
@@ -94,6 +95,34 @@ def shape_of(folder: Path) -> Shape:
         vocabulary=config.vocab_size,
         sides=sides,
     )
+
+
+def first_shape(home: Path) -> Shape | None:
+    """Read the shape of version 1, which all later ones have; None where there is none yet.
+
+    Raises:
+        RegistryError: It is not whole, or the registry is away.
+
+    """
+    registry = open_registry(home)
+    if 1 not in registry.versions():
+        return None
+    registry.verify(1)  # fetches it, where the registry is elsewhere
+    return shape_of(registry.path(1))
+
+
+def tuning_here(home: Path, wanted: Tune | None = None) -> Tuning | None:
+    """Say how a home's policies are tuned; None where there is no version 1 yet.
+
+    Raises:
+        DeployError: They are wanted tuned as they cannot be served.
+        RegistryError: A version is not whole, or the registry is away.
+
+    """
+    shape = first_shape(home)
+    if shape is None:
+        return None
+    return tuning_of(home, chosen_tune(shape.architecture, shape.parameters, wanted))
 
 
 def plan_here(shape: Shape, dtype: Dtype, wanted: Tune | None = None) -> Plan:

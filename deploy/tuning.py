@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from deploy.errors import DeployError
 from deploy.usable import serves_adapters
 from learner.settings import LearnerSettings, Tune, tune_for
 from protos.registry import Registry
 from protos.shared_registry import open_registry
+
+LORA_RANK: Final = "PLAUDIT_SERVING_LORA_RANK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Tuning:
 
     def serving_environment(self) -> dict[str, str]:
         """Give the environment variables of the serving process."""
-        return {"PLAUDIT_SERVING_LORA_RANK": str(self.lora_rank)} if self.lora_rank else {}
+        return {LORA_RANK: str(self.lora_rank)}
 
 
 def chosen_tune(architecture: str, parameters: int, wanted: Tune | None = None) -> Tune:

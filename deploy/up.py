@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from deploy.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.errors import DeployError
 from deploy.keys import check_keys
-from deploy.machine import default_shape, plan_here, shape_of
+from deploy.machine import default_shape, first_shape, plan_here, shape_of
 from deploy.plan import Plan, Shape
 from deploy.processes import Child, plaudit_command, stop_all
 from deploy.processor import best_dtype, cpu_flags
@@ -113,7 +113,8 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     if shape is not None:  # else import-model says it
         say("\n".join(plan_here(shape, dtype, settings.tune).lines()))
     ensure_first_policy(settings.home, settings.model, dtype, say)
-    planned = plan_here(shape or _first_shape(settings), dtype, settings.tune)
+    made = open_registry(settings.home).path(FIRST_VERSION)
+    planned = plan_here(shape or shape_of(made), dtype, settings.tune)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -134,15 +135,8 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
 
 def _shape(settings: UpSettings) -> Shape | None:
     """Give the model's, as far as it is known before it is brought in."""
-    if FIRST_VERSION in open_registry(settings.home).versions():
-        return _first_shape(settings)
-    return default_shape() if settings.model == "default" else None
-
-
-def _first_shape(settings: UpSettings) -> Shape:
-    registry = open_registry(settings.home)
-    registry.verify(FIRST_VERSION)
-    return shape_of(registry.path(FIRST_VERSION))
+    shape = first_shape(settings.home)
+    return default_shape() if shape is None and settings.model == "default" else shape
 
 
 def _watch(

@@ -151,6 +151,8 @@ class History(PolicyFollower):
                 self._failures.append(
                     Failure(event.created_ms, failed.replica, failed.version, failed.reason)
                 )
+            case "leads":
+                self._loop = Whereabouts()  # what the one before said is over
             case "stage":
                 self._move(event)
             case "key_made":

@@ -46,7 +46,7 @@ class Operations:
         if version == state.live and not state.challenger:
             raise NotPossible(f"version {version} is live already")
         try:
-            self._registry.verify(version)
+            self._registry.check(version)
         except CheckpointInvalid as error:
             raise NotPossible(str(error)) from error
         publish_event(self._log, Activated(version=version, by=by, reason=reason))

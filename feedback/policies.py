@@ -74,7 +74,8 @@ class PolicyState:
             been live and was not rolled back; 0 for none.
         rolled_back: Versions that an operator has gone back behind, or that lost their duel.
         held: Whether newly published versions wait for an operator.
-        replicas: The version that each replica serves, by its last Swapped.
+        replicas: The version that each replica serves, by its last Swapped; those that have
+            ended are left out.
         served: Versions that have been live, ascending.
         leader: Event id of the last Leads; what earlier leaders publish does not count.
         challenger: The version on trial against the live one; 0 for none.
@@ -150,7 +151,8 @@ def _(message: Hold, state: PolicyState) -> PolicyState:
 
 @_apply.register
 def _(message: Swapped, state: PolicyState) -> PolicyState:
-    return replace(state, replicas={**state.replicas, message.replica: message.version})
+    now = {**state.replicas, message.replica: message.version}
+    return replace(state, replicas={name: version for name, version in now.items() if version})
 
 
 @_apply.register

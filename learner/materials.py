@@ -1,5 +1,6 @@
 """What a cycle works with: the reference policy, prompts, and text."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -33,6 +34,8 @@ from learner.settings import LearnerSettings
 from learner.tokenizer import encode_answer, encode_chat, end_token_ids, pad_token_id
 from protos.registry import CheckpointInvalid
 from protos.shared_registry import open_registry
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from learner.vllm_sampler import VllmEngine
@@ -125,6 +128,13 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     if settings.tune == "lora":
         frozen(reference, settings.dtype)
     made_here = model_exists(home / "models" / "pretrained")
+    if not made_here and registry.manifest(1).base == "default":
+        logger.warning(
+            "%s holds no pre-trained model: instead of its text, answers of version 1 keep the "
+            "policy near what it was. 'plaudit pretrain --out %s' makes it again",
+            home,
+            home / "models" / "pretrained",
+        )
     asked = ledger.prompts(_ASKED, upto_seq)
     shown = list(islice(_demonstrated(settings.seed), _DEMONSTRATED)) if made_here else []
     prompts, held_out = _prompts([*asked, *shown], tokenizer, settings)

@@ -43,6 +43,7 @@ class Metrics:
     """All of the learner's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
+        self._stage_name = ""
         """Start from nothing."""
         self.registry = CollectorRegistry()
         self._lag = self._gauge("plaudit_learner_lag_events", "Log records not yet in the ledger")
@@ -139,7 +140,10 @@ class Metrics:
         self._gate_limit.labels("text_nll_increase").set(gate.max_text_nll_increase)
 
     def stage(self, name: str) -> None:
-        """Something else is being done now."""
+        """This is being done now; said again, it is the same stage still."""
+        if name == self._stage_name:
+            return
+        self._stage_name = name
         self._stage.clear()
         self._stage.labels(name).set(1)
         self._stage_started.set(time.time())

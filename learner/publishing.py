@@ -22,6 +22,7 @@ from protos.shared_registry import open_registry
 logger = logging.getLogger(__name__)
 
 _TELL_SECONDS: Final = 3.0  # between two words on how far a stage has come
+_AWAY_SECONDS: Final = 60.0  # of silence where the log was away
 
 
 class Publisher:
@@ -43,6 +44,7 @@ class Publisher:
         self._leader = ""
         self._told: tuple[str, int] = ("", 0)  # stage and cycle
         self._told_at = 0.0
+        self._quiet_until = 0.0
 
     def lead(self, learner: str) -> None:
         """Say that this learner has the lease; what others publish from now on does not count.
@@ -59,13 +61,15 @@ class Publisher:
     ) -> None:
         """Tell people where the learner is: once a stage, then how far it has come, now and then.
 
-        Nothing hangs on it, so a log that is away is none of the caller's business.
+        Nothing hangs on it, so a log that is away is none of the caller's business; it is asked
+        again after a minute, so that training does not wait for it time and again.
         """
         now = time.monotonic()
         new = (stage, cycle) != self._told
-        if not new and (not iteration or now - self._told_at < _TELL_SECONDS):
+        if now < self._quiet_until or not (new or iteration):
             return
-        self._told, self._told_at = (stage, cycle), now
+        if not new and now - self._told_at < _TELL_SECONDS:
+            return
         told = Stage(
             stage=stage,
             cycle=cycle,
@@ -76,7 +80,10 @@ class Publisher:
         try:
             publish_event(self._log, told)
         except LogUnavailable as error:
+            self._quiet_until = time.monotonic() + _AWAY_SECONDS
             logger.warning("nobody is told of stage '%s': %s", stage, error)
+        else:
+            self._told, self._told_at = (stage, cycle), now
 
     def state(self) -> PolicyState:
         """Give what the policy events say now.

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -132,6 +132,21 @@ class Registry:
             if _sha256(file) != digest.sha256:
                 raise CheckpointInvalid(f"version {version}: {digest.path} has been altered")
         return manifest
+
+    def check(self, version: int) -> None:
+        """Check that a version can be fetched, without fetching anything.
+
+        Raises:
+            CheckpointInvalid: A file is absent, of another size, or altered.
+
+        """
+        self.verify(version)
+
+    def drop_cached(self, below: int, kept: Container[int]) -> None:
+        """Let go of copies of the versions below `below` that are not in `kept`.
+
+        The folder itself is no copy: nothing is dropped here.
+        """
 
     def publish(
         self,

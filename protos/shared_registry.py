@@ -11,8 +11,9 @@ import logging
 import secrets
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -56,6 +57,7 @@ class SharedRegistry(Registry):
         super().__init__(cache)
         self._url = url
         self._claimant = claimant.encode()
+        self._fetching = threading.Lock()  # one copy at a time is put in place
         try:
             self._fs, self._base = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -109,14 +111,42 @@ class SharedRegistry(Registry):
             RegistryUnavailable: The registry is away.
 
         """
-        if (self.path(version) / MANIFEST).is_file():
+        with self._fetching:
+            if (self.path(version) / MANIFEST).is_file():
+                try:
+                    return super().verify(version)
+                except CheckpointInvalid as error:
+                    logger.warning("the cached copy is damaged and fetched again: %s", error)
+                    shutil.rmtree(self.path(version))
+            self._fetch(version)
+            return super().verify(version)
+
+    def check(self, version: int) -> None:
+        """Check that every file of a version is there, and has its size.
+
+        Raises:
+            CheckpointInvalid: One is absent, or of another size.
+            RegistryUnavailable: The registry is away.
+
+        """
+        for digest in self.manifest(version).files:
+            file = self._remote(version, digest.path)
             try:
-                return super().verify(version)
-            except CheckpointInvalid as error:
-                logger.warning("the cached copy is damaged and fetched again: %s", error)
-                shutil.rmtree(self.path(version))
-        self._fetch(version)
-        return super().verify(version)
+                size = self._tried(partial(self._fs.size, file))
+            except FileNotFoundError as error:
+                raise CheckpointInvalid(f"version {version}: {digest.path} is missing") from error
+            if size != digest.size:
+                raise CheckpointInvalid(
+                    f"version {version}: {digest.path} has {size} bytes, "
+                    f"its manifest says {digest.size}"
+                )
+
+    def drop_cached(self, below: int, kept: Container[int]) -> None:
+        """Delete copies of the versions below `below` that are not in `kept`."""
+        with self._fetching:
+            for version in super().versions():
+                if version < below and version not in kept:
+                    super().delete(version)
 
     def _fetch(self, version: int) -> None:
         manifest = self.manifest(version)

@@ -21,6 +21,8 @@ from serving.errors import BadRequest
 from serving.usage import Usage
 
 _READ: Final = ("GET", "HEAD")
+# What a proxy adds; whoever comes through one is not known to be of this machine.
+_PROXIED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 # Methods, path, and the role that it takes; None: no key at all. The first that fits counts.
 ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] = (
@@ -138,7 +140,9 @@ class Access:
 
 
 def _is_from_elsewhere(headers: Headers) -> bool:
-    """Tell a page of another web site's, or one that reached this server by another name."""
+    """Tell another web site's page, one that used another name of this server, and a proxy."""
+    if any(name in headers for name in _PROXIED):
+        return True
     host = headers.get("host", "")
     origin = headers.get("origin")
     name = urlsplit(f"//{host}").hostname or ""

@@ -1,6 +1,7 @@
 """The serving process: vLLM's OpenAI server, recording, feedback, and the policy follower."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from feedback.log import LogError
 from feedback.metrics import show_disk
 from feedback.policies import PolicyState, publish_event
 from protos.plaudit.v1.policy_pb2 import Swapped
@@ -19,7 +21,7 @@ from serving.access import Access
 from serving.context import request_context
 from serving.engine import RecordingEngine
 from serving.engine_args import engine_arguments, parse
-from serving.errors import PolicyLost, ServingError
+from serving.errors import ServingError
 from serving.lineup import Lineup
 from serving.loader import Loader
 from serving.middleware import CompletionMiddleware
@@ -115,12 +117,22 @@ async def _build_app(
     )
 
 
-async def _follow_policies(swapper: Swapper, server: uvicorn.Server, poll_seconds: float) -> None:
-    try:
-        await swapper.follow(poll_seconds)
-    except PolicyLost as error:
-        logger.critical("%s; this replica stops, to start again on a whole policy", error)
-        server.should_exit = True
+def _stop_on_failure(server: uvicorn.Server) -> Callable[[asyncio.Task[None]], None]:
+    """Give what stops this replica where one of its tasks fails.
+
+    Without that task it would go on with old policies, or let revoked keys in, unseen.
+    """
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical(
+                "'%s' has failed; this replica stops, to start again",
+                task.get_name(),
+                exc_info=error,
+            )
+            server.should_exit = True
+
+    return ended
 
 
 async def _watch_engine(engine: Any, server: uvicorn.Server) -> None:
@@ -226,17 +238,24 @@ async def _serve_engine(
     started = Swapped(replica=settings.replica, version=swapper.version)
     await asyncio.to_thread(publish_event, parts.log, started)
     following = [
-        asyncio.create_task(_follow_policies(swapper, server, settings.poll_seconds)),
-        asyncio.create_task(follow_view(parts, settings.poll_seconds)),
-        asyncio.create_task(follow_history(parts.history, settings.poll_seconds)),
-        asyncio.create_task(parts.usage.follow()),
-        asyncio.create_task(_watch_engine(inner, server)),
+        asyncio.create_task(work, name=name)
+        for name, work in {
+            "policies": swapper.follow(settings.poll_seconds),
+            "view": follow_view(parts, settings.poll_seconds),
+            "history": follow_history(parts.history, settings.poll_seconds),
+            "usage": parts.usage.follow(),
+            "engine": _watch_engine(inner, server),
+        }.items()
     ]
+    for task in following:
+        task.add_done_callback(_stop_on_failure(server))
     await server.serve(sockets=[listener])
     for task in following:
         task.cancel()
     await asyncio.gather(*following, return_exceptions=True)
     await recorder.drain()
+    with contextlib.suppress(LogError):  # it is known to be gone, or not; nothing hangs on it
+        await asyncio.to_thread(publish_event, parts.log, Swapped(replica=settings.replica))
     if loader.lost:
         raise ServingError("the policy was lost in a swap")
     if inner.errored:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -28,6 +29,7 @@ logger = logging.getLogger("plaudit.serving")
 FRESH_SECONDS: Final = 0.5
 QUIET_SECONDS: Final = 15.0
 _NO_VERSION: Final = 2**31
+_READERS: Final = 2  # reports read at once, while a registry elsewhere may be slow
 
 
 class LearningFeed:
@@ -50,7 +52,7 @@ class LearningFeed:
         """
         async with self._taking:
             if time.monotonic() - self._taken >= FRESH_SECONDS:
-                self._latest = await asyncio.to_thread(self._snapshot)
+                self._latest = await to_thread.run_sync(self._snapshot)
                 self._taken = time.monotonic()
         return self._latest
 
@@ -85,6 +87,7 @@ def learning_router(
 ) -> APIRouter:
     """Give the routes; a stream ends when the key that it was opened with is revoked."""
     router = APIRouter(tags=["learning"])
+    readers = CapacityLimiter(_READERS)
 
     @router.get("/v1/learning")
     async def snapshot() -> Response:
@@ -108,7 +111,7 @@ def learning_router(
     async def file(request: Request, name: str, media_type: str) -> Response:
         version = min(request.path_params["version"], _NO_VERSION)
         try:
-            data = await asyncio.to_thread(registry.read, version, name)
+            data = await to_thread.run_sync(registry.read, version, name, limiter=readers)
         except CheckpointInvalid as error:
             return error_response(404, f"There is no such report: {error}.", None, "no_report")
         except RegistryUnavailable as error:

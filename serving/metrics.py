@@ -5,6 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 COMPLETIONS = Counter("plaudit_completions_total", "Requests answered.", ["outcome"])
 CANDIDATES = Counter("plaudit_candidates_total", "Candidate answers generated.", ["finish_reason"])
 CANDIDATE_TOKENS = Counter("plaudit_candidate_tokens_total", "Tokens generated.")
+REFUSED = Counter("plaudit_refused_total", "Requests refused before vLLM saw them.", ["status"])
 RECORD_FAILURES = Counter(
     "plaudit_completion_record_failures_total", "Answers that could not be recorded."
 )

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feedback.identity import Secret, mint, subject_of
+from serving import metrics
 from serving.access import Access
 from serving.context import RequestContext, request_context
 from serving.errors import BadRequest
@@ -191,6 +192,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(refused: BadRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    metrics.REFUSED.labels(str(refused.status)).inc()
     response = error_response(
         refused.status, str(refused), refused.param, refused.code, refused.headers
     )

@@ -1,11 +1,11 @@
 """The routes of operators: /v1/policies and /v1/audit. `serving.access` keeps others out."""
 
-import asyncio
 import functools
 import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
+from anyio import CapacityLimiter, Lock, to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -23,6 +23,7 @@ logger = logging.getLogger("plaudit.serving")
 
 _MAX_DEEDS: Final = 1000
 _DEFAULT_DEEDS: Final = 100
+_OPERATORS: Final = 2  # served at once, while a log or registry elsewhere may be slow
 
 
 class _Reason(BaseModel):
@@ -34,18 +35,19 @@ class _Reason(BaseModel):
 
 
 class OperatorsApi:
-    """The handlers; all that touches the log or the registry runs in threads."""
+    """The handlers; all that touches the log or the registry runs in threads of its own."""
 
     def __init__(self, operations: Operations, history: History, registry: Registry) -> None:
         self._operations = operations
         self._history = history
         self._versions = Versions(registry)
-        self._listing = asyncio.Lock()
+        self._listing = Lock()  # `Versions` is for one thread
+        self._threads = CapacityLimiter(_OPERATORS)
 
     async def listed(self) -> dict[str, Any]:
         """Give the policies as they are now."""
         async with self._listing:
-            return await asyncio.to_thread(self._list)
+            return await to_thread.run_sync(self._list, limiter=self._threads)
 
     def _list(self) -> dict[str, Any]:
         self._history.poll()
@@ -57,6 +59,7 @@ class OperatorsApi:
             "data": [version.for_operators(state) for version in versions],
             "held": state.held,
             "live": state.live or None,
+            "previous": state.previous or None,
             "on_trial": state.challenger or None,
         }
 
@@ -97,7 +100,7 @@ class OperatorsApi:
             message = 'The body must be empty, or {"reason": "…"}.'
             return error_response(400, message, "reason", "invalid_value")
         by = request.state.caller.name
-        said = await asyncio.to_thread(operation, by, reason)
+        said = await to_thread.run_sync(operation, by, reason, limiter=self._threads)
         logger.info("%s (asked by %s)", said, by)
         return JSONResponse(await self.listed())
 
@@ -107,7 +110,7 @@ class OperatorsApi:
         if not (given.isascii() and given.isdecimal()) or not 1 <= int(given[:9]) <= _MAX_DEEDS:
             message = f"'limit' must be 1 to {_MAX_DEEDS}."
             return error_response(400, message, "limit", "invalid_value")
-        await asyncio.to_thread(self._history.poll)
+        await to_thread.run_sync(self._history.poll, limiter=self._threads)
         deeds = self._history.told().deeds[::-1][: int(given)]
         return JSONResponse({"object": "list", "data": [_deed(deed) for deed in deeds]})
 

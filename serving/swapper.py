@@ -12,6 +12,7 @@ from protos.registry import RegistryError, RegistryUnavailable
 from serving import metrics
 from serving.errors import PolicyLost, ServingError
 from serving.loader import Loader
+from serving.staging import base_of
 
 logger = logging.getLogger("plaudit.serving")
 
@@ -70,8 +71,8 @@ class Swapper:
     async def _take_up(self, state: PolicyState) -> None:
         if state.live == self.version:
             self._failed &= {state.challenger}
-        elif state.live:
-            await self._tried(state.live, self._go_live)
+        elif state.live and await self._tried(state.live, self._go_live):
+            await asyncio.to_thread(self._drop_copies, state)
         await self._take_up_challenger(state)
         await self.loader.drop_adapters({self.version, state.previous, state.challenger})
 
@@ -94,6 +95,15 @@ class Swapper:
             replica=self.replica, version=version, previous=previous, pause_seconds=pause
         )
         await asyncio.to_thread(publish_event, self.log, swapped)
+
+    def _drop_copies(self, state: PolicyState) -> None:
+        """Keep the disk from filling with copies of what is served no more."""
+        registry, kept = self.loader.registry, {1, state.live, state.previous} - {0}
+        try:
+            kept |= {base_of(registry, version) for version in kept}
+            registry.drop_cached(state.live, kept)
+        except (RegistryError, ServingError, OSError) as error:
+            logger.warning("Copies of older versions stay on this disk: %s", error)
 
     async def _tried(self, version: int, action: Callable[[int], Awaitable[Any]]) -> bool:
         """Do it; a failure is told, and not tried again while the same version is wanted."""

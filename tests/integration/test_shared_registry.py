@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -163,6 +164,42 @@ def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: 
     assert replica.versions() == []
     with pytest.raises(CheckpointInvalid, match="no manifest"):
         replica.verify(1)
+
+
+def test_two_threads_may_want_the_same_version(url: str, tmp_path: Path, source: Path) -> None:
+    at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
+    replica = at(url, tmp_path, "replica")
+    with ThreadPoolExecutor(2) as threads:
+        for found in [threads.submit(replica.verify, 1) for _ in range(2)]:
+            assert found.result().version == 1
+
+
+def test_a_version_is_checked_without_fetching_it(url: str, tmp_path: Path, source: Path) -> None:
+    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner.publish(source, version=1, parent=0, base="tiny")
+    replica.check(1)
+    assert not replica.path(1).exists()
+    learner._fs.pipe_file(learner._remote(1, "config.json"), b"{")
+    with pytest.raises(CheckpointInvalid, match="its manifest says 2"):
+        replica.check(1)
+    learner._fs.rm(learner._remote(1, "config.json"))
+    with pytest.raises(CheckpointInvalid, match=r"config\.json is missing"):
+        replica.check(1)
+    with pytest.raises(CheckpointInvalid, match="no manifest"):
+        replica.check(2)
+
+
+def test_old_copies_are_dropped_and_fetched_again_where_they_are_wanted(
+    url: str, tmp_path: Path, source: Path
+) -> None:
+    registry = at(url, tmp_path, "replica")
+    for version in range(1, 6):
+        registry.publish(source, version=version, parent=version - 1, base="tiny")
+    registry.drop_cached(4, {1, 3})
+    assert [v for v in range(1, 6) if registry.path(v).exists()] == [1, 3, 4, 5]
+    assert registry.versions() == [1, 2, 3, 4, 5]
+    registry.verify(2)
+    assert registry.path(2).exists()
 
 
 @pytest.mark.parametrize("damage", ["alter", "delete"])

@@ -238,4 +238,21 @@ def test_tuning_goes_by_wish_then_setting_then_size_and_serves_old_adapters(
     assert wanted.serving_environment() == {"PLAUDIT_SERVING_LORA_RANK": "32"}
     registry.publish(adapter, version=2, parent=1, base="tiny", adapter_base=1)
     assert tuning_of(tmp_path, "full") == Tuning("full", 8)
-    assert Tuning("full", 0).serving_environment() == {}
+    assert Tuning("full", 0).serving_environment() == {"PLAUDIT_SERVING_LORA_RANK": "0"}
+
+
+def test_a_home_says_how_its_policies_are_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.machine import tuning_here
+    from deploy.tuning import Tuning
+    from protos.registry import Registry
+    from tests.models import tiny_chat_model
+
+    assert tuning_here(tmp_path) is None
+    model = tiny_chat_model(tmp_path / "model", 1)
+    Registry(tmp_path / "registry").publish(model, version=1, parent=0, base="tiny")
+    assert tuning_here(tmp_path) == Tuning("full", 0)
+    monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "lora")
+    assert tuning_here(tmp_path) == Tuning("lora", 16)
+    assert tuning_here(tmp_path, "full") == Tuning("full", 0)

@@ -148,6 +148,7 @@ def test_swaps_say_what_each_replica_serves_and_failures_move_nothing() -> None:
     ]
     state = state_after(*history)
     assert state.replicas == {"a": 2, "b": 2}
+    assert state_after(*history, Swapped(replica="b")).replicas == {"a": 2}, "it has ended"
     assert summary(state) == (2, 1, set(), False)
 
 

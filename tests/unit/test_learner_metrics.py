@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry
 
 from feedback.ledger_rows import LedgerCounts
@@ -64,6 +65,17 @@ def test_a_stage_says_when_it_began() -> None:
     assert 1.6e9 < began <= later
     assert sample(metrics, "stage_info", stage="ppo") == 1
     assert sample(metrics, "stage_info", stage="waiting") is None
+
+
+def test_a_stage_said_again_began_when_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    monkeypatch.setattr("time.time", lambda: 1.7e9)
+    metrics.stage("duel")
+    monkeypatch.setattr("time.time", lambda: 1.8e9)
+    metrics.stage("duel")
+    assert sample(metrics, "stage_started_timestamp_seconds") == 1.7e9
+    metrics.stage("waiting")
+    assert sample(metrics, "stage_started_timestamp_seconds") == 1.8e9
 
 
 def test_the_disk_of_the_home_folder_is_shown(tmp_path: Path) -> None:

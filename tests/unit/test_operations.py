@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ import pytest
 from feedback.history import History
 from feedback.keys import make_key, revoke_key
 from feedback.learning import Learning
+from feedback.log import LogUnavailable
 from feedback.operations import NoSuchVersion, NotPossible, Operations
 from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
 from feedback.view import View
+from learner.publishing import Publisher
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
 from protos.plaudit.v1.policy_pb2 import (
     DuelEnded,
@@ -203,6 +206,38 @@ def test_a_stage_lasts_from_its_first_word_to_the_next(home: Home) -> None:
     assert told[0][0] == told[0][1]
     assert told[1][1] == told[2][1] == told[1][0]
     assert told[3][0] == told[3][1]
+
+
+def test_a_new_leader_begins_where_nobody_knows(home: Home) -> None:
+    publish_event(home.log, Leads(learner="a"))
+    publish_event(home.log, Stage(stage="ppo", cycle=1, iteration=3, leader=_leader(home)))
+    assert home.snapshot()["loop"]["stage"] == "ppo"
+    publish_event(home.log, Leads(learner="b"))
+    assert home.snapshot()["loop"]["stage"] == "unknown"
+
+
+def test_a_stage_that_the_log_did_not_take_is_told_later(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    publisher, away = Publisher(home.folder, home.log), LogUnavailable("away")
+    publisher.lead("a")
+    asked = []
+
+    def refuse(*_: Any) -> None:
+        asked.append(clock.now)
+        raise away
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home.log, "append", refuse)
+        for clock.now in (1000.0, 1000.5, 1059.0, 1061.0):
+            publisher.tell_stage("waiting")
+    assert asked == [1000.0, 1061.0], "nobody waits for a log that is away time and again"
+    assert home.snapshot()["loop"]["stage"] == "unknown"
+    clock.now = 1122.0
+    publisher.tell_stage("waiting")
+    assert home.snapshot()["loop"]["stage"] == "waiting"
 
 
 def test_versions_stand_somewhere(home: Home) -> None:

@@ -287,6 +287,16 @@ async def test_without_keys_another_site_s_page_is_no_operator(
     assert server.parts.history.poll().held == (status == 200)
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
+async def test_without_keys_nobody_is_an_operator_through_a_proxy(
+    server: Server, header: str
+) -> None:
+    async with server.client(host="127.0.0.1:8000") as http:  # as nginx names it by itself
+        answer = await http.post("/v1/policies/hold", headers={header: "198.51.100.7"})
+    assert answer.status_code == 403
+    assert not server.parts.history.poll().held
+
+
 async def test_a_key_made_while_it_runs_counts_at_once(server: Server) -> None:
     async with server.client() as http:
         assert (await http.get("/v1/models")).status_code == 200

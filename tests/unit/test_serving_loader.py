@@ -2,16 +2,21 @@
 
 import asyncio
 import shutil
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from feedback.policies import publish_event
+from feedback.sqlite_log import SqliteLog
+from protos.plaudit.v1.policy_pb2 import Published
 from protos.registry import Registry
 from serving.errors import CheckpointUnfit, PolicyLost, SwapFailed
 from serving.lineup import Lineup, Share
 from serving.loader import Loader
 from serving.staging import Staged, stage
+from serving.swapper import Swapper
 from tests.models import tiny_adapter, tiny_chat_model
 
 
@@ -216,3 +221,21 @@ def test_an_adapter_of_another_shape_is_refused(made: Registry, tmp_path: Path) 
     registry.publish(folder, version=2, parent=1, base="tiny", adapter_base=1)
     with pytest.raises(CheckpointUnfit, match="does not fit"):
         stage(registry, 2, registry.path(1), 8)
+
+
+async def test_copies_of_what_is_served_no_more_are_dropped(
+    made: Registry, loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[tuple[int, Container[int]]] = []
+    monkeypatch.setattr(made, "drop_cached", lambda *given: dropped.append(given))
+    log = SqliteLog(tmp_path / "log.db")
+    for version in (1, 2, 3, 4, 5):
+        publish_event(log, Published(version=version))
+    swapper = Swapper(loader, log, "a", on_live=lambda _: None)
+    following = asyncio.create_task(swapper.follow(0.01))
+    while not dropped:
+        await asyncio.sleep(0.01)
+    following.cancel()
+    log.close()
+    assert swapper.version == 5
+    assert dropped == [(5, {1, 5, 4})], "5 adapts 4, which is also what a roll-back goes to"

@@ -1,5 +1,6 @@
 """Parts of serving that need no engine: staging, records, the middleware."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import KeyMade
 from protos.registry import CheckpointInvalid, Registry
 from serving.access import Access
+from serving.app import _stop_on_failure
 from serving.context import RequestContext, request_context
 from serving.errors import CheckpointUnfit, NotRecorded
 from serving.middleware import CompletionMiddleware
@@ -265,3 +267,19 @@ async def test_an_answer_without_a_record_is_told_and_fails_only_if_strict(tmp_p
     await strict.drain()
     assert told == ["completion c1 was not recorded: it is away"] * 3
     log.close()
+
+
+async def test_a_replica_stops_where_one_of_its_tasks_fails() -> None:
+    server = SimpleNamespace(should_exit=False)
+
+    async def ends(error: Exception | None) -> None:
+        if error is not None:
+            raise error
+
+    for error in (None, asyncio.CancelledError(), OSError("no space")):
+        assert not server.should_exit
+        task = asyncio.create_task(ends(error), name="policies")
+        task.add_done_callback(_stop_on_failure(server))
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+    assert server.should_exit
