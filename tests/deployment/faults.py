@@ -127,6 +127,7 @@ FAULTS: Final = [
         "learners.yaml",
         "learners.yaml",
     ),
+    ("base", "kubernetes/base/config.yaml", 'THREADS: "2"', 'THREADS: "8"', "{'8'} threads"),
     ("", "kubernetes/gpu/serving.yaml", "GPU_MEMORY_SHARE", "GPU_MEMORY", "nothing reads"),
     (
         "base",
