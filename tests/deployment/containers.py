@@ -89,6 +89,9 @@ def compose_problems(deploy: Path) -> list[str]:
     services = compose["services"]
     for name, service in services.items():
         problems += _service_problems(name, service, services, deploy)
+    builders = [name for name, service in services.items() if "build" in service]
+    if len(builders) != 1:
+        problems.append(f"compose.yaml: {builders} build one image at the same time")
     if problems:
         return problems
     mounted = {v.split(":")[0] for s in services.values() for v in s["volumes"]}
@@ -103,8 +106,9 @@ def _service_problems(
 ) -> list[str]:
     where = f"compose.yaml: {name}"
     problems = []
-    if "limits" not in service.get("deploy", {}).get("resources", {}):
-        problems.append(f"{where}: no limits")
+    limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
+    if set(limits) != {"memory"}:  # with a limit of CPUs it starts only where there are so many
+        problems.append(f"{where}: it limits {sorted(limits)}, not memory alone")
     sources = [v.split(":")[0] for v in service["volumes"] if v.startswith(".")]
     problems += [f"{where}: {s} is not there" for s in sources if not (deploy / s).exists()]
     for other, needs in service.get("depends_on", {}).items():
@@ -112,6 +116,8 @@ def _service_problems(
             problems.append(f"{where}: {other} has no health check")
     if not service["image"].startswith("plaudit:"):
         return problems
+    if "build" not in service and service.get("pull_policy") != "never":
+        problems.append(f"{where}: its image would be pulled, but is in no registry")
     command = service["command"]
     problems += command_problems(command, where)
     if problems:

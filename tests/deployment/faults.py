@@ -43,6 +43,9 @@ FAULTS: Final = [
         "./prometheus/rule:",
         "./prometheus/rule is not",
     ),
+    ("compose.yaml", "compose.yaml", "pull_policy: never", "build: ..", "at the same time"),
+    ("compose.yaml", "compose.yaml", "pull_policy: never", "init: true", "would be pulled"),
+    ("compose.yaml", "compose.yaml", "{memory: 2g}", '{cpus: "2", memory: 2g}', "memory alone"),
     ("", "compose.yaml", "run --rm serving keys", "run --rm serving key", "no command"),
     ("", "compose.yaml", "PLAUDIT_KAFKA_SERVERS", "PLAUDIT_KAFKA_SERVER", "nothing reads"),
     (
@@ -124,6 +127,7 @@ FAULTS: Final = [
         "learners.yaml",
         "learners.yaml",
     ),
+    ("base", "kubernetes/base/config.yaml", 'THREADS: "2"', 'THREADS: "8"', "{'8'} threads"),
     ("", "kubernetes/gpu/serving.yaml", "GPU_MEMORY_SHARE", "GPU_MEMORY", "nothing reads"),
     (
         "base",

@@ -31,19 +31,30 @@ def render(folder: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def secrets(deploy: Path) -> list[Manifest]:
-    """Give the Secrets that the script makes."""
-    given = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
-    path = f"{Path(tool('kubectl')).parent}:{os.environ['PATH']}"
-    script = deploy / "kubernetes" / "secrets.sh"
-    done = subprocess.run(
-        [script], env={**os.environ, **given, "PATH": path}, capture_output=True, check=True
+def run_secrets(
+    deploy: Path, given: dict[str, str], first: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the script that makes the Secrets, with no cluster; `first` has programs to prefer."""
+    environment = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"} | given
+    folders = [first, Path(tool("kubectl")).parent, os.environ["PATH"]]
+    environment["PATH"] = ":".join(str(folder) for folder in folders if folder)
+    return subprocess.run(
+        [deploy / "kubernetes" / "secrets.sh"],
+        env={**os.environ, "KUBECONFIG": os.devnull, **environment},
+        capture_output=True,
+        check=False,
     )
+
+
+def secrets(deploy: Path) -> list[Manifest]:
+    """Give the manifests that the script makes: the namespace and its Secrets."""
+    done = run_secrets(deploy, {})
+    done.check_returncode()
     return list(yaml.safe_load_all(done.stdout))
 
 
 def secret_value(manifests: list[Manifest], name: str, key: str) -> bytes:
-    (found,) = (m for m in manifests if m["metadata"]["name"] == name)
+    (found,) = (m for m in _all(manifests, "Secret") if m["metadata"]["name"] == name)
     return base64.b64decode(found["data"][key])
 
 
@@ -86,10 +97,14 @@ def _pod_problems(workload: Manifest, manifests: list[Manifest], deploy: Path) -
     there = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     claims = workload["spec"].get("volumeClaimTemplates", [])
     volumes = {v["name"] for v in pod["volumes"]} | {c["metadata"]["name"] for c in claims}
+    (config,) = (m["data"] for m in _all(manifests, "ConfigMap"))
+    threads = {config["OMP_NUM_THREADS"], config["PLAUDIT_LEARNER_THREADS"]}
     secret_names = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
     found += [f"{where}: no Secret {s}" for s in secret_names if ("Secret", s) not in there]
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         found += _container_problems(f"{where}, {container['name']}", container, there)
+        if threads != {container["resources"]["requests"]["cpu"]}:
+            found.append(f"{where}, {container['name']}: not the request's {threads} threads")
         mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
         if set(mounts) != volumes:
             found.append(f"{where}, {container['name']}: volumes {set(mounts) ^ volumes}")

@@ -17,6 +17,7 @@ from tests.deployment.containers import (
 )
 from tests.deployment.dashboards import dashboard_problems
 from tests.deployment.faults import FAULTS
+from tests.deployment.names import tool
 from tests.deployment.texts import RUNBOOKS, alert_problems, text_problems
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,6 +80,33 @@ def test_the_script_makes_a_secret_that_serving_takes(tmp_path: Path) -> None:
     assert len(secret.identity) == 32
     assert secret.current in secret.keys
     assert kubernetes.secret_value(made, "plaudit", "AWS_ACCESS_KEY_ID") == b"id"
+    kinds = [(m["kind"], m["metadata"]["name"]) for m in made]
+    assert kinds == [
+        ("Namespace", "plaudit"),
+        ("Secret", "plaudit"),
+        ("Secret", "plaudit-identity"),
+    ]
+    assert made[-1]["immutable"]
+
+
+def test_the_script_leaves_an_identity_that_is_there(tmp_path: Path) -> None:
+    cluster = tmp_path / "kubectl"  # one that answers: it has that Secret
+    cluster.write_text(
+        '#!/bin/sh\ncase "$*" in *"get secret plaudit-identity") exit 0 ;; esac\n'
+        f'exec {tool("kubectl")} "$@"\n'
+    )
+    cluster.chmod(0o755)
+    done = kubernetes.run_secrets(REPOSITORY / "deploy", {}, tmp_path)
+    assert done.returncode == 0
+    assert [m["kind"] for m in yaml.safe_load_all(done.stdout)] == ["Namespace", "Secret"]
+    assert b"plaudit-identity" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_the_script_prints_nothing_without_the_keys_of_the_bucket(name: str) -> None:
+    done = kubernetes.run_secrets(REPOSITORY / "deploy", {name: ""})
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert name in done.stderr.decode()
 
 
 def test_images_have_the_version_of_the_package() -> None:
