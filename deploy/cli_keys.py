@@ -24,7 +24,9 @@ def keys_create(
     rate: Annotated[
         float, typer.Option(min=0, help="Requests a minute, for each replica; 0: no limit.")
     ] = 0,
-    quota: Annotated[int, typer.Option(min=0, help="Completions a day (UTC); 0: no limit.")] = 0,
+    quota: Annotated[
+        int, typer.Option(min=0, help="Requests for completions a day (UTC); 0: no limit.")
+    ] = 0,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
 ) -> None:
