@@ -292,12 +292,12 @@ def main() -> None:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
-        console.print(f"plaudit: setting '{place}': {first['msg']}", style="red", markup=False)
+        console.print(f"plaudit: setting '{place}': {first['msg']}", style="red")
         raise SystemExit(2) from None
     except Exception as error:
         if not isinstance(error, _user_errors()):
             raise
-        console.print(f"plaudit: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"plaudit: {error}", style="red", soft_wrap=True)
         raise SystemExit(1) from None
 
 

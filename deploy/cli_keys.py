@@ -31,6 +31,7 @@ def keys_create(
     kafka: Kafka = None,
 ) -> None:
     """Make a key, and print it: this once, since only its hash is kept."""
+    from deploy.policies import whereabouts
     from feedback.history import History
     from feedback.keys import make_key
     from feedback.opening import open_log
@@ -43,7 +44,7 @@ def keys_create(
     )
     if not history.keys.required:
         say("From now on every request needs a key.")
-    say(f"Key '{name}' ({role}), shown this once:")
+    say(f"Key '{name}' ({role}), in {whereabouts(home)}, shown this once:")
     typer.echo(token)
 
 
@@ -65,5 +66,5 @@ def keys_revoke(name_or_id: str, home: Home = DEFAULT_HOME, kafka: Kafka = None)
     log = open_log(home)
     history = History(log)
     history.poll()
-    key = revoke_key(log, history.keys, name_or_id, by=getpass.getuser())
-    say(f"Key '{key.name}' ({key.role}) opens nothing any more.")
+    for key in revoke_key(log, history.keys, name_or_id, by=getpass.getuser()):
+        say(f"Key '{key.name}' ({key.role}) opens nothing any more.")

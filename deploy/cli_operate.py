@@ -2,22 +2,34 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
-from deploy.cli_options import Home, Kafka, RegistryUrl, console, say
+from deploy.cli_options import Kafka, RegistryUrl, console, say
 from deploy.settings import DEFAULT_HOME, UpSettings
 
 Url = Annotated[str, typer.Option(help="Where Plaudit is.")]
 ApiKey = Annotated[str, typer.Option(envvar="PLAUDIT_API_KEY", help="Where it wants one.")]
+HomeHere = Annotated[
+    Path | None,
+    typer.Option(envvar="PLAUDIT_HOME", help="Its folder [.plaudit, where --url is this machine]."),
+]
 _LOCAL = "http://127.0.0.1:8000"
 _WATCH_SECONDS = 1.0
+
+
+def _home_of(url: str) -> Path | None:
+    """Give this folder's installation, unless the server is another machine's."""
+    from serving.access import is_loopback
+
+    return DEFAULT_HOME if is_loopback(urlsplit(url).hostname or "") else None
 
 
 def status(
     url: Url = _LOCAL,
     api_key: ApiKey = "none",
-    home: Home = DEFAULT_HOME,
+    home: HomeHere = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
@@ -25,7 +37,7 @@ def status(
     from deploy.observe import Observer
     from deploy.screen import screen
 
-    observer = Observer(url, api_key, home)
+    observer = Observer(url, api_key, home or _home_of(url))
     console.print(screen(observer.look()))
     observer.close()
 
@@ -33,7 +45,7 @@ def status(
 def watch(
     url: Url = _LOCAL,
     api_key: ApiKey = "none",
-    home: Home = DEFAULT_HOME,
+    home: HomeHere = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
@@ -45,7 +57,7 @@ def watch(
     from deploy.observe import Observer
     from deploy.screen import screen
 
-    observer = Observer(url, api_key, home)
+    observer = Observer(url, api_key, home or _home_of(url))
     try:
         with Live(screen(observer.look()), console=console, auto_refresh=False) as live:
             while True:
@@ -64,13 +76,22 @@ def doctor(
     learner_port: Annotated[
         int | None, typer.Option(help="Port of learner metrics [8001].")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="default, smollm2, or a Hugging Face folder or id.")
+    ] = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
     """Check what 'plaudit up' would run on, and say what to do; exit status 1 on a problem."""
     from deploy.doctor import examine
 
-    given = {"home": home, "host": host, "port": port, "learner_port": learner_port}
+    given = {
+        "home": home,
+        "host": host,
+        "port": port,
+        "learner_port": learner_port,
+        "model": model,
+    }
     options = {name: value for name, value in given.items() if value is not None}
     found = []
     for finding in examine(UpSettings(**options)):  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-console = Console(highlight=False)
+# Names and reasons are printed as they are: a bracket in one is no markup.
+console = Console(highlight=False, markup=False, emoji=False)
 
 Home = Annotated[
     Path, typer.Option(envvar="PLAUDIT_HOME", help="Folder of models, log, registry and secret.")
@@ -52,4 +53,4 @@ Kafka = Annotated[
 
 def say(text: str) -> None:
     """Print a line as it is."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)

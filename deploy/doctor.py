@@ -2,14 +2,20 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import httpx
 
-from deploy.doctor_stores import check_clock, check_log, check_registry
+from deploy.addresses import LOCAL, local_url, url_of, why_taken
+from deploy.doctor_stores import (
+    Records,
+    check_clock,
+    check_registry,
+    first_folder,
+    nearest,
+)
 from deploy.errors import DeployError
 from deploy.findings import Finding
 from deploy.machine import default_shape, plan_here, shape_of
@@ -17,36 +23,51 @@ from deploy.plan import GIB, PROGRAMS, Plan
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
 from deploy.usable import check_architecture, check_chat, check_config
-from feedback.history import History
-from feedback.keys import KeyRing
-from protos.registry import RegistryError
-from protos.shared_registry import open_registry
+from feedback.keys import KeyRing, create_command, no_valid_key
 from serving.access import is_loopback
 
 _FEW_VERSIONS: Final = 20  # for which there should be room on the disk
 
 
 def examine(settings: UpSettings) -> Iterator[Finding]:
-    """Check one thing after the other."""
-    yield check_processor(settings.dtype, cpu_flags(), len(os.sched_getaffinity(0)))
-    running = is_plaudit(settings.host, settings.port)
-    first = _first_folder(settings)
-    free = None if running else available_memory()
-    yield check_memory(lambda: _plan(settings, first), free)
-    yield check_disk(settings.home, _size(first))
-    yield check_port(settings.host, settings.port, "--port", running)
-    learning = is_learner(settings.learner_port)
-    yield check_port("127.0.0.1", settings.learner_port, "--learner-port", learning)
-    log, finding = check_log(settings.home)
-    yield finding
-    history = History(log) if log is not None else None
-    live = history.poll().live if history is not None else 0
-    yield check_registry(settings.home, live)
-    yield check_clock(settings.home, log)
-    yield check_model(settings.model, first)
-    yield check_keys(settings.host, history.keys if history is not None else KeyRing())
-    if log is not None:
-        log.close()
+    """Check one thing after the other; one that fails is a problem found, and the others go on."""
+    home, host, learner = settings.home, settings.host, settings.learner_port
+    running, first = is_plaudit(host, settings.port), first_folder(home)
+    records = Records()
+    checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
+        ("processor", lambda: check_processor(settings.dtype, cpu_flags(), cores())),
+        (
+            "memory",
+            lambda: check_memory(
+                lambda: _plan(settings, first), None if running else available_memory()
+            ),
+        ),
+        ("disk", lambda: check_disk(home, _size(first))),
+        ("port", lambda: check_port(host, settings.port, "--port", running)),
+        ("port", lambda: check_port(LOCAL, learner, "--learner-port", is_learner(learner))),
+        ("log", lambda: records.check(home)),
+        ("registry", lambda: check_registry(home, records.live)),
+        ("clock", lambda: check_clock(home, records.log)),
+        ("model", lambda: check_model(settings.model, first)),
+        ("keys", lambda: check_keys(host, records.keys, home)),
+    )
+    for check, find in checks:
+        yield tried(check, find)
+    records.close()
+
+
+def tried(check: str, find: Callable[[], Finding]) -> Finding:
+    """Give what a check finds, or that it failed."""
+    try:
+        return find()
+    except Exception as error:  # noqa: BLE001  it is for what nobody foresaw
+        text = f"it cannot be checked: {type(error).__name__}: {error}"
+        return Finding("problem", check, text, "mend that, then run this again")
+
+
+def cores() -> int:
+    """Give how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def check_processor(dtype: str, flags: frozenset[str], cores: int) -> Finding:
@@ -93,7 +114,7 @@ def check_memory(planned: Callable[[], Plan], available: int | None) -> Finding:
 
 def check_disk(home: Path, version_bytes: int) -> Finding:
     """Look whether there is room for versions to come."""
-    there = next(p for p in (home.absolute(), *home.absolute().parents) if p.exists())
+    there = nearest(home)
     free = shutil.disk_usage(there).free
     text = f"{free / GIB:.1f} GiB are free in {there}; a version takes {version_bytes / GIB:.2f}"
     advice = "make room, or delete old versions: plaudit policies prune"
@@ -106,34 +127,28 @@ def check_disk(home: Path, version_bytes: int) -> Finding:
 
 def is_plaudit(host: str, port: int) -> bool:
     """Tell whether Plaudit answers there."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     try:
-        return "status" in httpx.get(f"http://{host}:{port}/livez", timeout=2).json()
-    except (httpx.HTTPError, ValueError):
+        return "status" in httpx.get(f"{local_url(host, port)}/livez", timeout=2).json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
 
 
 def is_learner(port: int) -> bool:
     """Tell whether a learner's metrics are there."""
     try:
-        return "plaudit_learner" in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=2).text
+        return "plaudit_learner" in httpx.get(f"{url_of(LOCAL, port)}/metrics", timeout=2).text
     except httpx.HTTPError:
         return False
 
 
 def check_port(host: str, port: int, option: str, running: bool) -> Finding:
     """Look whether a port is free, or taken by the Plaudit that runs."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if running:
-                return Finding("ok", "port", f"{host}:{port} is taken; Plaudit runs here")
-            text = f"cannot listen on {host}:{port}: {error.strerror}"
-            return Finding("problem", "port", text, f"choose another with {option}")
-    return Finding("ok", "port", f"{host}:{port} is free")
+    reason = why_taken(host, port)
+    if reason is None:
+        return Finding("ok", "port", f"{host}:{port} is free")
+    if running:
+        return Finding("ok", "port", f"{host}:{port} is taken; Plaudit runs here")
+    return Finding("problem", "port", reason, f"choose another with {option}")
 
 
 def check_model(model: str, folder: Path | None) -> Finding:
@@ -165,29 +180,22 @@ def check_model(model: str, folder: Path | None) -> Finding:
     return Finding("ok", "model", f"vLLM serves {architecture}, and its chat template works")
 
 
-def check_keys(host: str, keys: KeyRing) -> Finding:
-    """Look who can reach the endpoint, and whether they need keys."""
-    create = "make one: plaudit keys create --role operator"
+def check_keys(host: str, keys: KeyRing | None, home: Path) -> Finding:
+    """Look who can reach the endpoint, and whether they need keys (None: it cannot be told)."""
+    if keys is None:
+        text = "not known, since the log cannot be read"
+        return Finding("warning", "keys", text, "mend the log, then run this again")
+    if not is_loopback(host) and not keys.usable:
+        text, _, advice = no_valid_key(keys, host, home).partition("\n")
+        return Finding("problem", "keys", text, advice)
     if not keys.required:
-        if is_loopback(host):
-            text = f"none, and none needed: only this machine reaches {host}"
-            return Finding("ok", "keys", text)
-        text = f"others reach {host}, and there is no key, so it does not start"
-        return Finding("problem", "keys", text, create)
+        text = f"none, and none needed: only this machine reaches {host}"
+        return Finding("ok", "keys", text)
     valid = [key for key in keys.keys.values() if key.revoked_ms is None]
     if not any(key.role == "operator" for key in valid):
         text = "no valid key is an operator's: nobody can roll back over HTTP"
-        return Finding("warning" if valid else "problem", "keys", text, create)
+        return Finding("warning" if valid else "problem", "keys", text, create_command(home))
     return Finding("ok", "keys", f"{len(valid)} valid, of {len(keys.keys)} made")
-
-
-def _first_folder(settings: UpSettings) -> Path | None:
-    try:
-        registry = open_registry(settings.home)
-        registry.verify(1)
-    except RegistryError:
-        return None  # check_registry says what is wrong with it
-    return registry.path(1)
 
 
 def _plan(settings: UpSettings, first: Path | None) -> Plan:

@@ -7,39 +7,91 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
 from deploy.findings import Finding
+from deploy.policies import whereabouts
+from feedback.history import History
 from feedback.kafka_settings import KafkaSettings
+from feedback.kafka_topics import TOPICS, lease_topic, name_of
+from feedback.keys import KeyRing
 from feedback.log import EventLog, LogError, Topic
 from feedback.opening import open_log
 from protos.registry import CheckpointInvalid, RegistryError
-from protos.shared_registry import open_registry
+from protos.shared_registry import RegistrySettings, open_registry
 
 _CLOCK_SECONDS: Final = 5.0
+_COUNTED: Final[tuple[Topic, ...]] = ("completions", "feedback")
 # WAL needs memory that all processes share, which these do not give.
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs"})
 
 
-def check_log(home: Path) -> tuple[EventLog | None, Finding]:
-    """Open the log, and on Kafka look at its topics; give it, where there is one."""
-    servers = KafkaSettings().servers
-    if not servers:
-        if (kind := file_system(home)) in _REMOTE:
+class Records:
+    """The log and what its policy events say, as far as they can be read.
+
+    Attributes:
+        log: None where there is none.
+        live: The live version; 0 for none.
+        keys: None where they cannot be told.
+
+    """
+
+    log: EventLog | None = None
+    live: int = 0
+    keys: KeyRing | None = None
+
+    def check(self, home: Path) -> Finding:
+        """Open the log where there is one, on Kafka look at its topics, and read the policies."""
+        settings = KafkaSettings()
+        if not settings.servers and (kind := file_system(home)) in _REMOTE:
             text = f"{home} is on a network file system ({kind}), where SQLite loses data"
             advice = "use a folder on a disk of this machine, or Kafka (--kafka)"
-            return None, Finding("problem", "log", text, advice)
-        if not (home / "log.db").is_file():
-            return None, Finding(
-                "ok", "log", f"SQLite; {home / 'log.db'} is made on the first start"
-            )
+            return Finding("problem", "log", text, advice)
+        try:
+            if absent := _absent(settings, home):
+                self.keys = KeyRing()
+                return Finding("ok", "log", f"{absent} is made on the first start")
+            self.log = open_log(home)
+            ends = {topic: sum(self.log.ends(topic).values()) for topic in _COUNTED}
+            history = History(self.log)
+            self.live, self.keys = history.poll().live, history.keys
+        except (LogError, KafkaError) as error:
+            mend = "start the brokers, or mend their address"
+            advice = mend if settings.servers else "see who holds the file"
+            return Finding("problem", "log", str(error), f"{advice}; then run this again")
+        counted = f"{ends['completions']} completions, {ends['feedback']} feedback events"
+        return Finding("ok", "log", f"{whereabouts(home)}: {counted}")
+
+    def close(self) -> None:
+        """Let go of the log."""
+        if self.log is not None:
+            self.log.close()
+
+
+def _absent(settings: KafkaSettings, home: Path) -> str:
+    """Name what opening the log would make; empty where all of it is there.
+
+    Raises:
+        KafkaError: Kafka is away or refuses.
+
+    """
+    if not settings.servers:
+        return "" if (home / "log.db").is_file() else f"SQLite, {home / 'log.db'}"
+    admin = KafkaAdminClient(**settings.client())
     try:
-        log = open_log(home)
-        ends = {topic: sum(log.ends(topic).values()) for topic in ("completions", "feedback")}
-    except LogError as error:
-        advice = "start the brokers, or mend their address" if servers else "see who holds the file"
-        return None, Finding("problem", "log", str(error), f"{advice}; then run this again")
-    where = f"Kafka at {servers}, topics as they must be" if servers else f"SQLite, {home}/log.db"
-    counted = f"{ends['completions']} completions, {ends['feedback']} feedback events"
-    return log, Finding("ok", "log", f"{where}: {counted}")
+        there = admin.list_topics()
+    finally:
+        admin.close()
+    prefix = settings.prefix
+    names = [*(name_of(prefix, topic) for topic in TOPICS), lease_topic(prefix)]
+    absent = ", ".join(name for name in names if name not in there)
+    return f"Kafka at {settings.servers}: {absent}" if absent else ""
+
+
+def nearest(path: Path) -> Path:
+    """Give the path, or the nearest folder above it that is there."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
@@ -57,6 +109,12 @@ def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
 def check_registry(home: Path, live: int) -> Finding:
     """Write to the registry, and check the files of the live version (0: there is none)."""
     advice = "see that the URL of --registry, its driver, credentials and rights are right"
+    if not live and not _is_made(home):
+        folder = nearest(home)
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            text = f"{home / 'registry'} cannot be made: {folder} is no folder to write in"
+            return Finding("problem", "registry", text, "give another --home, or rights to it")
+        return Finding("ok", "registry", f"{home / 'registry'} is made on the first start")
     try:
         registry = open_registry(home)
         registry.probe()
@@ -70,6 +128,22 @@ def check_registry(home: Path, live: int) -> Finding:
         return Finding("problem", "registry", str(error), advice)
     whole = f"; version {live} is live, and whole" if live else ""
     return Finding("ok", "registry", f"{len(versions)} versions in a writable registry{whole}")
+
+
+def _is_made(home: Path) -> bool:
+    return bool(RegistrySettings().registry) or (home / "registry").is_dir()
+
+
+def first_folder(home: Path) -> Path | None:
+    """Give the folder of version 1, whole; None where there is none, or it cannot be read."""
+    try:
+        if not _is_made(home):
+            return None
+        registry = open_registry(home)
+        registry.verify(1)
+    except (RegistryError, OSError):
+        return None  # check_registry says what is wrong with it
+    return registry.path(1)
 
 
 def check_clock(home: Path, log: EventLog | None, now: Callable[[], float] = time.time) -> Finding:

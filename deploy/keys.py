@@ -1,16 +1,13 @@
-"""`plaudit keys list`, and the refusal to serve others without keys."""
+"""`plaudit keys list`."""
 
 import datetime
 from pathlib import Path
 
 from rich.table import Table
 
-from deploy.errors import DeployError
 from deploy.policies import open_log
 from feedback.history import History
 from feedback.keys import Key
-from feedback.log import EventLog
-from serving.access import is_loopback
 from serving.usage import Usage, usage_file
 
 
@@ -42,23 +39,3 @@ def _limits(key: Key, used: int) -> list[str]:
 
 def _date(milliseconds: int) -> str:
     return datetime.date.fromtimestamp(milliseconds / 1000).isoformat()
-
-
-def check_keys(host: str, home: Path, log: EventLog) -> None:
-    """Refuse an address that others can reach while anybody may do anything.
-
-    Raises:
-        DeployError: `host` is no loopback address, and there is no key; says what to do.
-
-    """
-    if is_loopback(host):
-        return
-    history = History(log)
-    history.poll()
-    if not history.keys.usable:
-        raise DeployError(
-            f"{host} can be reached from other machines, and there is no API key yet, without "
-            "which everybody may do everything. Make one:\n"
-            f"  plaudit keys create --role operator --home {home}\n"
-            "or use --host 127.0.0.1"
-        )

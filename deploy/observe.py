@@ -1,30 +1,34 @@
 """What `plaudit status` and `plaudit watch` look at: a server, and the home where it is here.
 
-Each part that cannot be seen from here is left out.
+Each part that cannot be seen from here is left out, and why it cannot is told.
 """
 
 import json
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
 from deploy.policies import open_log
+from feedback.errors import FeedbackError
 from feedback.history import History
 from feedback.kafka_settings import KafkaSettings
 from feedback.learning import Learning
 from feedback.ledger import FOLLOWED
 from feedback.log import EventLog
+from protos.registry import RegistryError
 from protos.shared_registry import open_registry
 
 _TAIL_BYTES: Final = 65_536
 _ERRORS: Final = 5
 _ERROR: Final = re.compile(r"^(?:(?P<when>\S+ [\d:,]+) )?(?:ERROR|CRITICAL|plaudit:) ?(?P<text>.*)")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Status:
         lag: Log records that the learner's ledger here has not; None: it is not here.
         cycle: The last learning cycle here, as it is saved; None: there is none.
         errors: The last ones in the logs here, the latest last.
+        unseen: What is here and could not be read, and why.
 
     """
 
@@ -56,13 +61,14 @@ class Status:
     lag: int | None
     cycle: dict[str, Any] | None
     errors: tuple[Complaint, ...]
+    unseen: tuple[str, ...] = ()
 
 
 class Observer:
     """Looks at one installation, again and again."""
 
-    def __init__(self, url: str, api_key: str, home: Path) -> None:
-        """Ask the server at `url`; look into `home` where it holds an installation."""
+    def __init__(self, url: str, api_key: str, home: Path | None) -> None:
+        """Ask the server at `url`; look into `home` where it holds the server's installation."""
         self._url = url.rstrip("/")
         self._http = httpx.Client(headers={"Authorization": f"Bearer {api_key}"}, timeout=5)
         self._home = home
@@ -76,58 +82,77 @@ class Observer:
             self._log.close()
 
     def look(self) -> Status:
-        """Look now.
-
-        Raises:
-            LogUnavailable: The log that the settings name cannot be reached.
-
-        """
-        here = (self._home / "log.db").is_file() or bool(KafkaSettings().servers)
-        if here and self._log is None:
-            self._log = open_log(self._home)
+        """Look now."""
         answer, learning = self._ask()
-        if learning is None and self._log is not None:
-            learning = self._from_log(self._log)
+        home, unseen = self._home, list[str]()
+        if home is None:
+            return Status(self._url, answer, learning, lag=None, cycle=None, errors=())
+
+        def seen(what: str, read: Callable[[], _T]) -> _T | None:
+            try:
+                return read()
+            except (FeedbackError, RegistryError, sqlite3.Error, OSError, ValueError) as error:
+                unseen.append(f"{what} cannot be seen: {error}")
+                return None
+
+        ledger = home / "ledger.db"
+        log = None
+        if learning is None or ledger.is_file():
+            log = seen("The log", lambda: self._opened(home))
+        if learning is None and log is not None:
+            learning = seen("How it learns", lambda: self._from_log(home, log))
+        lag = None
+        if log is not None and ledger.is_file():
+            lag = seen("The learner's lag", lambda: ledger_lag(ledger, log))
         return Status(
             url=self._url,
             answer=answer,
             learning=learning,
-            lag=None if self._log is None else ledger_lag(self._home / "ledger.db", self._log),
-            cycle=last_cycle(self._home),
-            errors=last_errors(sorted((self._home / "logs").glob("*.log"))),
+            lag=lag,
+            cycle=seen("The last cycle", lambda: last_cycle(home)),
+            errors=seen("Errors", lambda: last_errors(sorted((home / "logs").glob("*.log")))) or (),
+            unseen=tuple(unseen),
         )
 
     def _ask(self) -> tuple[str, dict[str, Any] | None]:
         try:
             ready = self._http.get(f"{self._url}/readyz")
             asked = self._http.get(f"{self._url}/v1/learning")
-        except httpx.HTTPError as error:
+            told = asked.json() if asked.status_code == 200 else None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"does not answer ({type(error).__name__})", None
+        except ValueError:
+            return "answers, but not as Plaudit does", None
         answer = "is ready" if ready.status_code == 200 else f"is not ready ({ready.status_code})"
-        if asked.status_code == 200:
-            return answer, asked.json()
+        if told is not None:
+            return answer, told
         if asked.status_code == 401:
             return f"{answer}, and wants a key (--api-key or PLAUDIT_API_KEY)", None
         return f"{answer}, and does not tell how it learns ({asked.status_code})", None
 
-    def _from_log(self, log: EventLog) -> dict[str, Any]:
+    def _opened(self, home: Path) -> EventLog | None:
+        here = (home / "log.db").is_file() or bool(KafkaSettings().servers)
+        if here and self._log is None:
+            self._log = open_log(home)
+        return self._log
+
+    def _from_log(self, home: Path, log: EventLog) -> dict[str, Any]:
         if self._local is None:
             history = History(log)
-            self._local = history, Learning(history, open_registry(self._home), None)
+            self._local = history, Learning(history, open_registry(home), None)
         history, learning = self._local
         history.poll()
         return learning.snapshot()
 
 
-def ledger_lag(ledger: Path, log: EventLog) -> int | None:
-    """Count the log records that a ledger has not taken in; None where there is no ledger.
+def ledger_lag(ledger: Path, log: EventLog) -> int:
+    """Count the log records that a ledger has not taken in.
 
     Raises:
         LogUnavailable: The log does not say where it ends.
+        sqlite3.OperationalError: The ledger is being made, or locked.
 
     """
-    if not ledger.is_file():
-        return None
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=5)) as db:
         rows = db.execute("SELECT topic, partition, next FROM positions").fetchall()
     taken: dict[tuple[str, int], int] = {(topic, number): offset for topic, number, offset in rows}

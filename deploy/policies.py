@@ -33,6 +33,12 @@ def open_log(home: Path) -> EventLog:
     return opening.open_log(home)
 
 
+def whereabouts(home: Path) -> str:
+    """Say which log the settings name."""
+    servers = KafkaSettings().servers
+    return f"Kafka at {servers}" if servers else f"SQLite, {(home / 'log.db').absolute()}"
+
+
 def list_policies(home: Path) -> Table:
     """Give a table of all versions."""
     history = History(open_log(home))

@@ -21,14 +21,21 @@ def screen(status: Status, now: float | None = None) -> RenderableType:
     learning = status.learning
     parts: list[RenderableType] = [Text.assemble((f"{status.url} ", "bold"), status.answer)]
     if learning is None:
-        parts.append(Text("Nothing else can be seen from here: give --url, or --home."))
-        return Group(*parts)
-    parts += [
-        _live(learning),
-        _table(_loop(learning["loop"], now), _cycle(status), *_votes(learning["votes"], status)),
-        _versions(learning),
-        *_refused(learning, now),
-    ]
+        parts.append(Text("How it learns cannot be seen from here: give --url, or --home."))
+        parts.append(_table(_cycle(status), _lag(status)))
+    else:
+        parts += [
+            _live(learning),
+            _table(
+                _loop(learning["loop"], now),
+                _cycle(status),
+                _votes(learning["votes"]),
+                _lag(status),
+            ),
+            _versions(learning),
+            *_refused(learning, now),
+        ]
+    parts += [Text(line, style="yellow") for line in status.unseen]
     if status.errors:
         parts.append(Text("Last errors in the logs", style="bold"))
         parts += [
@@ -76,15 +83,18 @@ def _cycle(status: Status) -> tuple[str, str] | None:
     return "last cycle", f"{cycle['number']}: {told}{why}; {_ago(took)} of work"
 
 
-def _votes(votes: dict[str, Any] | None, status: Status) -> list[tuple[str, str] | None]:
-    rows: list[tuple[str, str] | None] = []
-    if votes is not None:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in votes["kinds"].items())
-        told = f"{votes['total']} that count ({kinds})" if kinds else "none yet"
-        rows.append(("votes", f"{told}; {votes['waiting']} not learned from yet"))
-    if status.lag is not None:
-        rows.append(("lag", f"{status.lag} records of the log are not in the ledger"))
-    return rows
+def _votes(votes: dict[str, Any] | None) -> tuple[str, str] | None:
+    if votes is None:
+        return None
+    kinds = ", ".join(f"{kind} {count}" for kind, count in votes["kinds"].items())
+    told = f"{votes['total']} that count ({kinds})" if kinds else "none yet"
+    return "votes", f"{told}; {votes['waiting']} not learned from yet"
+
+
+def _lag(status: Status) -> tuple[str, str] | None:
+    if status.lag is None:
+        return None
+    return "lag", f"{status.lag} records of the log are not in the ledger"
 
 
 def _versions(learning: dict[str, Any]) -> Table:

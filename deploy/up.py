@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,17 +9,19 @@ from collections.abc import Callable
 import httpx
 from filelock import FileLock, Timeout
 
+from deploy.addresses import local_url, url_of, why_taken
 from deploy.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.errors import DeployError
-from deploy.keys import check_keys
 from deploy.machine import default_shape, first_shape, plan_here, shape_of
 from deploy.plan import Plan, Shape
 from deploy.processes import Child, plaudit_command, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
 from deploy.tuning import Tuning, tuning_of
+from feedback.history import History
 from feedback.opening import open_log
 from protos.shared_registry import open_registry
+from serving.parts import check_keys
 
 _CHECK_SECONDS = 0.5
 
@@ -33,15 +34,8 @@ def check_address(settings: UpSettings) -> None:
 
     """
     for port, option in ((settings.port, "--port"), (settings.learner_port, "--learner-port")):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as error:
-                raise DeployError(
-                    f"cannot listen on {settings.host}:{port} ({error.strerror}); "
-                    f"choose another port with {option}"
-                ) from error
+        if reason := why_taken(settings.host, port):
+            raise DeployError(f"{reason}; choose another port with {option}")
 
 
 def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) -> list[Child]:
@@ -71,18 +65,15 @@ def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) ->
     ]
 
 
-def local_url(settings: UpSettings) -> str:
-    """Give where this machine reaches the endpoint."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    return f"http://{host}:{settings.port}"
-
-
-def is_ready(settings: UpSettings) -> bool:
-    """Tell whether the endpoint answers with a policy."""
+def needs_key(settings: UpSettings) -> bool | None:
+    """Tell whether the endpoint takes requests with a key alone; None while it is not ready."""
+    url = local_url(settings.host, settings.port)
     try:
-        return httpx.get(f"{local_url(settings)}/readyz", timeout=2).status_code == 200
+        if httpx.get(f"{url}/readyz", timeout=2).status_code != 200:
+            return None
+        return httpx.get(f"{url}/v1/me", timeout=2).status_code == 401
     except httpx.HTTPError:
-        return False
+        return None
 
 
 def up(settings: UpSettings, say: Callable[[str], None]) -> None:
@@ -91,6 +82,7 @@ def up(settings: UpSettings, say: Callable[[str], None]) -> None:
     Raises:
         DeployError: It could not start.
         LogError: The log cannot be reached, or its topics would lose records.
+        ServingError: Others can reach the address, and no key is valid.
 
     """
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -107,8 +99,10 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
     check_address(settings)
     log = open_log(settings.home)  # a wrong address is told now, not after minutes of training
-    check_keys(settings.host, settings.home, log)
+    history = History(log)
+    history.poll()
     log.close()
+    check_keys(settings.host, history, settings.home)
     shape = _shape(settings)
     if shape is not None:  # else import-model says it
         say("\n".join(plan_here(shape, dtype, settings.tune).lines()))
@@ -152,22 +146,17 @@ def _watch(
             part.check(say)
         if parts[0].process is None:
             was_ready = False
-        elif not was_ready and is_ready(settings):
+        elif not was_ready and (keyed := needs_key(settings)) is not None:
             was_ready = True
-            _welcome(settings, time.monotonic() - max(started, parts[0].started), say)
+            _welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), say)
 
 
-def _needs_key(settings: UpSettings) -> bool:
-    return httpx.get(f"{local_url(settings)}/v1/me", timeout=5).status_code == 401
-
-
-def _welcome(settings: UpSettings, seconds: float, say: Callable[[str], None]) -> None:
-    url = f"http://{settings.host}:{settings.port}"
+def _welcome(settings: UpSettings, keyed: bool, seconds: float, say: Callable[[str], None]) -> None:
+    url = url_of(settings.host, settings.port)
     say(
         f"Ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {url}/v1 (model 'plaudit')."
     )
     say("Next, in another terminal:")
-    keyed = _needs_key(settings)
     if keyed:
         say("  export PLAUDIT_API_KEY=…     # of 'plaudit keys create'")
     say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")

@@ -7,12 +7,18 @@ Left out: keys that expire by themselves, and rights finer than a role.
 """
 
 import hashlib
+import re
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Literal, get_args
 
+from feedback.audit import LEARNER
 from feedback.errors import FeedbackError
+from feedback.identity import LOCAL_OWNER
+from feedback.kafka_settings import KafkaSettings
 from feedback.log import EventLog
 from feedback.policies import publish_event
 from protos.plaudit.v1.policy_pb2 import KeyMade, KeyRevoked
@@ -22,6 +28,9 @@ Role = Literal["user", "annotator", "operator"]
 # Each may do what those before it may.
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _PREFIX: Final = "plk-"
+_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+# Who else stands in the audit trail.
+_OTHERS: Final = frozenset({LEARNER, "setup", LOCAL_OWNER})
 
 
 class KeyRefused(FeedbackError):
@@ -133,12 +142,17 @@ def make_key(
         name: Of the key; None makes one up.
 
     Raises:
-        KeyRefused: A valid key has that name.
+        KeyRefused: A valid key has that name, or no key may have it.
         LogUnavailable: It may or may not be made; make another.
 
     """
     key_id = f"key-{secrets.token_hex(4)}"
-    name = name or key_id
+    name = key_id if name is None else name
+    if not _NAME.fullmatch(name) or name.lower() in _OTHERS:
+        raise KeyRefused(
+            f"a key cannot be named {name!r}: a name is 1 to 64 of A-Z, a-z, 0-9 and ._@-, and "
+            f"none of {', '.join(sorted(_OTHERS))}"
+        )
     if any(name in (key.name, key.id) for key in ring.keys.values() if key.revoked_ms is None):
         raise KeyRefused(f"there is a key '{name}' already; revoke it, or choose another name")
     token = _PREFIX + secrets.token_urlsafe(32)
@@ -148,16 +162,42 @@ def make_key(
     return name, token
 
 
-def revoke_key(log: EventLog, ring: KeyRing, name_or_id: str, *, by: str) -> Key:
-    """Revoke a valid key for good, everywhere; give it.
+def revoke_key(log: EventLog, ring: KeyRing, name_or_id: str, *, by: str) -> list[Key]:
+    """Revoke all valid keys of a name or id for good, everywhere; give them.
+
+    Two of one name can be made where both are asked for at the same moment.
 
     Raises:
         KeyRefused: There is none of that name or id.
-        LogUnavailable: It may or may not be revoked; revoke again.
+        LogUnavailable: Some may be revoked and others not; revoke again.
 
     """
-    for key in ring.keys.values():
-        if name_or_id in (key.id, key.name) and key.revoked_ms is None:
-            publish_event(log, KeyRevoked(id=key.id, name=key.name, by=by))
-            return key
-    raise KeyRefused(f"there is no valid key '{name_or_id}'; see 'plaudit keys list'")
+    valid = (key for key in ring.keys.values() if key.revoked_ms is None)
+    found = [key for key in valid if name_or_id in (key.id, key.name)]
+    if not found:
+        raise KeyRefused(f"there is no valid key '{name_or_id}'; see 'plaudit keys list'")
+    for key in found:
+        publish_event(log, KeyRevoked(id=key.id, name=key.name, by=by))
+    return found
+
+
+def create_command(home: Path | None) -> str:
+    """Give the command that makes an operator's key for the installation of this process.
+
+    Args:
+        home: Its folder; None where it is not known.
+
+    """
+    given = {"--home": home and str(home.absolute()), "--kafka": KafkaSettings().servers}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    return shlex.join(["plaudit", "keys", "create", "--role", "operator", *options])
+
+
+def no_valid_key(ring: KeyRing, host: str, home: Path | None) -> str:
+    """Say that others reach `host` and no key is valid, and on a second line what to do."""
+    if ring.required:
+        lack = "every API key is revoked: nobody could do anything"
+    else:
+        lack = "there is no API key yet, without which everybody may do everything"
+    advice = f"use --host 127.0.0.1, or make a key: {create_command(home)}"
+    return f"{host} can be reached from other machines, and {lack}\n{advice}"

@@ -171,7 +171,7 @@ async def serve(settings: ServingSettings) -> None:
     parts = Parts.open(settings)
     show_disk(settings.home)
     state = await asyncio.to_thread(parts.history.poll)
-    check_keys(settings.host, parts.history)
+    check_keys(settings.host, parts.history, settings.home)
     listener = _listen(settings.host, settings.port)
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -11,6 +12,7 @@ from feedback.api import feedback_router
 from feedback.errors import FeedbackError
 from feedback.history import History
 from feedback.identity import Secret, load_or_create_secret
+from feedback.keys import no_valid_key
 from feedback.learning import Learning
 from feedback.log import EventLog
 from feedback.opening import open_log
@@ -90,16 +92,16 @@ async def follow_history(history: History, poll_seconds: float) -> None:
         await asyncio.sleep(poll_seconds)
 
 
-def check_keys(host: str, history: History) -> None:
-    """Refuse an address that others can reach while anybody may do anything.
+def check_keys(host: str, history: History, home: Path) -> None:
+    """Refuse an address that others can reach while no key is valid.
+
+    Args:
+        history: As of its last poll.
+        home: The installation's folder, for the message.
 
     Raises:
-        ServingError: `host` is no loopback address, and there is no key.
+        ServingError: `host` is no loopback address, and there is no valid key; says what to do.
 
     """
     if not is_loopback(host) and not history.keys.usable:
-        raise ServingError(
-            f"{host} can be reached from other machines, and there is no API key yet, without "
-            "which everybody may do everything: make one with 'plaudit keys create --role "
-            "operator', or use --host 127.0.0.1"
-        )
+        raise ServingError(no_valid_key(history.keys, host, home))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deploy.addresses import local_url, url_of, why_taken
 from deploy.cli import app
 from deploy.doctor import (
     available_memory,
@@ -19,15 +20,18 @@ from deploy.doctor import (
     check_model,
     check_port,
     check_processor,
+    examine,
     is_learner,
     is_plaudit,
 )
-from deploy.doctor_stores import check_clock, check_log, check_registry, file_system
+from deploy.doctor_stores import Records, check_clock, check_registry, file_system
 from deploy.errors import DeployError
 from deploy.findings import Finding
 from deploy.machine import default_shape
 from deploy.plan import GIB, Machine, Plan, plan
+from deploy.settings import UpSettings
 from feedback.keys import KeyRing
+from feedback.log import EventLog, LogUnavailable
 from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
 from learner.settings import LearnerSettings
@@ -138,21 +142,66 @@ def test_ports(running: int) -> None:
     assert "--port" in found.advice
 
 
+def test_addresses_of_ipv6() -> None:
+    assert url_of("::1", 80) == "http://[::1]:80"
+    assert local_url("::", 80) == "http://[::1]:80"
+    assert local_url("0.0.0.0", 80) == "http://127.0.0.1:80"
+    assert is_plaudit("::1", free_port()) is False
+    assert is_plaudit("no host", 80) is False
+    if socket.has_ipv6:
+        with socket.socket(socket.AF_INET6) as other:
+            try:
+                other.bind(("::1", 0))
+            except OSError:
+                return  # this machine has no such address
+            other.listen()
+            assert "cannot listen on ::1" in str(why_taken("::1", other.getsockname()[1]))
+        assert why_taken("::1", free_port()) is None
+
+
+def checked_log(home: Path) -> tuple[EventLog | None, Finding]:
+    records = Records()
+    finding = records.check(home)
+    return records.log, finding
+
+
+class FreshKafka:
+    """As an admin client that finds only some other program's topic."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    def list_topics(self) -> list[str]:
+        return ["others"]
+
+    def close(self) -> None: ...
+
+
+def test_kafka_s_topics_are_not_made_by_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k:9092")
+    monkeypatch.setattr("deploy.doctor_stores.KafkaAdminClient", FreshKafka)
+    log, finding = checked_log(tmp_path)
+    assert log is None, "opening it would make them"
+    assert levels(finding) == ["ok"]
+    assert "plaudit.policies" in finding.text
+
+
 def test_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent, finding = check_log(tmp_path)
+    absent, finding = checked_log(tmp_path)
     assert absent is None
     assert not (tmp_path / "log.db").exists(), "looking makes nothing"
     SqliteLog(tmp_path / "log.db").close()
-    opened, whole = check_log(tmp_path)
+    opened, whole = checked_log(tmp_path)
     assert opened is not None
     opened.close()
     for file in tmp_path.glob("log.db*"):
         file.unlink()
     (tmp_path / "log.db").write_bytes(b"no database at all, and long enough to be seen" * 100)
-    _, damaged = check_log(tmp_path)
+    _, damaged = checked_log(tmp_path)
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", f"127.0.0.1:{free_port()}")
     monkeypatch.setenv("PLAUDIT_KAFKA_CONNECT_SECONDS", "0.3")
-    _, away = check_log(tmp_path)
+    _, away = checked_log(tmp_path)
     assert levels(finding, whole, damaged, away) == ["ok", "ok", "problem", "problem"]
 
 
@@ -163,7 +212,7 @@ def test_a_log_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.Monk
     assert kinds == {"/data/h": "nfs4", "/data/local/h": "xfs", "/h": "ext4"}
     assert file_system(Path("/database"), mounts) == "ext4"
     monkeypatch.setattr("deploy.doctor_stores.file_system", lambda _: "nfs4")
-    log, finding = check_log(tmp_path)
+    log, finding = checked_log(tmp_path)
     assert log is None
     assert levels(finding) == ["problem"]
 
@@ -174,6 +223,8 @@ def test_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry(tmp_path / "registry")
     registry.publish(tmp_path / "model", version=1, parent=0, base="tiny")
     whole, nothing_live = check_registry(tmp_path, 1), check_registry(tmp_path, 0)
+    absent = check_registry(tmp_path / "home", 0)
+    assert not (tmp_path / "home").exists(), "looking makes nothing"
     assert list(registry.root.iterdir()) == [registry.path(1)], "the probe is gone"
     (registry.path(1) / "config.json").write_text("{ }")
     altered = check_registry(tmp_path, 1)
@@ -183,8 +234,10 @@ def test_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAUDIT_REGISTRY", f"file://{tmp_path}/file/registry")
     monkeypatch.setattr("protos.shared_registry._PAUSES", ())
     no_folder = check_registry(tmp_path, 0)
-    found = levels(whole, nothing_live, altered, no_driver, no_folder)
-    assert found == ["ok", "ok", "problem", "problem", "problem"]
+    monkeypatch.delenv("PLAUDIT_REGISTRY")
+    no_home = check_registry(tmp_path / "file" / "home", 0)
+    found = levels(whole, nothing_live, absent, altered, no_driver, no_folder, no_home)
+    assert found == ["ok", "ok", "ok", "problem", "problem", "problem", "problem"]
 
 
 def test_clock(tmp_path: Path) -> None:
@@ -245,15 +298,16 @@ def ring(*roles: str, revoked: int = 0) -> KeyRing:
     return made
 
 
-def test_keys() -> None:
+def test_keys(tmp_path: Path) -> None:
     assert levels(
-        check_keys("127.0.0.1", ring()),
-        check_keys("0.0.0.0", ring()),
-        check_keys("0.0.0.0", ring("operator")),
-        check_keys("0.0.0.0", ring("user", "annotator")),
-        check_keys("0.0.0.0", ring("operator", revoked=1)),
-        check_keys("127.0.0.1", ring("operator", "operator", revoked=1)),
-    ) == ["ok", "problem", "ok", "warning", "problem", "ok"]
+        check_keys("127.0.0.1", ring(), tmp_path),
+        check_keys("0.0.0.0", ring(), tmp_path),
+        check_keys("0.0.0.0", ring("operator"), tmp_path),
+        check_keys("0.0.0.0", ring("user", "annotator"), tmp_path),
+        check_keys("0.0.0.0", ring("operator", revoked=1), tmp_path),
+        check_keys("127.0.0.1", ring("operator", "operator", revoked=1), tmp_path),
+        check_keys("127.0.0.1", None, tmp_path),
+    ) == ["ok", "problem", "ok", "warning", "problem", "ok", "warning"]
 
 
 def test_the_command_ends_with_1_where_there_is_a_problem(
@@ -265,7 +319,38 @@ def test_the_command_ends_with_1_where_there_is_a_problem(
     well = CliRunner().invoke(app, given)
     assert well.exit_code == 0, well.output
     assert "problem  " not in well.output
+    assert not (tmp_path / "home").exists(), "looking makes nothing"
+    unserved = CliRunner().invoke(app, [*given, "--model", str(tmp_path)])
+    assert "problem  model" in unserved.output
     exposed = CliRunner().invoke(app, [*given, "--host", "0.0.0.0"])
     assert exposed.exit_code == 1
     assert "plaudit keys create --role operator" in exposed.output.replace("\n", " ")
     assert "10 checks: 1 problems" in exposed.output
+
+
+def test_a_check_that_fails_is_a_problem_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def away(*_: object) -> None:
+        raise LogUnavailable("the log went away")
+
+    monkeypatch.setattr("deploy.doctor._plan", lambda *_: planned())
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", unreadable)
+    monkeypatch.setattr("feedback.sqlite_log.SqliteLog.read", away)
+    SqliteLog(tmp_path / "log.db").close()
+    settings = UpSettings(
+        home=tmp_path, host="::1", port=free_port(), learner_port=free_port(), model="default"
+    )
+    found = {finding.check: finding for finding in examine(settings)}
+    assert list(found)[-5:] == ["log", "registry", "clock", "model", "keys"]
+    assert {check for check, one in found.items() if one.level == "problem"} - {"port"} == {
+        "log",
+        "clock",
+    }
+    assert found["log"].text == "the log went away"
+    assert "PermissionError" in found["clock"].text
+    assert "not known" in found["keys"].text
+    levels(*found.values())

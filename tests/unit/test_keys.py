@@ -71,7 +71,7 @@ def test_the_log_holds_no_token(home: Home, tmp_path: Path) -> None:
 def test_a_revoked_key_opens_nothing_and_stays_listed(home: Home) -> None:
     token, other = home.make(name="anna"), home.make(name="bert")
     assert home.status(token) == 200
-    revoked = revoke_key(home.log, home.ring(), "anna", by="test")
+    (revoked,) = revoke_key(home.log, home.ring(), "anna", by="test")
     assert (home.status(token), home.refused.code) == (401, "invalid_api_key")
     assert home.status(other) == 200
     assert [k.revoked_ms is None for k in home.ring().keys.values()] == [False, True]
@@ -94,6 +94,28 @@ def test_a_name_is_one_valid_key_s(home: Home) -> None:
         home.make(name="anna")
     revoke_key(home.log, home.ring(), "anna", by="test")
     assert home.status(home.make(name="anna")) == 200
+
+
+def test_a_name_is_revoked_with_all_keys_that_have_it(home: Home) -> None:
+    before = home.ring()  # two commands read the same keys, then each makes one
+    tokens = [make_key(home.log, before, "user", by="test", name="anna")[1] for _ in range(2)]
+    other = home.make(name="bert")
+    assert [home.status(token) for token in tokens] == [200, 200]
+    assert len(revoke_key(home.log, home.ring(), "anna", by="test")) == 2
+    assert [home.status(token) for token in (*tokens, other)] == [401, 401, 200]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "bob[/x]", "two words", "a\nb", "x" * 65, "learner", "Learner", "setup", "local"]
+)
+def test_names_that_break_lists_or_pass_for_another_are_refused(home: Home, name: str) -> None:
+    with pytest.raises(KeyRefused, match="cannot be named"):
+        home.make(name=name)
+    assert not home.ring().required
+
+
+def test_a_name_may_be_an_address(home: Home) -> None:
+    assert home.status(home.make(name="anna.b-c_1@example.org")) == 200
 
 
 def test_a_role_that_this_version_does_not_know_opens_nothing(home: Home) -> None:

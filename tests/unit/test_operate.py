@@ -2,27 +2,29 @@
 
 import io
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from deploy.errors import DeployError
 from deploy.observe import Complaint, Observer, Status, last_errors, ledger_lag
 from deploy.screen import screen
 from deploy.settings import UpSettings
-from deploy.up import up
+from deploy.up import needs_key, up
 from feedback.history import History
+from feedback.keys import KeyRing, create_command, no_valid_key
 from feedback.ledger import Ledger
 from feedback.policies import publish_event
 from feedback.sqlite_log import SqliteLog
-from protos.plaudit.v1.policy_pb2 import Hold, Published
+from protos.plaudit.v1.policy_pb2 import Hold, KeyMade, Published
 from protos.registry import Registry
 from serving.errors import ServingError
 from serving.parts import check_keys
@@ -42,6 +44,7 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     home = ["--home", str(tmp_path / "home")]
     made = run("keys", "create", "--role", "annotator", "--name", "anna", "--quota", "50", *home)
     assert "From now on every request needs a key." in made
+    assert str(tmp_path / "home" / "log.db") in made.replace("\n", "")
     token = made.split()[-1]
     assert token.startswith("plk-")
     assert "From now on" not in run("keys", "create", "--role", "operator", *home)
@@ -67,24 +70,46 @@ def test_others_are_not_served_without_keys(tmp_path: Path) -> None:
     said: list[str] = []
     ports = {"port": free_port(), "learner_port": free_port()}
     settings = UpSettings(home=tmp_path, host="0.0.0.0", **ports)
-    with pytest.raises(DeployError, match="plaudit keys create --role operator") as refused:
+    with pytest.raises(ServingError, match="no API key yet") as refused:
         up(settings, said.append)
-    assert str(tmp_path) in str(refused.value)
+    assert f"plaudit keys create --role operator --home {tmp_path}" in str(refused.value)
     assert said == [], "nothing was trained"
     log = SqliteLog(tmp_path / "log.db")
     history = History(log)
     history.poll()
     with pytest.raises(ServingError, match="plaudit keys create"):
-        check_keys("0.0.0.0", history)
+        check_keys("0.0.0.0", history, tmp_path)
     check_keys("127.0.0.1", history)
     run("keys", "create", "--role", "operator", "--name", "root", "--home", str(tmp_path))
     history.poll()
     check_keys("0.0.0.0", history)
     run("keys", "revoke", "root", "--home", str(tmp_path))
     history.poll()
-    with pytest.raises(ServingError):
-        check_keys("0.0.0.0", history)
+    with pytest.raises(ServingError, match="every API key is revoked"):
+        check_keys("0.0.0.0", history, tmp_path)
     log.close()
+
+
+def test_the_advice_makes_the_key_where_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "two words"
+    told = no_valid_key(KeyRing(), "0.0.0.0", home).splitlines()[1].partition("make a key: ")[2]
+    run(*shlex.split(told)[1:])
+    log = SqliteLog(home / "log.db")
+    history = History(log)
+    history.poll()
+    check_keys("0.0.0.0", history, home)
+    log.close()
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k1:9092,k2:9092")
+    assert create_command(home).endswith("two words' --kafka k1:9092,k2:9092")
+
+
+def test_names_are_listed_as_they_are(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db")
+    publish_event(log, KeyMade(id="key-1", name="bob[/x]:cat:", role="user", digest=b"d"))
+    log.close()
+    assert "bob[/x]:cat:" in run("keys", "list", "--home", str(tmp_path))
 
 
 def text_of(status: Status, now: float = 1000.0) -> str:
@@ -189,7 +214,29 @@ def server() -> Iterator[str]:
     thread.join()
 
 
-def look(url: str, key: str, home: Path) -> Status:
+class Slow(Asked):
+    """Is ready, but breaks off before it says who one is."""
+
+    def do_GET(self) -> None:
+        if self.path == "/readyz":
+            super().do_GET()
+
+
+def test_up_asks_again_where_an_answer_breaks_off() -> None:
+    opened = HTTPServer(("127.0.0.1", 0), Slow)
+    thread = threading.Thread(target=opened.serve_forever)
+    thread.start()
+    settings = UpSettings(port=opened.server_port)
+    assert needs_key(settings) is None
+    opened.RequestHandlerClass = Asked
+    assert needs_key(settings) is True
+    opened.shutdown()
+    opened.server_close()
+    thread.join()
+    assert needs_key(settings) is None
+
+
+def look(url: str, key: str, home: Path | None) -> Status:
     observer = Observer(url, key, home)
     status = observer.look()
     observer.close()
@@ -242,3 +289,50 @@ def test_a_home_tells_what_it_can_where_no_server_answers(tmp_path: Path) -> Non
 def test_status_is_one_command(server: str, tmp_path: Path) -> None:
     out = run("status", "--url", server, "--api-key", "right", "--home", str(tmp_path))
     assert "Version 3 is live" in out
+
+
+def test_a_log_that_is_away_hides_neither_the_server_nor_the_home(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PLAUDIT_KAFKA_CONNECT_SECONDS", "0.3")
+    assert look(server, "right", tmp_path).unseen == (), "without a ledger it takes no log"
+    Ledger(tmp_path / "ledger.db").close()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "learner.log").write_text("2026-01-01 10:00:04,000 ERROR c: it broke\n")
+    told = look(server, "right", tmp_path)
+    assert (told.answer, told.learning, told.lag) == ("is ready", LEARNING, None)
+    assert len(told.unseen) == 1
+    refused = text_of(look(server, "wrong", tmp_path))
+    for shown in (text_of(told), refused):
+        assert "The log cannot be seen: cannot reach Kafka" in shown
+        assert "it broke" in shown
+
+
+def test_a_ledger_that_is_being_made_is_a_line(server: str, tmp_path: Path) -> None:
+    SqliteLog(tmp_path / "log.db").close()
+    (tmp_path / "ledger.db").touch()
+    told = look(server, "right", tmp_path)
+    assert (told.answer, told.lag) == ("is ready", None)
+    assert told.unseen == ("The learner's lag cannot be seen: no such table: positions",)
+
+
+def test_what_is_no_plaudit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "httpx.Client.get", lambda _, url: httpx.Response(200, text="<html>a page</html>")
+    )
+    assert look("http://there", "none", tmp_path).answer == "answers, but not as Plaudit does"
+
+
+def test_another_machine_s_server_is_not_mixed_with_this_folder_s_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PLAUDIT_HOME", raising=False)
+    logs = tmp_path / ".plaudit" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "learner.log").write_text("2026-01-01 10:00:04,000 ERROR c: it broke here\n")
+    monkeypatch.setattr("httpx.Client.get", lambda _, url: httpx.Response(200, json=LEARNING))
+    assert "it broke here" not in run("status", "--url", "http://prod:8000")
+    assert "it broke here" in run("status", "--url", "http://prod:8000", "--home", ".plaudit")
+    assert "it broke here" in run("status", "--url", "http://localhost:8000")
