@@ -79,10 +79,10 @@ def test_others_are_not_served_without_keys(tmp_path: Path) -> None:
     history.poll()
     with pytest.raises(ServingError, match="plaudit keys create"):
         check_keys("0.0.0.0", history, tmp_path)
-    check_keys("127.0.0.1", history)
+    check_keys("127.0.0.1", history, tmp_path)
     run("keys", "create", "--role", "operator", "--name", "root", "--home", str(tmp_path))
     history.poll()
-    check_keys("0.0.0.0", history)
+    check_keys("0.0.0.0", history, tmp_path)
     run("keys", "revoke", "root", "--home", str(tmp_path))
     history.poll()
     with pytest.raises(ServingError, match="every API key is revoked"):
