@@ -121,7 +121,7 @@ def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: S
 @pytest.mark.parametrize(
     ("button", "says", "confirm", "deed"),
     [
-        ("Roll back", "Version 5 is taken out of service; version 4 answers again.", "Roll back",
+        ("Roll back", "All new answers come from version 4, no longer from version 5.", "Roll back",
          "rollback"),
         ("Hold publishing", "No new version goes live until you let it go on.", "Hold publishing",
          "hold"),
