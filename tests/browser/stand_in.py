@@ -49,7 +49,7 @@ class StandIn:
         gone: Ids of feedback that the server does not know (any more).
         learned_in: The version that votes went into.
         superseded: Ids of feedback that a later vote has replaced.
-        silent: The stream of the learner's events says nothing.
+        silent: Streams of the learner's events that are asked for now never say anything.
         asked: The bodies of the requests for answers.
         looked: The queries of requests for feedback, and the ids asked for one by one.
         flood: So many changes of the snapshot are told in one go, one vote more in each.
@@ -201,7 +201,8 @@ class StandIn:
     async def _events(self, request: Request) -> Response:
         async def events() -> AsyncIterator[str]:
             sent: Any = None
-            while self.silent:
+            silent = self.silent
+            while silent and not await request.is_disconnected():
                 await asyncio.sleep(POLL_SECONDS)
             while not await request.is_disconnected():
                 if self.snapshot is not sent:
