@@ -62,7 +62,8 @@ export function Panel({ parent, turn, last, onDecided }) {
         )}
       </div>
       ${deciding && number === 2 &&
-      html`<${Verdicts} keys=${last} onVerdict=${(v) => decided(() => compare(parent, turn, v))} />`}
+      html`<${Verdicts} keys=${last}
+        onVerdict=${(verdict) => decided(() => compare(parent, turn, verdict))} />`}
       ${deciding && number > 2 &&
       html`<${Ranking} places=${turn.shown} keys=${last}
         onRanked=${(groups) => decided(() => rank(parent, turn, groups))} />`}

@@ -34,7 +34,7 @@ function goingLive(version, { data, live, on_trial }) {
     "Answers under way are finished; no request is lost.",
     "The next learning cycle starts from it.",
     undone.length > 0 &&
-      `Version ${listed(undone)} is rolled back, and never becomes the parent of another.`,
+      `Rolled back, and never to be the parent of another: version ${listed(undone)}.`,
     version < live &&
       "Publishing is held from then on: nothing new goes live until you let it go on.",
   ];

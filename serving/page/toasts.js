@@ -16,8 +16,10 @@ export function say(text, action = null) {
   const id = ++last;
   toasts.set([...toasts.get(), { id, text, action }].slice(-MOST));
   setTimeout(() => dismiss(id), (action ? 2 : 1) * SECONDS * 1000);
-  return (changed) =>
-    toasts.set(toasts.get().map((toast) => (toast.id === id ? { ...toast, text: changed } : toast)));
+  return (changed) => {
+    const all = toasts.get();
+    toasts.set(all.map((toast) => (toast.id === id ? { ...toast, text: changed } : toast)));
+  };
 }
 
 export function Toasts() {

@@ -30,6 +30,12 @@ def fate(page: Page) -> Any:
     return page.locator(".turn .vote-fate")
 
 
+def turning(page: Page) -> bool:
+    """Let what the browser tells come through."""
+    page.wait_for_timeout(50)
+    return True
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -84,7 +90,7 @@ def test_one_kept_vote_is_sent_by_two_tabs_and_counts_once(page: Page, told: Sta
         tab.on("request", lambda r: sent.append(r.url) if r.method == "POST" else None)
     other.goto(told.url)
     expect(other.get_by_text("not sent")).to_be_attached()
-    wait_for(lambda: other.wait_for_timeout(50) or len(sent) > 0, "try of the other tab")
+    wait_for(lambda: turning(other) and sent, "try of the other tab")
     page.context.unroute("**/v1/feedback")
     for tab in (page, other):
         tab.evaluate("dispatchEvent(new Event('online'))")
@@ -128,9 +134,7 @@ def test_votes_are_looked_for_from_the_oldest_that_is_pending(page: Page, told: 
     assert told.looked == []
 
 
-def test_comments_and_votes_that_were_replaced_are_not_followed(
-    page: Page, told: StandIn
-) -> None:
+def test_comments_and_votes_that_were_replaced_are_not_followed(page: Page, told: StandIn) -> None:
     turn = ask_and_wait(page, "to be read", 1)
     turn.get_by_role("button", name="Comment on this answer").click()
     page.get_by_role("dialog").get_by_label("Your comment").fill("Too long.")
@@ -173,7 +177,7 @@ def test_a_stream_of_events_that_falls_silent_is_opened_anew(
     page.on("request", lambda r: asked.append(r.url) if r.url.endswith("/events") else None)
     page.goto(told.url)
     page.clock.run_for(30_000)
-    wait_for(lambda: page.wait_for_timeout(20) or asked, "stream")
+    wait_for(lambda: turning(page) and asked, "stream")
     assert len(asked) == 1
     told.silent = False
     page.clock.run_for(15_000)
@@ -209,7 +213,7 @@ def test_a_full_browser_lets_old_votes_go_for_new_ones(page: Page, told: StandIn
     )
     ask_and_wait(page, "the new one", 1)
     page.get_by_role("button", name="Bad answer").last.click()
-    wait_for(lambda: page.wait_for_timeout(50) or len(told.feedback) == 2, "second vote")
+    wait_for(lambda: turning(page) and len(told.feedback) == 2, "second vote")
     (kept,) = votes_of(page)
     assert kept["key"] != old
     assert kept["body"]["feedback"]["value"] == "down"

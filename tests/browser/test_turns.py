@@ -1,4 +1,4 @@
-"""What becomes of a question where things go wrong: away, edited, deleted, reloaded, in two tabs."""
+"""What becomes of a question where things go wrong, and in two tabs."""
 
 from collections.abc import Callable
 from typing import Any
