@@ -146,7 +146,7 @@ def test_a_page_that_goes_before_the_first_token_leaves_nothing_to_vote_on(
 
 
 def test_two_tabs_show_the_same_conversations(chat: Page, told: StandIn) -> None:
-    told.tokens_per_second = 20
+    told.tokens_per_second = 4
     ask(chat, "in both tabs", 2)
     expect(chat.locator(".candidate strong").first).to_be_visible()
     chat.wait_for_timeout(500)
