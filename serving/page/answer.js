@@ -82,7 +82,22 @@ export function AnswerActions({ parent, turn, place, name = "", children }) {
     ${dialog === "comment" &&
     html`<${Comment} ...${{ parent, turn, candidate }} onClose=${() => setDialog(null)} />`}
     ${dialog === "better" &&
-    html`<${Better} ...${{ parent, turn, place }} onClose=${() => setDialog(null)} />`}
+    html`<${Better} ...${{ parent, turn, place }} text=${candidate.text}
+      onClose=${() => setDialog(null)} />`}
+  `;
+}
+
+/** Under an answer that the user wrote: it can be copied, and written anew. */
+export function OwnActions({ parent, turn, place }) {
+  const [editing, setEditing] = useState(false);
+  return html`
+    <div class="actions">
+      <${IconButton} icon="edit" label="Change your answer" onClick=${() => setEditing(true)} />
+      <${IconButton} icon="copy" label="Copy the answer" onClick=${() => copy(turn.own)} />
+    </div>
+    ${editing &&
+    html`<${Better} ...${{ parent, turn, place }} text=${turn.own}
+      onClose=${() => setEditing(false)} />`}
   `;
 }
 
@@ -125,7 +140,7 @@ function Comment({ parent, turn, candidate, onClose }) {
     onSend=${onSend} onClose=${onClose} />`;
 }
 
-function Better({ parent, turn, place, onClose }) {
+function Better({ parent, turn, place, text: before, onClose }) {
   const candidate = turn.candidates[place];
   const onSend = (text) => {
     cast(parent, turn, candidate, { kind: "demonstration", choice: candidate.choice, text });
@@ -135,5 +150,5 @@ function Better({ parent, turn, place, onClose }) {
   };
   return html`<${TextDialog} title="Write a better answer" label="Your answer" send="Send answer"
     about="The model learns to prefer your answer to its own. The conversation goes on from yours."
-    text=${candidate.text} onSend=${onSend} onClose=${onClose} />`;
+    text=${before} onSend=${onSend} onClose=${onClose} />`;
 }

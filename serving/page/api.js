@@ -2,6 +2,7 @@
 import { createStore } from "./ui.js";
 
 const KEY = "plaudit.key";
+const TIMEOUT = 15_000; // milliseconds for an answer that is no stream
 
 /** How the server is: `up`, `away` (with why), or `key` (it wants one, or another one). */
 export const server = createStore({ state: "up", reason: "" });
@@ -17,13 +18,13 @@ export class ApiError extends Error {
   constructor(status, code, message, retryAfter = 0) {
     super(message);
     this.status = status; // 0: no answer came
-    this.code = code;
+    this.code = code; // empty where the answer is none of ours, but that of something between
     this.retryAfter = retryAfter; // seconds
   }
 
-  /** Whether the same request may do later: nothing was wrong with it. */
+  /** Whether the same request may do later: nothing was wrong with it, as far as we know. */
   get passing() {
-    return this.status === 0 || this.status === 429 || this.status >= 500;
+    return !this.code || [0, 401, 429].includes(this.status) || this.status >= 500;
   }
 
   /** Whether the server, or its policy, is not there at all. */
@@ -47,8 +48,12 @@ async function errorOf(response) {
   return new ApiError(response.status, error.code ?? "", message, retryAfter);
 }
 
-/** Send a request and give its response; whatever is no success is an ApiError. */
-export async function request(path, { method = "GET", body, headers, signal } = {}) {
+/**
+ * Send a request and give its response; whatever is no success is an ApiError. Streams, which may
+ * take as long as they like, bring a signal of their own.
+ */
+export async function request(path, options = {}) {
+  const { method = "GET", body, headers, signal = AbortSignal.timeout(TIMEOUT) } = options;
   const sent = { ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (apiKey()) sent.Authorization = `Bearer ${apiKey()}`;
@@ -70,17 +75,26 @@ export async function request(path, { method = "GET", body, headers, signal } = 
   return response;
 }
 
-export const getJson = async (path) => (await request(path)).json();
-export const postJson = async (path, body, headers) =>
-  (await request(path, { method: "POST", body, headers })).json();
+async function jsonOf(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new ApiError(0, "broken", "The answer came broken.");
+  }
+}
 
-/** The server-sent events of a response, as `{event, data}`. */
-export async function* serverEvents(response) {
+export const getJson = async (path) => jsonOf(await request(path));
+export const postJson = async (path, body, more) =>
+  jsonOf(await request(path, { method: "POST", body, ...more }));
+
+/** The server-sent events of a response, as `{event, data}`; `heard` is called for any bytes. */
+export async function* serverEvents(response, heard = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
+      heard();
       if (done) return;
       const blocks = (rest + value).split(/\r?\n\r?\n/);
       rest = blocks.pop();

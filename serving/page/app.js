@@ -106,7 +106,7 @@ function Live() {
 function History({ current }) {
   const all = useStore(conversations);
   const remove = (conversation) => {
-    conversation.turns.forEach(stop);
+    for (const turn of conversation.turns) stop(conversation, turn);
     const restore = discard(conversation);
     if (conversation.id === current) location.hash = "#/";
     say("The conversation is deleted.", { label: "Bring it back", run: restore });

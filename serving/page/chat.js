@@ -1,6 +1,8 @@
 // The chat: a conversation, and the field under it.
 import { Composer } from "./composer.js";
-import { conversation, conversations, create, revision, settle } from "./conversations.js";
+import {
+  conversation, conversations, create, isOpen, revision, settle,
+} from "./conversations.js";
 import { ask, stop } from "./generation.js";
 import { nextChat, Options } from "./options.js";
 import { settings } from "./settings.js";
@@ -25,13 +27,13 @@ export function Chat({ id }) {
   const [options, setOptions] = useState(false);
   const field = useRef(null);
   const turn = parent?.turns.at(-1);
-  const running = turn?.status === "streaming";
+  const running = isOpen(turn);
   const thread = useFollowing(parent);
   const deciding = turn?.status === "deciding";
 
   const send = (prompt) => {
     const into = parent ?? create(nextChat.system);
-    if (deciding) settle(parent, turn, turn.shown[0]); // without a vote
+    if (turn?.status === "deciding") settle(parent, turn, turn.shown[0]); // without a vote
     ask(into, prompt);
     if (into !== parent) location.hash = `#/c/${into.id}`;
   };
@@ -52,7 +54,7 @@ export function Chat({ id }) {
       </div>
       <${Announcer} turn=${turn} />
       <${Composer} id=${id ?? ""} ...${{ running, hint, field }} onSend=${send}
-        onStop=${() => stop(turn)} />
+        onStop=${() => stop(parent, turn)} />
       ${options && html`<${Options} parent=${parent} onClose=${() => setOptions(false)} />`}
     </div>
   `;

@@ -9,6 +9,7 @@ const VERDICTS = { 1: "left", 2: "right", "=": "tie", 0: "both_bad" };
 
 /** Send what was decided about the answers on screen, and go on from `chosen`. */
 function decide(parent, turn, opinion, chosen) {
+  if (turn.status !== "deciding") return; // a second press, before the first one was drawn
   // A vote belongs to one completion; candidates of others are named in full.
   const about = turn.candidates[Math.max(...turn.shown)];
   const named = (place) => refer(turn.candidates[place], about.completion_id);
@@ -34,14 +35,17 @@ function rank(parent, turn, groups) {
 }
 
 /** The answers of a turn that wait for a decision, or are on their way. */
-export function Panel({ parent, turn, onDecided }) {
+export function Panel({ parent, turn, last, onDecided }) {
   const section = useRef(null);
   const narrow = useMedia("(max-width: 760px)"); // the answers scroll sideways then
   const deciding = turn.status === "deciding";
   const number = turn.shown.length;
   useLayoutEffect(() => {
-    // From the field for the question to the answers, so that the keys 1, 2, = and 0 vote.
-    if (!deciding) section.current.focus({ preventScroll: true });
+    // From the field for the question to the answers, so that the keys 1, 2, = and 0 vote; but not
+    // away from what somebody is writing.
+    const at = document.activeElement;
+    const writing = Boolean(at?.value) || at?.closest("dialog");
+    if (!deciding && !writing) section.current.focus({ preventScroll: true });
   }, []);
   const decided = (act) => {
     act();
@@ -58,9 +62,10 @@ export function Panel({ parent, turn, onDecided }) {
         )}
       </div>
       ${deciding && number === 2 &&
-      html`<${Verdicts} onVerdict=${(v) => decided(() => compare(parent, turn, v))} />`}
+      html`<${Verdicts} keys=${last}
+        onVerdict=${(verdict) => decided(() => compare(parent, turn, verdict))} />`}
       ${deciding && number > 2 &&
-      html`<${Ranking} places=${turn.shown}
+      html`<${Ranking} places=${turn.shown} keys=${last}
         onRanked=${(groups) => decided(() => rank(parent, turn, groups))} />`}
       ${deciding &&
       html`
@@ -86,15 +91,16 @@ function Candidate({ parent, turn, place, letter }) {
   `;
 }
 
-function Verdicts({ onVerdict }) {
+function Verdicts({ keys, onVerdict }) {
   useLayoutEffect(() => {
-    const keys = (event) => {
+    if (!keys) return undefined;
+    const press = (event) => {
       if (isTyping(event) || event.repeat || !Object.hasOwn(VERDICTS, event.key)) return;
       event.preventDefault();
       onVerdict(VERDICTS[event.key]);
     };
-    document.addEventListener("keydown", keys);
-    return () => document.removeEventListener("keydown", keys);
+    document.addEventListener("keydown", press);
+    return () => document.removeEventListener("keydown", press);
   });
   const verdict = (key, label, extra = "") => html`
     <button type="button" class=${`verdict ${extra}`} aria-keyshortcuts=${key}

@@ -1,8 +1,9 @@
 // Who we are to the server, and coming back by itself when it was away.
-import { getJson, server, setApiKey } from "./api.js";
+import { ApiError, getJson, server, setApiKey } from "./api.js";
 import { createStore } from "./ui.js";
 
 const PAUSES = [1000, 1000, 2000, 3000, 5000]; // milliseconds between looks; the last one stays
+const TIMEOUT = 15_000; // milliseconds for a look
 
 /** `{role, name, keys_required}`; null before it is known. */
 export const identity = createStore(null);
@@ -23,8 +24,12 @@ export async function connect() {
     const { data } = await getJson("/v1/models");
     identity.set(await getJson("/v1/me").catch(unknownHere));
     model.set(data[0]?.id ?? "plaudit");
-  } catch {
-    return; // `server` says why, and away is looked after below
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    // Otherwise `server` says why; away is looked after below, and a key is asked for.
+    const pause = error.retryAfter * 1000 || PAUSES.at(-1);
+    if (server.get().state === "up") setTimeout(connect, pause);
+    return;
   }
   server.set({ state: "up", reason: "" });
   for (const action of whenUp) action();
@@ -48,13 +53,14 @@ let woken = () => {};
 async function lookUntilBack() {
   if (looking) return;
   looking = true;
-  for (let look = 0; server.get().state === "away"; look++) {
-    const pause = PAUSES[Math.min(look, PAUSES.length - 1)];
+  for (let looks = 0; server.get().state === "away"; looks++) {
+    const pause = PAUSES[Math.min(looks, PAUSES.length - 1)];
     await new Promise((resolve) => {
       woken = resolve;
       setTimeout(resolve, pause);
     });
-    const ready = await fetch("/readyz", { cache: "no-store" }).then((r) => r.ok, () => false);
+    const look = { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) };
+    const ready = await fetch("/readyz", look).then((r) => r.ok, () => false);
     if (ready) await connect();
   }
   looking = false;

@@ -4,17 +4,22 @@
 //   {id, prompt, system, candidates, shown, status, ready, error, chosen, own}
 //   candidates: [{completion_id, choice, text, finish, version}], never reordered
 //   shown:      places of the candidates on screen, left to right
-//   status:     "streaming", "deciding" (several answers, no vote yet) or "settled"
+//   status:     "waiting" (for the server, to be asked), "streaming", "deciding" (several answers,
+//               no vote yet) or "settled"
 //   ready:      when all answers were there to decide on, milliseconds
 //   error:      null or {message}: the answers did not come, or not whole
 //   chosen:     the candidate that the conversation goes on from
 //   own:        a better answer that the user wrote, or null
-// They are changed in place, and `touch` tells the views, at most once a frame.
+// They are changed in place, and `touch` tells the views, at most once a frame, and other tabs when
+// it is kept. Those read it anew, unless they are changing it themselves.
 import * as database from "./database.js";
+import { onTold, tell } from "./tabs.js";
+import { say } from "./toasts.js";
 import { createStore, randomId } from "./ui.js";
 
 const SAVE_PAUSE = 400; // milliseconds
 const TITLE_LENGTH = 60;
+const ANSWER_PAUSE = 200; // milliseconds that other tabs have to say what they work on
 
 /** All conversations, latest first; a new array whenever one comes, goes or moves. */
 export const conversations = createStore([]);
@@ -22,9 +27,14 @@ export const conversations = createStore([]);
 export const revision = createStore(0);
 export const loaded = createStore(false);
 
+/** Ids of the turns that this tab asks for, or will ask for. */
+export const working = new Set();
+
 const unsaved = new Map();
+const elsewhere = new Set(); // ids of turns that another tab has said it works on
 let saving = null;
 let drawing = false;
+let full = false;
 
 export const conversation = (id) => conversations.get().find((c) => c.id === id) ?? null;
 
@@ -32,15 +42,62 @@ function inOrder(all) {
   return [...all].sort((a, b) => b.updated - a.updated);
 }
 
-/** Read what is kept. An answer that was on its way when the page went is taken as stopped. */
+/** Whether a turn's answers are still to come. */
+export const isOpen = (turn) => ["waiting", "streaming"].includes(turn?.status);
+
+/** Those of `turns` that no tab works on. */
+export async function abandoned(turns) {
+  if (!turns.length) return [];
+  elsewhere.clear();
+  tell({ kind: "whose" });
+  await new Promise((resolve) => setTimeout(resolve, ANSWER_PAUSE));
+  return turns.filter(({ id }) => !elsewhere.has(id) && !working.has(id));
+}
+
+/**
+ * Read what is kept. An answer that was on its way when its page went is taken as stopped; a
+ * question that waited for the server goes on waiting here.
+ */
 export async function load() {
   const all = await database.readAll();
-  for (const turn of all.flatMap((c) => c.turns)) {
-    if (turn.status === "streaming") finish(turn, "abort");
+  const turns = all.flatMap((c) => c.turns);
+  for (const turn of await abandoned(turns.filter(isOpen))) {
+    if (turn.status === "waiting") working.add(turn.id);
+    else finish(turn, "abort");
   }
-  conversations.set(inOrder(all));
+  for (const turn of turns) if (turn.status === "deciding") turn.ready = Date.now();
+  const known = conversations.get();
+  conversations.set(inOrder([...known, ...all.filter((c) => !conversation(c.id))]));
   loaded.set(true);
 }
+
+/** Take over what another tab has kept, or deleted. */
+async function reread(id) {
+  const kept = await database.read(id);
+  const others = conversations.get().filter((c) => c.id !== id);
+  const known = conversation(id);
+  if (unsaved.has(id) || known?.turns.some((turn) => working.has(turn.id))) return;
+  if (known && kept) Object.assign(known, kept);
+  conversations.set(inOrder(kept ? [...others, known ?? kept] : others));
+}
+
+onTold(({ kind, id, ids }) => {
+  if (kind === "changed") reread(id);
+  else if (kind === "whose") tell({ kind: "mine", ids: [...working] });
+  else if (kind === "mine") for (const one of ids) elsewhere.add(one);
+});
+
+// While nobody looks, nobody decides.
+let left = Date.now();
+document.addEventListener("visibilitychange", () => {
+  const now = Date.now();
+  if (document.hidden) left = now;
+  else {
+    for (const turn of conversations.get().flatMap((c) => c.turns)) {
+      if (turn.status === "deciding") turn.ready += now - Math.max(left, turn.ready);
+    }
+  }
+});
 
 export function create(system) {
   const now = Date.now();
@@ -93,7 +150,20 @@ export async function save() {
   const changed = [...unsaved.values()];
   unsaved.clear();
   const kept = changed.filter((c) => c.turns.length && conversation(c.id));
-  await Promise.all(kept.map(database.write));
+  await Promise.all(kept.map(keep));
+}
+
+async function keep(parent) {
+  try {
+    await database.write(parent);
+  } catch {
+    if (!unsaved.has(parent.id)) unsaved.set(parent.id, parent); // with the next that changes
+    if (!full) say("This browser cannot keep more: what you ask now is lost when you close it.");
+    full = true;
+    return;
+  }
+  full = false;
+  tell({ kind: "changed", id: parent.id });
 }
 
 addEventListener("pagehide", save);
@@ -101,7 +171,7 @@ addEventListener("pagehide", save);
 /** Take a conversation away; gives what brings it back. */
 export function discard(gone) {
   conversations.set(conversations.get().filter((c) => c !== gone));
-  database.remove(gone.id);
+  database.remove(gone.id).then(() => tell({ kind: "changed", id: gone.id }));
   return () => {
     conversations.set(inOrder([...conversations.get(), gone]));
     touch(gone);
@@ -136,8 +206,13 @@ export function messagesFor(parent, turn) {
   return [...messages, { role: "user", content: turn.prompt }];
 }
 
-/** End a turn's streams: one answer stands, several wait for a decision. */
+/**
+ * End a turn's streams: one answer stands, several wait for a decision. What never began is no
+ * candidate; of an answer asked for once more, the one before it stands again.
+ */
 export function finish(turn, reason = null) {
+  turn.candidates = turn.candidates.filter((candidate) => candidate.completion_id);
+  turn.shown = turn.shown.filter((place) => place < turn.candidates.length);
   for (const candidate of turn.candidates) candidate.finish ??= reason ?? "stop";
   turn.ready = Date.now();
   turn.status = turn.shown.length > 1 ? "deciding" : "settled";

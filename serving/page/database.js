@@ -27,5 +27,6 @@ async function run(mode, act) {
 }
 
 export const readAll = async () => (await run("readonly", (store) => store.getAll())) ?? [];
+export const read = (id) => run("readonly", (store) => store.get(id));
 export const write = (conversation) => run("readwrite", (store) => store.put(conversation));
 export const remove = (id) => run("readwrite", (store) => store.delete(id));

@@ -1,14 +1,16 @@
 // Asking for answers: one request streams all candidates of a turn.
-import { ApiError, chatChunks } from "./api.js";
-import { addTurn, finish, messagesFor, touch } from "./conversations.js";
+import { ApiError, chatChunks, server } from "./api.js";
+import {
+  abandoned, addTurn, conversations, finish, isOpen, loaded, messagesFor, settle, touch, working,
+} from "./conversations.js";
 import { model, onUp } from "./connection.js";
 import { sawVersion } from "./live.js";
 import { sampling, settings } from "./settings.js";
+import { onTold, tell } from "./tabs.js";
 
 const TOO_LONG = "This conversation is longer than the model can read. Start a new chat.";
 
 const running = new Map(); // turn id -> AbortController
-const waiting = new Map(); // turn id -> what asks again when the server is back
 
 function shuffled(places) {
   const result = [...places];
@@ -32,7 +34,7 @@ export function answer(parent, turn, number) {
   const candidates = Array.from({ length: number }, (_, choice) => blank(choice));
   const shown = shuffled(candidates.keys());
   Object.assign(turn, { candidates, shown, chosen: null, own: null });
-  return stream(parent, turn, candidates, () => answer(parent, turn, number));
+  return stream(parent, turn, candidates);
 }
 
 /** Ask once more; the new answer is compared with the one that stands. */
@@ -43,20 +45,31 @@ export function regenerate(parent, turn) {
   const places = standing === null ? [] : [standing];
   turn.shown = shuffled([...places, turn.candidates.length - 1]);
   Object.assign(turn, { chosen: null, own: null });
-  return stream(parent, turn, [added], () => regenerate(parent, turn));
+  return stream(parent, turn, [added]);
 }
 
-export const stop = (turn) => running.get(turn.id)?.abort();
-export const isRunning = (turn) => running.has(turn.id);
+/** End a turn whose answers are still to come, whichever tab has asked for them. */
+export async function stop(parent, turn) {
+  if (running.has(turn.id)) running.get(turn.id).abort();
+  else if (working.delete(turn.id)) settle(parent, turn, turn.chosen);
+  else if (isOpen(turn)) {
+    tell({ kind: "stop", id: turn.id });
+    for (const left of await abandoned([turn])) {
+      finish(left, "abort");
+      touch(parent, left);
+    }
+  }
+}
 
-async function stream(parent, turn, candidates, again) {
+async function stream(parent, turn, candidates) {
   const control = new AbortController();
   running.set(turn.id, control);
-  waiting.delete(turn.id);
+  working.add(turn.id);
   turn.status = "streaming";
   turn.error = null;
   touch(parent, turn);
-  let reason = null;
+  let reason = "abort";
+  let waits = false;
   try {
     const body = {
       model: model.get() ?? "plaudit",
@@ -68,14 +81,16 @@ async function stream(parent, turn, candidates, again) {
       take(chunk, candidates);
       touch(parent, turn);
     }
+    reason = null;
   } catch (error) {
-    reason = "abort";
-    if (error.name !== "AbortError") failed(turn, candidates, error, again);
+    if (error.name !== "AbortError") waits = failed(turn, candidates, error);
   } finally {
     running.delete(turn.id);
+    finish(turn, reason);
+    if (waits) turn.status = "waiting";
+    else working.delete(turn.id);
+    touch(parent, turn);
   }
-  ended(turn, reason);
-  touch(parent, turn);
 }
 
 function take(chunk, candidates) {
@@ -91,25 +106,33 @@ function take(chunk, candidates) {
   }
 }
 
-/** Keep what came. Where nothing did, the question is asked again when the server is back. */
-function failed(turn, candidates, error, again) {
+/** Say what went wrong; gives whether to ask again when the server is back, since nothing came. */
+function failed(turn, candidates, error) {
   if (!(error instanceof ApiError)) throw error;
   const nothing = candidates.every((candidate) => !candidate.completion_id);
   const long = /maximum context length/i.test(error.message);
   turn.error = { message: long ? TOO_LONG : error.message };
-  if (nothing && (error.away || error.status === 401)) {
-    turn.error.message = `${error.message} Your question is sent as soon as it can be.`;
-    waiting.set(turn.id, again);
+  if (!nothing || !(error.away || error.status === 401)) return false;
+  // A connection that broke does not yet say that the server is away, but it must be looked for.
+  if (server.get().state === "up") server.set({ state: "away", reason: error.message });
+  return true;
+}
+
+// Only the last question of a conversation can be waiting: no other is asked meanwhile.
+function askAgain() {
+  for (const parent of conversations.get()) {
+    const turn = parent.turns.at(-1);
+    if (turn?.status !== "waiting" || !working.has(turn.id)) continue;
+    if (turn.candidates.length) regenerate(parent, turn);
+    else answer(parent, turn, settings.get().answers);
   }
 }
 
-function ended(turn, reason) {
-  // What never began is no candidate; of a regeneration, the answer before it stands again.
-  turn.candidates = turn.candidates.filter((candidate) => candidate.completion_id);
-  turn.shown = turn.shown.filter((place) => place < turn.candidates.length);
-  finish(turn, reason);
-}
+loaded.follow(() => onUp(askAgain));
 
-onUp(() => {
-  for (const again of [...waiting.values()]) again();
+onTold(({ kind, id }) => {
+  if (kind !== "stop" || !working.has(id)) return;
+  for (const parent of conversations.get()) {
+    for (const turn of parent.turns) if (turn.id === id) stop(parent, turn);
+  }
 });

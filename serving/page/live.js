@@ -4,6 +4,7 @@ import { onUp } from "./connection.js";
 import { createStore } from "./ui.js";
 
 const PAUSE = 2000; // milliseconds before a stream that broke is asked for again
+const SILENCE = 40_000; // milliseconds; the server says something, if nothing new, every 15 s
 
 /** The latest snapshot (GET /v1/learning); null before it came. */
 export const learning = createStore(null);
@@ -40,13 +41,21 @@ async function follow() {
   following = true;
   while (server.get().state === "up" && !document.hidden) {
     control = new AbortController();
+    let silence = null;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => control.abort(), SILENCE);
+    };
+    heard();
     try {
       const response = await request("/v1/learning/events", { signal: control.signal });
-      for await (const { event, data } of serverEvents(response)) {
+      for await (const { event, data } of serverEvents(response, heard)) {
         if (event === "learning") take(JSON.parse(data));
       }
     } catch (error) {
       if (error.status === 404) break; // this server tells nothing of its learner
+    } finally {
+      clearTimeout(silence);
     }
     if (!document.hidden) await new Promise((resolve) => setTimeout(resolve, PAUSE));
   }

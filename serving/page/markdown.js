@@ -36,9 +36,28 @@ const markdown = new Marked({
   },
 });
 
+/** The blocks of a text. What is nested too deep to be read is one block, as it was written. */
+function blocksOf(text) {
+  try {
+    return markdown.lexer(text).filter(({ type }) => type !== "space" && type !== "def");
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return [{ type: "code", raw: text, text }];
+  }
+}
+
+function htmlOf(token) {
+  try {
+    return markdown.parser([token]);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return `<pre>${escape(token.raw)}</pre>`;
+  }
+}
+
 /** One top-level block of Markdown as nodes that are safe to show. */
 function safeNodes(token) {
-  const fragment = DOMPurify.sanitize(markdown.parser([token]), ALLOWED);
+  const fragment = DOMPurify.sanitize(htmlOf(token), ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
@@ -56,10 +75,7 @@ function Block({ token }) {
 
 /** Text as Markdown. */
 export function Markdown({ text }) {
-  const tokens = useMemo(() => {
-    const all = markdown.lexer(text);
-    return all.filter((token) => token.type !== "space" && token.type !== "def");
-  }, [text]);
+  const tokens = useMemo(() => blocksOf(text), [text]);
   return html`<div class="markdown">
     ${tokens.map((token, place) => html`<${Block} key=${place} token=${token} />`)}
   </div>`;

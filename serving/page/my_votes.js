@@ -1,7 +1,7 @@
 // What your votes did: each is stored, learned from, or waiting, by version.
 import { conversation, conversations } from "./conversations.js";
 import { ago, count, html, useStore } from "./ui.js";
-import { VoteLine } from "./vote_line.js";
+import { fate, VoteLine } from "./vote_line.js";
 import { unsent, votes } from "./votes.js";
 
 const SHOWN = 200; // of each group
@@ -9,16 +9,17 @@ const SHOWN = 200; // of each group
 /** [heading, votes], what waits first, then the latest version first. */
 function grouped(all) {
   const standing = all.filter((vote) => vote.state !== "undone").toReversed();
+  const of = (...names) => standing.filter((vote) => names.includes(fate(vote).name));
+  const learned = of("learned");
+  const versions = new Set(learned.map((v) => v.learned_in));
+  const made = (version) => learned.filter((v) => v.learned_in === version);
   const groups = [
-    ["Waiting to be sent", standing.filter((v) => v.state === "unsent")],
-    ["Not taken", standing.filter((v) => v.state === "refused")],
-    ["Stored, not learned from yet", standing.filter((v) => v.state === "stored" && !v.learned_in)],
+    ["Waiting to be sent", of("unsent", "undoing")],
+    ["Not taken", of("refused")],
+    ["Stored, not learned from yet", of("stored")],
+    ...[...versions].sort((a, b) => b - a).map((v) => [`Made version ${v}`, made(v), v]),
+    ["Stored, not for learning", of("done")],
   ];
-  const versions = new Set(standing.map((v) => v.learned_in).filter(Boolean));
-  for (const version of [...versions].sort((a, b) => b - a)) {
-    const made = standing.filter((v) => v.learned_in === version);
-    groups.push([`Made version ${version}`, made, version]);
-  }
   return groups.filter(([, found]) => found.length);
 }
 

@@ -4,10 +4,11 @@ import { STATES } from "./learning.js";
 import { learning } from "./live.js";
 import { say } from "./toasts.js";
 import {
-  ago, createStore, Dialog, html, Icon, percent, useEffect, useRef, useState, useStore,
+  ago, createStore, Dialog, html, Icon, listed, percent, useEffect, useRef, useState, useStore,
 } from "./ui.js";
 
 const AUDITED = 50; // entries shown
+const TIMEOUT = 600_000; // milliseconds: the files of a version are checked before it goes live
 
 const policies = createStore(null);
 const audit = createStore([]);
@@ -22,29 +23,50 @@ async function refresh() {
   }
 }
 
+/** What follows when `version` goes live; where it is older than the live one, a roll-back. */
+function goingLive(version, { data, live, on_trial }) {
+  const undone = data
+    .filter((v) => v.version > version && v.version <= live && v.state !== "rolled_back")
+    .map((v) => v.version);
+  return [
+    `All new answers come from version ${version}, no longer from version ${live}.`,
+    on_trial && `The trial of version ${on_trial} ends now, whatever its votes say so far.`,
+    "Answers under way are finished; no request is lost.",
+    "The next learning cycle starts from it.",
+    undone.length > 0 &&
+      `Rolled back, and never to be the parent of another: version ${listed(undone)}.`,
+    version < live &&
+      "Publishing is held from then on: nothing new goes live until you let it go on.",
+  ];
+}
+
+/** What happens to the newest of the versions that were held back. */
+function lettingGo({ data, on_trial }) {
+  const waiting = data.findLast((v) => v.state === "waiting")?.version;
+  return [
+    "New versions that pass the gate go live again by themselves.",
+    waiting && `Version ${waiting}, which was held back, goes live at once` +
+      (on_trial
+        ? `, and the trial of version ${on_trial} ends; if it is for a trial itself, it waits on.`
+        : ", or on trial if it was published for one."),
+  ];
+}
+
 /** What can be done, and what will happen then. */
 const ACTIONS = {
-  activate: ({ version, live, on_trial }) => ({
+  activate: ({ version, ...list }) => ({
     path: `/v1/policies/${version}/activate`,
     title: `Make version ${version} live?`,
     button: `Make version ${version} live`,
-    text: [
-      `All new answers come from version ${version}, no longer from version ${live}.`,
-      on_trial ? `The trial of version ${on_trial} ends now, whatever its votes say so far.` : "",
-      "Answers under way are finished; no request is lost.",
-      "The next learning cycle starts from it.",
-    ],
+    danger: version < list.live,
+    text: goingLive(version, list),
   }),
-  rollback: ({ live, before }) => ({
+  rollback: (list) => ({
     path: "/v1/policies/rollback",
-    title: `Roll back version ${live}?`,
+    title: `Roll back version ${list.live}?`,
     button: "Roll back",
     danger: true,
-    text: [
-      `Version ${live} is taken out of service; version ${before} answers again.`,
-      "It never becomes the parent of another version.",
-      "Publishing is held from then on: nothing new goes live until you let it go on.",
-    ],
+    text: goingLive(list.previous, list),
   }),
   hold: () => ({
     path: "/v1/policies/hold",
@@ -55,17 +77,13 @@ const ACTIONS = {
       "No new version goes live until you let it go on.",
     ],
   }),
-  resume: () => ({
+  resume: (list) => ({
     path: "/v1/policies/resume",
     title: "Let publishing go on?",
     button: "Let it go on",
-    text: ["New versions that pass the gate go live again by themselves."],
+    text: lettingGo(list),
   }),
 };
-
-/** The version that a rollback goes back to, as far as the list tells. */
-const previous = ({ data, live }) =>
-  data.findLast((v) => v.version < live && !["rolled_back", "waiting"].includes(v.state))?.version;
 
 export function Operator() {
   const list = useStore(policies);
@@ -76,7 +94,7 @@ export function Operator() {
   }, [told?.live, told?.on_trial, told?.held, told?.versions.length]);
 
   const offer = (name, version) => () =>
-    setAsked(ACTIONS[name]({ ...list, version, before: previous(list) }));
+    setAsked(ACTIONS[name]({ ...list, version }));
   return html`
     <div class="view">
       <header class="view-head"><h1>Operator</h1></header>
@@ -92,7 +110,7 @@ export function Operator() {
                   <strong>${list.held ? "Held" : "Open"}</strong></div>
               </section>
               <div class="row">
-                <button type="button" class="danger" disabled=${!previous(list)}
+                <button type="button" class="danger" disabled=${!list.previous}
                   onClick=${offer("rollback")}><${Icon} name="undo" />Roll back</button>
                 ${list.held
                   ? html`<button type="button" onClick=${offer("resume")}>
@@ -166,7 +184,8 @@ function Confirm({ path, title, button, text, danger = false, onClose }) {
     event.preventDefault();
     setBusy(true);
     try {
-      policies.set(await postJson(path, { reason: reason.current.value.trim() }));
+      const body = { reason: reason.current.value.trim() };
+      policies.set(await postJson(path, body, { signal: AbortSignal.timeout(TIMEOUT) }));
       say(`${title.replace("?", "")}: done.`);
       onClose();
       refresh();

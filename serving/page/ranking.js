@@ -5,7 +5,7 @@ import { html, Icon, isTyping, LETTERS, useLayoutEffect, useRef, useState } from
 const TITLES = ["Best", "2nd", "3rd", "4th"];
 const FAR = 6; // pixels that make a press a drag
 
-export function Ranking({ places, onRanked }) {
+export function Ranking({ places, keys, onRanked }) {
   const [ranks, setRanks] = useState({}); // place -> rank, 0 for the best
   const [chosen, setChosen] = useState(null);
   const complete = places.every((place) => ranks[place] !== undefined);
@@ -20,7 +20,8 @@ export function Ranking({ places, onRanked }) {
   };
 
   useLayoutEffect(() => {
-    const keys = (event) => {
+    if (!keys) return undefined;
+    const press = (event) => {
       if (isTyping(event) || event.repeat) return;
       const letter = LETTERS.indexOf(event.key.toUpperCase());
       const rank = Number(event.key) - 1;
@@ -30,8 +31,8 @@ export function Ranking({ places, onRanked }) {
       else return;
       event.preventDefault();
     };
-    document.addEventListener("keydown", keys);
-    return () => document.removeEventListener("keydown", keys);
+    document.addEventListener("keydown", press);
+    return () => document.removeEventListener("keydown", press);
   });
 
   const chips = (rank) =>

@@ -8,11 +8,18 @@ let last = 0;
 
 const dismiss = (id) => toasts.set(toasts.get().filter((toast) => toast.id !== id));
 
-/** Say something. With `action` there is a button, `{label, run}` (or `{label, href}`). */
+/**
+ * Say something. With `action` there is a button, `{label, run}` (or `{label, href}`). Gives what
+ * changes the text, as long as it is there to be read.
+ */
 export function say(text, action = null) {
   const id = ++last;
   toasts.set([...toasts.get(), { id, text, action }].slice(-MOST));
   setTimeout(() => dismiss(id), (action ? 2 : 1) * SECONDS * 1000);
+  return (changed) => {
+    const all = toasts.get();
+    toasts.set(all.map((toast) => (toast.id === id ? { ...toast, text: changed } : toast)));
+  };
 }
 
 export function Toasts() {

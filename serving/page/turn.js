@@ -1,5 +1,5 @@
 // A question and what was answered.
-import { AnswerActions, AnswerText } from "./answer.js";
+import { AnswerActions, AnswerText, OwnActions } from "./answer.js";
 import { Panel } from "./compare.js";
 import { rewind } from "./conversations.js";
 import { answer, ask, regenerate, stop } from "./generation.js";
@@ -19,10 +19,12 @@ export function Turn({ parent, turn, onDecided }) {
     <div class="turn" data-status=${turn.status}>
       <${Prompt} ...${{ parent, turn }} />
       ${several
-        ? html`<${Panel} key=${turn.candidates.length} ...${{ parent, turn, onDecided }} />`
+        ? html`<${Panel} key=${turn.candidates.length} ...${{ parent, turn, last, onDecided }} />`
         : html`<${Single} ...${{ parent, turn, last }} />`}
       <${TurnVotes} turn=${turn} />
-      ${turn.error && html`<p class="problem" role="alert">${turn.error.message}</p>`}
+      ${turn.error &&
+      html`<p class="problem" role="alert">${turn.error.message}
+        ${turn.status === "waiting" && " Your question is sent as soon as it can be."}</p>`}
     </div>
   `, [turn, turn.revision, last]);
 }
@@ -64,11 +66,11 @@ function Prompt({ parent, turn }) {
 /** Ask in other words: what came from here on goes, and an undo brings it back. */
 function resend(parent, turn, prompt) {
   const gone = parent.turns.slice(parent.turns.indexOf(turn));
-  gone.forEach(stop);
+  for (const each of gone) stop(parent, each);
   const restore = rewind(parent, turn);
   ask(parent, prompt);
   const undo = () => {
-    parent.turns.forEach(stop);
+    for (const each of parent.turns) stop(parent, each);
     restore();
   };
   say("Sent again; the messages after it are gone.", { label: "Bring them back", run: undo });
@@ -80,25 +82,29 @@ function Single({ parent, turn, last }) {
   const candidate = turn.candidates[place];
   const streaming = turn.status === "streaming";
   if (!candidate) {
+    if (turn.status === "waiting") return null;
     const again = () => answer(parent, turn, settings.get().answers);
     return html`<p class="note">
-      No answer. <button type="button" class="link" onClick=${again}>Ask again</button>
+      No answer. ${last &&
+      html`<button type="button" class="link" onClick=${again}>Ask again</button>`}
     </p>`;
   }
-  const others = turn.shown.filter((other) => other !== place);
+  const own = turn.own !== null;
+  const others = turn.shown.filter((other) => own || other !== place);
   return html`
     <article class="answer" aria-label="Answer">
-      ${turn.own === null
-        ? html`<${AnswerText} candidate=${candidate} streaming=${streaming} />`
-        : html`
+      ${own
+        ? html`
             <p class="tag"><${Icon} name="edit" size="14" />Your answer</p>
             <div class="answer-text"><${Markdown} text=${turn.own} /></div>
-          `}
-      ${!streaming &&
+            <div class="answer-foot"><${OwnActions} ...${{ parent, turn, place }} /></div>
+          `
+        : html`<${AnswerText} candidate=${candidate} streaming=${streaming} />`}
+      ${!own && !streaming &&
       html`
         <div class="answer-foot">
           <${AnswerActions} ...${{ parent, turn, place }}>
-            ${last &&
+            ${last && turn.status === "settled" &&
             html`<${IconButton} icon="again" label="Answer again, and compare"
               onClick=${() => regenerate(parent, turn)} />`}
           <//>

@@ -36,7 +36,14 @@ export function fate(vote) {
   if (vote.state === "undone") return { name: "undone", text: "taken back" };
   if (vote.state === "refused") return { name: "refused", text: `not taken: ${vote.problem}` };
   if (vote.state === "unsent") return { name: "unsent", text: "waiting to be sent" };
-  if (vote.learned_in) return { name: "learned", text: `learned in version ${vote.learned_in}` };
+  const stored = storedFate(vote);
+  return vote.problem ? { ...stored, text: `${stored.text}; not undone: ${vote.problem}` } : stored;
+}
+
+function storedFate({ learned_in, superseded, body }) {
+  if (learned_in) return { name: "learned", text: `learned in version ${learned_in}` };
+  if (superseded) return { name: "done", text: "replaced by a later vote" };
+  if (body.feedback.kind === "comment") return { name: "done", text: "stored, to be read" };
   return { name: "stored", text: "stored, not learned from yet" };
 }
 
@@ -51,9 +58,10 @@ export function takeBack(vote) {
   const turn = parent?.turns.at(-1);
   if (turn?.id !== vote.turn || turn.status !== "settled") return;
   const wrote = vote.body.feedback.kind === "demonstration";
-  if (wrote) turn.own = null;
+  const written = votesOn(turn).findLast(({ body }) => body.feedback.kind === "demonstration");
+  if (wrote) turn.own = written?.body.feedback.text ?? null;
   const undecided = turn.shown.length > 1 && !votesOn(turn).some((other) => decides(other, turn));
-  if (undecided && (wrote || decides(vote, turn))) reopen(parent, turn);
+  if (undecided && turn.own === null && (wrote || decides(vote, turn))) reopen(parent, turn);
   else touch(parent, turn);
 }
 

@@ -1,13 +1,14 @@
 // Votes: each is written down here first, then sent, then followed until a version has learned
 // from it. A vote is
-//   {key, body, made, state, id, learned_in, problem, conversation, turn, prompt, undo, tried}
+//   {key, body, made, state, id, learned_in, superseded, problem, conversation, turn, prompt,
+//    undo, tried}
 //   key:     Idempotency-Key, made once: however often it is sent, it counts once
 //   state:   "unsent", "stored", "refused" (with `problem`) or "undone"
 //   undo:    it is to be taken back; where it may have arrived, it is sent first to learn its id
 // Each has a place of its own in localStorage, so that tabs do not write over one another.
-import { ApiError, getJson, request, server } from "./api.js";
+import { ApiError, getJson, postJson, request, server } from "./api.js";
 import { onUp } from "./connection.js";
-import { onVersion } from "./live.js";
+import { learning, onVersion } from "./live.js";
 import { say } from "./toasts.js";
 import { count, createStore, randomId } from "./ui.js";
 
@@ -15,6 +16,7 @@ const PREFIX = "plaudit.vote.";
 const MOST = 1000; // kept, beside those that are not sent
 const PAUSES = [1, 2, 5, 10, 30]; // seconds between tries
 const PAGE = 100;
+const PAGES = 20; // read in one look
 const LATER = 5000; // milliseconds
 
 /** All votes, latest last. */
@@ -31,11 +33,25 @@ function readAll() {
 
 function put(vote, changes = {}) {
   const changed = { ...vote, ...changes };
-  localStorage.setItem(PREFIX + vote.key, JSON.stringify(changed));
+  keep(changed);
   const all = votes.get();
   const place = all.findIndex((other) => other.key === vote.key);
   votes.set(place < 0 ? [...all, changed] : all.with(place, changed));
   return changed;
+}
+
+/** Write a vote down; where there is no room, the oldest that are done with make some. */
+function keep(vote) {
+  for (const oldest of [...done().filter(({ key }) => key !== vote.key), null]) {
+    try {
+      localStorage.setItem(PREFIX + vote.key, JSON.stringify(vote));
+      return;
+    } catch (error) {
+      if (error.name !== "QuotaExceededError") throw error;
+      if (oldest) drop(oldest);
+      else say("This browser cannot keep more: leave the page open until your votes are sent.");
+    }
+  }
 }
 
 function drop(gone) {
@@ -48,6 +64,8 @@ addEventListener("storage", ({ key }) => {
 });
 
 const current = (vote) => votes.get().find((other) => other.key === vote.key);
+const waits = (vote) => vote.state === "unsent" || vote.undo;
+const done = () => votes.get().filter((vote) => !waits(vote));
 const stands = (vote) => vote.state !== "undone" && !vote.undo;
 
 /** The votes on a turn that stand, latest last. */
@@ -55,7 +73,7 @@ export const votesOn = (turn, all = votes.get()) =>
   all.filter((vote) => vote.turn === turn.id && stands(vote));
 
 /** How many still have to reach the server. */
-export const unsent = (all) => all.filter((vote) => vote.state === "unsent" || vote.undo).length;
+export const unsent = (all) => all.filter(waits).length;
 
 /** The choice `candidate` in a vote on `completion_id`. */
 export const refer = ({ completion_id, choice }, own) =>
@@ -72,6 +90,7 @@ export function cast(conversation, turn, about, opinion, more = {}) {
     state: "unsent",
     id: null,
     learned_in: null,
+    superseded: false,
     problem: "",
     conversation: conversation.id,
     turn: turn.id,
@@ -89,38 +108,54 @@ export function undo(vote) {
   const now = current(vote);
   if (!now) return;
   if (now.state === "refused" || (now.state === "unsent" && !now.tried)) drop(now);
-  else put(now, { undo: true });
+  else put(now, { undo: true, problem: "" });
   sendAll();
 }
 
 function forgetOldest() {
-  const done = votes.get().filter((vote) => vote.state !== "unsent" && !vote.undo);
-  for (const vote of done.slice(0, Math.max(0, done.length - MOST))) drop(vote);
+  const all = done();
+  for (const vote of all.slice(0, Math.max(0, all.length - MOST))) drop(vote);
 }
 
 let sending = false;
 let failures = 0;
 let timer = null;
 
-/** Send what waits, in order; tries again by itself. */
+/** Send what waits; tries again by itself. */
 export async function sendAll() {
   if (sending) return;
   sending = true;
   clearTimeout(timer);
   try {
-    for (let next; (next = votes.get().find((v) => v.state === "unsent" || v.undo)); ) {
-      await send(next);
-      failures = 0;
-    }
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    if (server.get().state === "up") {
+    const error = await sendRound();
+    if (!error) failures = 0;
+    else if (server.get().state === "up") {
       const pause = error.retryAfter || PAUSES[Math.min(failures++, PAUSES.length - 1)];
       timer = setTimeout(sendAll, pause * 1000);
     } // else `onUp` calls
   } finally {
     sending = false;
   }
+}
+
+/**
+ * Send what waits, in order. What fails is left for later, and with it other votes on its turn,
+ * since of two votes the later one counts. Gives the last error.
+ */
+async function sendRound() {
+  const stuck = new Set(); // turns
+  let failed = null;
+  for (let next; (next = votes.get().find((v) => waits(v) && !stuck.has(v.turn))); ) {
+    try {
+      await send(next);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failed = error;
+      if (error.status === 429 || server.get().state !== "up") break;
+      stuck.add(next.turn);
+    }
+  }
+  return failed;
 }
 
 async function send(vote) {
@@ -132,13 +167,13 @@ async function post(vote) {
   vote = put(vote, { tried: true });
   let answer;
   try {
-    const headers = { "Idempotency-Key": vote.key };
-    const sent = { method: "POST", body: vote.body, headers };
-    answer = await (await request("/v1/feedback", sent)).json();
+    answer = await postJson("/v1/feedback", vote.body, {
+      headers: { "Idempotency-Key": vote.key },
+    });
   } catch (error) {
     const now = current(vote) ?? vote;
     if (!(error instanceof ApiError)) throw error;
-    if (error.passing || error.status === 401) {
+    if (error.passing) {
       put(now, { problem: error.message });
       throw error;
     }
@@ -155,56 +190,98 @@ async function retract(vote) {
     try {
       await request(`/v1/feedback/${vote.id}`, { method: "DELETE" });
     } catch (error) {
-      if (error.passing || error.status === 401) throw error;
-      if (error.status !== 404) {
-        put(current(vote) ?? vote, { undo: false, problem: error.message });
-        return;
-      } // else it is gone already
+      if (!(error instanceof ApiError) || error.passing) throw error;
+      put(current(vote) ?? vote, { undo: false, problem: error.message });
+      return;
     }
   }
   put(current(vote) ?? vote, { state: "undone", undo: false });
 }
 
-async function readPage(after) {
-  if (!after) return getJson(`/v1/feedback?limit=${PAGE}`);
+const unknown = new Set(); // ids that the server does not know: of another key, or forgotten
+
+/** Votes that may yet be learned from. */
+const pending = () =>
+  votes.get().filter(
+    (vote) =>
+      vote.state === "stored" && !vote.learned_in && !vote.superseded &&
+      vote.body.feedback.kind !== "comment" && !unknown.has(vote.id),
+  );
+
+/** What the server says of a vote; null: it does not know it. */
+async function told({ id }) {
   try {
-    return await getJson(`/v1/feedback?limit=${PAGE}&after=${after}`);
+    return await getJson(`/v1/feedback/${id}`);
   } catch (error) {
-    if (error.status !== 400) throw error;
-    return readPage(null); // given with another key, or forgotten: from the beginning
+    if (error.status !== 404 || error.passing) throw error;
+    return null;
   }
 }
 
-/** Ask which versions have learned from votes; gives the votes that have newly been. */
-export async function lookLearned() {
-  const pending = votes.get().filter((v) => v.state === "stored" && v.learned_in === null);
-  if (!pending.length) return [];
-  const learned = new Map();
-  // The list is in the order of sending; what lies before the oldest pending one is known.
-  let after = votes.get().findLast((v) => v.state === "stored" && v.made < pending[0].made)?.id;
-  for (let more = true; more; ) {
-    const page = await readPage(after);
-    for (const { id, learned_in } of page.data) if (learned_in) learned.set(id, learned_in);
-    after = page.data.at(-1)?.id;
-    more = page.has_more && Boolean(after);
+function note(vote, answer) {
+  const { learned_in, superseded = false } = answer;
+  if (learned_in || superseded) put(current(vote) ?? vote, { learned_in, superseded });
+}
+
+// From the oldest vote that is pending on, the server lists them in the order of their coming.
+async function look() {
+  const wanted = new Map(pending().map((vote) => [vote.id, vote]));
+  let after = null;
+  for (const [id, vote] of wanted) {
+    const answer = await told(vote);
+    wanted.delete(id);
+    if (answer) {
+      note(vote, answer);
+      after = id;
+      break;
+    }
+    unknown.add(id);
   }
-  return pending
-    .filter((vote) => learned.has(vote.id))
-    .map((vote) => put(current(vote), { learned_in: learned.get(vote.id) }));
+  for (let page = 0; after && wanted.size && page < PAGES; page++) {
+    const { data, has_more } = await getJson(`/v1/feedback?limit=${PAGE}&after=${after}`);
+    for (const answer of data) {
+      const vote = wanted.get(answer.id);
+      if (vote) note(vote, answer);
+      wanted.delete(answer.id);
+    }
+    after = has_more && data.at(-1)?.id;
+  }
+}
+
+let looking = null;
+
+/** Ask which versions have learned from votes. */
+async function lookLearned() {
+  looking ??= look().finally(() => (looking = null));
+  try {
+    await looking;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error; // else looked at again when there is news
+  }
 }
 
 async function announce(version, before) {
-  const learned = await lookLearned().catch(() => []); // looked at again when the server is back
-  const own = learned.filter((vote) => vote.learned_in === version).length;
-  const credit = own ? ` It has learned from ${count(own, "vote")} of yours.` : "";
   const news = `Version ${version} is live${version > before ? "" : " again"}.`;
-  say(news + credit, { label: "See what changed", href: `#/learning/${version}` });
-  // The server may know a moment later which votes went in.
-  setTimeout(() => lookLearned().catch(() => []), LATER);
+  const action = { label: "See what changed", href: `#/learning/${version}` };
+  const change = say(news, action);
+  await lookLearned();
+  const own = votes.get().filter((vote) => vote.learned_in === version && stands(vote)).length;
+  if (own) change(`${news} It has learned from ${count(own, "vote")} of yours.`);
+  setTimeout(lookLearned, LATER); // the server may know a moment later which votes went in
 }
+
+// Also a version that is held back, or on trial, has learned from votes.
+let newest = 0;
+learning.follow(({ versions }) => {
+  const last = versions.at(-1)?.version ?? 0;
+  if (last === newest) return;
+  newest = last;
+  lookLearned();
+});
 
 onVersion(announce);
 onUp(() => {
+  unknown.clear(); // perhaps there is another key now
   sendAll();
-  lookLearned().catch(() => []);
+  lookLearned();
 });

@@ -46,7 +46,12 @@ class StandIn:
         tokens_per_second: Of each candidate; 0 gives the answer at once.
         deeds: POST requests to /v1/policies, as (path, body).
         feedback: What was voted, by id.
+        gone: Ids of feedback that the server does not know (any more).
         learned_in: The version that votes went into.
+        superseded: Ids of feedback that a later vote has replaced.
+        silent: Streams of the learner's events that are asked for now never say anything.
+        asked: The bodies of the requests for answers.
+        looked: The queries of requests for feedback, and the ids asked for one by one.
         flood: So many changes of the snapshot are told in one go, one vote more in each.
 
     """
@@ -60,7 +65,7 @@ class StandIn:
             Route("/v1/me", self._me),
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
             Route("/v1/feedback", self._feedback, methods=["GET", "POST"]),
-            Route("/v1/feedback/{id}", self._retract, methods=["DELETE"]),
+            Route("/v1/feedback/{id}", self._one, methods=["GET", "DELETE"]),
             Route("/v1/learning/events", self._events),
             Route("/v1/learning/reports/{version:int}", self._report),
             Route("/v1/policies", self._policies),
@@ -83,9 +88,14 @@ class StandIn:
         self.tokens_per_second = 0.0
         self.deeds: list[tuple[str, Any]] = []
         self.feedback: dict[str, Any] = {}
+        self.gone: set[str] = set()
         self.learned_in: int | None = None
+        self.superseded: set[str] = set()
+        self.silent = False
         self.flood = 0
-        self._asked = 0
+        self.asked: list[Any] = []
+        self.looked: list[str] = []
+        self._keys: dict[str, str] = {}
 
     @property
     def flooded(self) -> int:
@@ -131,9 +141,9 @@ class StandIn:
     async def _complete(self, request: Request) -> Response:
         if refused := self._refused(request):
             return refused
-        self._asked += 1
         body = await request.json()
-        stream = self._stream(f"chatcmpl-{self._asked}", int(body.get("n", 1)))
+        self.asked.append(body)
+        stream = self._stream(f"chatcmpl-{len(self.asked)}", int(body.get("n", 1)))
         return StreamingResponse(stream, media_type="text/event-stream")
 
     async def _stream(self, completion_id: str, n: int) -> AsyncIterator[str]:
@@ -161,19 +171,39 @@ class StandIn:
         if refused := self._refused(request):
             return refused
         if request.method == "GET":
-            data = [one | {"learned_in": self.learned_in} for one in self.feedback.values()]
+            self.looked.append(request.url.query)
+            after = request.query_params.get("after", "")
+            ids = [id for id in self.feedback if not after or int(id[3:]) > int(after[3:])]
+            data = [self._told(id) for id in ids]
             return JSONResponse({"object": "list", "data": data, "has_more": False})
-        vote = {"id": f"fb-{len(self.feedback)}", **await request.json()}
+        key = request.headers["idempotency-key"]
+        if key in self._keys:
+            return JSONResponse(self._told(self._keys[key]))
+        vote = {"id": f"fb-{len(self._keys)}", **await request.json()}
+        self._keys[key] = vote["id"]
         self.feedback[vote["id"]] = vote
         return JSONResponse(vote | {"learned_in": None}, 201)
 
-    async def _retract(self, request: Request) -> Response:
-        self.feedback.pop(request.path_params["id"], None)
-        return JSONResponse({"id": request.path_params["id"], "deleted": True})
+    def _told(self, id: str) -> dict[str, Any]:
+        more = {"superseded": True} if id in self.superseded else {}
+        return {**self.feedback[id], "learned_in": self.learned_in, **more}
+
+    async def _one(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        self.looked.append(id)
+        if id in self.gone or id not in self.feedback:
+            return error(404, "feedback_not_found", "There is no such feedback of yours.")
+        if request.method == "GET":
+            return JSONResponse(self._told(id))
+        del self.feedback[id]
+        return JSONResponse({"id": id, "deleted": True})
 
     async def _events(self, request: Request) -> Response:
         async def events() -> AsyncIterator[str]:
             sent: Any = None
+            silent = self.silent
+            while silent and not await request.is_disconnected():
+                await asyncio.sleep(POLL_SECONDS)
             while not await request.is_disconnected():
                 if self.snapshot is not sent:
                     sent = self.snapshot
@@ -197,7 +227,8 @@ class StandIn:
             version | {"replicas": ["replica-0"] if version["state"] == "live" else [], "bytes": 1}
             for version in told["versions"]
         ]
-        return {"data": data, **{k: told[k] for k in ("held", "live", "on_trial")}}
+        shown = ("held", "live", "on_trial", "previous")
+        return {"data": data, **{key: told[key] for key in shown}}
 
     async def _policies(self, request: Request) -> Response:
         if self.role != "operator":

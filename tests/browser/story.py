@@ -73,6 +73,7 @@ def snapshot(now: float | None = None) -> dict[str, Any]:
     return {
         "object": "learning",
         "live": 5,
+        "previous": 4,
         "on_trial": None,
         "held": False,
         "loop": {

@@ -86,6 +86,45 @@ def confirming(page: Page) -> None:
     page.get_by_role("button", name="Roll back").click()
 
 
+def key(page: Page) -> None:
+    body = {"error": {"message": "This server needs a valid API key.", "code": "invalid_api_key"}}
+    page.route("**/v1/models", lambda route: route.fulfill(status=401, json=body))
+    page.reload()
+    expect(page.get_by_label("An API key is needed.")).to_be_visible()
+
+
+def toast(page: Page) -> None:
+    voted(page)
+    menu(page)
+    page.get_by_role("button", name="Delete “How do I make tea?”").click()
+    expect(page.get_by_role("button", name="Bring it back")).to_be_visible()
+
+
+def menu(page: Page) -> None:
+    opener = page.get_by_role("button", name="Menu")
+    if opener.is_visible():  # on a phone
+        opener.click()
+    expect(page.get_by_role("link", name="Learning")).to_be_visible()
+
+
+def no_report(page: Page) -> None:
+    page.evaluate("location.hash = '#/learning/1'")
+    expect(page.get_by_role("heading", name="Version 1", level=1)).to_be_visible()
+    expect(page.get_by_text("no report", exact=False)).to_be_visible()
+
+
+def held(page: Page) -> None:
+    learning(page)
+    expect(page.get_by_text("Publishing is held")).to_be_visible()
+
+
+def waiting(page: Page) -> None:
+    page.route("**/v1/**", lambda route: route.abort())
+    page.route("**/readyz", lambda route: route.abort())
+    ask(page, "How do I make tea?", 2)
+    expect(page.get_by_text("Your question is sent as soon as it can be.")).to_be_visible()
+
+
 def away(page: Page) -> None:
     comparing(page)
     page.route("**/v1/**", lambda route: route.abort())
@@ -98,7 +137,7 @@ VIEWS: dict[str, Callable[[Page], None]] = {
     view.__name__: view
     for view in (
         welcome, streaming, comparing, ranking, voted, dialog, editing, options, votes, learning,
-        report, operator, confirming, away,
+        report, operator, confirming, away, key, toast, menu, no_report, held, waiting,
     )
 }  # fmt: skip
 
@@ -110,6 +149,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     contexts: Callable[..., BrowserContext], told: StandIn, name: str, theme: str, size: str
 ) -> None:
     told.tokens_per_second = 20 if name == "streaming" else 0
+    told.snapshot = told.snapshot | {"held": name == "held"}
     # A debugger's script is the test's own; the page's policy would not let it in.
     more = PHONE if size == "phone" else {}
     context = contexts(color_scheme=theme, reduced_motion="reduce", bypass_csp=True, **more)
@@ -157,14 +197,18 @@ def test_a_phone_is_enough_to_ask_and_vote(
 def test_motion_is_left_out_where_it_is_not_wanted(
     contexts: Callable[..., BrowserContext], told: StandIn
 ) -> None:
-    told.tokens_per_second = 1
-    page = contexts(reduced_motion="reduce").new_page()
-    page.goto(told.url)
-    ask(page, "still", 1)
-    running = page.evaluate(
-        "document.getAnimations().filter((a) => a.playState === 'running').length"
-    )
-    assert running == 0
+    moving = {}
+    for motion in ("reduce", "no-preference"):
+        page = contexts(reduced_motion=motion).new_page()
+        page.route("**/v1/chat/completions", lambda route: None)  # the answer never begins
+        page.goto(told.url)
+        ask(page, "still", 1)
+        expect(page.get_by_role("img", name="Waiting for the answer")).to_be_visible()
+        moving[motion] = page.evaluate(
+            "document.getAnimations().filter((a) => a.playState === 'running').length"
+        )
+    assert moving["reduce"] == 0
+    assert moving["no-preference"] > 0
 
 
 def test_the_end_of_answers_is_told_to_screen_readers(

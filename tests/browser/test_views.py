@@ -121,7 +121,7 @@ def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: S
 @pytest.mark.parametrize(
     ("button", "says", "confirm", "deed"),
     [
-        ("Roll back", "Version 5 is taken out of service; version 4 answers again.", "Roll back",
+        ("Roll back", "All new answers come from version 4, no longer from version 5.", "Roll back",
          "rollback"),
         ("Hold publishing", "No new version goes live until you let it go on.", "Hold publishing",
          "hold"),
@@ -143,6 +143,59 @@ def test_an_operator_is_told_what_will_happen_and_asked(
     dialog.get_by_role("button", name=confirm).click()
     expect(dialog).to_have_count(0)
     assert told.deeds == [(deed, {"reason": "it rambles"})]
+
+
+def lines(view: Page, button: str) -> list[str]:
+    """Give what a dialog says will happen."""
+    view.get_by_role("button", name=button, exact=True).click()
+    said = view.get_by_role("dialog").get_by_role("listitem").all_inner_texts()
+    view.get_by_role("button", name="Cancel").click()
+    return said
+
+
+HELD = "Publishing is held from then on: nothing new goes live until you let it go on."
+
+
+@pytest.mark.parametrize(
+    ("button", "to", "undone"),
+    [("Roll back", 4, "5"), ("Make live: version 2", 2, "4 and 5")],
+)
+def test_whichever_way_back_says_that_it_is_one(
+    view: Page, told: StandIn, button: str, to: int, undone: str
+) -> None:
+    told.snapshot = told.snapshot | {"on_trial": 6}
+    go(view, "Operator")
+    assert lines(view, button) == [
+        f"All new answers come from version {to}, no longer from version 5.",
+        "The trial of version 6 ends now, whatever its votes say so far.",
+        "Answers under way are finished; no request is lost.",
+        "The next learning cycle starts from it.",
+        f"Rolled back, and never to be the parent of another: version {undone}.",
+        HELD,
+    ]
+
+
+def test_a_rollback_goes_where_the_server_says(view: Page, told: StandIn) -> None:
+    told.snapshot = told.snapshot | {"previous": 2}  # version 4 was overtaken before it was live
+    go(view, "Operator")
+    assert lines(view, "Roll back")[0] == (
+        "All new answers come from version 2, no longer from version 5."
+    )
+
+
+def test_letting_publishing_go_on_names_what_goes_live(view: Page, told: StandIn) -> None:
+    waiting = [version(5, 1.79e9) | {"version": n, "state": "waiting"} for n in (6, 7)]
+    versions = [*told.snapshot["versions"], *waiting]
+    told.snapshot = told.snapshot | {"held": True, "versions": versions}
+    go(view, "Operator")
+    expect(view.get_by_role("row").filter(has_text="Version 7")).to_contain_text("held back")
+    first, second = lines(view, "Let publishing go on")
+    assert first == "New versions that pass the gate go live again by themselves."
+    assert second == (
+        "Version 7, which was held back, goes live at once, or on trial if it was published for "
+        "one."
+    )
+    assert HELD not in lines(view, "Make live: version 6")
 
 
 def test_what_cannot_be_done_says_why(view: Page, told: StandIn) -> None:
