@@ -29,13 +29,13 @@ def next_version(plaudit: Plaudit) -> int:
 def said(plaudit: Plaudit) -> str:
     """Give what the policy says with a fixed seed: tells one set of weights from another.
 
-    (The likeliest tokens do not: with random weights and a tied output head, each is the last
-    one again.)
+    The likeliest tokens do not: with random weights and a tied output head, each is the last
+    one again. Nor does a temperature of 1: all tokens are as likely then, and the seed decides.
     """
     answer = plaudit.openai().chat.completions.create(
         model="plaudit",
         messages=GREETING,
-        temperature=1,
+        temperature=0.2,
         seed=5,
         max_tokens=32,
         extra_body={"ignore_eos": True},
