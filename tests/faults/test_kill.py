@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from feedback.ledger import Ledger
@@ -126,9 +127,13 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
         for pid in processes("deploy.cli", "learn", home):
             os.kill(pid, signal.SIGKILL)
     # Serving dies in the middle of a swap, between its new weights and their label.
+    (serving,) = processes("deploy.cli", "serve", home)
+    engines = psutil.Process(serving).children(recursive=True)
+    assert engines
     (tmp_path / "failpoints").write_text("swap.label=kill")
     plaudit.publish(3, 2, seed=3)
     wait_until("serving is still up", 20, lambda: not answers(plaudit))
+    wait_until("vLLM's engine outlives its server", 10, lambda: not any(map(runs, engines)))
     assert plaudit.wait_ready() == 3
     count = sum(v.chats for v in voters)
     wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
@@ -168,6 +173,10 @@ def versions_of_all_tokens(plaudit: Plaudit) -> set[int]:
             assert spans[-1][1] == len(choice.token_ids)
             seen |= {span.policy_version for span in choice.versions}
     return seen
+
+
+def runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def answers(plaudit: Plaudit) -> bool:

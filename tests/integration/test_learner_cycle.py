@@ -474,7 +474,7 @@ def test_killed_and_resumed_cycle_gives_the_same_adapter(
     assert weights(home, 2, ADAPTER) == weights(adapted, 2, ADAPTER)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_two_processes_train_the_same_policy_also_after_a_kill(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -2,15 +2,13 @@
 
 import itertools
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
-from tests.servers import Plaudit, served
+from tests.servers import Plaudit
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
@@ -182,16 +180,3 @@ def test_metrics_name_what_happened(plaudit: Plaudit) -> None:
         "plaudit_log_append_seconds_bucket",
     ):
         assert name in text, name
-
-
-def test_the_engine_dies_with_a_killed_server(tmp_path: Path) -> None:
-    with served(tmp_path / "home") as other:
-        assert other.process is not None
-        engines = psutil.Process(other.process.pid).children(recursive=True)
-        assert engines
-        other.process.kill()
-        other.process.wait()
-        deadline = time.monotonic() + 10
-        while any(engine.is_running() for engine in engines):
-            assert time.monotonic() < deadline, "vLLM's engine outlived its server"
-            time.sleep(0.1)
