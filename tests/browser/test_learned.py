@@ -57,6 +57,10 @@ def test_sixty_clicks_make_a_version(learning: Plaudit, contexts: object) -> Non
     context: BrowserContext = contexts()  # type: ignore[operator]
     page = context.new_page()
     page.goto(learning.url)
+    page.get_by_label("An API key is needed.").fill(learning.make_key("user"))
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("link", name="v1 is live")).to_be_visible()
+    expect(page.get_by_role("link", name="Operator")).to_have_count(0)
     asking_for(page, structured_outputs={"choice": SAID})
     for number in range(VOTES):
         if number % 10 == 0:

@@ -4,7 +4,6 @@ from string import ascii_lowercase
 
 from playwright.sync_api import Page, expect
 
-from deploy.policies import operations
 from learner.model import load_tokenizer
 from tests.browser.actions import ask, asking_for, last_turn, long_text, wait_status
 from tests.servers import Plaudit
@@ -14,6 +13,15 @@ def letters(plaudit: Plaudit) -> list[int]:
     """Give the ids of the tokens that are one letter."""
     vocabulary = load_tokenizer(plaudit.registry.path(1)).get_vocab()
     return [vocabulary[letter] for letter in ascii_lowercase]
+
+
+def confirm(page: Page, button: str, says: str, answer: str) -> None:
+    """Do what an operator does, having read what will happen."""
+    page.get_by_role("button", name=button).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(says)
+    dialog.get_by_role("button", name=answer).click()
+    expect(dialog).to_have_count(0)
 
 
 def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
@@ -39,7 +47,12 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     page.keyboard.press("1")
     expect(turn.get_by_text(f"version {version}", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name=f"v{version} is live")).to_be_visible()
-    operations(plaudit.home).rollback("test")
+    page.get_by_role("link", name="Operator").click()
+    confirm(page, "Roll back", f"no longer from version {version}", "Roll back")
     expect(page.get_by_text(f"Version {before} is live again.")).to_be_visible()
-    operations(plaudit.home).resume("test")
     plaudit.wait_version(before)
+    confirm(page, "Let publishing go on", "that pass the gate go live again", "Let it go on")
+    expect(page.get_by_role("button", name="Hold publishing")).to_be_visible()
+    deeds = page.get_by_role("region", name="Who did what").get_by_role("listitem")
+    expect(deeds.first).to_contain_text("let publishing go on")
+    expect(deeds.nth(1)).to_contain_text(f"rolled version {version} back to version {before}")
