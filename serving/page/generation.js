@@ -1,7 +1,8 @@
 // Asking for answers: one request streams all candidates of a turn.
 import { ApiError, chatChunks, server } from "./api.js";
 import {
-  abandoned, addTurn, conversations, finish, isOpen, loaded, messagesFor, settle, touch, working,
+  abandoned, addTurn, conversations, finish, isOpen, loaded, messagesFor, save, settle, touch,
+  working,
 } from "./conversations.js";
 import { model, onUp } from "./connection.js";
 import { sawVersion } from "./live.js";
@@ -90,6 +91,7 @@ async function stream(parent, turn, candidates) {
     if (waits) turn.status = "waiting";
     else working.delete(turn.id);
     touch(parent, turn);
+    save(); // its page may go at once
   }
 }
 

@@ -31,6 +31,7 @@ def test_an_answer_streams_token_by_token_and_is_kept(page: Page, plaudit: Plaud
     expect(answer).to_have_attribute("aria-busy", "false")
     late = answer.inner_text()
     assert len(late) > early
+    page.wait_for_timeout(300)  # it is kept then
     page.reload()
     expect(last_turn(page).locator(".prompt-text")).to_have_text("Hello there")
     assert last_turn(page).locator(".answer-text").inner_text() == late

@@ -57,7 +57,7 @@ def test_the_lease_passes_on_when_its_holder_dies_or_is_paused(
     ]
     try:
         learners[0].start()
-        wait_until("nobody leads", 30, files[0].exists)
+        wait_until("nobody leads", 60, files[0].exists)
         learners[1].start()
         time.sleep(SESSION / 2)
         assert [f.exists() for f in files] == [True, False]
