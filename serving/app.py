@@ -126,8 +126,9 @@ def _stop_on_failure(server: uvicorn.Server) -> Callable[[asyncio.Task[None]], N
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.critical(
-                "'%s' has failed; this replica stops, to start again",
+                "'%s' has failed (%s); this replica stops, to start again",
                 task.get_name(),
+                error,
                 exc_info=error,
             )
             server.should_exit = True

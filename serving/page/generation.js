@@ -91,7 +91,7 @@ async function stream(parent, turn, candidates) {
     if (waits) turn.status = "waiting";
     else working.delete(turn.id);
     touch(parent, turn);
-    save(); // its page may go at once
+    if (reason === null) save(); // its page may go at once
   }
 }
 
