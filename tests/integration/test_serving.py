@@ -30,7 +30,7 @@ def texts(chunks: list[Any], n: int) -> list[str]:
 
 
 def test_candidates_stream_token_by_token_and_interleaved(plaudit: Plaudit) -> None:
-    chunks = stream(plaudit, n=2)
+    chunks = stream(plaudit, n=2, extra_body={"ignore_eos": True})
     order = [c.choices[0].index for c in chunks if c.choices and c.choices[0].delta.content]
     assert set(order) == {0, 1}
     switches = sum(a != b for a, b in itertools.pairwise(order))
