@@ -38,6 +38,7 @@ class Operations:
         Raises:
             NoSuchVersion: It was never published.
             NotPossible: It is live already, or its files are not whole.
+            RegistryUnavailable: Its files could not be looked at.
 
         """
         state = self._history.poll()

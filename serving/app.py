@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -136,11 +136,28 @@ def _stop_on_failure(server: uvicorn.Server) -> Callable[[asyncio.Task[None]], N
     return ended
 
 
-async def _watch_engine(engine: Any, server: uvicorn.Server) -> None:
-    while not engine.errored:
+async def _watch_engine(engine: Any, stopping: Callable[[], bool]) -> None:
+    while not stopping():  # then vLLM ends the engine itself
+        if engine.errored:
+            raise ServingError("vLLM's engine has died")
         await asyncio.sleep(ENGINE_CHECK_SECONDS)
-    logger.critical("vLLM's engine has died; this replica stops, to start again")
-    server.should_exit = True
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for them.
+
+    Raises:
+        ServingError: One of them had failed.
+
+    """
+    for task in tasks:
+        task.cancel()
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    for task, error in zip(tasks, errors, strict=True):
+        if isinstance(error, ServingError):
+            raise error
+        if isinstance(error, Exception):
+            raise ServingError(f"'{task.get_name()}' has failed: {error}") from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -165,7 +182,8 @@ async def serve(settings: ServingSettings) -> None:
 
     Raises:
         ServingError: There is no policy to serve, others can reach the address and there is no
-            key, the port is taken, the engine died, or the policy was lost in a swap.
+            key, the port is taken, or a task failed that this replica cannot do without: the
+            engine died, the policy was lost in a swap.
 
     """
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
@@ -224,9 +242,11 @@ async def _serve_engine(
     recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
     swapper = Swapper(loader, parts.log, settings.replica, on_live=_show_live)
     engine = RecordingEngine(inner, recorder, settings.model_name, loader.lineup)
-    app = await _build_app(
-        args, engine, swapper, parts, settings, stopping=lambda: server.should_exit
-    )
+
+    def stopping() -> bool:
+        return server.should_exit
+
+    app = await _build_app(args, engine, swapper, parts, settings, stopping)
     _show_live(swapper.version)
     config = uvicorn.Config(
         app,
@@ -245,19 +265,15 @@ async def _serve_engine(
             "view": follow_view(parts, settings.poll_seconds),
             "history": follow_history(parts.history, settings.poll_seconds),
             "usage": parts.usage.follow(),
-            "engine": _watch_engine(inner, server),
+            "engine": _watch_engine(inner, stopping),
         }.items()
     ]
     for task in following:
         task.add_done_callback(_stop_on_failure(server))
     await server.serve(sockets=[listener])
-    for task in following:
-        task.cancel()
-    await asyncio.gather(*following, return_exceptions=True)
-    await recorder.drain()
-    with contextlib.suppress(LogError):  # it is known to be gone, or not; nothing hangs on it
-        await asyncio.to_thread(publish_event, parts.log, Swapped(replica=settings.replica))
-    if loader.lost:
-        raise ServingError("the policy was lost in a swap")
-    if inner.errored:
-        raise ServingError("vLLM's engine died")
+    try:
+        await _ended(following)
+    finally:
+        await recorder.drain()
+        with contextlib.suppress(LogError):  # it is known to be gone, or not; nothing hangs on it
+            await asyncio.to_thread(publish_event, parts.log, Swapped(replica=settings.replica))

@@ -178,7 +178,9 @@ class Loader:
             await self._reload(self._live)
         except _STEP_ERRORS as error:
             self.lost = True
-            raise PolicyLost(f"version {version} could not be put back: {error}") from error
+            raise PolicyLost(
+                f"the policy was lost in a swap: version {version} could not be put back: {error}"
+            ) from error
 
     async def _step(self, name: str, step: Awaitable[Any]) -> Any:
         result = await asyncio.wait_for(step, self.timeout)

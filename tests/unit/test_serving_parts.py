@@ -20,9 +20,9 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import KeyMade
 from protos.registry import CheckpointInvalid, Registry
 from serving.access import Access
-from serving.app import _stop_on_failure
+from serving.app import _ended, _stop_on_failure
 from serving.context import RequestContext, request_context
-from serving.errors import CheckpointUnfit, NotRecorded
+from serving.errors import CheckpointUnfit, NotRecorded, ServingError
 from serving.middleware import CompletionMiddleware
 from serving.recorder import Answer, Recorder
 from serving.staging import Staged, stage, tensor_shapes
@@ -269,17 +269,27 @@ async def test_an_answer_without_a_record_is_told_and_fails_only_if_strict(tmp_p
     log.close()
 
 
-async def test_a_replica_stops_where_one_of_its_tasks_fails() -> None:
+async def test_a_replica_stops_where_one_of_its_tasks_fails_and_says_which() -> None:
     server = SimpleNamespace(should_exit=False)
 
     async def ends(error: Exception | None) -> None:
         if error is not None:
             raise error
 
+    tasks = []
     for error in (None, asyncio.CancelledError(), OSError("no space")):
         assert not server.should_exit
-        task = asyncio.create_task(ends(error), name="policies")
-        task.add_done_callback(_stop_on_failure(server))
-        await asyncio.wait([task])
+        tasks.append(asyncio.create_task(ends(error), name="policies"))
+        tasks[-1].add_done_callback(_stop_on_failure(server))
+        await asyncio.wait(tasks)
         await asyncio.sleep(0)
     assert server.should_exit
+    await _ended(tasks[:2])
+    with pytest.raises(ServingError, match="'policies' has failed: no space"):
+        await _ended(tasks)
+
+
+async def test_tasks_that_run_on_are_ended() -> None:
+    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(2)]
+    await _ended(tasks)
+    assert all(task.cancelled() for task in tasks)
