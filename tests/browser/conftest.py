@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.stand_in import StandIn
 from tests.models import tiny_chat_model
@@ -109,4 +109,13 @@ def page(contexts: Callable[..., BrowserContext], plaudit: Plaudit) -> Page:
     """A page of the real server, with nothing stored."""
     page = contexts().new_page()
     page.goto(plaudit.url)
+    return page
+
+
+@pytest.fixture
+def chat(contexts: Callable[..., BrowserContext], told: StandIn) -> Page:
+    """A page of the stand-in, with nothing stored."""
+    page = contexts().new_page()
+    page.goto(told.url)
+    expect(page.locator(".live")).to_contain_text("v5")
     return page

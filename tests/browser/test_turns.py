@@ -18,14 +18,6 @@ from tests.browser.actions import (
 from tests.browser.stand_in import StandIn
 
 
-@pytest.fixture
-def chat(contexts: Callable[..., BrowserContext], told: StandIn) -> Page:
-    page = contexts().new_page()
-    page.goto(told.url)
-    expect(page.locator(".live")).to_contain_text("v5")
-    return page
-
-
 def go_away(page: Page) -> None:
     for path in ("**/v1/**", "**/readyz"):
         page.route(path, lambda route: route.abort())
@@ -168,14 +160,20 @@ def test_two_tabs_show_the_same_conversations(chat: Page, told: StandIn) -> None
     expect(chat.get_by_role("button", name="Delete “in both tabs”")).to_have_count(0)
 
 
-def test_either_tab_stops_an_answer(chat: Page, told: StandIn) -> None:
+def seen_streaming(chat: Page, told: StandIn) -> Page:
+    """Ask in one tab, and give another in which the answer is seen to stream."""
     told.tokens_per_second = 2
-    ask(chat, "stopped from elsewhere", 1)
+    ask(chat, "seen from elsewhere", 1)
     expect(last_turn(chat).locator(".answer-text")).to_contain_text("Warm")
     chat.wait_for_timeout(600)
     other = chat.context.new_page()
     other.goto(chat.url)
     wait_status(other, "streaming")
+    return other
+
+
+def test_either_tab_stops_an_answer(chat: Page, told: StandIn) -> None:
+    other = seen_streaming(chat, told)
     other.get_by_role("button", name="Stop", exact=True).click()
     for page in (chat, other):
         wait_status(page, "settled")
@@ -183,13 +181,7 @@ def test_either_tab_stops_an_answer(chat: Page, told: StandIn) -> None:
 
 
 def test_an_answer_of_a_tab_that_is_gone_can_be_stopped(chat: Page, told: StandIn) -> None:
-    told.tokens_per_second = 2
-    ask(chat, "its tab is closed", 1)
-    expect(last_turn(chat).locator(".answer-text")).to_contain_text("Warm")
-    chat.wait_for_timeout(600)
-    other = chat.context.new_page()
-    other.goto(chat.url)
-    wait_status(other, "streaming")
+    other = seen_streaming(chat, told)
     chat.close()
     other.get_by_role("button", name="Stop", exact=True).click()
     wait_status(other, "settled")

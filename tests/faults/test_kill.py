@@ -77,7 +77,11 @@ class Voters(threading.Thread):
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Plaudit]:
     plaudit = Plaudit(
-        tmp_path / "home", environment={"PLAUDIT_FAILPOINTS": str(tmp_path / "failpoints")}
+        tmp_path / "home",
+        environment={
+            "PLAUDIT_FAILPOINTS": str(tmp_path / "failpoints"),
+            "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
+        },
     )
     plaudit.home.mkdir()
     tiny_chat_model(tmp_path / "tiny", seed=1)

@@ -1,4 +1,4 @@
-"""One real vLLM server for all tests of serving."""
+"""Two real vLLM servers for all tests of serving: one of whole policies, one of adapters."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,3 +17,23 @@ def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
     }
     with served(home, environment, keys=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
+    """A server that takes adapters up to rank 8; every chat for two is a duel if there is one."""
+    home: Path = tmp_path_factory.mktemp("adapted")
+    environment = {
+        "PLAUDIT_FAILPOINTS": str(home / "failpoints"),
+        "PLAUDIT_SERVING_POLL_SECONDS": ".1",
+        "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
+        "PLAUDIT_SERVING_LORA_RANK": "8",
+        "PLAUDIT_SERVING_DUEL_SHARE": "1",
+    }
+    with served(home, environment) as server:
+        yield server
+
+
+@pytest.fixture
+def next_version(adapted: Plaudit) -> int:
+    return max(adapted.registry.versions()) + 1

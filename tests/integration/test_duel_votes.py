@@ -4,7 +4,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,32 +13,25 @@ from learner.service import run
 from learner.settings import DuelSettings, LearnerSettings
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded
 from tests.integration.test_swap import spans
-from tests.servers import Plaudit, served
+from tests.servers import Plaudit
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at night?"}]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
-    """A server that takes adapters, and a learner that never has votes enough for a cycle."""
-    folder: Path = tmp_path_factory.mktemp("duels")
-    environment = {
-        "PLAUDIT_SERVING_POLL_SECONDS": ".1",
-        "PLAUDIT_SERVING_LORA_RANK": "8",
-        "PLAUDIT_SERVING_DUEL_SHARE": "1",
-    }
+@pytest.fixture(scope="module", autouse=True)
+def learner(adapted: Plaudit) -> Iterator[None]:
+    """A learner that never has votes enough for a cycle."""
     stop = threading.Event()
     # A wide edge, for a test that takes few votes.
     settings = LearnerSettings(
         metrics_port=0, min_events=10**6, poll_seconds=0.1, duel=DuelSettings(edge=0.25)
     )
-    with served(folder, environment) as server:
-        learner = threading.Thread(target=run, args=(folder, settings, stop))
-        learner.start()
-        yield server
-        stop.set()
-        learner.join(30)
-        assert not learner.is_alive()
+    learner = threading.Thread(target=run, args=(adapted.home, settings, stop))
+    learner.start()
+    yield
+    stop.set()
+    learner.join(30)
+    assert not learner.is_alive()
 
 
 def vote_until_it_ends(plaudit: Plaudit, challenger: int, preferred: float) -> DuelEnded:
@@ -64,39 +56,42 @@ def vote_until_it_ends(plaudit: Plaudit, challenger: int, preferred: float) -> D
     raise AssertionError("the duel did not end")
 
 
-def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(home: Plaudit) -> None:
-    home.add_adapter(2, 1, 1)
-    home.announce(2, 1, trial=True)
-    won = vote_until_it_ends(home, 2, preferred=0.8)
+def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(
+    adapted: Plaudit, next_version: int
+) -> None:
+    first, better, worse = adapted.version(), next_version, next_version + 1
+    adapted.add_adapter(better, first, 1)
+    adapted.announce(better, first, trial=True)
+    won = vote_until_it_ends(adapted, better, preferred=0.8)
     print(f"promoted after {won.wins} votes for it and {won.losses} against")
-    assert (won.promoted, won.against) == (True, 1)
+    assert (won.promoted, won.against) == (True, first)
     assert won.wins > won.losses
-    home.wait_version(2)
-    home.add_adapter(3, 2, 1)
-    home.announce(3, 2, trial=True)
-    lost = vote_until_it_ends(home, 3, preferred=0.2)
+    adapted.wait_version(better)
+    adapted.add_adapter(worse, better, 1)
+    adapted.announce(worse, better, trial=True)
+    lost = vote_until_it_ends(adapted, worse, preferred=0.2)
     print(f"rolled back after {lost.wins} votes for it and {lost.losses} against")
-    assert (lost.promoted, lost.against) == (False, 2)
+    assert (lost.promoted, lost.against) == (False, better)
     assert lost.wins < lost.losses
-    log = home.log
+    log = adapted.log
     state = current(log)
     log.close()
-    assert (state.live, state.challenger, state.rolled_back) == (2, 0, {3})
-    assert not state.held
+    assert (state.live, state.challenger, state.held) == (better, 0, False)
+    assert worse in state.rolled_back
     time.sleep(0.5)
-    answer = home.openai().chat.completions.create(
+    answer = adapted.openai().chat.completions.create(
         model="plaudit", messages=QUESTION, n=2, max_tokens=4
     )
-    assert [spans(c)[0][0] for c in home.records()[answer.id].choices] == [2, 2]
+    assert [spans(c)[0][0] for c in adapted.records()[answer.id].choices] == [better] * 2
 
 
-def test_an_operator_ends_a_duel(home: Plaudit) -> None:
-    live = home.version()
-    home.add_adapter(4, live, 1)
-    home.announce(4, live, trial=True)
-    home.tell(Activated(version=4, by="test"))
-    home.wait_version(4)
-    log = home.log
+def test_an_operator_ends_a_duel(adapted: Plaudit, next_version: int) -> None:
+    live = adapted.version()
+    adapted.add_adapter(next_version, live, 1)
+    adapted.announce(next_version, live, trial=True)
+    adapted.tell(Activated(version=next_version, by="test"))
+    adapted.wait_version(next_version)
+    log = adapted.log
     state = current(log)
     log.close()
-    assert (state.live, state.challenger, state.held) == (4, 0, False)
+    assert (state.live, state.challenger, state.held) == (next_version, 0, False)
