@@ -192,7 +192,9 @@ class LearnerSettings(BaseSettings):
             reward = _unless_set(reward, learning_rate=LORA_RATE)
             ppo = _unless_set(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
         if parameters > LARGE:
-            reward = _unless_set(reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32)
+            reward = _unless_set(
+                reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32, scouts=1
+            )
             ppo = _unless_set(
                 ppo,
                 iterations=12,
