@@ -159,7 +159,10 @@ def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     assert scores[0] > scores[1]
 
 
-def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("scouts", [1, 6])
+def test_forty_percent_of_hostile_raters_do_not_turn_it(
+    model: PreTrainedModel, scouts: int
+) -> None:
     honest = liking(99, 320)
     votes = [
         replace(e, rater=f"{i % 10}", ranks=e.ranks[::-1] if i % 10 < 4 else e.ranks)
@@ -177,7 +180,7 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
         ]
         return sum(right) / len(right), report
 
-    with_scouts, report = accuracy(6)
+    with_scouts, report = accuracy(scouts)
     assert with_scouts == 1
     assert report.doubted_raters == 4
     assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
