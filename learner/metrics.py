@@ -43,8 +43,8 @@ class Metrics:
     """All of the learner's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._stage_name = ""
         """Start from nothing."""
+        self._stage_name = ""
         self.registry = CollectorRegistry()
         self._lag = self._gauge("plaudit_learner_lag_events", "Log records not yet in the ledger")
         self._events = self._gauge("plaudit_learner_ledger_events", "Opinions in the ledger")

@@ -4,6 +4,8 @@ Each iteration samples answers, takes some that people rated before, scores them
 clipped steps. Left out: several updates of the reward model in between.
 """
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from learner.reward import RewardModel
 from learner.rollouts import Group, Targets, collect, targets
 from learner.sampler import Sample, Sampler
 from learner.settings import Dtype, PPOSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +194,10 @@ class _Trainer:
         """Sample, score, and take the steps of one iteration."""
         seed = self._seed * 100_003 + number
         generator = torch.Generator().manual_seed(seed)
+        started = time.monotonic()
         live = self._take_live(generator)
         minibatches = self._collect(live, generator, seed)
+        sampled = time.monotonic()
         players = self._players
         groups = [group for minibatch in minibatches for group in minibatch]
         fixed, measured = targets(
@@ -209,6 +215,15 @@ class _Trainer:
         of_group = iter(fixed)
         paired = [[(group, next(of_group)) for group in minibatch] for minibatch in minibatches]
         clip_ratio, value_error, text_nll = self._update(paired, generator)
+        logger.info(
+            "iteration %d: %d tokens of answers, of them %d rated before; sampled in %.1f s, "
+            "learned from in %.1f s",
+            number + 1,
+            sum(len(group.batch.tokens_N) for group in groups),
+            sum(len(answer.sample.token_ids) for answer in live),
+            sampled - started,
+            time.monotonic() - sampled,
+        )
         iteration = Iteration(
             number=number + 1,
             clip_ratio=clip_ratio,
