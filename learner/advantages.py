@@ -50,10 +50,14 @@ def gae(
     return advantages_BT, returns_BT
 
 
-def whiten(values_N: Tensor) -> Tensor:
-    """Give the entries mean 0 and deviation 1."""
-    std = values_N.std(correction=0) if len(values_N) > 1 else values_N.new_ones(())
-    return (values_N - values_N.mean()) / (std + 1e-8)
+def whiten(values_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Give the entries weighted mean 0 and deviation 1; with no weight at all, as they are."""
+    total = weights_N.sum()
+    if total == 0:
+        return values_N
+    centred_N = values_N - (weights_N * values_N).sum() / total
+    variance = (weights_N * centred_N**2).sum() / total
+    return centred_N / (variance.sqrt() + 1e-8)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, step: float = 0.1) -> float:

@@ -93,12 +93,24 @@ def clipped_share(
 
 
 def value_loss(
-    values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, *, clip: float, count: float
+    values_N: Tensor,
+    old_values_N: Tensor,
+    returns_N: Tensor,
+    weights_N: Tensor,
+    *,
+    clip: float,
+    count: float,
 ) -> Tensor:
-    """Give half the squared error, the worse of the value and the value clipped to the old one."""
+    """Give half the squared error, the worse of the value and the value clipped to the old one.
+
+    Args:
+        weights_N: As in `policy_loss`: what an earlier policy's answers return is not what this
+            one's do.
+
+    """
     near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
     worse_N = torch.maximum((values_N - returns_N) ** 2, (near_N - returns_N) ** 2)
-    return 0.5 * worse_N.sum() / count
+    return 0.5 * (weights_N * worse_N).sum() / count
 
 
 def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap: float) -> Tensor:

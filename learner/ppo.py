@@ -341,6 +341,7 @@ class _Trainer:
             self._players.critic.values(batch, states_NH),
             fixed.old_values_N,
             fixed.returns_N,
+            fixed.weights_N,
             clip=settings.clip_value,
             count=count,
         )

@@ -221,16 +221,31 @@ def _target(
         old_values_N=values_N,
         advantages_N=advantages_AL[chosen_AL],
         returns_N=returns_AL[chosen_AL],
-        weights_N=importance_weights(
-            look.old_N, group.sampler_log_probs_N, settings.importance_cap
-        ),
+        weights_N=_weights(group, look.old_N, settings.importance_cap),
     )
 
 
+def _weights(group: Group, old_N: Tensor, cap: float) -> Tensor:
+    """Weigh fresh answers token by token, since there only the arithmetic differs; others whole.
+
+    An earlier policy's answer is one that this policy gives as often as all its tokens together
+    say. Weighed one by one, likely words after an unlikely beginning would count in full, and
+    their advantages, bad as the answer's, would teach the policy to say less of any such words.
+    """
+    sampler_N, batch = group.sampler_log_probs_N, group.batch
+    of_answers_A = importance_weights(
+        batch.padded(old_N).sum(-1), batch.padded(sampler_N).sum(-1), cap
+    )
+    of_tokens_N = importance_weights(old_N, sampler_N, cap)
+    return torch.where(batch.per_token(group.fresh_A), of_tokens_N, batch.per_token(of_answers_A))
+
+
 def _whitened(found: Sequence[Targets], ranks: Ranks) -> list[Targets]:
-    """Whiten advantages over all tokens of the iteration."""
-    everywhere = ranks.gather(torch.cat([target.advantages_N for target in found]))
-    white = torch.split(whiten(torch.cat(everywhere)), [len(a) for a in everywhere])[ranks.rank]
+    """Whiten advantages over all tokens of the iteration, each as far as it counts."""
+    advantages = ranks.gather(torch.cat([target.advantages_N for target in found]))
+    weights = ranks.gather(torch.cat([target.weights_N for target in found]))
+    everywhere_N = whiten(torch.cat(advantages), torch.cat(weights))
+    white = torch.split(everywhere_N, [len(a) for a in advantages])[ranks.rank]
     own = torch.split(white, [len(target.advantages_N) for target in found])
     return [replace(t, advantages_N=a) for t, a in zip(found, own, strict=True)]
 

@@ -55,14 +55,21 @@ def test_padding_changes_no_advantage() -> None:
 
 
 def test_whitening_by_hand() -> None:
-    assert whiten(torch.tensor([1.0, 3.0, 5.0])).tolist() == pytest.approx(
+    assert whiten(torch.tensor([1.0, 3.0, 5.0]), torch.ones(3)).tolist() == pytest.approx(
         [-1.2247, 0.0, 1.2247], abs=1e-3
     )
 
 
+def test_whitening_weighs_what_hardly_counts() -> None:
+    """Mean (2 * 1 + 1 * 4) / 3 = 2, variance (2 * 1 + 1 * 4) / 3 = 2."""
+    white = whiten(torch.tensor([1.0, 4.0, -100.0]), torch.tensor([2.0, 1.0, 0.0]))
+    assert white.tolist() == pytest.approx([-1 / 2**0.5, 2 / 2**0.5, -102 / 2**0.5])
+
+
 def test_whitening_of_one_token_or_equal_tokens_is_finite() -> None:
-    assert torch.isfinite(whiten(torch.ones(1))).all()
-    assert torch.isfinite(whiten(torch.ones(2))).all()
+    assert torch.isfinite(whiten(torch.ones(1), torch.ones(1))).all()
+    assert torch.isfinite(whiten(torch.ones(2), torch.ones(2))).all()
+    assert torch.isfinite(whiten(torch.ones(2), torch.zeros(2))).all()
 
 
 def test_kl_coefficient_follows_the_target_in_bounded_steps() -> None:

@@ -91,8 +91,11 @@ def test_policy_loss_weighs_by_importance_and_divides_by_the_global_count() -> N
 def test_value_loss_takes_the_worse_of_plain_and_clipped() -> None:
     values, old = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.9])
     # First: plain error 0, clipped value .2, error .64. Second: not clipped, error 4.
-    loss = value_loss(values, old, torch.tensor([1.0, 3.0]), clip=0.2, count=2)
+    returns = torch.tensor([1.0, 3.0])
+    loss = value_loss(values, old, returns, torch.ones(2), clip=0.2, count=2)
     assert loss.item() == pytest.approx(0.5 * (0.64 + 4) / 2)
+    loss = value_loss(values, old, returns, torch.tensor([2.0, 0.5]), clip=0.2, count=2)
+    assert loss.item() == pytest.approx(0.5 * (2 * 0.64 + 0.5 * 4) / 2)
 
 
 def test_clipped_share_counts_tokens_out_of_range() -> None:

@@ -268,21 +268,21 @@ def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_not_chosen(
     assert sorted(i for group in groups for i in group.members) == list(range(12))
 
 
-def test_answers_of_an_earlier_policy_are_weighed_and_told_apart(
+def test_answers_of_an_earlier_policy_are_weighed_whole_and_told_apart(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
     playing = players(model)
     earlier = playing.live[0].sample
-    doubled = replace(earlier, log_probs=tuple(p - 0.5 for p in earlier.log_probs))
-    playing.live = [LiveAnswer(doubled, 2), *playing.live[1:]]
+    one, two = len(earlier.token_ids), sum(len(a.sample.token_ids) for a in playing.live[1:])
+    rarer = replace(earlier, log_probs=tuple(p - 0.5 / one for p in earlier.log_probs))
+    playing.live = [LiveAnswer(rarer, 2), *playing.live[1:]]
     half = TINY_PPO.model_copy(update={"live_share": 0.5, "iterations": 1})
     found: list[Iteration] = []
     run_ppo(playing, half, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert found[0].live == 0.5
     assert found[0].staleness == pytest.approx((2 + 1 + 1) / 3)
     assert found[0].mismatch_kl == pytest.approx(0, abs=1e-4), "of the fresh ones alone"
-    one, two = len(earlier.token_ids), sum(len(a.sample.token_ids) for a in playing.live[1:])
-    w = 2.718281828**0.5
+    w = math.exp(0.5)  # all its tokens together
     by_hand = (one * w + two) ** 2 / ((one + two) * (one * w * w + two))
     assert found[0].effective_sample_size == pytest.approx(by_hand, abs=1e-3)
 
