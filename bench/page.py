@@ -26,7 +26,7 @@ OBSERVE_TASKS = """
 window.tasks = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) window.tasks.push(entry.duration);
-}).observe({ type: "longtask", buffered: true });
+}).observe({ type: "longtask" });
 window.frames = [];
 let last = performance.now();
 const frame = (now) => {
