@@ -313,7 +313,7 @@ def simulate(plan: Plan) -> Progress:
     """
     try:
         return asyncio.run(_simulate(plan))
-    except openai.APIConnectionError as error:
+    except (openai.APIConnectionError, httpx.TransportError) as error:
         raise DeployError(
             f"no answer from {' or '.join(plan.urls)}: start it with 'plaudit up'"
         ) from error

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -14,10 +15,12 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from deploy.errors import DeployError
 from deploy.processes import Child, stop_all
 from deploy.processor import best_dtype, cpu_flags
 from deploy.raters import PREFERENCES, judge, prefers
 from deploy.settings import UpSettings
+from deploy.simulate import Plan, Simulation, simulate
 from deploy.up import up
 from feedback.log import LogUnavailable
 from feedback.policies import current
@@ -256,3 +259,15 @@ def test_a_home_says_how_its_policies_are_tuned(
     monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "lora")
     assert tuning_here(tmp_path) == Tuning("lora", 16)
     assert tuning_here(tmp_path, "full") == Tuning("full", 0)
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ReadTimeout("slow")])
+def test_a_simulation_says_that_the_server_has_gone(
+    error: httpx.HTTPError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Simulation, "run", run)
+    with pytest.raises(DeployError, match=r"no answer from .*: start it with"):
+        simulate(Plan(("http://127.0.0.1:1",), "concise"))
