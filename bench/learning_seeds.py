@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from deploy.raters import PREFERENCES, Preference, judge, prefers
 from learner.adapters import adapted
 from learner.corpus import prompts
+from learner.gate import answer_kl
 from learner.live import LiveAnswer
 from learner.materials import demonstrated_prompts
 from learner.model import load_model, load_tokenizer, twin
@@ -52,7 +53,7 @@ SMALL = PretrainSettings(
 )
 SMALL_SFT = SftSettings(tokens=400_000, text_share=0.0)
 RATERS = 10
-SMALL_PPO = PPOSettings(iterations=20, learning_rate=6e-4)
+SMALL_PPO = PPOSettings(iterations=20, learning_rate=4e-4)
 CONTROLS = {
     "KL and ptx": {},
     "no ptx": {"text_coef": 0.0},
@@ -171,6 +172,11 @@ class Laboratory:
             for a, b in zip(ours, theirs, strict=True)
         )
         return sum(wins) / len(ours)
+
+    def kl(self, model: PreTrainedModel) -> float:
+        """Estimate the nats in an answer to the fine-tuned model, on prompts nobody voted on."""
+        answers = self.sampler(model).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77)
+        return answer_kl(model, self.reference, answers, SMALL_PPO, self.pad)
 
     def _to_train(self, lora: LoraSettings | None) -> PreTrainedModel:
         model = twin(self.reference)

@@ -87,7 +87,7 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> dict[str, float]:
     return {
         "accuracy": report.accuracy,
         "win": lab.win_rate(policy),
-        "kl": iterations[-1].kl,
+        "kl": lab.kl(policy),
         "nll": text_nll(policy, lab.held_out_text) - lab.base_nll,
         "ess": iterations[-1].effective_sample_size,
         "seconds": time.monotonic() - started,

@@ -96,7 +96,7 @@ def learn_until(home: Path, settings: LearnerSettings, done: Callable[[], bool])
 
     thread = threading.Thread(target=serve)
     thread.start()
-    for _ in range(12_000):
+    for _ in range(24_000):
         if done() or not thread.is_alive():
             break
         stop.wait(0.02)

@@ -53,20 +53,21 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_heir(
     ]
     try:
         learners[0].start()
-        wait_until("nobody publishes", 30, lambda: "published 2" in told(homes[0]))
+        wait_until("nobody publishes", 60, lambda: "published 2" in told(homes[0]))
         learners[1].start()
         time.sleep(1)
         # In the registry, not yet announced: there it is paused.
         armed.write_text("learner.published=stop\n")
-        wait_until("the leader is not paused", 10, lambda: not armed.read_text())
+        wait_until("the leader is not paused", 30, lambda: not armed.read_text())
         paused = time.monotonic()
-        wait_until("nobody takes over", 6 * SESSION, lambda: "leads" in told(homes[1]))
+        wait_until("nobody takes over", 10 * SESSION, lambda: "leads" in told(homes[1]))
         took = time.monotonic() - paused
-        wait_until("the heir does not publish", 10, lambda: len(told(homes[1])) > 2)
+        wait_until("the heir does not publish", 60, lambda: len(told(homes[1])) > 2)
         os.kill(learners[0].pid or 0, signal.SIGCONT)
-        wait_until("both lead", 2 * SESSION, lambda: "stands by" in told(homes[0]))
+        # Kafka may give the lease to either, also to the one that comes back.
+        wait_until("both lead", 10 * SESSION, lambda: any("stands by" in told(h) for h in homes))
         before = published(homes)
-        wait_until("nobody goes on", 30, lambda: len(published(homes)) > len(before) + 2)
+        wait_until("nobody goes on", 60, lambda: len(published(homes)) > len(before) + 2)
     finally:
         for learner in learners:
             learner.kill()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -126,12 +127,13 @@ def killed_or_done(
     """Run the service in a process until its cycle has ended, or it died; give its exit code."""
     process = FORKS.Process(target=learn_in_process, args=(home, failpoints, settings))
     process.start()
-    for _ in range(3000):
+    ended, late = cycle_ended(home), time.monotonic() + 400
+    while process.is_alive() and not ended() and time.monotonic() < late:
         process.join(0.02)
-        if process.exitcode is not None or cycle_ended(home)():
-            break
+    alive = process.is_alive()
     process.kill()
     process.join()
+    assert not alive or ended(), "the cycle has not come to its end"
     return process.exitcode
 
 
