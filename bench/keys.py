@@ -1,10 +1,12 @@
 """What keys, rate limits and quotas cost: chats with and without, interleaved.
 
-    uv run python -m bench.keys --home .plaudit [--rounds 9]
+    uv run python -m bench.keys --home .plaudit [--rounds 9] [--clients 1 8 32]
 
-Two servers of the same model run side by side, one with a hundred keys, of which the callers' has
-a rate and a quota that are never reached, and one without any. They are driven in turn, in an
-order that alternates. Before that: the time that letting one request in takes by itself.
+Three servers of the same model run side by side: one with a hundred keys, of which the callers' has
+a rate and a quota that are never reached; one without any; and another without any, which says how
+much two equal servers differ here. They are driven in turn, in an order that changes. Compared are
+tokens a second, and the processor time of a server, with its engine, for a chat, which other work
+on the machine changes less. Before that: the time that letting one request in takes by itself.
 """
 
 import argparse
@@ -14,6 +16,8 @@ import tempfile
 import timeit
 from contextlib import ExitStack
 from pathlib import Path
+
+import psutil
 
 from bench.servers import free_port, machine, plaudit_serve, running
 from bench.serving import load
@@ -62,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, default=Path(".plaudit"))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     print(machine())
@@ -70,9 +75,10 @@ def main() -> None:
         folder = Path(temporary)
         tokens = {
             name: new_home(folder / name, model, count)
-            for name, count in (("without", 0), ("with", KEYS))
+            for name, count in (("without", 0), ("again", 0), ("with", KEYS))
         }
-        for name, token in tokens.items():
+        for name in ("without", "with"):
+            token = tokens[name]
             print(f"letting one chat in, {name} keys: {admitting(folder / name, token):.1f} µs")
         urls = {}
         for name in tokens:
@@ -80,26 +86,43 @@ def main() -> None:
             urls[name] = f"http://127.0.0.1:{port}"
             command = plaudit_serve(folder / name, port, options.dtype)
             servers.enter_context(running(command, urls[name], "/readyz", folder / f"{name}.log"))
-        print("clients   tokens/s without   with   with / without: median of rounds (least, most)")
-        for clients in (1, 8, 32):
+        print("clients  beside 'without'     throughput: median (least, most)   processor time")
+        for clients in options.clients:
             compare(urls, tokens, clients, options.rounds)
 
 
+def processor_seconds(url: str) -> float:
+    """Give what the server at a URL, with its engine, has used so far."""
+    port = url.rpartition(":")[2]
+    server = next(p for p in psutil.Process().children() if port in p.cmdline())
+    return sum(
+        times.user + times.system
+        for times in (p.cpu_times() for p in (server, *server.children(recursive=True)))
+    )
+
+
 def compare(urls: dict[str, str], tokens: dict[str, str], clients: int, rounds: int) -> None:
-    """Print one row: both servers in turn, the first round thrown away."""
+    """Print a row for each other server: all in turn, the first round thrown away."""
     rates: dict[str, list[float]] = {name: [] for name in urls}
+    costs: dict[str, list[float]] = {name: [] for name in urls}
+    names = list(urls)
+    chats = 3 * clients + 9
     for number in range(rounds + 1):
-        for name in sorted(urls, reverse=bool(number % 2)):
-            rate, _ = asyncio.run(load(urls[name], clients, 3 * clients + 9, tokens[name]))
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            before = processor_seconds(urls[name])
+            rate, _ = asyncio.run(load(urls[name], clients, chats, tokens[name]))
             if number:
                 rates[name].append(rate)
-    ratios = sorted(a / b for a, b in zip(rates["with"], rates["without"], strict=True))
-    print(
-        f"{clients:7}   {statistics.median(rates['without']):16.0f}   "
-        f"{statistics.median(rates['with']):4.0f}   "
-        f"{statistics.median(ratios):.3f} ({ratios[0]:.3f}, {ratios[-1]:.3f})",
-        flush=True,
-    )
+                costs[name].append((processor_seconds(urls[name]) - before) / chats)
+    plain = statistics.median(rates["without"]), statistics.median(costs["without"])
+    print(f"{clients:7}  {'itself':18} {plain[0]:8.0f} tokens/s {plain[1] * 1e3:28.1f} ms a chat")
+    for name in names[1:]:
+        line = f"{clients:7}  {name:18}"
+        for found in (rates, costs):
+            ratios = sorted(a / b for a, b in zip(found[name], found["without"], strict=True))
+            line += f" {statistics.median(ratios):8.3f} ({ratios[0]:.3f}, {ratios[-1]:.3f})    "
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

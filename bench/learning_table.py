@@ -58,7 +58,6 @@ LINES = {
     "40% hostile": Line(hostile(0.4)),
     "40% hostile, all believed": Line(hostile(0.4), believed=True),
     "live answers alone": Line(live=1.0),
-    "no live answers": Line(live=0.0),
     "adapters": Line(lora=True),
 }
 
