@@ -130,7 +130,7 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     made_here = model_exists(home / "models" / "pretrained")
     if not made_here and registry.manifest(1).base == "default":
         logger.warning(
-            "%s holds no pre-trained model: instead of its text, answers of version 1 keep the "
+            "%s holds no pre-trained model: instead of its text, what version 1 writes keeps the "
             "policy near what it was. 'plaudit pretrain --out %s' makes it again",
             home,
             home / "models" / "pretrained",
@@ -149,14 +149,14 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
         held_out_text=_EMPTY,
         base_text_nll=0.0,
     )
-    _add_text(materials, home)
+    _add_text(materials, home, asked)
     return materials
 
 
 _EMPTY: Final = Rows(*(torch.zeros((0, 1), dtype=torch.long) for _ in range(3)))
 
 
-def _add_text(materials: Materials, home: Path) -> None:
+def _add_text(materials: Materials, home: Path, asked: Sequence[list[dict[str, str]]]) -> None:
     settings, tokenizer = materials.settings, materials.tokenizer
     row = settings.ppo.text_row
     base = materials.reference
@@ -169,10 +169,10 @@ def _add_text(materials: Materials, home: Path) -> None:
         )
         if materials.made_here:
             base = load_model(home / "models" / "pretrained", base.device)
-    elif materials.prompts:
+    elif beginnings := _beginnings(asked, tokenizer, row // 2):
         count = max(2, 4 * settings.ppo.text_rows)
         samples = materials.sampler(base).sample(
-            _repeated(materials.prompts, 2 * count), 1, row, 1.0, settings.seed
+            _repeated(beginnings, 2 * count), 1, row, 1.0, settings.seed
         )
         materials.text = _sampled_rows(samples[::2], materials.pad)
         materials.held_out_text = _sampled_rows(samples[1::2], materials.pad)
@@ -180,8 +180,19 @@ def _add_text(materials: Materials, home: Path) -> None:
         materials.base_text_nll = text_nll(base, materials.held_out_text)
 
 
+def _beginnings(
+    conversations: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, most: int
+) -> list[list[int]]:
+    """Encode what people asked as plain text to go on with, without the chat template.
+
+    Chat answers would not do: what people wish of these, PPO must be free to change.
+    """
+    texts = dict.fromkeys(messages[-1]["content"] for messages in conversations if messages)
+    return [ids[:most] for text in texts if (ids := tokenizer(text)["input_ids"])]
+
+
 def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
-    """Give what the reference said as text to keep likely; its prompts have no loss."""
+    """Give what the reference wrote as text to keep likely; the beginnings have no loss."""
     sequences = [(*s.prompt, *s.token_ids) for s in samples]
     width = max(map(len, sequences))
     ids = [[*s, *[pad] * (width - len(s))] for s in sequences]

@@ -12,7 +12,8 @@ Tune = Literal["full", "lora"]
 # Above this many parameters a model is tuned by adapters, with smaller batches. Each trained copy
 # of all the weights, with gradients and optimizer, would take 16 bytes a parameter.
 LARGE: Final = 30_000_000
-LORA_RATE: Final = 5e-4  # learning rate of adapters, whatever the size of the model
+LORA_RATE: Final = 5e-4  # learning rate of a policy's adapters, whatever the size of the model
+REWARD_LORA_RATE: Final = 2e-4  # and of a reward model's: at more it is too sure of itself
 
 
 class _Frozen(BaseModel):
@@ -189,7 +190,7 @@ class LearnerSettings(BaseSettings):
         reward, gate = self.reward, self.gate
         ppo = _unless_set(self.ppo, temperature=temperature)
         if tune == "lora":
-            reward = _unless_set(reward, learning_rate=LORA_RATE)
+            reward = _unless_set(reward, learning_rate=REWARD_LORA_RATE)
             ppo = _unless_set(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
         if parameters > LARGE:
             reward = _unless_set(
@@ -197,7 +198,7 @@ class LearnerSettings(BaseSettings):
             )
             ppo = _unless_set(
                 ppo,
-                iterations=12,
+                iterations=8,
                 rollouts=16,
                 minibatches=1,
                 max_tokens=64,

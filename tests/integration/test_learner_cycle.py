@@ -26,6 +26,7 @@ from feedback.sqlite_log import SqliteLog
 from learner.cycle_state import latest
 from learner.materials import gather
 from learner.model import load_model, load_tokenizer
+from learner.packing import IGNORED
 from learner.report import Notes, Report
 from learner.reporting import prompts_to_show
 from learner.service import run
@@ -417,6 +418,24 @@ def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
     assert learned_on
     assert held_out
     assert not learned_on & held_out
+
+
+def test_a_model_made_elsewhere_is_kept_near_the_plain_text_that_it_writes(learned: Path) -> None:
+    """Text that begins as people's questions do; not chat answers, which are to change."""
+    ledger = Ledger(learned / "ledger.db")
+    materials = gather(learned, SETTINGS, ledger, ledger.counts().max_seq)
+    ledger.close()
+    for rows in (materials.text, materials.held_out_text):
+        assert len(rows) == 8
+        for ids, labels in zip(rows.input_ids_NT, rows.labels_NT, strict=True):
+            beginning = ids[labels == IGNORED].tolist()
+            text = materials.tokenizer.decode(beginning[: (labels != IGNORED).int().argmax()])
+            assert text.startswith("say")
+            assert "user" not in text
+            written = (labels != IGNORED).nonzero().flatten()
+            assert len(written) > 0
+            assert torch.equal(labels[written], ids[written])
+    assert materials.base_text_nll > 0
 
 
 def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
