@@ -131,12 +131,12 @@ class World:
 
     def vote(self, hurried: float, doubled: float) -> None:
         """Have people vote from now on, and wait until it arrives."""
-        wait_until("the app does not start", 30, self.up)
+        wait_until("the app does not start", 90, self.up)
         seeds = [self.rng.randrange(2**32) for _ in range(VOTERS)]
         self.voters = [Voter(self.url, i, s, hurried, doubled) for i, s in enumerate(seeds)]
         for voter in self.voters:
             voter.start()
-        self.recovered(time.monotonic(), 30)
+        self.recovered(time.monotonic(), 60)
 
     def accepted(self) -> dict[str, tuple[float, str]]:
         """Give when votes were accepted, and their reasons, by event id."""
@@ -297,7 +297,7 @@ def world(
     made = World(home, broker, seed)
     try:
         made.start_app()
-        wait_until("the app does not start", 30, made.up)
+        wait_until("the app does not start", 90, made.up)
         made.start_follower()
         made.vote(hurried, doubled)
         yield made

@@ -136,8 +136,8 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     assert engines
     (tmp_path / "failpoints").write_text("swap.label=kill")
     plaudit.publish(3, 2, seed=3)
-    wait_until("serving is still up", 20, lambda: not answers(plaudit))
-    wait_until("vLLM's engine outlives its server", 10, lambda: not any(map(runs, engines)))
+    wait_until("serving is still up", 60, lambda: not answers(plaudit))
+    wait_until("vLLM's engine outlives its server", 60, lambda: not any(map(runs, engines)))
     assert plaudit.wait_ready() == 3
     count = sum(v.chats for v in voters)
     wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
@@ -145,7 +145,7 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     assert plaudit.process is not None
     plaudit.process.send_signal(signal.SIGKILL)
     plaudit.process.wait()
-    wait_until("parts outlive 'plaudit up'", 45, lambda: not processes("deploy.cli", home))
+    wait_until("parts outlive 'plaudit up'", 90, lambda: not processes("deploy.cli", home))
     start(plaudit, tmp_path)
     assert plaudit.version() == 3
     count = sum(v.chats for v in voters)

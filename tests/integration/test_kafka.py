@@ -123,7 +123,7 @@ def test_completions_wait_on_disk_while_kafka_is_away(
     own = settings.model_copy(update={"servers": own_broker.address})
     log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
     log.append("completions", [new("0")])
-    assert log.wait_until_empty(10)
+    assert log.wait_until_empty(60)
     own_broker.kill()
     started = time.monotonic()
     for i in range(1, 20):

@@ -62,13 +62,14 @@ def test_the_lease_passes_on_when_its_holder_dies_or_is_paused(
         time.sleep(SESSION / 2)
         assert [f.exists() for f in files] == [True, False]
         os.kill(learners[0].pid or 0, how)
-        seconds = wait_until("nobody took over", 4 * SESSION, files[1].exists)
+        seconds = wait_until("nobody took over", 10 * SESSION, files[1].exists)
         print(f"{how.name}: the other led after {seconds:.1f} s")
         if how == signal.SIGSTOP:
             os.kill(learners[0].pid or 0, signal.SIGCONT)
-            wait_until("both lead", 10, lambda: not files[0].exists())
+            # Kafka may give the lease to either, also to the one that comes back.
+            wait_until("both lead", 10 * SESSION, lambda: sum(f.exists() for f in files) == 1)
             time.sleep(1)
-            assert files[1].exists()
+            assert sum(f.exists() for f in files) < 2
     finally:
         for learner in learners:
             if learner.pid is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def train(out: Path, processes: int, *, stop_after: int = -1) -> None:
@@ -23,7 +23,7 @@ def train(out: Path, processes: int, *, stop_after: int = -1) -> None:
     subprocess.run(
         [sys.executable, "-m", *launch, *script],
         check=True,
-        timeout=240,
+        timeout=500,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         cwd=Path(__file__).parents[2],
     )
