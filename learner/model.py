@@ -177,9 +177,9 @@ class ScalarModel(nn.Module):
     """A language model's trunk with one number per token: a reward model or a critic."""
 
     def __init__(self, model: PreTrainedModel, seed: int, dtype: Dtype = "float32") -> None:
-        """Take the trunk of `model` (not copied); the head is drawn N(0, 0.1/sqrt(d+1)).
+        """Take the trunk of `model` (not copied); the head is drawn N(0, 0.3/sqrt(d+1)).
 
-        That is a tenth of the deviation of Stiennon et al. 2020 (arXiv:2009.01325), appendix B: a
+        That is less than a third of the deviation of Stiennon et al. 2020 (arXiv:2009.01325), appendix B: a
         large head begins with a taste of its own, which the few dozen steps that a small number of
         votes is worth do not undo. It stays sure of itself, and wrong.
         """
@@ -190,7 +190,7 @@ class ScalarModel(nn.Module):
         self.head = nn.Linear(width, 1)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            std = 0.1 / math.sqrt(width + 1)
+            std = 0.3 / math.sqrt(width + 1)
             self.head.weight.normal_(0, std, generator=generator)
             self.head.bias.zero_()
 
