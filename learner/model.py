@@ -179,9 +179,9 @@ class ScalarModel(nn.Module):
     def __init__(self, model: PreTrainedModel, seed: int, dtype: Dtype = "float32") -> None:
         """Take the trunk of `model` (not copied); the head is drawn N(0, 0.3/sqrt(d+1)).
 
-        That is less than a third of the deviation of Stiennon et al. 2020 (arXiv:2009.01325), appendix B: a
-        large head begins with a taste of its own, which the few dozen steps that a small number of
-        votes is worth do not undo. It stays sure of itself, and wrong.
+        Stiennon et al. 2020 (arXiv:2009.01325), appendix B, draw it with 1/sqrt(d+1): that begins
+        with a taste of its own, which the few dozen steps that a small number of votes is worth do
+        not undo. It stays sure of itself, and wrong. At a tenth, one scout finds no hostile rater.
         """
         super().__init__()
         self.trunk = trunk_of(model)
