@@ -99,7 +99,7 @@ class PPOSettings(_Frozen):
     separate_critic: bool = Field(False, description="A model of its own, not a head")
     critic_learning_rate: float = Field(4e-4, gt=0)
     clip_norm: float = Field(1.0, gt=0)
-    kl_coef: float = Field(0.05, ge=0)
+    kl_coef: float = Field(0.1, ge=0)
     kl_target: float | None = Field(None, gt=0, description="Nats in an answer; adapts kl_coef")
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
