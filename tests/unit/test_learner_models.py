@@ -182,7 +182,7 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(
 
     with_scouts, report = accuracy(scouts)
     assert with_scouts == 1
-    assert report.doubted_raters in (3, 4)  # of 4 who contradict, and nobody else
+    assert report.doubted_raters in (3, 4)  # of the 4, one may seem to toss a coin
     assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
     assert accuracy(0)[1].accuracy < 0.7, "and without scouts they do"
 
