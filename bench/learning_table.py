@@ -25,8 +25,6 @@ from learner.preferences import Example
 from learner.settings import LoraSettings, RewardSettings
 
 VOTES = 400
-# A quarter of the answers are old ones, which move the policy little.
-PPO = SMALL_PPO.model_copy(update={"learning_rate": 6e-4})
 
 
 def compared(lab: Laboratory) -> list[Example]:
@@ -45,8 +43,8 @@ class Line:
     believed: bool = False
     live: float = 0.25
     lora: bool = False
-    kl_coef: float = PPO.kl_coef
-    text_coef: float = PPO.text_coef
+    kl_coef: float = SMALL_PPO.kl_coef
+    text_coef: float = SMALL_PPO.text_coef
 
 
 LINES = {
@@ -70,12 +68,12 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> dict[str, float]:
     scouts = 0 if line.believed else RewardSettings().scouts
     lora = LoraSettings() if line.lora else None
     reward, report = lab.reward_model(line.votes(lab), RewardSettings(scouts=scouts), lora)
-    ppo = PPO.model_copy(
+    ppo = SMALL_PPO.model_copy(
         update={
             "kl_coef": line.kl_coef,
             "text_coef": line.text_coef,
             "live_share": line.live,
-            "learning_rate": 1e-3 if line.lora else PPO.learning_rate,
+            "learning_rate": 1e-3 if line.lora else SMALL_PPO.learning_rate,
         }
     )
     policy, iterations = lab.ppo(

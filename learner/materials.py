@@ -82,7 +82,9 @@ class Materials:
         """Sample from a policy of this family, until `close`."""
         ends, ppo = end_token_ids(self.tokenizer), self.settings.ppo
         if self.settings.sampler == "transformers":
-            return TransformersSampler(model, ends, pad=self.pad, batch=ppo.rollouts)
+            return TransformersSampler(
+                model, ends, pad=self.pad, batch=ppo.rollouts, dtype=self.settings.dtype
+            )
         from learner.vllm_sampler import VllmEngine, VllmSampler  # it takes seconds to import
 
         if self._engine is None:

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from learner.checkpoint import load_state, restore, save_state, training_state
-from learner.model import autocast, trained
+from learner.model import computing, trained
 from learner.packing import IGNORED, Rows, batches
 from learner.progress import Advance, OnAdvance
 from learner.settings import Dtype, PretrainSettings, SftSettings
@@ -119,8 +119,9 @@ def _step(
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with autocast(stage.dtype, model.device):
-        loss = rows_loss(model, rows.some(picked, model.device))
+    part = rows.some(picked, model.device)
+    with computing(stage.dtype, part.input_ids_NT):
+        loss = rows_loss(model, part)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(trained(model), stage.settings.clip_norm)
     optimizer.step()

@@ -21,7 +21,7 @@ from learner.checkpoint import load_sharded, save_sharded
 from learner.critic import SeparateCritic, ValueHead
 from learner.live import LiveAnswer
 from learner.losses import clipped_share, policy_loss, token_log_probs, value_loss
-from learner.model import autocast, choices, trained, twin
+from learner.model import choices, computing, trained, twin
 from learner.next_token import rows_loss
 from learner.packing import Rows
 from learner.ranks import Ranks, copy_whole
@@ -362,8 +362,9 @@ class _Trainer:
         share = text.labelled(own) / max(1, text.labelled(picked))
         if not len(own):
             own = picked[:1]  # its share is nothing, but a forward pass takes all processes
-        with autocast(self._dtype, policy.device):
-            loss = share * rows_loss(policy, text.some(own, policy.device))
+        part = text.some(own, policy.device)
+        with computing(self._dtype, part.input_ids_NT):
+            loss = share * rows_loss(policy, part)
         (self._settings.text_coef * loss).backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

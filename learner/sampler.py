@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from learner.batching import pad_left
-from learner.model import autocast, positions
+from learner.model import in_format, positions
 from learner.settings import Dtype
 
 
@@ -68,7 +68,12 @@ class TransformersSampler:
         batch: int = 64,
         dtype: Dtype = "float32",
     ) -> None:
-        """Sample from `model` as it is at each call, at most `batch` answers at once."""
+        """Sample from `model` as it is at each call, at most `batch` answers at once.
+
+        Args:
+            dtype: To compute in.
+
+        """
         self._model = model
         self._end_ids = torch.tensor(list(end_ids), device=model.device)
         self._pad = pad
@@ -87,19 +92,24 @@ class TransformersSampler:
     ) -> list[Sample]:
         """Give n answers to each prompt, those to one prompt next to each other."""
         wanted, own = each(prompts, n, numbers)
+        model = in_format(self._model, self._dtype)
         order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
         samples: dict[int, Sample] = {}
         for start in range(0, len(order), self._batch):
             picked = order[start : start + self._batch]
             chances_BT = torch.stack([_chances(seed, own[i], max_tokens) for i in picked])
-            answers = self._decode([wanted[i] for i in picked], chances_BT, temperature)
+            answers = self._decode(model, [wanted[i] for i in picked], chances_BT, temperature)
             samples.update(zip(picked, answers, strict=True))
         return [samples[i] for i in range(len(wanted))]
 
     def _decode(
-        self, prompts: Sequence[Sequence[int]], chances_BT: Tensor, temperature: float
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        chances_BT: Tensor,
+        temperature: float,
     ) -> list[Sample]:
-        max_tokens, device = chances_BT.shape[1], self._model.device
+        max_tokens, device = chances_BT.shape[1], model.device
         ids_BT, mask_BT = (part.to(device) for part in pad_left(prompts, self._pad))
         chances_BT = chances_BT.to(device)
         tokens: list[list[int]] = [[] for _ in prompts]
@@ -107,10 +117,10 @@ class TransformersSampler:
         finished = [False] * len(prompts)
         # Which prompt each row of the batch belongs to.
         rows = torch.arange(len(prompts), device=device)
-        cache = DynamicCache(config=self._model.config)
+        cache = DynamicCache(config=model.config)
         for step in range(max_tokens):
             chances_B = chances_BT[rows, step]
-            new_B, log_probs_B = self._next(ids_BT, mask_BT, cache, temperature, chances_B)
+            new_B, log_probs_B = _next(model, ids_BT, mask_BT, cache, temperature, chances_B)
             ended_B = torch.isin(new_B, self._end_ids)
             for row, token, log_prob, ended in zip(
                 rows.tolist(), new_B.tolist(), log_probs_B.tolist(), ended_B.tolist(), strict=True
@@ -131,29 +141,29 @@ class TransformersSampler:
             for prompt, t, p, done in zip(prompts, tokens, log_probs, finished, strict=True)
         ]
 
-    def _next(
-        self,
-        ids_BT: Tensor,
-        mask_BT: Tensor,
-        cache: DynamicCache,
-        temperature: float,
-        chances_B: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        with autocast(self._dtype, self._model.device):
-            logits_BV = self._model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT.long(),
-                position_ids=positions(mask_BT)[:, -ids_BT.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        log_probs_BV = (logits_BV.float() / temperature).log_softmax(-1)
-        up_to_BV = log_probs_BV.exp().cumsum(-1)
-        # Of the whole that it adds up to, which rounding leaves a little off 1.
-        new_B1 = torch.searchsorted(up_to_BV, chances_B[:, None] * up_to_BV[:, -1:], right=True)
-        new_B1 = new_B1.clamp_max(up_to_BV.shape[-1] - 1)
-        return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
+
+def _next(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    cache: DynamicCache,
+    temperature: float,
+    chances_B: Tensor,
+) -> tuple[Tensor, Tensor]:
+    logits_BV = model(
+        input_ids=ids_BT,
+        attention_mask=mask_BT.long(),
+        position_ids=positions(mask_BT)[:, -ids_BT.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    log_probs_BV = (logits_BV.float() / temperature).log_softmax(-1)
+    up_to_BV = log_probs_BV.exp().cumsum(-1)
+    # Of the whole that it adds up to, which rounding leaves a little off 1.
+    new_B1 = torch.searchsorted(up_to_BV, chances_B[:, None] * up_to_BV[:, -1:], right=True)
+    new_B1 = new_B1.clamp_max(up_to_BV.shape[-1] - 1)
+    return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
 
 
 def each(

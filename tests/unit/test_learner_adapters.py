@@ -53,6 +53,11 @@ def base(request: pytest.FixtureRequest) -> PreTrainedModel:
     return frozen(new_model(TINY, tokenizer).eval(), request.param)
 
 
+def test_a_frozen_model_keeps_the_angles_of_its_positions_exact(base: PreTrainedModel) -> None:
+    assert dict(base.named_buffers())
+    assert {buffer.dtype for buffer in base.buffers()} == {torch.float32}
+
+
 def moved(model: PreTrainedModel, seed: int = 9) -> PreTrainedModel:
     """Give every adapter weight a random value, as training would."""
     generator = torch.Generator().manual_seed(seed)

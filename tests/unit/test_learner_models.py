@@ -82,6 +82,19 @@ def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTraine
     assert tokens[0] == tokens[1]
 
 
+def test_sampling_in_bfloat16_leaves_the_model_as_it_was(model: PreTrainedModel) -> None:
+    policy = twin(model)
+    samples = TransformersSampler(policy, [END], dtype="bfloat16").sample(PROMPTS, 2, 8, 1.0, 1)
+    assert all(
+        torch.equal(p, q) for p, q in zip(policy.parameters(), model.parameters(), strict=True)
+    )
+    group = lay_out(rows_of(samples), pad=0, device=torch.device("cpu"))
+    exact_N = token_log_probs(choices(model, group, "float32")[0], group.tokens_N, 1.0)
+    sampled_N = torch.tensor([p for s in samples for p in s.log_probs])
+    assert not torch.equal(exact_N, sampled_N)
+    torch.testing.assert_close(sampled_N, exact_N, atol=0.1, rtol=0.1)
+
+
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
 
