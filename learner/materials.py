@@ -57,6 +57,7 @@ class Materials:
         prompts: Token ids to learn on.
         held_out_prompts: Token ids to judge on; never learned on.
         text: Rows for the pre-training loss.
+        text_by_reference: Whether the reference wrote it: it is not made here, and nobody gave any.
         held_out_text: Rows to measure it on.
         base_text_nll: What these cost the pre-trained model (the reference where there is none).
 
@@ -69,6 +70,7 @@ class Materials:
     prompts: list[list[int]]
     held_out_prompts: list[list[int]]
     text: Rows
+    text_by_reference: bool
     held_out_text: Rows
     base_text_nll: float
     _engine: "VllmEngine | None" = field(default=None, init=False)
@@ -126,10 +128,13 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
         raise ModelUnusable(f"there is no version 1 to learn from: {error}") from error
     first = registry.path(1)
     reference, tokenizer = load_model(first, best_device()), load_tokenizer(first)
-    settings = settings.for_model(parameters_of(reference), temperature_of(reference))
+    made_here = model_exists(home / "models" / "pretrained")
+    own_text = not (made_here or settings.text)
+    settings = settings.for_model(
+        parameters_of(reference), temperature_of(reference), own_text=own_text
+    )
     if settings.tune == "lora":
         frozen(reference, settings.dtype)
-    made_here = model_exists(home / "models" / "pretrained")
     if not made_here and registry.manifest(1).base == "default":
         logger.warning(
             "%s holds no pre-trained model: instead of its text, what version 1 writes keeps the "
@@ -148,6 +153,7 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
         prompts=prompts,
         held_out_prompts=held_out,
         text=_EMPTY,
+        text_by_reference=own_text,
         held_out_text=_EMPTY,
         base_text_nll=0.0,
     )
@@ -162,7 +168,7 @@ def _add_text(materials: Materials, home: Path, asked: Sequence[list[dict[str, s
     settings, tokenizer = materials.settings, materials.tokenizer
     row = settings.ppo.text_row
     base = materials.reference
-    if settings.text or materials.made_here:
+    if not materials.text_by_reference:
         files = settings.text or None
         source = documents(files, settings.seed + 2, repeat=True)
         materials.text = pack_documents(source, tokenizer, row=row, tokens=_TEXT_TOKENS)

@@ -57,10 +57,30 @@ def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
 
 def rows_loss(model: PreTrainedModel, rows: Rows) -> Tensor:
     """Give the mean negative log-likelihood of the labels of rows on the model's device, nats."""
-    logits_BTV = model(
+    return next_token_loss(_logits(model, rows), rows.labels_NT)
+
+
+def rows_divergence(
+    model: PreTrainedModel, reference: PreTrainedModel, rows: Rows
+) -> tuple[Tensor, Tensor]:
+    """Give KL(reference, model) where rows have labels, without gradient their loss; mean, nats.
+
+    On text that the reference wrote the two differ by a constant on average. But the divergence
+    is zero, and so is its gradient, as long as the model is the reference.
+    """
+    labels_BT = rows.labels_NT[:, 1:]
+    with torch.no_grad():
+        wanted_MV = _logits(reference, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
+    log_probs_MV = _logits(model, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
+    divergence = F.kl_div(log_probs_MV, wanted_MV, reduction="batchmean", log_target=True)
+    return divergence, F.nll_loss(log_probs_MV.detach(), labels_BT[labels_BT != IGNORED])
+
+
+def _logits(model: PreTrainedModel, rows: Rows) -> Tensor:
+    logits_BTV: Tensor = model(
         input_ids=rows.input_ids_NT, position_ids=rows.positions_NT, use_cache=False
     ).logits
-    return next_token_loss(logits_BTV, rows.labels_NT)
+    return logits_BTV
 
 
 def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) -> AdamW:

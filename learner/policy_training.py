@@ -115,6 +115,7 @@ class PolicyTraining:
                 sampler=materials.sampler,
                 prompts=materials.prompts,
                 text=materials.text,
+                text_by_reference=materials.text_by_reference,
                 live=live_answers(
                     self.ledger.judged(upto_seq=self.state.upto_seq),
                     version=self.state.parent,

@@ -22,7 +22,7 @@ from learner.critic import SeparateCritic, ValueHead
 from learner.live import LiveAnswer
 from learner.losses import clipped_share, policy_loss, token_log_probs, value_loss
 from learner.model import choices, computing, trained, twin
-from learner.next_token import rows_loss
+from learner.next_token import rows_divergence, rows_loss
 from learner.packing import Rows
 from learner.ranks import Ranks, copy_whole
 from learner.reward import RewardModel
@@ -82,6 +82,8 @@ class Players:
         sampler: Gives one that samples from a policy as it is at each call.
         prompts: Token ids to answer.
         text: Packed text for the pre-training loss.
+        text_by_reference: Whether the reference wrote it; then its whole distributions are to
+            stay, not only the tokens that it drew.
         live: Answers that people rated.
 
     """
@@ -93,6 +95,7 @@ class Players:
     sampler: Callable[[PreTrainedModel], Sampler]
     prompts: Sequence[Sequence[int]]
     text: Rows
+    text_by_reference: bool = False
     live: Sequence[LiveAnswer] = ()
 
 
@@ -364,9 +367,12 @@ class _Trainer:
             own = picked[:1]  # its share is nothing, but a forward pass takes all processes
         part = text.some(own, policy.device)
         with computing(self._dtype, part.input_ids_NT):
-            loss = share * rows_loss(policy, part)
-        (self._settings.text_coef * loss).backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+            if self._players.text_by_reference:
+                loss, nll = rows_divergence(policy, self._players.reference, part)
+            else:
+                loss = nll = rows_loss(policy, part)
+        (self._settings.text_coef * share * loss).backward()  # type: ignore[no-untyped-call]
+        return share * nll.item()
 
 
 def as_figures(iteration: Iteration) -> dict[str, float]:

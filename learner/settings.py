@@ -13,6 +13,7 @@ Tune = Literal["full", "lora"]
 # of all the weights, with gradients and optimizer, would take 16 bytes a parameter.
 LARGE: Final = 30_000_000
 LORA_RATE: Final = 5e-4  # learning rate of a policy's adapters, whatever the size of the model
+OWN_TEXT_COEF: Final = 0.5  # of the divergence from what the model wrote itself
 REWARD_LORA_RATE: Final = 2e-4  # of a reward model's; temperature 1.3 after 280 opinions
 
 
@@ -180,15 +181,24 @@ class LearnerSettings(BaseSettings):
             return f"lora of rank {self.lora.rank}, alpha {self.lora.alpha}"
         return "full"
 
-    def for_model(self, parameters: int, temperature: float) -> "LearnerSettings":
+    def for_model(
+        self, parameters: int, temperature: float, *, own_text: bool = False
+    ) -> "LearnerSettings":
         """Give settings that fit a model; what was set by hand stays.
 
         It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters is
         tuned by adapters, on fewer and shorter answers.
+
+        Args:
+            own_text: The text of the pre-training loss is what the model itself wrote. The loss
+                is the divergence from it then, which has no noise and so bears more weight.
+
         """
         tune = tune_for(parameters, self.tune)
         reward, gate = self.reward, self.gate
         ppo = _unless_set(self.ppo, temperature=temperature)
+        if own_text:
+            ppo = _unless_set(ppo, text_coef=OWN_TEXT_COEF)
         if tune == "lora":
             reward = _unless_set(reward, learning_rate=REWARD_LORA_RATE)
             ppo = _unless_set(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)

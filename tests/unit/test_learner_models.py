@@ -16,7 +16,8 @@ from learner.gate import Verdict, answer_kl, examine, judged_wins
 from learner.live import LiveAnswer
 from learner.losses import token_log_probs
 from learner.model import choices, new_model, twin
-from learner.packing import Rows
+from learner.next_token import rows_divergence, rows_loss
+from learner.packing import IGNORED, Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example
 from learner.ranks import Ranks
@@ -206,6 +207,32 @@ def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
     report = train_reward(reward, liking(99, 5), liking(99, 5), RewardSettings(), seed=0)
     assert report.epochs == 0
     assert all(torch.equal(p, before[n]) for n, p in reward.named_parameters())
+
+
+def test_divergence_on_text_is_the_kl_of_its_tokens_and_nothing_where_nothing_was_learned(
+    model: PreTrainedModel,
+) -> None:
+    rows = text()
+    labels_NT = rows.labels_NT.clone()
+    labels_NT[:, :3] = IGNORED
+    rows = replace(rows, labels_NT=labels_NT)
+    policy = twin(model)
+    divergence, loss = rows_divergence(policy, model, rows)
+    divergence.backward()
+    assert divergence.item() == pytest.approx(0, abs=1e-6)
+    assert max(p.grad.abs().max().item() for p in policy.parameters() if p.grad is not None) < 1e-6
+    assert loss.item() == pytest.approx(rows_loss(model, rows).item(), rel=1e-5)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.1)
+        divergence, loss = rows_divergence(policy, model, rows)
+        p, q = (
+            one(input_ids=rows.input_ids_NT, use_cache=False).logits[:, 2:-1].softmax(-1)
+            for one in (model, policy)
+        )
+    assert divergence.item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
+    assert divergence.item() > 0.01
+    assert loss.item() == pytest.approx(rows_loss(policy, rows).item(), rel=1e-5)
 
 
 def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players:
@@ -426,6 +453,8 @@ def test_large_models_get_other_defaults_but_keep_what_was_set() -> None:
     settings = LearnerSettings(ppo=PPOSettings(max_tokens=99))
     assert settings.for_model(5_000_000, 1.0) == settings.model_copy(update={"tune": "full"})
     assert settings.for_model(5_000_000, 0.6).ppo.temperature == 0.6
+    own = settings.for_model(5_000_000, 0.6, own_text=True)
+    assert own.ppo.text_coef > settings.ppo.text_coef
     large = settings.for_model(135_000_000, 0.6)
     assert large.tune == "lora"
     assert large.ppo.max_tokens == 99
