@@ -35,6 +35,8 @@ from learner.packing import pack_documents
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example, prompt_key, split_of
 from learner.pretrain import documents, held_out_text, pretrain
+from learner.probe import probed_reliabilities
+from learner.reliability import Reliabilities
 from learner.reward import RewardModel, RewardReport, new_critic, train_reward
 from learner.rollouts import rows_of
 from learner.sampler import Sample, TransformersSampler
@@ -59,6 +61,24 @@ CONTROLS = {
     "no ptx": {"text_coef": 0.0},
     "no KL, no ptx": {"text_coef": 0.0, "kl_coef": 0.0},
 }
+
+
+def example_of(
+    prompt: str,
+    samples: Sequence[Sample],
+    rater: int,
+    *,
+    ranks: tuple[int, ...] = (),
+    approvals: tuple[float, ...] = (),
+) -> Example:
+    return Example(
+        prompt_key([{"role": "user", "content": prompt}]),
+        tuple((*s.prompt, *s.token_ids) for s in samples),
+        tuple(len(s.token_ids) for s in samples),
+        ranks,
+        approvals,
+        rater=f"rater {rater}",
+    )
 
 
 class Laboratory:
@@ -100,15 +120,7 @@ class Laboratory:
             rater = number % RATERS
             if rater < hostile * RATERS:
                 ranks = ranks[::-1]
-            key = prompt_key([{"role": "user", "content": prompt}])
-            found.append(
-                Example(
-                    key,
-                    tuple((*s.prompt, *s.token_ids) for s in pair),
-                    ranks,
-                    rater=f"rater {rater}",
-                )
-            )
+            found.append(example_of(prompt, pair, rater, ranks=ranks))
         return found
 
     def _asked(self, rng: random.Random, count: int, n: int) -> tuple[list[str], list[Sample]]:
@@ -125,10 +137,7 @@ class Laboratory:
         for number, (prompt, sample) in enumerate(zip(asked, samples, strict=True)):
             better = (self.preference.score(self.text_of(sample)) - middle) / noise
             up = rng.random() < 1 / (1 + math.exp(-max(-30.0, min(30.0, better))))
-            key = prompt_key([{"role": "user", "content": prompt}])
-            sequence = (*sample.prompt, *sample.token_ids)
-            rater = f"rater {number % RATERS}"
-            found.append(Example(key, (sequence,), approvals=(float(up),), rater=rater))
+            found.append(example_of(prompt, [sample], number % RATERS, approvals=(float(up),)))
         return found
 
     def rankings(self, count: int, noise: float = 0.7) -> list[Example]:
@@ -145,9 +154,7 @@ class Laboratory:
             ]
             order = sorted(range(4), key=lambda i: -felt[i])
             ranks = tuple(order.index(i) for i in range(4))
-            key = prompt_key([{"role": "user", "content": prompt}])
-            sequences = tuple((*s.prompt, *s.token_ids) for s in four)
-            found.append(Example(key, sequences, ranks, rater=f"rater {number % RATERS}"))
+            found.append(example_of(prompt, four, number % RATERS, ranks=ranks))
         return found
 
     def live(self, count: int) -> list[LiveAnswer]:
@@ -187,13 +194,31 @@ class Laboratory:
         votes: Sequence[Example],
         settings: RewardSettings,
         lora: LoraSettings | None = None,
+        *,
+        believed: bool = False,
     ) -> tuple[RewardModel, RewardReport]:
+        """Train a reward model; `believed` trusts every rater."""
         model = RewardModel(self._to_train(lora), pad=self.pad, seed=self.seed)
         parts: dict[str, list[Example]] = {"held_out": [], "judge": [], "reward": []}
         for example in votes:
             shares = {"held_out_share": 0.15, "judge_share": settings.judge_share}
             parts[split_of(example.key, **shares)].append(example)
-        report = train_reward(model, parts["reward"], parts["held_out"], settings, seed=self.seed)
+        report = train_reward(
+            model,
+            parts["reward"],
+            parts["held_out"],
+            settings,
+            seed=self.seed,
+            reliabilities=Reliabilities()
+            if believed
+            else probed_reliabilities(
+                self.reference,
+                [*parts["reward"], *parts["judge"]],
+                pad=self.pad,
+                dtype="float32",
+                micro_tokens=settings.micro_tokens,
+            ),
+        )
         known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
         answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
         model.normalise(rows_of(answers))

@@ -67,9 +67,9 @@ LINES = {
 def learned(lab: Laboratory, line: Line, folder: Path) -> dict[str, float]:
     """Learn as a line says, and measure what came out."""
     started = time.monotonic()
-    scouts = 0 if line.believed else RewardSettings().scouts
     lora = LoraSettings() if line.lora else None
-    reward, report = lab.reward_model(line.votes(lab), RewardSettings(scouts=scouts), lora)
+    votes = line.votes(lab)
+    reward, report = lab.reward_model(votes, RewardSettings(), lora, believed=line.believed)
     ppo = SMALL_PPO.model_copy(
         update={
             "kl_coef": line.kl_coef,

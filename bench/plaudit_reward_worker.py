@@ -13,6 +13,7 @@ from bench.plaudit_ppo_worker import new_model
 from bench.turns import Turns
 from learner.model import parameters_of
 from learner.preferences import Example
+from learner.reliability import Reliabilities
 from learner.reward import RewardModel, RewardReport, train_reward
 from learner.settings import RewardSettings
 
@@ -56,7 +57,8 @@ def rankings(spec: dict[str, Any]) -> list[Example]:
     prompts = draw(spec["prompts"], 1, spec["prompt"]).expand(*shape, spec["prompt"])
     sequences = torch.cat([prompts, draw(*shape, spec["response"])], dim=-1).tolist()
     ranks = tuple(range(spec["answers"]))
-    return [Example(str(i), tuple(map(tuple, s)), ranks) for i, s in enumerate(sequences)]
+    lengths = (spec["response"],) * spec["answers"]
+    return [Example(str(i), tuple(map(tuple, s)), lengths, ranks) for i, s in enumerate(sequences)]
 
 
 def main() -> None:
@@ -87,9 +89,9 @@ def main() -> None:
             batch=spec["batch"],
             learning_rate=1e-5,
             min_train=1,
-            scouts=0,
         ),
         seed=0,
+        reliabilities=Reliabilities(),
         on_epoch=watch.end,
     )
 

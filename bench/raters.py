@@ -48,10 +48,10 @@ def main() -> None:
             fair = Laboratory(Path(scratch), arguments.preference, seed + 1000).votes(200, 0.01)
             for hostile in (0.0, 0.2, 0.4):
                 votes = lab.votes(arguments.votes, hostile=hostile)
-                for scouts in (0, RewardSettings().scouts):
-                    model, report = lab.reward_model(votes, RewardSettings(scouts=scouts))
+                for believed in (True, False):
+                    model, report = lab.reward_model(votes, RewardSettings(), believed=believed)
                     print(
-                        f"{seed:4} {hostile:8.0%}  {'yes' if scouts else 'no':14} "
+                        f"{seed:4} {hostile:8.0%}  {'no' if believed else 'yes':14} "
                         f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
                         f"{report.lower_bound:9.2f} {report.doubted_raters:8}",
                         flush=True,

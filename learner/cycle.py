@@ -204,8 +204,8 @@ class Cycle:
 
     def _train(self, split: Split, salt: int) -> tuple[RewardModel, RewardReport]:
         model, report = self._reward_models.train(
-            self._examples[split],
-            self._examples["held_out"],
+            self._examples,
+            split,
             salt,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,

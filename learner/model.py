@@ -205,7 +205,7 @@ class ScalarModel(nn.Module):
 
         Stiennon et al. 2020 (arXiv:2009.01325), appendix B, draw it with 1/sqrt(d+1): that begins
         with a taste of its own, which the few dozen steps that a small number of votes is worth do
-        not undo. It stays sure of itself, and wrong. At a tenth, one scout finds no hostile rater.
+        not undo. It stays sure of itself, and wrong.
         """
         super().__init__()
         self.trunk = trunk_of(model)

@@ -18,19 +18,16 @@ class Opinions:
     """E opinions about A answers: P pairs that somebody ranked, M answers with approval.
 
     Attributes:
-        members: The opinions, by their place among those that were laid out.
-        batch: The answers; those to one prompt in one row where the model allows it, so that
-            each is read once whatever the number of its pairs.
+        count: E.
         first_P: Answer of each pair; with `second_P`.
         outcomes_P: 0 where the first was preferred, 1 the second, 2 a tie.
-        of_P: Which opinion (by its place in `members`) a pair is part of; `of_M` likewise.
+        of_P: Which opinion a pair is part of; `of_M` likewise.
         share_P: One over the number of pairs of that opinion; `share_M` likewise. So all pairs of
             a ranking count as one opinion (Ouyang et al. 2022, arXiv:2203.02155, 3.5).
 
     """
 
-    members: list[int]
-    batch: AnswerBatch
+    count: int
     first_P: Tensor
     second_P: Tensor
     outcomes_P: Tensor
@@ -56,7 +53,7 @@ class Opinions:
         pairs = pair_log_likelihoods(self.differences(scores_A), self.outcomes_P, log_tie)
         single = approval_log_likelihoods(scores_A[self.approved_M] - offset, self.approvals_M)
         meant_E, opposite_E = (
-            scores_A.new_zeros(len(self.members))
+            scores_A.new_zeros(self.count)
             .index_add(0, self.of_P, pair_P * self.share_P)
             .index_add(0, self.of_M, one_M * self.share_M)
             for pair_P, one_M in zip(pairs, single, strict=True)
@@ -68,6 +65,22 @@ class Opinions:
         return scores_A[self.first_P] - scores_A[self.second_P]
 
 
+@dataclass(frozen=True, slots=True)
+class OpinionBatch:
+    """Opinions and the answers that they are about, for one forward pass.
+
+    Attributes:
+        members: The opinions, by their place among those that were laid out.
+        answers: Those to one prompt in one row where the model allows it, so that each is read
+            once whatever the number of its pairs.
+
+    """
+
+    members: list[int]
+    answers: AnswerBatch
+    opinions: Opinions
+
+
 def lay_out_opinions(
     examples: Sequence[Example],
     *,
@@ -75,7 +88,7 @@ def lay_out_opinions(
     shared: bool,
     pad: int,
     device: torch.device,
-) -> list[Opinions]:
+) -> list[OpinionBatch]:
     """Group opinions of like length so that a forward pass has at most `micro_tokens` tokens.
 
     Args:
@@ -85,19 +98,17 @@ def lay_out_opinions(
     rows = [split_prompt(example.sequences, shared=shared) for example in examples]
     lengths = [max(row.length for row in own) * len(own) for own in rows]
     return [
-        _lay_out(
-            [examples[i] for i in members],
+        OpinionBatch(
             members,
             lay_out([row for i in members for row in rows[i]], pad=pad, device=device),
-            device,
+            opinions_of([examples[i] for i in members], device),
         )
         for members in parts(lengths, micro_tokens)
     ]
 
 
-def _lay_out(
-    examples: Sequence[Example], members: list[int], batch: AnswerBatch, device: torch.device
-) -> Opinions:
+def opinions_of(examples: Sequence[Example], device: torch.device) -> Opinions:
+    """Give the opinions about the answers of all examples, in order."""
     pairs: list[tuple[int, int, int, int, float]] = []
     singles: list[tuple[int, float, int, float]] = []
     start = 0
@@ -117,8 +128,7 @@ def _lay_out(
 
     whole, real = torch.long, torch.float32
     return Opinions(
-        members,
-        batch,
+        len(examples),
         *columns(pairs, (whole, whole, whole, whole, real)),
         *columns(singles, (whole, real, whole, real)),
     )

@@ -38,6 +38,7 @@ class Example:
     Attributes:
         key: Hash of the prompt, by which it is split.
         sequences: Prompt and answer tokens of each candidate.
+        lengths: Tokens of each answer, with which its sequence ends.
         ranks: Each candidate's rank, 0 is best, equal is a tie; empty where none are compared.
         approvals: Approval in [0, 1] of each candidate; empty where none was given.
         rater: Who gave it; empty for nobody in particular.
@@ -46,6 +47,7 @@ class Example:
 
     key: str
     sequences: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
     ranks: tuple[int, ...] = ()
     approvals: tuple[float, ...] = ()
     rater: str = ""
@@ -95,8 +97,9 @@ def examples(
         example = _example(judged, encode_answer)
         if example is not None:
             cut = tuple(s[-context:] for s in example.sequences)
+            lengths = tuple(min(length, context) for length in example.lengths)
             rater = f"{judged.event.owner}/{judged.event.subject}"
-            found.append(replace(example, sequences=cut, rater=rater))
+            found.append(replace(example, sequences=cut, lengths=lengths, rater=rater))
     return found
 
 
@@ -146,8 +149,13 @@ def _demonstration(
     if original is None:
         return None
     record = judged.completions[demonstration.candidate.completion_id]
-    better = (*record.prompt_token_ids, *encode_answer(demonstration.text))
-    return replace(original, sequences=(better, original.sequences[0]), ranks=(0, 1))
+    better = encode_answer(demonstration.text)
+    return replace(
+        original,
+        sequences=((*record.prompt_token_ids, *better), original.sequences[0]),
+        lengths=(len(better), original.lengths[0]),
+        ranks=(0, 1),
+    )
 
 
 def _build(
@@ -157,15 +165,16 @@ def _build(
     ranks: tuple[int, ...] = (),
     approvals: tuple[float, ...] = (),
 ) -> Example | None:
-    sequences = []
+    sequences, lengths = [], []
     for candidate in candidates:
         record = judged.completions[candidate.completion_id]
         choice = next((c for c in record.choices if c.index == candidate.choice), None)
         if choice is None or not choice.token_ids or not record.prompt_token_ids:
             return None
         sequences.append((*record.prompt_token_ids, *choice.token_ids))
+        lengths.append(len(choice.token_ids))
     record = judged.completions[candidates[0].completion_id]
-    return Example(record_key(record), tuple(sequences), ranks, approvals)
+    return Example(record_key(record), tuple(sequences), tuple(lengths), ranks, approvals)
 
 
 def record_key(record: CompletionRecord) -> str:

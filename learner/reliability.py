@@ -5,11 +5,11 @@ that mixture. This is Crowd-BT (Chen, Bennett, Collins-Thompson and Horvitz 2013
 aggregation in a crowdsourced setting") with the reward model's scores in place of one strength an
 item, and a Beta prior on r, found by expectation and maximisation (Dawid and Skene 1979).
 
-What a model says of opinions that it has not been trained on yet is what r is judged by, since it
-would soon know the others by heart. Not guaranteed where most opinions are hostile: then the crowd
+Not guaranteed where most opinions are hostile: then the crowd
 is those who lie. A rater with a taste of their own cannot be told from one who lies.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _ROUNDS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How likely an opinion was, before it was learned from.
+    """How likely an opinion is to a model that was not trained on it.
 
     Attributes:
         rater: Whose.
@@ -61,6 +61,12 @@ class Reliabilities:
     def change(self, other: "Reliabilities") -> float:
         """Give the largest difference to another estimate of the same raters."""
         return max((abs(r - other.of(rater)) for rater, r in self._by_rater.items()), default=0.0)
+
+    def log_prior(self) -> float:
+        """Give the logarithm of the prior's density, but for a constant."""
+        return sum(
+            _MEANT * math.log(r) + _NOT_MEANT * math.log(1 - r) for r in self._by_rater.values()
+        )
 
     def doubted(self) -> int:
         """Count those who contradict the crowd more often than not."""

@@ -5,7 +5,6 @@ The judge is a second one of these, trained on other prompts' votes. Left out: e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,11 @@ from learner.batching import parts
 from learner.calibration import Judged, calibration
 from learner.critic import SeparateCritic, ValueHead
 from learner.model import ScalarModel, hidden_size, trained, twin
-from learner.opinions import Opinions, lay_out_opinions
+from learner.opinions import OpinionBatch, lay_out_opinions
 from learner.preferences import Example
-from learner.reliability import Forecast, Reliabilities, estimate, mixture_losses
+from learner.reliability import Reliabilities, mixture_losses
 from learner.settings import Dtype, PPOSettings, RewardSettings
 from learner.statistics import wilson_lower
-
-_AGREED: Final = 0.05  # scouts' estimates of every rater
 
 
 class RewardModel(nn.Module):
@@ -116,13 +113,13 @@ class RewardReport:
 
 
 def opinion_losses(
-    model: RewardModel, opinions: Opinions, raters: Sequence[str], reliabilities: Reliabilities
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each opinion's loss and log-likelihood less its opposite's, [E], and the scores, [A]."""
-    scores_A = model(opinions.batch)
-    meant_E, opposite_E = opinions.log_likelihoods(scores_A, model.log_tie, model.offset)
-    believed_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in opinions.members])
-    return mixture_losses(meant_E, opposite_E, believed_E), meant_E - opposite_E, scores_A
+    model: RewardModel, batch: OpinionBatch, raters: Sequence[str], reliabilities: Reliabilities
+) -> tuple[Tensor, Tensor]:
+    """Give each opinion's loss, [E], and the scores, [A]."""
+    scores_A = model(batch.answers)
+    meant_E, opposite_E = batch.opinions.log_likelihoods(scores_A, model.log_tie, model.offset)
+    believed_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in batch.members])
+    return mixture_losses(meant_E, opposite_E, believed_E), scores_A
 
 
 class _Training:
@@ -151,34 +148,30 @@ class _Training:
             self._optimizer, lambda step: min(1.0, (step + 1) / 5) * max(0.1, 1 - step / steps)
         )
 
-    def epoch(self, reliabilities: Reliabilities) -> list[Forecast]:
-        """Go through all opinions once; give how likely each was before its step."""
-        forecasts: list[Forecast] = []
+    def epoch(self, reliabilities: Reliabilities) -> None:
+        """Go through all opinions once."""
         order = torch.randperm(len(self._examples), generator=self._generator).tolist()
         for start in range(0, len(order), self._settings.batch):
             self._check()
-            batch = [self._examples[i] for i in order[start : start + self._settings.batch]]
-            forecasts += self._backward(batch, reliabilities)
+            self._backward(
+                [self._examples[i] for i in order[start : start + self._settings.batch]],
+                reliabilities,
+            )
             nn.utils.clip_grad_norm_(trained(self._model), self._settings.clip_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()
-        return forecasts
 
-    def _backward(self, batch: Sequence[Example], reliabilities: Reliabilities) -> list[Forecast]:
-        raters = [example.rater for example in batch]
-        forecasts = []
-        for opinions in _laid_out(self._model, batch, self._settings):
-            losses_E, advantages_E, _ = opinion_losses(self._model, opinions, raters, reliabilities)
-            (losses_E.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
-            told = zip(opinions.members, advantages_E.tolist(), strict=True)
-            forecasts += [Forecast(raters[i], advantage) for i, advantage in told]
-        return forecasts
+    def _backward(self, examples: Sequence[Example], reliabilities: Reliabilities) -> None:
+        raters = [example.rater for example in examples]
+        for batch in _laid_out(self._model, examples, self._settings):
+            losses_E, _ = opinion_losses(self._model, batch, raters, reliabilities)
+            (losses_E.sum() / len(examples)).backward()  # type: ignore[no-untyped-call]
 
 
 def _laid_out(
     model: RewardModel, examples: Sequence[Example], settings: RewardSettings
-) -> list[Opinions]:
+) -> list[OpinionBatch]:
     return lay_out_opinions(
         examples,
         micro_tokens=settings.micro_tokens,
@@ -195,31 +188,26 @@ def train_reward(
     settings: RewardSettings,
     *,
     seed: int,
+    reliabilities: Reliabilities,
     on_epoch: Callable[[RewardReport], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> RewardReport:
     """Train on `examples`; keep the epoch that does best on `held_out`.
 
-    Before, scouts are trained for an epoch each to learn how far each rater can be trusted, every
-    one with what the last one found, until they agree.
     The same arguments give the same weights bit for bit (one machine and number of threads).
     The held-out figures are a little optimistic, since they also chose the epoch.
 
     Args:
+        reliabilities: How far each rater is trusted (`learner.probe`).
         on_epoch: Told how each epoch's model does.
         check: Called before every step; what it raises stops the training.
 
     """
     if len(examples) < settings.min_train:
         return evaluate(
-            model, held_out, Reliabilities(), settings, trained_on=len(examples), epochs=0
+            model, held_out, reliabilities, settings, trained_on=len(examples), epochs=0
         )
-
-    def training(of: RewardModel) -> _Training:
-        return _Training(of, examples, settings, seed=seed, check=check)
-
-    reliabilities = _reliabilities(lambda: training(twin(model)), examples, settings)
-    own = training(model)
+    own = _Training(model, examples, settings, seed=seed, check=check)
     best: RewardReport | None = None
     kept: dict[str, Tensor] = {}
     for epoch in range(settings.epochs):
@@ -236,19 +224,6 @@ def train_reward(
     assert best is not None
     _put_back(model, kept)
     return best
-
-
-def _reliabilities(
-    scout: Callable[[], _Training], examples: Sequence[Example], settings: RewardSettings
-) -> Reliabilities:
-    found = Reliabilities()
-    if len({example.rater for example in examples} - {""}) < 2:
-        return found  # no crowd to contradict
-    for _ in range(settings.scouts):
-        last, found = found, estimate(scout().epoch(found))
-        if found.change(last) < _AGREED:
-            break
-    return found
 
 
 @torch.no_grad()
@@ -272,8 +247,9 @@ def evaluate(
     raters = [example.rater for example in held_out]
     loss = 0.0
     judged = []  # difference of scores, whether the first was preferred, weight, prompt
-    for opinions in _laid_out(model, held_out, settings):
-        losses_E, _, scores_A = opinion_losses(model, opinions, raters, reliabilities)
+    for batch in _laid_out(model, held_out, settings):
+        opinions = batch.opinions
+        losses_E, scores_A = opinion_losses(model, batch, raters, reliabilities)
         loss += losses_E.sum().item()
         for difference, outcome, of in zip(
             opinions.differences(scores_A).tolist(),
@@ -281,7 +257,7 @@ def evaluate(
             opinions.of_P.tolist(),
             strict=True,
         ):
-            example = held_out[opinions.members[of]]
+            example = held_out[batch.members[of]]
             weight = reliabilities.weight(example.rater)
             if outcome != 2 and weight > 0:
                 judged.append(Judged(difference, outcome == 0, weight, example.key))

@@ -1,12 +1,13 @@
 """The reward models of one cycle: made, trained, saved and loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from learner.checkpoint import load_state, save_state
 from learner.materials import Materials
-from learner.preferences import Example
+from learner.preferences import Example, Split
+from learner.probe import probed_reliabilities
 from learner.reward import RewardModel, RewardReport, put_back, train_reward, trained_state
 from learner.rollouts import rows_of
 
@@ -29,21 +30,34 @@ class RewardModels:
 
     def train(
         self,
-        examples: Sequence[Example],
-        held_out: Sequence[Example],
+        examples: Mapping[Split, Sequence[Example]],
+        split: Split,
         salt: int,
         *,
         on_epoch: Callable[[RewardReport], None],
         check: Callable[[], None],
     ) -> tuple[RewardModel, RewardReport]:
-        """Train one from the reference, and fix the scale of its scores."""
+        """Train one on a split from the reference, and fix the scale of its scores.
+
+        Whom to trust is told by all opinions that are not held out: it is about people, and what
+        the judge is to be independent in is what it thinks of answers.
+        """
         settings, model = self.materials.settings, self._new(salt)
+        reliabilities = probed_reliabilities(
+            self.materials.reference,
+            [*examples["reward"], *examples["judge"]],
+            pad=self.materials.pad,
+            dtype=settings.dtype,
+            micro_tokens=settings.reward.micro_tokens,
+            check=check,
+        )
         report = train_reward(
             model,
-            examples,
-            held_out,
+            examples[split],
+            examples["held_out"],
             settings.reward,
             seed=self.seed(salt),
+            reliabilities=reliabilities,
             on_epoch=on_epoch,
             check=check,
         )

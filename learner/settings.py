@@ -72,7 +72,6 @@ class RewardSettings(_Frozen):
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")
     judge_share: float = Field(0.3, gt=0, lt=1, description="Of the other prompts, by their hash")
     min_train: int = Field(16, ge=1, description="Opinions below which nothing is trained")
-    scouts: int = Field(6, ge=0, description="At most, to find whom to trust; 0 trusts all")
     micro_tokens: int = Field(4096, ge=1, description="Padded tokens in one forward pass")
     normalise_on: int = Field(128, ge=2, description="Reference samples for mean 0, deviation 1")
 
@@ -203,9 +202,7 @@ class LearnerSettings(BaseSettings):
             reward = _unless_set(reward, learning_rate=REWARD_LORA_RATE)
             ppo = _unless_set(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
         if parameters > LARGE:
-            reward = _unless_set(
-                reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32, scouts=1
-            )
+            reward = _unless_set(reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32)
             ppo = _unless_set(
                 ppo,
                 iterations=8,

@@ -20,7 +20,9 @@ from learner.next_token import rows_divergence, rows_loss
 from learner.packing import IGNORED, Rows
 from learner.ppo import Iteration, Players, run_ppo
 from learner.preferences import Example
+from learner.probe import probed_reliabilities
 from learner.ranks import Ranks
+from learner.reliability import Reliabilities
 from learner.reward import (
     RewardModel,
     RewardReport,
@@ -144,14 +146,16 @@ def liking(token: int, count: int) -> list[Example]:
     for i in range(count):
         good, bad = (2, 50 + i % 40, 3, token, END), (2, 50 + i % 40, 3, 100 + i % 7, END)
         ranks = (0, 1) if i % 2 else (1, 0)
-        found.append(Example(str(i), (good, bad) if i % 2 else (bad, good), ranks))
+        found.append(Example(str(i), (good, bad) if i % 2 else (bad, good), (2, 2), ranks))
     return found
 
 
 def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrainedModel) -> None:
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
     reward = RewardModel(twin(model), pad=0, seed=0)
-    report = train_reward(reward, liking(99, 64), liking(99, 30), settings, seed=0)
+    report = train_reward(
+        reward, liking(99, 64), liking(99, 30), settings, seed=0, reliabilities=Reliabilities()
+    )
     assert report.accuracy == 1
     assert 0.9 < report.lower_bound < 1
     saved = trained_state(reward)
@@ -163,20 +167,17 @@ def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrai
 
 def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     thumbs = [
-        Example(str(i), ((2, 50 + i % 40, 3, 99 if i % 2 else 98, END),), (), (float(i % 2),))
+        Example(str(i), ((2, 50 + i % 40, 3, 99 if i % 2 else 98, END),), (2,), (), (float(i % 2),))
         for i in range(64)
     ]
     reward = RewardModel(twin(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
-    train_reward(reward, thumbs, liking(99, 10), settings, seed=0)
+    train_reward(reward, thumbs, liking(99, 10), settings, seed=0, reliabilities=Reliabilities())
     scores = reward.score(rows([[2, 55, 3, 99, END], [2, 55, 3, 98, END]]))
     assert scores[0] > scores[1]
 
 
-@pytest.mark.parametrize("scouts", [1, 6])
-def test_forty_percent_of_hostile_raters_do_not_turn_it(
-    model: PreTrainedModel, scouts: int
-) -> None:
+def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) -> None:
     honest = liking(99, 320)
     votes = [
         replace(e, rater=f"{i % 10}", ranks=e.ranks[::-1] if i % 10 < 4 else e.ranks)
@@ -184,27 +185,38 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(
     ]
     fair = liking(99, 40)
 
-    def accuracy(scouts: int) -> tuple[float, RewardReport]:
+    def accuracy(reliabilities: Reliabilities) -> tuple[float, RewardReport]:
         reward = RewardModel(twin(model), pad=0, seed=0)
-        settings = RewardSettings(learning_rate=1e-3, epochs=2, scouts=scouts)
-        report = train_reward(reward, votes, votes[:40], settings, seed=0)
+        settings = RewardSettings(learning_rate=1e-3, epochs=2)
+        report = train_reward(
+            reward, votes, votes[:40], settings, seed=0, reliabilities=reliabilities
+        )
         scores = reward.score([r for e in fair for r in split_prompt(e.sequences)]).view(-1, 2)
         right = [
             (a > b).item() == (e.ranks == (0, 1)) for e, (a, b) in zip(fair, scores, strict=True)
         ]
         return sum(right) / len(right), report
 
-    with_scouts, report = accuracy(scouts)
-    assert with_scouts == 1
-    assert report.doubted_raters in (3, 4)  # of the 4, one may seem to toss a coin
+    trusted, report = accuracy(
+        probed_reliabilities(model, votes, pad=0, dtype="float32", micro_tokens=4096)
+    )
+    assert trusted == 1
+    assert report.doubted_raters == 4
     assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
-    assert accuracy(0)[1].accuracy < 0.7, "and without scouts they do"
+    assert accuracy(Reliabilities())[1].accuracy < 0.7, "and if all are believed they do"
 
 
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
     reward = RewardModel(twin(model), pad=0, seed=0)
     before = {n: p.clone() for n, p in reward.named_parameters()}
-    report = train_reward(reward, liking(99, 5), liking(99, 5), RewardSettings(), seed=0)
+    report = train_reward(
+        reward,
+        liking(99, 5),
+        liking(99, 5),
+        RewardSettings(),
+        seed=0,
+        reliabilities=Reliabilities(),
+    )
     assert report.epochs == 0
     assert all(torch.equal(p, before[n]) for n, p in reward.named_parameters())
 

@@ -67,7 +67,7 @@ def test_comparison(
     verdict: Comparison.Verdict, ranks: tuple[int, ...], approvals: tuple[float, ...]
 ) -> None:
     comparison = Comparison(left=candidate(1), right=candidate(0), verdict=verdict)
-    expected = Example(KEY, (whole(1), whole(0)), ranks, approvals)
+    expected = Example(KEY, (whole(1), whole(0)), (3, 2), ranks, approvals)
     assert learn(FeedbackEvent(comparison=comparison)) == [expected]
 
 
@@ -77,7 +77,7 @@ def test_ranking_is_one_example_with_ties_in_a_group() -> None:
         groups=[RankingGroup(candidates=[candidate(c) for c in group]) for group in groups]
     )
     assert learn(FeedbackEvent(ranking=ranking)) == [
-        Example(KEY, (whole(2), whole(0), whole(1), whole(3)), (0, 1, 1, 2))
+        Example(KEY, (whole(2), whole(0), whole(1), whole(3)), (2, 2, 3, 2), (0, 1, 1, 2))
     ]
 
 
@@ -85,14 +85,14 @@ def test_thumbs_and_scores_are_graded_approval() -> None:
     up = FeedbackEvent(rating=Rating(candidate=candidate(0), value=Rating.VALUE_UP))
     down = FeedbackEvent(rating=Rating(candidate=candidate(0), value=Rating.VALUE_DOWN))
     score = FeedbackEvent(score=Score(candidate=candidate(3), score=0.25))
-    assert learn(up) == [Example(KEY, (whole(0),), (), (1.0,))]
-    assert learn(down) == [Example(KEY, (whole(0),), (), (0.0,))]
-    assert learn(score) == [Example(KEY, (whole(3),), (), (0.25,))]
+    assert learn(up) == [Example(KEY, (whole(0),), (2,), (), (1.0,))]
+    assert learn(down) == [Example(KEY, (whole(0),), (2,), (), (0.0,))]
+    assert learn(score) == [Example(KEY, (whole(3),), (2,), (), (0.25,))]
 
 
 def test_demonstration_beats_the_original() -> None:
     event = FeedbackEvent(demonstration=Demonstration(candidate=candidate(1), text="better"))
-    assert learn(event) == [Example(KEY, ((*PROMPT, 99, 6, 2), whole(1)), (0, 1))]
+    assert learn(event) == [Example(KEY, ((*PROMPT, 99, 6, 2), whole(1)), (3, 3), (0, 1))]
 
 
 def test_comment_and_unset_kind_teach_nothing() -> None:
