@@ -9,7 +9,6 @@ that forecasts best is taken, and where nothing can be forecast everybody keeps 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -19,16 +18,16 @@ from transformers import PreTrainedModel
 from learner.answers import Answered, lay_out
 from learner.batching import parts
 from learner.model import computing, inputs, trunk_of
-from learner.opinions import Opinions, opinions_of
+from learner.opinions import opinions_of
 from learner.preferences import Example
 from learner.reliability import Forecast, Reliabilities, estimate, mixture_losses
 from learner.settings import Dtype
 
 _FOLDS: Final = 8  # of prompts
-_PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
+_PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 _ROUNDS: Final = 10
 _AGREED: Final = 0.02
-_STEPS: Final = 25
+_STEPS: Final = 40
 _TIE: Final = -1.0
 
 
@@ -54,13 +53,7 @@ def probed_reliabilities(
     states_AD = answer_states(
         model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
     )
-    probe = _Probe(
-        states_AD,
-        opinions_of(examples, states_AD.device),
-        [example.rater for example in examples],
-        _folds([example.key for example in examples]).to(states_AD.device),
-        check,
-    )
+    probe = _Probe(states_AD, examples, check)
     return max((probe.search(penalty) for penalty in _PENALTIES), key=lambda found: found[0])[1]
 
 
@@ -105,66 +98,58 @@ def answer_states(
     return (means_AD - means_AD.mean(0)) / scale_D
 
 
-def _folds(keys: Sequence[str]) -> Tensor:
-    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return torch.tensor([place[key] % _FOLDS for key in keys])
-
-
-@dataclass(frozen=True, slots=True)
 class _Probe:
-    states_AD: Tensor
-    opinions: Opinions
-    raters: Sequence[str]
-    fold_E: Tensor
-    check: Callable[[], None]
+    """F probes, each fitted to all opinions but those of its fold, of which it forecasts."""
+
+    def __init__(
+        self, states_AD: Tensor, examples: Sequence[Example], check: Callable[[], None]
+    ) -> None:
+        self._states_AD, self._check = states_AD, check
+        self._raters = [example.rater for example in examples]
+        # Every probe has a copy of all opinions, so that one pass fits them all.
+        self._opinions_FE = opinions_of([*examples] * _FOLDS, states_AD.device)
+        place = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
+        fold_E = torch.tensor([place[e.key] % _FOLDS for e in examples], device=states_AD.device)
+        self._own_FE = fold_E == torch.arange(_FOLDS, device=states_AD.device)[:, None]
 
     def search(self, penalty: float) -> tuple[float, Reliabilities]:
-        """Give the log-likelihood of opinions not trained on, and whom to trust, by turns."""
+        """Fit the probes and see whom to trust, by turns; give the evidence too."""
         found = Reliabilities()
+        weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], _FOLDS)
+        weights_DF.requires_grad_()
+        log_tie = self._states_AD.new_tensor(_TIE).requires_grad_()
+        offset = self._states_AD.new_tensor(0.0).requires_grad_()
         for _ in range(_ROUNDS):
-            believed_E = self._believed(found)
-            meant_E, opposite_E = self._forecast(believed_E, penalty)
-            told = zip(self.raters, (meant_E - opposite_E).tolist(), strict=True)
-            last, found = found, estimate(Forecast(*one) for one in told)
+            self._fit((weights_DF, log_tie, offset), self._believed(found), penalty)
+            with torch.no_grad():
+                meant_FE, opposite_FE = self._log_likelihoods(weights_DF, log_tie, offset)
+            meant_E, opposite_E = (f.T[self._own_FE.T] for f in (meant_FE, opposite_FE))
+            told = zip(self._raters, meant_E.tolist(), opposite_E.tolist(), strict=True)
+            last = found
+            found, evidence = estimate(Forecast(*one) for one in told)
             if found.change(last) < _AGREED:
                 break
-        likelihood = -mixture_losses(meant_E, opposite_E, self._believed(found)).sum().item()
-        return likelihood + found.log_prior(), found
+        return evidence, found
 
     def _believed(self, reliabilities: Reliabilities) -> Tensor:
-        return self.states_AD.new_tensor([reliabilities.of(rater) for rater in self.raters])
+        return self._states_AD.new_tensor([reliabilities.of(rater) for rater in self._raters])
 
-    def _forecast(self, believed_E: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-        """Give log-likelihoods of the opinions and of their opposites, by the other folds."""
-        meant_E, opposite_E = torch.zeros_like(believed_E), torch.zeros_like(believed_E)
-        for fold in range(_FOLDS):
-            self.check()
-            own_E = self.fold_E == fold
-            with torch.no_grad():
-                meant, opposite = self._log_likelihoods(*self._fit(~own_E, believed_E, penalty))
-            meant_E[own_E], opposite_E[own_E] = meant[own_E], opposite[own_E]
-        return meant_E, opposite_E
-
-    def _fit(self, on_E: Tensor, believed_E: Tensor, penalty: float) -> tuple[Tensor, ...]:
-        states_AD = self.states_AD
-        weights_D = states_AD.new_zeros(states_AD.shape[1], requires_grad=True)
-        log_tie = states_AD.new_tensor(_TIE).requires_grad_()
-        offset = states_AD.new_tensor(0.0).requires_grad_()
-        parameters = (weights_D, log_tie, offset)
+    def _fit(self, parameters: tuple[Tensor, ...], believed_E: Tensor, penalty: float) -> None:
         optimizer = torch.optim.LBFGS(parameters, max_iter=_STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
+            self._check()
             optimizer.zero_grad()
-            losses_E = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
-            value: Tensor = losses_E[on_E].sum() + penalty / 2 * (weights_D**2).sum()
+            losses_FE = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
+            value = losses_FE[~self._own_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
-        with torch.enable_grad():
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
-        return parameters
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
 
     def _log_likelihoods(
-        self, weights_D: Tensor, log_tie: Tensor, offset: Tensor
+        self, weights_DF: Tensor, log_tie: Tensor, offset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return self.opinions.log_likelihoods(self.states_AD @ weights_D, log_tie, offset)
+        scores_FA = (self._states_AD @ weights_DF).T.flatten()
+        meant, opposite = self._opinions_FE.log_likelihoods(scores_FA, log_tie, offset)
+        return meant.view(_FOLDS, -1), opposite.view(_FOLDS, -1)

@@ -2,16 +2,15 @@
 
 A rater says what they think with probability r, and the opposite else; an opinion's likelihood is
 that mixture. This is Crowd-BT (Chen, Bennett, Collins-Thompson and Horvitz 2013, "Pairwise ranking
-aggregation in a crowdsourced setting") with the reward model's scores in place of one strength an
-item, and a Beta prior on r, found by expectation and maximisation (Dawid and Skene 1979).
+aggregation in a crowdsourced setting") with a model's scores in place of one strength an item, and
+a Beta prior on r, of which the posterior is summed over a grid.
 
 Not guaranteed where most opinions are hostile: then the crowd
 is those who lie. A rater with a taste of their own cannot be told from one who lies.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,8 +21,7 @@ from torch import Tensor
 _MEANT: Final = 4.5
 _NOT_MEANT: Final = 0.5
 _PRIOR: Final = _MEANT / (_MEANT + _NOT_MEANT)
-_CAP: Final = 0.98
-_ROUNDS: Final = 30
+_GRID: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +29,15 @@ class Forecast:
     """How likely an opinion is to a model that was not trained on it.
 
     Attributes:
-        rater: Whose.
-        advantage: Log-likelihood of the opinion less that of its opposite, nats.
+        rater: Whose; empty for nobody in particular.
+        meant: Log-likelihood of the opinion, nats.
+        opposite: Of the opposite opinion.
 
     """
 
     rater: str
-    advantage: float
+    meant: float
+    opposite: float
 
 
 class Reliabilities:
@@ -62,12 +62,6 @@ class Reliabilities:
         """Give the largest difference to another estimate of the same raters."""
         return max((abs(r - other.of(rater)) for rater, r in self._by_rater.items()), default=0.0)
 
-    def log_prior(self) -> float:
-        """Give the logarithm of the prior's density, but for a constant."""
-        return sum(
-            _MEANT * math.log(r) + _NOT_MEANT * math.log(1 - r) for r in self._by_rater.values()
-        )
-
     def doubted(self) -> int:
         """Count those who contradict the crowd more often than not."""
         return sum(r < 0.5 for r in self._by_rater.values())
@@ -85,21 +79,32 @@ def mixture_losses(meant_E: Tensor, opposite_E: Tensor, reliability_E: Tensor) -
     return -torch.logaddexp(reliability_E.log() + meant_E, (1 - reliability_E).log() + opposite_E)
 
 
-def estimate(forecasts: Iterable[Forecast]) -> Reliabilities:
-    """Give each rater's probability, by expectation and maximisation from the prior."""
-    by_rater: dict[str, list[float]] = defaultdict(list)
+def estimate(forecasts: Iterable[Forecast]) -> tuple[Reliabilities, float]:
+    """Give each rater's probability (its posterior mean), and the evidence.
+
+    The evidence is the logarithm of how likely all opinions were, in nats, whatever the raters'
+    probabilities: a model that forecasts nothing has no less of it than one that is sure and
+    often wrong.
+    """
+    by_rater: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for forecast in forecasts:
-        if forecast.rater:
-            by_rater[forecast.rater].append(forecast.advantage)
-    return Reliabilities({rater: _posterior_mean(own) for rater, own in by_rater.items()})
+        by_rater[forecast.rater].append((forecast.meant, forecast.opposite))
+    evidence = sum(meant for meant, _ in by_rater.pop("", []))
+    means = {}
+    for rater, own in by_rater.items():
+        means[rater], more = _posterior(torch.tensor(own, dtype=torch.float64))
+        evidence += more
+    return Reliabilities(means), evidence
 
 
-def _posterior_mean(advantages: Sequence[float]) -> float:
-    advantages_N = torch.tensor(advantages, dtype=torch.float64)
-    share = _PRIOR
-    for _ in range(_ROUNDS):
-        odds = torch.tensor(share / (1 - share), dtype=torch.float64).log()
-        meant = torch.sigmoid(advantages_N + odds).sum().item()
-        share = (_MEANT + meant) / (_MEANT + _NOT_MEANT + len(advantages))
-        share = min(share, _CAP)
-    return share
+def _posterior(likelihoods_N2: Tensor) -> tuple[float, float]:
+    # With r = 1 - u^2 the prior's density, which has no bound at 1, is (1 - u^2)^(_MEANT - 1)
+    # times u^(2 _NOT_MEANT - 1).
+    grid_G = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
+    reliabilities_G = 1 - grid_G**2
+    prior_G = (_MEANT - 1) * reliabilities_G.log() + (2 * _NOT_MEANT - 1) * grid_G.log()
+    meant_1N, opposite_1N = likelihoods_N2.T[:, None]
+    mixtures_GN = -mixture_losses(meant_1N, opposite_1N, reliabilities_G[:, None])
+    joint_G = prior_G.log_softmax(0) + mixtures_GN.sum(-1)
+    mean = (joint_G.softmax(0) * reliabilities_G).sum().item()
+    return mean, joint_G.logsumexp(0).item()

@@ -37,12 +37,17 @@ def test_nobody_in_particular_is_believed_and_a_stranger_has_the_prior() -> None
     assert known.doubted() == 1
 
 
+def forecast(rater: str, advantage: float) -> Forecast:
+    """An opinion that is by so much likelier than its opposite; there are no ties."""
+    return Forecast(rater, -math.log1p(math.exp(-advantage)), -math.log1p(math.exp(advantage)))
+
+
 def test_those_who_contradict_are_found() -> None:
-    forecasts = [Forecast("friend", 1.5 if i % 5 else -1.5) for i in range(50)]
-    forecasts += [Forecast("liar", -1.5 if i % 5 else 1.5) for i in range(50)]
-    forecasts += [Forecast("coin", 1.5 if i % 2 else -1.5) for i in range(50)]
-    forecasts += [Forecast("", -3.0)] * 50
-    found = estimate(forecasts)
+    forecasts = [forecast("friend", 1.5 if i % 5 else -1.5) for i in range(50)]
+    forecasts += [forecast("liar", -1.5 if i % 5 else 1.5) for i in range(50)]
+    forecasts += [forecast("coin", 1.5 if i % 2 else -1.5) for i in range(50)]
+    forecasts += [forecast("", -3.0)] * 50
+    found, _ = estimate(forecasts)
     assert found.of("friend") > 0.9
     assert found.of("liar") < 0.35
     assert 0.4 < found.of("coin") < 0.7
@@ -50,7 +55,23 @@ def test_those_who_contradict_are_found() -> None:
 
 
 def test_one_opinion_that_stands_alone_condemns_nobody() -> None:
-    assert estimate([Forecast("new", -2.0)]).of("new") > 0.8
+    assert estimate([forecast("new", -2.0)])[0].of("new") > 0.8
+
+
+def test_the_posterior_of_one_opinion_by_hand() -> None:
+    """E[r] = .9 and E[r^2] = .825 under Beta(4.5, .5); the likelihood is .2 r + .8 (1 - r)."""
+    found, evidence = estimate([Forecast("one", math.log(0.2), math.log(0.8))])
+    assert evidence == pytest.approx(math.log(0.2 * 0.9 + 0.8 * 0.1), abs=1e-4)
+    squared = 0.9 * 5.5 / 6
+    mean = (0.2 * squared + 0.8 * (0.9 - squared)) / (0.2 * 0.9 + 0.8 * 0.1)
+    assert found.of("one") == pytest.approx(mean, abs=1e-4)
+
+
+def test_there_is_more_evidence_for_saying_nothing_than_for_being_sure_and_wrong() -> None:
+    sure = [forecast("one", 2.0 if i % 2 else -2.0) for i in range(20)]
+    assert estimate(sure)[1] < estimate([forecast("one", 0.0)] * 20)[1]
+    right = [forecast("one", 2.0)] * 20
+    assert estimate(right)[1] > estimate([forecast("one", 0.0)] * 20)[1]
 
 
 def test_how_far_two_estimates_are_apart() -> None:
@@ -61,4 +82,4 @@ def test_how_far_two_estimates_are_apart() -> None:
 
 
 def test_ties_say_nothing() -> None:
-    assert estimate([Forecast("tied", 0.0)] * 100).of("tied") == pytest.approx(0.9)
+    assert estimate([Forecast("tied", -1.0, -1.0)] * 100)[0].of("tied") == pytest.approx(0.9)

@@ -1,0 +1,133 @@
+"""Whom the probe trusts, by opinions of every kind; and what it reads of an answer."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from learner.errors import Interrupted
+from learner.model import new_model
+from learner.preferences import Example
+from learner.probe import answer_states, probed_reliabilities
+from learner.reliability import Reliabilities
+from learner.settings import PretrainSettings
+from learner.tokenizer import train_tokenizer
+
+LIKED, DISLIKED, END = 99, 98, 5
+TINY = PretrainSettings(
+    vocabulary=300, hidden=32, layers=2, heads=1, feed_forward=32, initial_deviation=0.3
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+
+
+def found(model: PreTrainedModel, examples: list[Example]) -> Reliabilities:
+    return probed_reliabilities(model, examples, pad=0, dtype="float32", micro_tokens=256)
+
+
+def answer(rng: random.Random, *, liked: bool) -> tuple[int, ...]:
+    """Some tokens that nobody minds, one that people like or do not, and the end."""
+    words = [rng.randrange(110, 150) for _ in range(rng.randrange(1, 6))]
+    words.insert(rng.randrange(len(words) + 1), LIKED if liked else DISLIKED)
+    return (*words, END)
+
+
+def opinion(
+    rng: random.Random, kind: str, rater: str, key: int, *, lies: bool, noise: float = 0.1
+) -> Example:
+    prompt = (2, 50 + key % 40, 3)
+    turned = lies ^ (rng.random() < noise)
+    if kind == "thumb":
+        liked = rng.random() < 0.5
+        own, ranks, approvals = [answer(rng, liked=liked)], (), (float(liked ^ turned),)
+    else:
+        likes = [True, False] if kind == "pair" else [True, False, False, True]
+        rng.shuffle(likes)
+        own, approvals = [answer(rng, liked=liked) for liked in likes], ()
+        ranks = tuple(int(liked ^ (not turned)) for liked in likes)
+    sequences = tuple((*prompt, *one) for one in own)
+    return Example(str(key), sequences, tuple(map(len, own)), ranks, approvals, rater)
+
+
+def crowd(kind: str, lies: Callable[[int, random.Random], bool], count: int = 200) -> list[Example]:
+    """Ten raters by turns."""
+    rng = random.Random(1)
+    return [opinion(rng, kind, f"{i % 10}", i, lies=lies(i % 10, rng)) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
+def test_four_in_ten_who_lie_are_found(model: PreTrainedModel, kind: str) -> None:
+    trusted = found(model, crowd(kind, lambda rater, _: rater < 4))
+    assert all(trusted.of(f"{rater}") < 0.45 for rater in range(4))
+    assert all(trusted.of(f"{rater}") > 0.75 for rater in range(4, 10))
+
+
+def test_one_who_tosses_a_coin_counts_for_little(model: PreTrainedModel) -> None:
+    trusted = found(model, crowd("pair", lambda rater, rng: rater == 3 and rng.random() < 0.5))
+    assert trusted.weight("3") < 0.5
+    assert min(trusted.weight(f"{rater}") for rater in range(10) if rater != 3) > 0.6
+
+
+def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel) -> None:
+    trusted = found(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
+    assert trusted.doubted() == 0
+
+
+def test_without_a_crowd_nobody_is_contradicted(model: PreTrainedModel) -> None:
+    alone = [replace(e, rater="one") for e in crowd("pair", lambda _, rng: True, 40)]
+    assert found(model, alone).of("one") == Reliabilities().of("one")
+    assert found(model, []).doubted() == 0
+
+
+def test_the_same_opinions_give_the_same_trust(model: PreTrainedModel) -> None:
+    votes = crowd("pair", lambda rater, _: rater < 3, 60)
+    first, second = found(model, votes), found(model, votes)
+    assert [first.of(f"{rater}") for rater in range(10)] == [
+        second.of(f"{rater}") for rater in range(10)
+    ]
+
+
+def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
+    def stop() -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        probed_reliabilities(
+            model,
+            crowd("pair", lambda _, __: False, 20),
+            pad=0,
+            dtype="float32",
+            micro_tokens=256,
+            check=stop,
+        )
+
+
+@pytest.mark.parametrize("micro_tokens", [20, 1000])
+def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
+    model: PreTrainedModel, micro_tokens: int
+) -> None:
+    """By hand: embeddings and last states of the answer's own tokens, standardised."""
+    examples = [
+        Example("0", ((2, 50, 3, 99, 98, END), (2, 50, 3, 97, END)), (3, 2), (0, 1)),
+        Example("1", ((2, 60, 61, 3, 96, END),), (2,), (), (1.0,)),
+        Example("2", ((70, 71, END),), (3,), (), (0.0,)),  # its prompt was cut off
+    ]
+    means = []
+    for example in examples:
+        for sequence, length in zip(example.sequences, example.lengths, strict=True):
+            ids = torch.tensor([sequence])
+            with torch.no_grad():
+                out = model(ids, output_hidden_states=True)
+            both = torch.cat([model.get_input_embeddings()(ids), out.hidden_states[-1]], dim=-1)
+            means.append(both[0, -length:].mean(0))
+    expected = torch.stack(means)
+    expected = (expected - expected.mean(0)) / expected.std(0) / 8
+    states = answer_states(model, examples, pad=0, dtype="float32", micro_tokens=micro_tokens)
+    torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
+    assert states.norm(dim=-1).mean().item() == pytest.approx(1, abs=0.3)
