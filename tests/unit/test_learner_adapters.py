@@ -21,25 +21,11 @@ from learner.ppo import Iteration, Players, run_ppo
 from learner.reward import RewardModel, critic_of, new_critic, put_back, trained_state
 from learner.rollouts import rows_of
 from learner.sampler import TransformersSampler
-from learner.settings import LARGE, LearnerSettings, LoraSettings, PPOSettings, PretrainSettings
+from learner.settings import LARGE, LearnerSettings, LoraSettings, PPOSettings
 from learner.tokenizer import train_tokenizer
+from tests.tiny import END, PROMPTS, TINY, TINY_PPO
 
-END = 5
-TINY = PretrainSettings(
-    vocabulary=300, hidden=32, layers=2, heads=1, feed_forward=32, initial_deviation=0.3
-)
 LORA = LoraSettings(rank=8)
-PROMPTS = [[2, 50, 3], [2, 51, 52, 53, 3], [2, 60, 61, 3]]
-TINY_PPO = PPOSettings(
-    iterations=3,
-    rollouts=6,
-    max_tokens=6,
-    text_rows=2,
-    text_row=8,
-    micro_tokens=30,
-    checkpoint_every=1,
-    learning_rate=3e-3,
-)
 IDS = torch.tensor([[2, 50, 51, 3, 60, 61, END]])
 
 

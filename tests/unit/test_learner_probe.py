@@ -9,22 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 from learner.errors import Interrupted
-from learner.model import new_model
 from learner.preferences import Example
 from learner.probe import answer_states, probed_reliabilities
 from learner.reliability import Reliabilities
-from learner.settings import PretrainSettings
-from learner.tokenizer import train_tokenizer
+from tests.tiny import END
 
-LIKED, DISLIKED, END = 99, 98, 5
-TINY = PretrainSettings(
-    vocabulary=300, hidden=32, layers=2, heads=1, feed_forward=32, initial_deviation=0.3
-)
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+LIKED, DISLIKED = 99, 98
 
 
 def found(model: PreTrainedModel, examples: list[Example]) -> Reliabilities:
