@@ -8,17 +8,15 @@ from pathlib import Path
 import torch
 
 from learner.errors import Interrupted
-from learner.model import new_model
 from learner.ppo import Iteration, run_ppo
 from learner.ranks import joined
-from learner.tokenizer import train_tokenizer
-from tests.unit.test_learner_models import TINY, TINY_PPO, players
+from tests.tiny import TINY_PPO, tiny_model
+from tests.unit.test_learner_ppo import players
 
 
 def main(out: Path, iterations: int, stop_after: int) -> None:
     """Train, and write figures and weights; stop as if killed after `stop_after` iterations."""
     torch.set_num_threads(1)
-    model = new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
     settings = TINY_PPO.model_copy(update={"iterations": iterations, "live_share": 0.5})
     found: list[Iteration] = []
 
@@ -30,7 +28,7 @@ def main(out: Path, iterations: int, stop_after: int) -> None:
     with joined() as ranks:
         try:
             policy = run_ppo(
-                players(model),
+                players(tiny_model()),
                 settings,
                 seed=5,
                 state=out / "state",

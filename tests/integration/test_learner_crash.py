@@ -1,0 +1,192 @@
+"""Cycles that are killed and taken up again, or begun afresh, and what they end with."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from feedback.policies import current
+from feedback.records import feedback_record
+from feedback.sqlite_log import SqliteLog
+from learner.cycle_state import latest
+from learner.report import Notes
+from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL
+from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
+from protos.plaudit.v1.policy_pb2 import PolicyEvent
+from protos.registry import Registry
+from tests.learner_cycles import (
+    ADAPTER,
+    LORA,
+    SETTINGS,
+    killed_or_done,
+    report,
+    report_of_cycle,
+    weights,
+)
+from tests.learning import make_home
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "learner.reward",
+        "learner.judge",
+        "learner.ppo.iteration",
+        "learner.ppo.trained",
+        "learner.gate",
+        "learner.publish",
+    ],
+)
+def test_killed_and_resumed_cycle_gives_the_same_weights(
+    learned: Path, tmp_path: Path, failpoint: str
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text(f"{failpoint}=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    assert armed.read_text() == ""
+    assert 2 not in Registry(home / "registry").versions()
+    killed_or_done(home)
+    assert weights(home) == weights(learned)
+    found, whole = report_of_cycle(home), report_of_cycle(learned)
+    assert (found.data, found.iterations) == (whole.data, whole.iterations)
+    assert (found.samples, found.figures) == (whole.samples, whole.figures)
+
+
+def test_ppo_killed_between_two_checkpoints_reports_every_iteration_once(
+    learned: Path, tmp_path: Path
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.ppo.iteration=sleep:0\nlearner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    notes = home / "learner" / "cycles" / "001" / "notes.json"
+    noted = Notes.model_validate_json(notes.read_bytes()).iterations
+    assert [i["number"] for i in noted] == [1, 2], "the second was noted, but is not saved"
+    killed_or_done(home)
+    assert report_of_cycle(home).iterations == report_of_cycle(learned).iterations
+
+
+def test_crash_after_the_event_publishes_nothing_twice(learned: Path, tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.announced=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    killed_or_done(home)
+    state = latest(home)
+    assert state is not None
+    assert (state.outcome, state.version) == ("published", 2)
+    log = SqliteLog(home / "log.db")
+    events = [PolicyEvent.FromString(record.value) for record in log.read("policies", {})]
+    log.close()
+    assert [e.published.version for e in events if e.HasField("published")] == [1, 2]
+    assert weights(home) == weights(learned)
+
+
+def test_crash_between_registry_and_event_is_repaired(learned: Path, tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.published=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    log = SqliteLog(home / "log.db")
+    assert Registry(home / "registry").versions() == [1, 2]
+    assert current(log).published == (1,)
+    killed_or_done(home)
+    assert current(log).published == (1, 2)
+    assert Registry(home / "registry").versions() == [1, 2]
+    log.close()
+
+
+@pytest.mark.parametrize("failpoint", ["learner.judge", "learner.ppo.iteration", "learner.gate"])
+def test_killed_and_resumed_cycle_gives_the_same_adapter(
+    learned_adapter: Path, tmp_path: Path, failpoint: str
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text(f"{failpoint}=kill\n")
+    assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
+    killed_or_done(home, settings=LORA)
+    assert weights(home, 2, ADAPTER) == weights(learned_adapter, 2, ADAPTER)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("full", marks=pytest.mark.slow), "lora"])
+def test_two_processes_train_the_same_policy_also_after_a_kill(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    name, own, file = {
+        "full": ("learned", SETTINGS, "model.safetensors"),
+        "lora": ("learned_adapter", LORA, ADAPTER),
+    }[kind]
+    home, one = make_home(tmp_path / "home"), request.getfixturevalue(name)
+    armed, two = tmp_path / "failpoints", own.model_copy(update={"processes": 2})
+    armed.write_text("learner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed, two) == -signal.SIGKILL
+    killed_or_done(home, settings=two)
+    found, whole = (load(weights(h, 2, file)) for h in (home, one))
+    assert found.keys() == whole.keys()
+    for key, weight in whole.items():
+        torch.testing.assert_close(found[key], weight, atol=1e-4, rtol=1e-3)
+    figures, theirs = (report_of_cycle(h).iterations for h in (home, one))
+    assert len(figures) == len(theirs) == SETTINGS.ppo.iterations
+    for ours, same in zip(figures, theirs, strict=True):
+        assert ours == pytest.approx(same, rel=1e-3, abs=1e-4)
+
+
+def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
+    learned: Path, tmp_path: Path
+) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
+    killed_or_done(home)
+    manifest = Registry(home / "registry").verify(2)
+    assert (manifest.kind, manifest.adapter_base) == (CHECKPOINT_KIND_FULL, 0)
+    assert weights(home) == weights(learned)
+
+
+def forget(home: Path, *subjects: str) -> None:
+    log = SqliteLog(home / "log.db")
+    for subject in subjects:
+        event = FeedbackEvent(
+            event_id=f"forget-{subject}",
+            owner="local",
+            forgetting=Forgetting(subject=subject, until_ms=1000),
+        )
+        log.append("feedback", [feedback_record(event)])
+    log.close()
+
+
+@pytest.mark.parametrize("stage", ["learner.judge", "learner.gate", "learner.publish"])
+def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
+    learned: Path, tmp_path: Path, stage: str
+) -> None:
+    """It ends with the weights of a cycle that never knew of them."""
+    without, home = (make_home(tmp_path / name, people=6) for name in ("without", "home"))
+    forget(without, "s1")
+    killed_or_done(without)
+    armed = tmp_path / "failpoints"
+    armed.write_text(f"{stage}=kill\n")
+    assert killed_or_done(home, armed) == -signal.SIGKILL
+    forget(home, "s1")
+    killed_or_done(home)
+    state = latest(home)
+    assert state is not None
+    assert (state.outcome, state.forgettings, state.events) == ("published", 1, 100)
+    assert weights(home) == weights(without)
+    assert weights(home) != weights(learned)
+    manifest = Registry(home / "registry").verify(2)
+    assert (manifest.learned_from.to_seq, manifest.learned_from.forgettings) == (120, 1)
+    published = Registry(home / "registry").path(2)
+    found = report(published)
+    assert found.data is not None
+    assert (found.data.votes, found.data.raters) == ({"comparison": 100}, 5)
+    assert [i["number"] for i in found.iterations] == [1, 2, 3]
+    for folder in (published, home / "learner" / "cycles" / "001"):
+        for file in folder.glob("report.*"):
+            assert "say " not in file.read_text(), "every prompt that was asked begins so"
+    log = SqliteLog(home / "log.db")
+    assert len(log.read("completions", {})) == 100, "the learner has erased them from the log too"
+    log.close()
