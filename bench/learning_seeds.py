@@ -32,7 +32,8 @@ from learner.materials import demonstrated_prompts
 from learner.model import load_model, load_tokenizer, twin
 from learner.next_token import text_nll
 from learner.packing import pack_documents
-from learner.ppo import Iteration, Players, run_ppo
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
 from learner.preferences import Example, prompt_key, split_of
 from learner.pretrain import documents, held_out_text, pretrain
 from learner.probe import probed_reliabilities

@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.turns import Turns
 from learner.model import parameters_of
 from learner.packing import Rows
-from learner.ppo import Iteration, Players, run_ppo
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
 from learner.reward import RewardModel, new_critic
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings

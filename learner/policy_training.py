@@ -28,7 +28,8 @@ from learner.cycle_state import CycleState, folder_of
 from learner.live import live_answers
 from learner.materials import Materials, gather
 from learner.model import twin_with
-from learner.ppo import Iteration, Players, run_ppo
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
 from learner.ranks import Ranks, joined
 from learner.reward import new_critic
 from learner.reward_models import RewardModels

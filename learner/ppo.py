@@ -11,23 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from learner.advantages import adapted_kl_coef
-from learner.answers import AnswerBatch
 from learner.checkpoint import load_sharded, save_sharded
-from learner.critic import SeparateCritic, ValueHead
 from learner.live import LiveAnswer
-from learner.losses import clipped_share, policy_loss, token_log_probs, value_loss
-from learner.model import choices, computing, trained, twin
-from learner.next_token import rows_divergence, rows_loss
-from learner.packing import Rows
+from learner.model import twin
+from learner.ppo_steps import Players, Steps
 from learner.ranks import Ranks, copy_whole
-from learner.reward import RewardModel
-from learner.rollouts import Group, Targets, collect, targets
-from learner.sampler import Sample, Sampler
+from learner.rollouts import Group, collect, targets
+from learner.sampler import Sample
 from learner.settings import Dtype, PPOSettings
 
 logger = logging.getLogger(__name__)
@@ -70,35 +63,6 @@ class Iteration:
     live: float
 
 
-@dataclass(slots=True)
-class Players:
-    """The models of one PPO run, and what they learn from.
-
-    Attributes:
-        policy: Trained in place.
-        critic: Trained in place; a head on the policy's trunk, or a model of its own.
-        reference: The SFT policy; not changed.
-        reward: Not changed.
-        sampler: Gives one that samples from a policy as it is at each call.
-        prompts: Token ids to answer.
-        text: Packed text for the pre-training loss.
-        text_by_reference: Whether the reference wrote it; then its whole distributions are to
-            stay, not only the tokens that it drew.
-        live: Answers that people rated.
-
-    """
-
-    policy: PreTrainedModel
-    critic: ValueHead | SeparateCritic
-    reference: PreTrainedModel
-    reward: RewardModel
-    sampler: Callable[[PreTrainedModel], Sampler]
-    prompts: Sequence[Sequence[int]]
-    text: Rows
-    text_by_reference: bool = False
-    live: Sequence[LiveAnswer] = ()
-
-
 def run_ppo(
     players: Players,
     settings: PPOSettings,
@@ -135,7 +99,7 @@ def run_ppo(
 
 
 class _Trainer:
-    """The optimizer, and the KL coefficient, of one run."""
+    """The iterations of one run, and its KL coefficient."""
 
     def __init__(
         self,
@@ -149,7 +113,6 @@ class _Trainer:
         least = settings.minibatches * ranks.size
         if settings.rollouts < least:
             raise ValueError(f"{settings.rollouts} rollouts are too few: at least {least}")
-        self._check = check
         self._players = players
         self._settings = settings
         self._seed = seed
@@ -161,22 +124,14 @@ class _Trainer:
         self._sampler = players.sampler(self._whole)
         for model in (players.policy, players.reference, players.reward.scalar.trunk):
             ranks.shard(model)
-        # Both in one module and one optimizer, so that one state holds all.
-        self._modules = nn.ModuleDict({"policy": players.policy, "critic": players.critic})
-        self._optimizer = AdamW(
-            [
-                {"params": list(trained(players.policy)), "lr": settings.learning_rate},
-                {"params": list(trained(players.critic)), "lr": settings.critic_learning_rate},
-            ],
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            fused=True,
-        )
+        self._steps = Steps(players, settings, dtype, ranks, check)
         self._key = f"ppo {seed} {dtype} {settings.model_dump_json()}"
 
     def resume(self, folder: Path) -> int:
         """Give the number of iterations done."""
-        saved = load_sharded(folder, self._modules, self._optimizer, self._key, self._ranks)
+        saved = load_sharded(
+            folder, self._steps.modules, self._steps.optimizer, self._key, self._ranks
+        )
         if saved is None:
             return 0
         self._kl_coef = saved["kl_coef"]
@@ -185,7 +140,9 @@ class _Trainer:
     def save(self, folder: Path, done: int) -> None:
         """Replace the state by that after `done` iterations."""
         extra = {"kl_coef": self._kl_coef, "step": done}
-        save_sharded(folder, self._modules, self._optimizer, self._key, extra, self._ranks)
+        save_sharded(
+            folder, self._steps.modules, self._steps.optimizer, self._key, extra, self._ranks
+        )
 
     def whole(self) -> PreTrainedModel:
         """Give the policy as it is, on one device."""
@@ -217,7 +174,7 @@ class _Trainer:
         )
         of_group = iter(fixed)
         paired = [[(group, next(of_group)) for group in minibatch] for minibatch in minibatches]
-        clip_ratio, value_error, text_nll = self._update(paired, generator)
+        clip_ratio, value_error, text_nll = self._steps.take(paired, generator)
         logger.info(
             "iteration %d: %d tokens of answers, of them %d rated before; sampled in %.1f s, "
             "learned from in %.1f s",
@@ -288,91 +245,6 @@ class _Trainer:
             seed,
             numbers,
         )
-
-    def _update(
-        self,
-        minibatches: Sequence[Sequence[tuple[Group, Targets]]],
-        generator: torch.Generator,
-    ) -> tuple[float, float, float]:
-        """Take all steps of an iteration; gives mean clip share, value loss and text NLL."""
-        figures = torch.zeros(3)
-        counts = [
-            self._ranks.total(sum(len(group.batch.tokens_N) for group, _ in minibatch))
-            for minibatch in minibatches
-        ]
-        for _ in range(self._settings.epochs):
-            for number in torch.randperm(len(minibatches), generator=generator).tolist():
-                figures += self._step(minibatches[number], counts[number], generator)
-        steps = self._settings.epochs * len(minibatches)
-        clip_ratio, value_error, text_nll = (self._ranks.total(f / steps) for f in figures.tolist())
-        return clip_ratio, value_error, text_nll
-
-    def _step(
-        self,
-        minibatch: Sequence[tuple[Group, Targets]],
-        count: float,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Take one optimizer step on a minibatch, in as many backward passes as it has groups."""
-        self._check()
-        policy, critic = self._players.policy, self._players.critic
-        figures = torch.zeros(3)
-        for group, fixed in minibatch:
-            figures[:2] += self._backward(group.batch, fixed, count).cpu()
-        if self._settings.text_coef > 0:
-            figures[2] = self._text_backward(generator)
-        self._ranks.sum_gradients(critic)
-        nn.utils.clip_grad_norm_(trained(policy), self._settings.clip_norm)
-        nn.utils.clip_grad_norm_(trained(critic), self._settings.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return figures
-
-    def _backward(self, batch: AnswerBatch, fixed: Targets, count: float) -> Tensor:
-        settings = self._settings
-        logits_NV, states_NH = choices(self._players.policy, batch, self._dtype)
-        log_probs_N = token_log_probs(logits_NV, batch.tokens_N, settings.temperature)
-        loss = policy_loss(
-            log_probs_N,
-            fixed.old_log_probs_N,
-            fixed.advantages_N,
-            fixed.weights_N,
-            clip=settings.clip_ratio,
-            count=count,
-        )
-        errors = value_loss(
-            self._players.critic.values(batch, states_NH),
-            fixed.old_values_N,
-            fixed.returns_N,
-            fixed.weights_N,
-            clip=settings.clip_value,
-            count=count,
-        )
-        (loss + settings.value_coef * errors).backward()  # type: ignore[no-untyped-call]
-        clipped = clipped_share(
-            log_probs_N.detach(), fixed.old_log_probs_N, clip=settings.clip_ratio, count=count
-        )
-        return torch.stack([clipped, errors.detach()])
-
-    def _text_backward(self, generator: torch.Generator) -> float:
-        """Add the gradient of the pre-training loss on some rows of text (PPO-ptx).
-
-        Gives this process's part of the mean loss.
-        """
-        text, policy = self._players.text, self._players.policy
-        picked = torch.randint(len(text), (self._settings.text_rows,), generator=generator)
-        own = picked[self._ranks.rank :: self._ranks.size]
-        share = text.labelled(own) / max(1, text.labelled(picked))
-        if not len(own):
-            own = picked[:1]  # its share is nothing, but a forward pass takes all processes
-        part = text.some(own, policy.device)
-        with computing(self._dtype, part.input_ids_NT):
-            if self._players.text_by_reference:
-                loss, nll = rows_divergence(policy, self._players.reference, part)
-            else:
-                loss = nll = rows_loss(policy, part)
-        (self._settings.text_coef * share * loss).backward()  # type: ignore[no-untyped-call]
-        return share * nll.item()
 
 
 def as_figures(iteration: Iteration) -> dict[str, float]:

@@ -12,7 +12,8 @@ from learner.answers import split_prompt
 from learner.losses import importance_weights, token_log_probs
 from learner.model import choices, new_model, twin
 from learner.packing import Rows
-from learner.ppo import Iteration, Players, run_ppo
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
 from learner.ranks import Ranks
 from learner.reward import RewardModel, new_critic
 from learner.rollouts import collect

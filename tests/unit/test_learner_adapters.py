@@ -17,7 +17,8 @@ from learner.checkpoint import model_exists, save_adapter, save_model
 from learner.errors import Interrupted
 from learner.model import frozen, load_model, new_model, trained, trunk_of, twin, twin_with
 from learner.packing import Rows
-from learner.ppo import Iteration, Players, run_ppo
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
 from learner.reward import RewardModel, critic_of, new_critic, put_back, trained_state
 from learner.rollouts import rows_of
 from learner.sampler import TransformersSampler

@@ -16,7 +16,8 @@ from learner.losses import token_log_probs
 from learner.model import choices, twin
 from learner.next_token import rows_divergence, rows_loss
 from learner.packing import IGNORED
-from learner.ppo import Iteration, Players, run_ppo
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
 from learner.ranks import Ranks
 from learner.reward import (
     RewardModel,
