@@ -32,6 +32,7 @@ from learner.policy_training import PolicyTraining
 from learner.ppo import Iteration, as_figures
 from learner.preferences import Example, Split, examples, split_examples
 from learner.publishing import Publisher
+from learner.reliability import Reliabilities
 from learner.reporting import NOTES, Reporter
 from learner.reward import RewardModel, RewardReport
 from learner.reward_models import RewardModels
@@ -140,7 +141,7 @@ class Cycle:
         logger.info("cycle %d: %s; it starts afresh", state.number, why)
         self._drop_trained()  # before the state says so: a stage goes on from what it finds
         self._close()
-        for cached in ("_materials", "_examples"):
+        for cached in ("_materials", "_examples", "_reliabilities"):
             self.__dict__.pop(cached, None)
         forgettings = self._ledger.forgettings()
         events = len(self._ledger.judged(state.after_seq, state.upto_seq))
@@ -173,6 +174,16 @@ class Cycle:
         )
         return split_examples(found, self._settings.reward)
 
+    @cached_property
+    def _reliabilities(self) -> Reliabilities:
+        """How far each rater is trusted, by all opinions that are not held out.
+
+        The judge shares this with the reward model: it is about people, and what the judge is to
+        be independent in is what it thinks of answers.
+        """
+        known = [*self._examples["reward"], *self._examples["judge"]]
+        return self._reward_models.reliabilities(known, self._check)
+
     def _reward(self) -> None:
         judged = self._ledger.judged(upto_seq=self._state.upto_seq)
         self._reporter.began(judged, self._examples, self._materials)
@@ -204,9 +215,10 @@ class Cycle:
 
     def _train(self, split: Split, salt: int) -> tuple[RewardModel, RewardReport]:
         model, report = self._reward_models.train(
-            self._examples,
-            split,
+            self._examples[split],
+            self._examples["held_out"],
             salt,
+            reliabilities=self._reliabilities,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )

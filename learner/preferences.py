@@ -41,7 +41,7 @@ class Example:
         lengths: Tokens of each answer, with which its sequence ends.
         ranks: Each candidate's rank, 0 is best, equal is a tie; empty where none are compared.
         approvals: Approval in [0, 1] of each candidate; empty where none was given.
-        rater: Who gave it; empty for nobody in particular.
+        rater: Who gave it; the users that an owner does not tell apart are one. Empty is believed.
 
     """
 

@@ -99,7 +99,10 @@ def answer_states(
 
 
 class _Probe:
-    """F probes, each fitted to all opinions but those of its fold, of which it forecasts."""
+    """F probes, each fitted to all opinions but those of its fold, which it forecasts.
+
+    How readily people tie is one number for all of them.
+    """
 
     def __init__(
         self, states_AD: Tensor, examples: Sequence[Example], check: Callable[[], None]
@@ -118,11 +121,10 @@ class _Probe:
         weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], _FOLDS)
         weights_DF.requires_grad_()
         log_tie = self._states_AD.new_tensor(_TIE).requires_grad_()
-        offset = self._states_AD.new_tensor(0.0).requires_grad_()
         for _ in range(_ROUNDS):
-            self._fit((weights_DF, log_tie, offset), self._believed(found), penalty)
+            self._fit((weights_DF, log_tie), self._believed(found), penalty)
             with torch.no_grad():
-                meant_FE, opposite_FE = self._log_likelihoods(weights_DF, log_tie, offset)
+                meant_FE, opposite_FE = self._log_likelihoods(weights_DF, log_tie)
             meant_E, opposite_E = (f.T[self._own_FE.T] for f in (meant_FE, opposite_FE))
             told = zip(self._raters, meant_E.tolist(), opposite_E.tolist(), strict=True)
             last = found
@@ -147,9 +149,10 @@ class _Probe:
 
         optimizer.step(loss)  # type: ignore[no-untyped-call]
 
-    def _log_likelihoods(
-        self, weights_DF: Tensor, log_tie: Tensor, offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _log_likelihoods(self, weights_DF: Tensor, log_tie: Tensor) -> tuple[Tensor, Tensor]:
         scores_FA = (self._states_AD @ weights_DF).T.flatten()
-        meant, opposite = self._opinions_FE.log_likelihoods(scores_FA, log_tie, offset)
+        # No offset: that others approve more often is nothing that an opinion can contradict.
+        meant, opposite = self._opinions_FE.log_likelihoods(
+            scores_FA, log_tie, torch.zeros_like(log_tie)
+        )
         return meant.view(_FOLDS, -1), opposite.view(_FOLDS, -1)

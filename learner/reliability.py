@@ -5,8 +5,8 @@ that mixture. This is Crowd-BT (Chen, Bennett, Collins-Thompson and Horvitz 2013
 aggregation in a crowdsourced setting") with a model's scores in place of one strength an item, and
 a Beta prior on r, of which the posterior is summed over a grid.
 
-Not guaranteed where most opinions are hostile: then the crowd
-is those who lie. A rater with a taste of their own cannot be told from one who lies.
+Not guaranteed where about half of the opinions or more are hostile, be they one person's: then the
+crowd is those who lie. A rater with a taste of their own cannot be told from one who lies.
 """
 
 from collections import defaultdict

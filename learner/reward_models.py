@@ -1,13 +1,14 @@
 """The reward models of one cycle: made, trained, saved and loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from learner.checkpoint import load_state, save_state
 from learner.materials import Materials
-from learner.preferences import Example, Split
+from learner.preferences import Example
 from learner.probe import probed_reliabilities
+from learner.reliability import Reliabilities
 from learner.reward import RewardModel, RewardReport, put_back, train_reward, trained_state
 from learner.rollouts import rows_of
 
@@ -28,33 +29,36 @@ class RewardModels:
     materials: Materials
     seed: Callable[[int], int]
 
-    def train(
-        self,
-        examples: Mapping[Split, Sequence[Example]],
-        split: Split,
-        salt: int,
-        *,
-        on_epoch: Callable[[RewardReport], None],
-        check: Callable[[], None],
-    ) -> tuple[RewardModel, RewardReport]:
-        """Train one on a split from the reference, and fix the scale of its scores.
-
-        Whom to trust is told by all opinions that are not held out: it is about people, and what
-        the judge is to be independent in is what it thinks of answers.
-        """
-        settings, model = self.materials.settings, self._new(salt)
-        reliabilities = probed_reliabilities(
+    def reliabilities(
+        self, examples: Sequence[Example], check: Callable[[], None]
+    ) -> Reliabilities:
+        """Find how far each rater can be trusted."""
+        settings = self.materials.settings
+        return probed_reliabilities(
             self.materials.reference,
-            [*examples["reward"], *examples["judge"]],
+            examples,
             pad=self.materials.pad,
             dtype=settings.dtype,
             micro_tokens=settings.reward.micro_tokens,
             check=check,
         )
+
+    def train(
+        self,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        salt: int,
+        *,
+        reliabilities: Reliabilities,
+        on_epoch: Callable[[RewardReport], None],
+        check: Callable[[], None],
+    ) -> tuple[RewardModel, RewardReport]:
+        """Train one from the reference, and fix the scale of its scores."""
+        settings, model = self.materials.settings, self._new(salt)
         report = train_reward(
             model,
-            examples[split],
-            examples["held_out"],
+            examples,
+            held_out,
             settings.reward,
             seed=self.seed(salt),
             reliabilities=reliabilities,

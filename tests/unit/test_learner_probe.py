@@ -69,6 +69,26 @@ def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel)
     assert trusted.doubted() == 0
 
 
+@pytest.mark.parametrize("others", ["both bad", "thumbs down"])
+def test_one_who_approves_where_others_seldom_do_contradicts_nobody(
+    model: PreTrainedModel, others: str
+) -> None:
+    """What they approve of is not what the others disliked, as far as can be seen."""
+    votes = crowd("pair", lambda _, rng: rng.random() < 0.5)
+    for place, vote in enumerate(votes):
+        if vote.rater == "0":
+            up = vote.sequences[:1], vote.lengths[:1]
+            votes[place] = replace(vote, sequences=up[0], lengths=up[1], ranks=(), approvals=(1.0,))
+        elif others == "thumbs down":
+            down = vote.sequences[1:], vote.lengths[1:]
+            votes[place] = replace(
+                vote, sequences=down[0], lengths=down[1], ranks=(), approvals=(0.0,)
+            )
+        elif place % 3 == 0:
+            votes[place] = replace(vote, ranks=(0, 0), approvals=(0.0, 0.0))
+    assert found(model, votes).of("0") > 0.7
+
+
 def test_without_a_crowd_nobody_is_contradicted(model: PreTrainedModel) -> None:
     alone = [replace(e, rater="one") for e in crowd("pair", lambda _, rng: True, 40)]
     assert found(model, alone).of("one") == Reliabilities().of("one")
