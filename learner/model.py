@@ -220,10 +220,14 @@ class ScalarModel(nn.Module):
 
     def forward(self, batch: AnswerBatch) -> Tensor:
         """Give a number for every token of the flattened rows."""
-        with computing(self.dtype, batch.ids_RT):
-            out = self.trunk(**inputs(batch))
-        values: Tensor = self.head(out.last_hidden_state.flatten(0, 1).float()).squeeze(-1)
+        values: Tensor = self.head(self.states(batch)).squeeze(-1)
         return values
+
+    def states(self, batch: AnswerBatch) -> Tensor:
+        """Give the last state at every token of the flattened rows, [RT, H]."""
+        with computing(self.dtype, batch.ids_RT):
+            states: Tensor = self.trunk(**inputs(batch)).last_hidden_state
+        return states.flatten(0, 1).float()
 
 
 def inputs(batch: AnswerBatch) -> dict[str, Any]:

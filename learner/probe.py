@@ -7,7 +7,6 @@ can say anything about it. People's preferences need not be linear in these stat
 that forecasts best is taken, and where nothing can be forecast everybody keeps the prior's trust.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 
 from learner.answers import Answered, lay_out
 from learner.batching import parts
+from learner.linear import minimise, standardised
 from learner.model import computing, inputs, trunk_of
 from learner.opinions import opinions_of
 from learner.preferences import Example
@@ -94,8 +94,7 @@ def answer_states(
         sums_AD = values_ND.new_zeros(len(part), values_ND.shape[1]).index_add(0, of_N, values_ND)
         found.update(zip(part, sums_AD / lengths_A[:, None], strict=True))
     means_AD = torch.stack([found[i] for i in range(len(rows))])
-    scale_D = means_AD.std(0).clamp_min(1e-6) * math.sqrt(means_AD.shape[1])
-    return (means_AD - means_AD.mean(0)) / scale_D
+    return standardised(means_AD)[0]
 
 
 class _Probe:
@@ -137,17 +136,11 @@ class _Probe:
         return self._states_AD.new_tensor([reliabilities.of(rater) for rater in self._raters])
 
     def _fit(self, parameters: tuple[Tensor, ...], believed_E: Tensor, penalty: float) -> None:
-        optimizer = torch.optim.LBFGS(parameters, max_iter=_STEPS, line_search_fn="strong_wolfe")
-
         def loss() -> Tensor:
-            self._check()
-            optimizer.zero_grad()
             losses_FE = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
-            value = losses_FE[~self._own_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
+            return losses_FE[~self._own_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        minimise(parameters, loss, steps=_STEPS, check=self._check)
 
     def _log_likelihoods(self, weights_DF: Tensor, log_tie: Tensor) -> tuple[Tensor, Tensor]:
         scores_FA = (self._states_AD @ weights_DF).T.flatten()

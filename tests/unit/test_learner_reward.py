@@ -1,5 +1,6 @@
 """The reward model, on a model with random weights."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from learner.answers import Answered, lay_out, split_prompt
+from learner.losses import davidson_log_probs
 from learner.model import twin
 from learner.preferences import Example
 from learner.probe import probed_reliabilities
@@ -14,7 +16,9 @@ from learner.reliability import Reliabilities
 from learner.reward import (
     RewardModel,
     RewardReport,
+    begin_at_linear_fit,
     critic_of,
+    evaluate,
     put_back,
     train_reward,
     trained_state,
@@ -92,10 +96,11 @@ def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
 
 
 def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) -> None:
-    honest = liking(99, 320)
+    honest = liking(99, 360)
+    raters = random.Random(0).choices(range(10), k=len(honest))
     votes = [
-        replace(e, rater=f"{i % 10}", ranks=e.ranks[::-1] if i % 10 < 4 else e.ranks)
-        for i, e in enumerate(honest)
+        replace(e, rater=f"{rater}", ranks=e.ranks[::-1] if rater < 4 else e.ranks)
+        for rater, e in zip(raters, honest, strict=True)
     ]
     fair = liking(99, 40)
 
@@ -103,7 +108,7 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
         reward = RewardModel(twin(model), pad=0, seed=0)
         settings = RewardSettings(learning_rate=1e-3, epochs=2)
         report = train_reward(
-            reward, votes, votes[:40], settings, seed=0, reliabilities=reliabilities
+            reward, votes[:320], votes[320:], settings, seed=0, reliabilities=reliabilities
         )
         scores = reward.score([r for e in fair for r in split_prompt(e.sequences)]).view(-1, 2)
         right = [
@@ -112,12 +117,34 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
         return sum(right) / len(right), report
 
     trusted, report = accuracy(
-        probed_reliabilities(model, votes, pad=0, dtype="float32", micro_tokens=4096)
+        probed_reliabilities(model, votes[:320], pad=0, dtype="float32", micro_tokens=4096)
     )
     assert trusted == 1
     assert report.doubted_raters == 4
     assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
     assert accuracy(Reliabilities())[1].accuracy < 0.7, "and if all are believed they do"
+
+
+def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
+    model: PreTrainedModel,
+) -> None:
+    """Seven in ten of the votes are ties; no step is taken that would tell."""
+    votes = [
+        replace(e, ranks=(0, 0), sequences=(e.sequences[0],) * 2) if i % 10 < 7 else e
+        for i, e in enumerate(liking(99, 200))
+    ]
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    begin_at_linear_fit(reward, votes, Reliabilities(), RewardSettings())
+    ties = davidson_log_probs(torch.tensor(0.0), reward.log_tie.detach())[2].exp().item()
+    assert ties > 0.7
+    report = evaluate(
+        reward, liking(99, 60), Reliabilities(), RewardSettings(), trained_on=0, epochs=0
+    )
+    assert report.accuracy > 0.95
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(reward.scalar.trunk.parameters(), model.model.parameters(), strict=True)
+    )
 
 
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
