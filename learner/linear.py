@@ -1,9 +1,19 @@
-"""Fits that are linear in a model's states: convex but for doubt about raters, by L-BFGS."""
+"""Opinions explained by what is linear in a model's states of the answers; fitted by L-BFGS."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
+
+from learner.opinions import opinions_of
+from learner.preferences import Example
+from learner.reliability import mixture_losses
+
+PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+_FOLDS: Final = 8  # of prompts
+_STEPS: Final = 40
+_TIE: Final = -1.0
 
 
 def minimise(
@@ -36,3 +46,78 @@ def standardised(states_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean_D = states_AD.mean(0)
     scale_D = states_AD.std(0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
     return (states_AD - mean_D) / scale_D, mean_D, scale_D
+
+
+class LinearFits:
+    """F weights of the states, each fitted to all opinions but those of its fold; or one to all.
+
+    How readily people tie is one number for all of them.
+    """
+
+    def __init__(
+        self,
+        states_AD: Tensor,
+        examples: Sequence[Example],
+        *,
+        folds: int = _FOLDS,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the standardised states of the examples' answers, in order; one fold is none."""
+        self._states_AD, self._check, self._folds = states_AD, check, folds
+        # Each has a copy of all opinions, so that one pass fits them all.
+        self._opinions_FE = opinions_of([*examples] * folds, states_AD.device)
+        place = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
+        fold_E = torch.tensor([place[e.key] % folds for e in examples], device=states_AD.device)
+        self._own_FE = fold_E == torch.arange(folds, device=states_AD.device)[:, None]
+        self._fitted_FE = ~self._own_FE if folds > 1 else self._own_FE
+
+    def begin(self) -> tuple[Tensor, Tensor]:
+        """Give the parameters to fit: the weights, [D, F], and log nu of ties."""
+        weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], self._folds)
+        return weights_DF.requires_grad_(), self._states_AD.new_tensor(_TIE).requires_grad_()
+
+    def fit(self, parameters: tuple[Tensor, Tensor], believed_E: Tensor, penalty: float) -> None:
+        """Go on from the parameters, in place.
+
+        Args:
+            believed_E: Probability that each opinion is meant.
+            penalty: Of the squared weights, which are the scores' inverse variance.
+
+        """
+
+        def loss() -> Tensor:
+            losses_FE = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
+            return losses_FE[self._fitted_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
+
+        minimise(parameters, loss, steps=_STEPS, check=self._check)
+
+    @torch.no_grad()
+    def forecast(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give log-likelihoods of the opinions and their opposites, each by its fold's fit, [E]."""
+        meant_FE, opposite_FE = self._log_likelihoods(*parameters)
+        return meant_FE.T[self._own_FE.T], opposite_FE.T[self._own_FE.T]
+
+    def _log_likelihoods(self, weights_DF: Tensor, log_tie: Tensor) -> tuple[Tensor, Tensor]:
+        scores_FA = (self._states_AD @ weights_DF).T.flatten()
+        # No offset: that others approve more often is nothing that an opinion can contradict.
+        meant, opposite = self._opinions_FE.log_likelihoods(
+            scores_FA, log_tie, torch.zeros_like(log_tie)
+        )
+        return meant.view(self._folds, -1), opposite.view(self._folds, -1)
+
+
+def best_penalty(
+    states_AD: Tensor,
+    examples: Sequence[Example],
+    believed_E: Tensor,
+    check: Callable[[], None] = lambda: None,
+) -> float:
+    """Give the penalty with which opinions on other prompts are forecast best."""
+    fits = LinearFits(states_AD, examples, check=check)
+
+    def loss(penalty: float) -> float:
+        parameters = fits.begin()
+        fits.fit(parameters, believed_E, penalty)
+        return mixture_losses(*fits.forecast(parameters), believed_E).sum().item()
+
+    return min(PENALTIES, key=loss)

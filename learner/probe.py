@@ -16,19 +16,14 @@ from transformers import PreTrainedModel
 
 from learner.answers import Answered, lay_out
 from learner.batching import parts
-from learner.linear import minimise, standardised
+from learner.linear import PENALTIES, LinearFits, standardised
 from learner.model import computing, inputs, trunk_of
-from learner.opinions import opinions_of
 from learner.preferences import Example
-from learner.reliability import Forecast, Reliabilities, estimate, mixture_losses
+from learner.reliability import Forecast, Reliabilities, estimate
 from learner.settings import Dtype
 
-_FOLDS: Final = 8  # of prompts
-_PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 _ROUNDS: Final = 10
 _AGREED: Final = 0.02
-_STEPS: Final = 40
-_TIE: Final = -1.0
 
 
 def probed_reliabilities(
@@ -53,8 +48,27 @@ def probed_reliabilities(
     states_AD = answer_states(
         model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
     )
-    probe = _Probe(states_AD, examples, check)
-    return max((probe.search(penalty) for penalty in _PENALTIES), key=lambda found: found[0])[1]
+    raters = [example.rater for example in examples]
+    fits = LinearFits(states_AD, examples, check=check)
+    found = (_search(fits, states_AD, raters, penalty) for penalty in PENALTIES)
+    return max(found, key=lambda one: one[0])[1]
+
+
+def _search(
+    fits: LinearFits, states_AD: Tensor, raters: Sequence[str], penalty: float
+) -> tuple[float, Reliabilities]:
+    """Fit the probes and see whom to trust, by turns; give the evidence too."""
+    found, parameters = Reliabilities(), fits.begin()
+    for _ in range(_ROUNDS):
+        believed_E = states_AD.new_tensor([found.of(rater) for rater in raters])
+        fits.fit(parameters, believed_E, penalty)
+        forecasts = (likelihoods_E.tolist() for likelihoods_E in fits.forecast(parameters))
+        told = zip(raters, *forecasts, strict=True)
+        last = found
+        found, evidence = estimate(Forecast(*one) for one in told)
+        if found.change(last) < _AGREED:
+            break
+    return evidence, found
 
 
 @torch.no_grad()
@@ -95,57 +109,3 @@ def answer_states(
         found.update(zip(part, sums_AD / lengths_A[:, None], strict=True))
     means_AD = torch.stack([found[i] for i in range(len(rows))])
     return standardised(means_AD)[0]
-
-
-class _Probe:
-    """F probes, each fitted to all opinions but those of its fold, which it forecasts.
-
-    How readily people tie is one number for all of them.
-    """
-
-    def __init__(
-        self, states_AD: Tensor, examples: Sequence[Example], check: Callable[[], None]
-    ) -> None:
-        self._states_AD, self._check = states_AD, check
-        self._raters = [example.rater for example in examples]
-        # Every probe has a copy of all opinions, so that one pass fits them all.
-        self._opinions_FE = opinions_of([*examples] * _FOLDS, states_AD.device)
-        place = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
-        fold_E = torch.tensor([place[e.key] % _FOLDS for e in examples], device=states_AD.device)
-        self._own_FE = fold_E == torch.arange(_FOLDS, device=states_AD.device)[:, None]
-
-    def search(self, penalty: float) -> tuple[float, Reliabilities]:
-        """Fit the probes and see whom to trust, by turns; give the evidence too."""
-        found = Reliabilities()
-        weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], _FOLDS)
-        weights_DF.requires_grad_()
-        log_tie = self._states_AD.new_tensor(_TIE).requires_grad_()
-        for _ in range(_ROUNDS):
-            self._fit((weights_DF, log_tie), self._believed(found), penalty)
-            with torch.no_grad():
-                meant_FE, opposite_FE = self._log_likelihoods(weights_DF, log_tie)
-            meant_E, opposite_E = (f.T[self._own_FE.T] for f in (meant_FE, opposite_FE))
-            told = zip(self._raters, meant_E.tolist(), opposite_E.tolist(), strict=True)
-            last = found
-            found, evidence = estimate(Forecast(*one) for one in told)
-            if found.change(last) < _AGREED:
-                break
-        return evidence, found
-
-    def _believed(self, reliabilities: Reliabilities) -> Tensor:
-        return self._states_AD.new_tensor([reliabilities.of(rater) for rater in self._raters])
-
-    def _fit(self, parameters: tuple[Tensor, ...], believed_E: Tensor, penalty: float) -> None:
-        def loss() -> Tensor:
-            losses_FE = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
-            return losses_FE[~self._own_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
-
-        minimise(parameters, loss, steps=_STEPS, check=self._check)
-
-    def _log_likelihoods(self, weights_DF: Tensor, log_tie: Tensor) -> tuple[Tensor, Tensor]:
-        scores_FA = (self._states_AD @ weights_DF).T.flatten()
-        # No offset: that others approve more often is nothing that an opinion can contradict.
-        meant, opposite = self._opinions_FE.log_likelihoods(
-            scores_FA, log_tie, torch.zeros_like(log_tie)
-        )
-        return meant.view(_FOLDS, -1), opposite.view(_FOLDS, -1)

@@ -16,17 +16,15 @@ from learner.answers import AnswerBatch, Answered, can_share, lay_out
 from learner.batching import parts
 from learner.calibration import Judged, calibration
 from learner.critic import SeparateCritic, ValueHead
-from learner.linear import minimise, standardised
+from learner.linear import LinearFits, best_penalty, standardised
 from learner.model import ScalarModel, hidden_size, trained, twin
-from learner.opinions import OpinionBatch, lay_out_opinions, opinions_of
+from learner.opinions import OpinionBatch, lay_out_opinions
 from learner.preferences import Example
 from learner.reliability import Reliabilities, mixture_losses
 from learner.settings import Dtype, PPOSettings, RewardSettings
 from learner.statistics import wilson_lower
 
 _RATES_LEARNING_RATE: Final = 0.02  # of readiness to tie and offset
-_PENALTY: Final = 0.3  # scores differ by about two nats
-_STEPS: Final = 60
 
 
 class RewardModel(nn.Module):
@@ -135,7 +133,7 @@ def begin_at_linear_fit(
     settings: RewardSettings,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Set head, readiness to tie and offset to the best that the trunk's states as they are tell.
+    """Set head and readiness to tie to the best that the trunk's states as they are can tell.
 
     Training then need not turn the trunk round for a head that was drawn at random (Kumar et al.
     2022, arXiv:2202.10054); nor find out in a few dozen small steps how often people tie.
@@ -148,22 +146,15 @@ def begin_at_linear_fit(
             found.append(model.scalar.states(batch.answers)[batch.answers.last_A])
     states_AH, mean_H, scale_H = standardised(torch.cat(found))
     members = [examples[i] for batch in batches for i in batch.members]
-    opinions = opinions_of(members, model.device)
     believed_E = states_AH.new_tensor([reliabilities.of(example.rater) for example in members])
-    weights_H = states_AH.new_zeros(states_AH.shape[1], requires_grad=True)
-    log_tie, offset = (states_AH.new_tensor(0.0).requires_grad_() for _ in range(2))
-
-    def loss() -> Tensor:
-        likelihoods = opinions.log_likelihoods(states_AH @ weights_H, log_tie, offset)
-        return mixture_losses(*likelihoods, believed_E).sum() + _PENALTY / 2 * (weights_H**2).sum()
-
-    minimise((weights_H, log_tie, offset), loss, steps=_STEPS, check=check)
+    fits = LinearFits(states_AH, members, folds=1, check=check)
+    weights_H1, log_tie = fits.begin()
+    fits.fit((weights_H1, log_tie), believed_E, best_penalty(states_AH, members, believed_E, check))
     with torch.no_grad():
-        head_H = weights_H / scale_H
-        model.scalar.head.weight.copy_(head_H[None])
-        model.scalar.head.bias.copy_(-(head_H @ mean_H)[None])
+        head_1H = weights_H1.T / scale_H
+        model.scalar.head.weight.copy_(head_1H)
+        model.scalar.head.bias.copy_(-(head_1H @ mean_H))
         model.log_tie.copy_(log_tie)
-        model.offset.copy_(offset)
 
 
 class _Training:
