@@ -3,6 +3,7 @@
 The judge is a second one of these, trained on other prompts' votes. Left out: ensembles.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -133,10 +134,11 @@ def begin_at_linear_fit(
     settings: RewardSettings,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Set head and readiness to tie to the best that the trunk's states as they are can tell.
+    """Set the head to the best that the trunk's states as they are can tell; ties and offset too.
 
     Training then need not turn the trunk round for a head that was drawn at random (Kumar et al.
-    2022, arXiv:2202.10054); nor find out in a few dozen small steps how often people tie.
+    2022, arXiv:2202.10054); nor find out in a few dozen small steps how often people tie and
+    approve.
     """
     batches = _laid_out(model, examples, settings)
     found = []
@@ -155,6 +157,9 @@ def begin_at_linear_fit(
         model.scalar.head.weight.copy_(head_1H)
         model.scalar.head.bias.copy_(-(head_1H @ mean_H))
         model.log_tie.copy_(log_tie)
+        approvals = [approval for example in members for approval in example.approvals]
+        approved = (sum(approvals) + 1) / (len(approvals) + 2)
+        model.offset.fill_(-math.log(approved / (1 - approved)))
 
 
 class _Training:

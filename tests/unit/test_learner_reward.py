@@ -147,6 +147,16 @@ def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
     )
 
 
+def test_training_begins_at_the_share_of_approval(model: PreTrainedModel) -> None:
+    thumbs = [
+        Example(str(i), ((2, 50, 3, 90 + i % 9, END),), (2,), (), (float(i % 10 != 0),))
+        for i in range(98)
+    ]
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    begin_at_linear_fit(reward, thumbs, Reliabilities(), RewardSettings())
+    assert torch.sigmoid(-reward.offset).item() == pytest.approx(0.89, abs=1e-6)
+
+
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
     reward = RewardModel(twin(model), pad=0, seed=0)
     before = {n: p.clone() for n, p in reward.named_parameters()}
