@@ -6,8 +6,8 @@ Each seed pre-trains and fine-tunes a small model, lets simulated people vote on
 a reward model and runs PPO, once for each line of the table: the win rate over the fine-tuned model
 under the hidden preference on prompts that nobody voted on, nats from it in an answer, and what
 text costs more than it costs the pre-trained model. Left out: the log, the gate and serving; where
-the reward model's accuracy is not above a half with 95 % (`at least`), the learner would have
-waited for more votes, and changed nothing.
+the reward model does not explain held-out opinions better than chance, with 95 % (`at least`, in
+nats), the learner would have waited for more votes, and changed nothing.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> dict[str, float]:
     )
     return {
         "accuracy": report.accuracy,
-        "least": report.lower_bound,
+        "least": report.gain_lower_bound,
         "win": lab.win_rate(policy),
         "kl": lab.kl(policy),
         "nll": text_nll(policy, lab.held_out_text) - lab.base_nll,

@@ -190,13 +190,12 @@ class Cycle:
         model, report = self._train("reward", 1)
         if report.epochs == 0 or not self._materials.prompts:
             self._state.end("too_few_votes", [f"{report.trained_on} opinions to learn from"])
-        elif report.lower_bound <= 0.5:
-            bound, pairs = report.lower_bound, report.pairs
+        elif report.gain_lower_bound <= 0:
             self._state.end(
                 "reward_model_weak",
                 [
-                    f"it orders {report.accuracy:.2f} of {pairs} held-out pairs, "
-                    f"at least {bound:.2f}"
+                    f"it explains held-out opinions by {report.gain:.3f} nats each better than "
+                    f"chance, at least {report.gain_lower_bound:.3f}"
                 ],
             )
         else:

@@ -44,7 +44,7 @@ def minimise(
 def standardised(states_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give states with mean 0 and deviation 1, rows of about length 1; and their mean and scale."""
     mean_D = states_AD.mean(0)
-    scale_D = states_AD.std(0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
+    scale_D = states_AD.std(0, correction=0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
     return (states_AD - mean_D) / scale_D, mean_D, scale_D
 
 
@@ -89,13 +89,23 @@ class LinearFits:
             losses_FE = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
             return losses_FE[self._fitted_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
 
-        minimise(parameters, loss, steps=_STEPS, check=self._check)
+        with torch.enable_grad():
+            minimise(parameters, loss, steps=_STEPS, check=self._check)
 
     @torch.no_grad()
     def forecast(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give log-likelihoods of the opinions and their opposites, each by its fold's fit, [E]."""
         meant_FE, opposite_FE = self._log_likelihoods(*parameters)
-        return meant_FE.T[self._own_FE.T], opposite_FE.T[self._own_FE.T]
+        return self._by_own_fold(meant_FE), self._by_own_fold(opposite_FE)
+
+    def weights(self, parameters: tuple[Tensor, Tensor]) -> Tensor:
+        """Give the weights by which each opinion is forecast, [E, D]."""
+        weights_DF = parameters[0].detach()
+        own = [self._by_own_fold(w_F[:, None].expand_as(self._own_FE)) for w_F in weights_DF]
+        return torch.stack(own, dim=-1)
+
+    def _by_own_fold(self, values_FE: Tensor) -> Tensor:
+        return values_FE.T[self._own_FE.T]
 
     def _log_likelihoods(self, weights_DF: Tensor, log_tie: Tensor) -> tuple[Tensor, Tensor]:
         scores_FA = (self._states_AD @ weights_DF).T.flatten()

@@ -27,6 +27,8 @@ _FIGURES: Final = {
     "lower_bound": "its lower bound (95 %)",
     "calibration_error": "calibration error",
     "loss": "held-out loss, nats an opinion",
+    "gain": "gain over chance, nats an opinion",
+    "gain_lower_bound": "its lower bound (95 %)",
     "epochs": "epochs",
     "doubted_raters": "raters doubted",
 }

@@ -17,15 +17,17 @@ from learner.answers import AnswerBatch, Answered, can_share, lay_out
 from learner.batching import parts
 from learner.calibration import Judged, calibration
 from learner.critic import SeparateCritic, ValueHead
-from learner.linear import LinearFits, best_penalty, standardised
+from learner.linear import PENALTIES, LinearFits, best_penalty, standardised
 from learner.model import ScalarModel, hidden_size, trained, twin
 from learner.opinions import OpinionBatch, lay_out_opinions
 from learner.preferences import Example
 from learner.reliability import Reliabilities, mixture_losses
 from learner.settings import Dtype, PPOSettings, RewardSettings
-from learner.statistics import wilson_lower
+from learner.statistics import mean_lower, wilson_lower
 
 _RATES_LEARNING_RATE: Final = 0.02  # of readiness to tie and offset
+_CHANCE: Final = 1e6  # penalty under which no score differs from another
+_NO_BOUND: Final = 1e3  # nats an opinion, in place of infinity, which JSON does not have
 
 
 class RewardModel(nn.Module):
@@ -100,6 +102,9 @@ class RewardReport:
         calibration_error: Of the calibrated probability that the first is preferred.
         uncalibrated_error: The same without the temperature.
         loss: Held-out loss, in nats an opinion.
+        gain: How much better scores, once calibrated, explain held-out opinions than if all
+            answers were alike, in nats an opinion.
+        gain_lower_bound: Of it, one-sided 95 %; above 0 the model is not guessing.
         epochs: After which it was kept; 0 where there was too little to train on.
         doubted_raters: Who contradict the crowd more often than not.
 
@@ -113,6 +118,8 @@ class RewardReport:
     calibration_error: float
     uncalibrated_error: float
     loss: float
+    gain: float
+    gain_lower_bound: float
     epochs: int
     doubted_raters: int
 
@@ -157,7 +164,7 @@ def begin_at_linear_fit(
         model.scalar.head.weight.copy_(head_1H)
         model.scalar.head.bias.copy_(-(head_1H @ mean_H))
         model.log_tie.copy_(log_tie)
-        approvals = [approval for example in members for approval in example.approvals]
+        approvals = [approval for example in examples for approval in example.approvals]
         approved = (sum(approvals) + 1) / (len(approvals) + 2)
         model.offset.fill_(-math.log(approved / (1 - approved)))
 
@@ -291,11 +298,14 @@ def evaluate(
     """Measure a reward model on held-out opinions; those of doubted raters count less."""
     raters = [example.rater for example in held_out]
     loss = 0.0
+    told = []
     judged = []  # difference of scores, whether the first was preferred, weight, prompt
-    for batch in _laid_out(model, held_out, settings):
+    batches = _laid_out(model, held_out, settings)
+    for batch in batches:
         opinions = batch.opinions
         losses_E, scores_A = opinion_losses(model, batch, raters, reliabilities)
         loss += losses_E.sum().item()
+        told.append(scores_A)
         for difference, outcome, of in zip(
             opinions.differences(scores_A).tolist(),
             opinions.outcomes_P.tolist(),
@@ -311,6 +321,7 @@ def evaluate(
     accuracy = right / max(total, 1e-9)
     trials = total * total / max(squares, 1e-9)  # Kish's effective number
     temperature, calibrated, plain = calibration(judged)
+    gains = _gains(told, [held_out[i] for b in batches for i in b.members], reliabilities)
     return RewardReport(
         trained_on=trained_on,
         pairs=len(judged),
@@ -320,9 +331,34 @@ def evaluate(
         calibration_error=calibrated,
         uncalibrated_error=plain,
         loss=loss / max(1, len(held_out)),
+        gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
+        gain_lower_bound=max(mean_lower(gains), -_NO_BOUND),
         epochs=epochs,
         doubted_raters=reliabilities.doubted(),
     )
+
+
+def _gains(
+    scores: Sequence[Tensor], examples: Sequence[Example], reliabilities: Reliabilities
+) -> list[tuple[str, float]]:
+    """Give how much better each opinion is explained by the scores than by chance, by prompt.
+
+    The scale of the scores, and how often people tie, are fitted to the opinions on the other
+    prompts, so that nothing is gained by them. Scores that are the wrong way round gain nothing.
+    """
+    if not examples:
+        return []
+    states_A1 = standardised(torch.cat([*scores])[:, None])[0]
+    believed_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
+    fits = LinearFits(states_A1, examples)
+    chance, calibrated = fits.begin(), fits.begin()
+    losses = []
+    for parameters, penalty in ((chance, _CHANCE), (calibrated, PENALTIES[0])):
+        fits.fit(parameters, believed_E, penalty)
+        losses.append(mixture_losses(*fits.forecast(parameters), believed_E))
+    right_way_E = fits.weights(calibrated).squeeze(-1) > 0
+    gains_E = torch.where(right_way_E, losses[0] - losses[1], 0)
+    return list(zip((example.key for example in examples), gains_E.tolist(), strict=True))
 
 
 def new_critic(

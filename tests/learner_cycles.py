@@ -52,7 +52,7 @@ LORA = SETTINGS.model_copy(
     update={
         "tune": "lora",
         "lora": LoraSettings(rank=8, alpha=8),
-        "reward": SETTINGS.reward.model_copy(update={"learning_rate": 5e-3}),
+        "reward": SETTINGS.reward.model_copy(update={"learning_rate": 1e-2}),
         "duel": DuelSettings(trials=False),
     }
 )

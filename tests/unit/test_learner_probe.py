@@ -137,7 +137,7 @@ def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
             both = torch.cat([model.get_input_embeddings()(ids), out.hidden_states[-1]], dim=-1)
             means.append(both[0, -length:].mean(0))
     expected = torch.stack(means)
-    expected = (expected - expected.mean(0)) / expected.std(0) / 8
+    expected = (expected - expected.mean(0)) / expected.std(0, correction=0) / 8
     states = answer_states(model, examples, pad=0, dtype="float32", micro_tokens=micro_tokens)
     torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
     assert states.norm(dim=-1).mean().item() == pytest.approx(1, abs=0.3)

@@ -28,6 +28,8 @@ from learner.settings import (
 )
 from tests.tiny import END
 
+NOBODY = Reliabilities()
+
 
 def rows(sequences: list[list[int]]) -> list[Answered]:
     return split_prompt(sequences, shared=False)
@@ -155,6 +157,25 @@ def test_training_begins_at_the_share_of_approval(model: PreTrainedModel) -> Non
     reward = RewardModel(twin(model), pad=0, seed=0)
     begin_at_linear_fit(reward, thumbs, Reliabilities(), RewardSettings())
     assert torch.sigmoid(-reward.offset).item() == pytest.approx(0.89, abs=1e-6)
+
+
+@pytest.mark.parametrize(("liked", "gains"), [(99, True), (98, False), (None, False)])
+def test_scores_gain_over_chance_only_if_people_think_so(
+    model: PreTrainedModel, liked: int | None, gains: bool
+) -> None:
+    """The model likes 99; people do, or like 98 better, or have no opinion."""
+    reward = RewardModel(twin(model), pad=0, seed=0)
+    settings = RewardSettings(learning_rate=3e-3, epochs=2)
+    train_reward(reward, liking(99, 64), liking(99, 8), settings, seed=0, reliabilities=NOBODY)
+    rng = random.Random(0)
+    votes = [
+        replace(e, ranks=e.ranks[::-1])
+        if liked == 98 or (liked is None and rng.random() < 0.5)
+        else e
+        for e in liking(99, 40)
+    ]
+    report = evaluate(reward, votes, NOBODY, settings, trained_on=0, epochs=0)
+    assert (report.gain_lower_bound > 0) == gains
 
 
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:

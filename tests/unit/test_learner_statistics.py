@@ -1,8 +1,10 @@
-"""Wilson's bound by hand."""
+"""Confidence bounds by hand."""
+
+import math
 
 import pytest
 
-from learner.statistics import wilson_lower
+from learner.statistics import mean_lower, wilson_lower
 
 
 def test_wilson_by_hand() -> None:
@@ -14,3 +16,18 @@ def test_wilson_of_nothing_is_zero_and_of_much_is_near_the_share() -> None:
     assert wilson_lower(0, 0) == 0
     assert wilson_lower(6000, 10000) == pytest.approx(0.6, abs=0.01)
     assert wilson_lower(0, 10) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_lower_bound_of_a_mean_by_hand() -> None:
+    """Four keys of one value each: mean 2.5, error sqrt(5/3/4); Student's t at 3 is 2.353."""
+    found = mean_lower(
+        (key, value) for key, value in zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True)
+    )
+    assert found == pytest.approx(2.5 - 2.353 * math.sqrt(5 / 3 / 4), abs=0.05)
+
+
+def test_values_of_one_key_count_as_one() -> None:
+    once = [("a", 1.0), ("b", 3.0), ("c", 2.0)]
+    assert mean_lower(once * 5) == pytest.approx(mean_lower(once))
+    assert mean_lower([("a", 1.0)] * 9) == -math.inf
+    assert mean_lower([]) == -math.inf
