@@ -38,7 +38,9 @@ from learner.preferences import Example, prompt_key, split_of
 from learner.pretrain import documents, held_out_text, pretrain
 from learner.probe import probed_reliabilities
 from learner.reliability import Reliabilities
-from learner.reward import RewardModel, RewardReport, new_critic, train_reward
+from learner.reward import RewardModel, new_critic
+from learner.reward_report import RewardReport
+from learner.reward_training import train_reward
 from learner.rollouts import rows_of
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import (

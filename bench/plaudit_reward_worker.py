@@ -14,7 +14,9 @@ from bench.turns import Turns
 from learner.model import parameters_of
 from learner.preferences import Example
 from learner.reliability import Reliabilities
-from learner.reward import RewardModel, RewardReport, train_reward
+from learner.reward import RewardModel
+from learner.reward_report import RewardReport
+from learner.reward_training import train_reward
 from learner.settings import RewardSettings
 
 

@@ -4,8 +4,8 @@
 
 Ten raters vote; none, two or four of them say the opposite of what they think. The table gives
 the share of pairs that the reward model orders as the hidden preference does, on prompts that
-nobody voted on; its accuracy on held-out votes, with the lower bound that PPO waits for; and how
-many raters it doubts.
+nobody voted on; its accuracy on held-out votes; by how many nats it surely explains these better
+than chance, which must be above 0 for PPO; and how many raters it doubts.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
                     print(
                         f"{seed:4} {hostile:8.0%}  {'no' if believed else 'yes':14} "
                         f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
-                        f"{report.lower_bound:9.2f} {report.doubted_raters:8}",
+                        f"{report.gain_lower_bound:9.2f} {report.doubted_raters:8}",
                         flush=True,
                     )
 

@@ -34,8 +34,9 @@ from learner.preferences import Example, Split, examples, split_examples
 from learner.publishing import Publisher
 from learner.reliability import Reliabilities
 from learner.reporting import NOTES, Reporter
-from learner.reward import RewardModel, RewardReport
+from learner.reward import RewardModel
 from learner.reward_models import RewardModels
+from learner.reward_report import RewardReport
 from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)

@@ -42,7 +42,13 @@ def minimise(
 
 
 def standardised(states_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give states with mean 0 and deviation 1, rows of about length 1; and their mean and scale."""
+    """Give states as deviations from their mean, and how that was done.
+
+    Returns:
+        The states, [A, D], of about length 1 each; their mean, [D]; and the root of D times their
+        deviation, [D], by which they were divided.
+
+    """
     mean_D = states_AD.mean(0)
     scale_D = states_AD.std(0, correction=0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
     return (states_AD - mean_D) / scale_D, mean_D, scale_D
@@ -51,7 +57,7 @@ def standardised(states_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class LinearFits:
     """F weights of the states, each fitted to all opinions but those of its fold; or one to all.
 
-    How readily people tie is one number for all of them.
+    Shapes: A answers, E opinions, D numbers that a state has. How readily people tie is one number for all of them.
     """
 
     def __init__(

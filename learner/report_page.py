@@ -24,11 +24,11 @@ _FIGURES: Final = {
     "trained_on": "opinions trained on",
     "pairs": "held-out pairs",
     "accuracy": "held-out accuracy",
-    "lower_bound": "its lower bound (95 %)",
+    "lower_bound": "lower bound of the accuracy (95 %)",
     "calibration_error": "calibration error",
     "loss": "held-out loss, nats an opinion",
     "gain": "gain over chance, nats an opinion",
-    "gain_lower_bound": "its lower bound (95 %)",
+    "gain_lower_bound": "lower bound of the gain (95 %)",
     "epochs": "epochs",
     "doubted_raters": "raters doubted",
 }

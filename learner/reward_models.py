@@ -9,7 +9,9 @@ from learner.materials import Materials
 from learner.preferences import Example
 from learner.probe import probed_reliabilities
 from learner.reliability import Reliabilities
-from learner.reward import RewardModel, RewardReport, put_back, train_reward, trained_state
+from learner.reward import RewardModel, put_back, trained_state
+from learner.reward_report import RewardReport
+from learner.reward_training import train_reward
 from learner.rollouts import rows_of
 
 _TOLD = 3  # salt of the answers that scores are normalised on, the same for all models

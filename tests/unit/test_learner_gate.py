@@ -7,9 +7,7 @@ from transformers import PreTrainedModel
 
 from learner.gate import Verdict, answer_kl, examine, judged_wins
 from learner.model import twin
-from learner.reward import (
-    RewardModel,
-)
+from learner.reward import RewardModel
 from learner.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import (
     GateSettings,

@@ -19,10 +19,7 @@ from learner.packing import IGNORED
 from learner.ppo import Iteration, run_ppo
 from learner.ppo_steps import Players
 from learner.ranks import Ranks
-from learner.reward import (
-    RewardModel,
-    new_critic,
-)
+from learner.reward import RewardModel, new_critic
 from learner.rollouts import Group, collect, rows_of, targets
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import (

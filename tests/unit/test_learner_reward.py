@@ -13,16 +13,9 @@ from learner.model import twin
 from learner.preferences import Example
 from learner.probe import probed_reliabilities
 from learner.reliability import Reliabilities
-from learner.reward import (
-    RewardModel,
-    RewardReport,
-    begin_at_linear_fit,
-    critic_of,
-    evaluate,
-    put_back,
-    train_reward,
-    trained_state,
-)
+from learner.reward import RewardModel, critic_of, put_back, trained_state
+from learner.reward_report import RewardReport, evaluate
+from learner.reward_training import begin_at_linear_fit, train_reward
 from learner.settings import (
     RewardSettings,
 )

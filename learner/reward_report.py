@@ -1,0 +1,154 @@
+"""How a reward model does on opinions that it was not trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from learner.calibration import Judged, calibration
+from learner.linear import PENALTIES, LinearFits, standardised
+from learner.opinions import OpinionBatch, lay_out_opinions
+from learner.preferences import Example
+from learner.reliability import Reliabilities, mixture_losses
+from learner.reward import RewardModel
+from learner.settings import RewardSettings
+from learner.statistics import mean_lower, wilson_lower
+
+_CHANCE: Final = 1e6  # penalty under which no score differs from another
+_NO_BOUND: Final = 1e3  # nats an opinion, in place of infinity, which JSON does not have
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """How a reward model did on held-out opinions.
+
+    Attributes:
+        trained_on: Opinions in training.
+        pairs: Held-out pairs of which one was preferred.
+        accuracy: Share of them that it orders as people did; raters count as far as trusted.
+        lower_bound: Of the accuracy, Wilson's one-sided 95 %.
+        temperature: By which differences of scores are divided to be calibrated.
+        calibration_error: Of the calibrated probability that the first is preferred.
+        uncalibrated_error: The same without the temperature.
+        loss: Held-out loss, in nats an opinion.
+        gain: How much better scores, once calibrated, explain held-out opinions than if all
+            answers were alike, in nats an opinion.
+        gain_lower_bound: Of it, one-sided 95 %; above 0 the model is not guessing.
+        epochs: After which it was kept; 0 where there was too little to train on.
+        doubted_raters: Who contradict the crowd more often than not.
+
+    """
+
+    trained_on: int
+    pairs: int
+    accuracy: float
+    lower_bound: float
+    temperature: float
+    calibration_error: float
+    uncalibrated_error: float
+    loss: float
+    gain: float
+    gain_lower_bound: float
+    epochs: int
+    doubted_raters: int
+
+
+def opinion_losses(
+    model: RewardModel, batch: OpinionBatch, raters: Sequence[str], reliabilities: Reliabilities
+) -> tuple[Tensor, Tensor]:
+    """Give each opinion's loss, [E], and the scores, [A]."""
+    scores_A = model(batch.answers)
+    meant_E, opposite_E = batch.opinions.log_likelihoods(scores_A, model.log_tie, model.offset)
+    believed_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in batch.members])
+    return mixture_losses(meant_E, opposite_E, believed_E), scores_A
+
+
+def laid_out(
+    model: RewardModel, examples: Sequence[Example], settings: RewardSettings
+) -> list[OpinionBatch]:
+    """Give the opinions in forward passes of at most `settings.micro_tokens` tokens."""
+    return lay_out_opinions(
+        examples,
+        micro_tokens=settings.micro_tokens,
+        shared=model.shares,
+        pad=model.pad,
+        device=model.device,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: RewardModel,
+    held_out: Sequence[Example],
+    reliabilities: Reliabilities,
+    settings: RewardSettings,
+    *,
+    trained_on: int,
+    epochs: int,
+) -> RewardReport:
+    """Measure a reward model on held-out opinions; those of doubted raters count less."""
+    raters = [example.rater for example in held_out]
+    loss = 0.0
+    told = []
+    judged = []  # difference of scores, whether the first was preferred, weight, prompt
+    batches = laid_out(model, held_out, settings)
+    for batch in batches:
+        opinions = batch.opinions
+        losses_E, scores_A = opinion_losses(model, batch, raters, reliabilities)
+        loss += losses_E.sum().item()
+        told.append(scores_A)
+        for difference, outcome, of in zip(
+            opinions.differences(scores_A).tolist(),
+            opinions.outcomes_P.tolist(),
+            opinions.of_P.tolist(),
+            strict=True,
+        ):
+            example = held_out[batch.members[of]]
+            weight = reliabilities.weight(example.rater)
+            if outcome != 2 and weight > 0:
+                judged.append(Judged(difference, outcome == 0, weight, example.key))
+    right = sum(one.weight * ((one.difference > 0) == one.first_won) for one in judged)
+    total, squares = sum(o.weight for o in judged), sum(o.weight**2 for o in judged)
+    accuracy = right / max(total, 1e-9)
+    trials = total * total / max(squares, 1e-9)  # Kish's effective number
+    temperature, calibrated, plain = calibration(judged)
+    gains = _gains(told, [held_out[i] for b in batches for i in b.members], reliabilities)
+    return RewardReport(
+        trained_on=trained_on,
+        pairs=len(judged),
+        accuracy=accuracy,
+        lower_bound=wilson_lower(accuracy * trials, trials),
+        temperature=temperature,
+        calibration_error=calibrated,
+        uncalibrated_error=plain,
+        loss=loss / max(1, len(held_out)),
+        gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
+        gain_lower_bound=max(mean_lower(gains), -_NO_BOUND),
+        epochs=epochs,
+        doubted_raters=reliabilities.doubted(),
+    )
+
+
+def _gains(
+    scores: Sequence[Tensor], examples: Sequence[Example], reliabilities: Reliabilities
+) -> list[tuple[str, float]]:
+    """Give how much better each opinion is explained by the scores than by chance, by prompt.
+
+    The scale of the scores, and how often people tie, are fitted to the opinions on the other
+    prompts, so that nothing is gained by them. Scores that are the wrong way round gain nothing.
+    """
+    if not examples:
+        return []
+    states_A1 = standardised(torch.cat([*scores])[:, None])[0]
+    believed_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
+    fits = LinearFits(states_A1, examples)
+    chance, calibrated = fits.begin(), fits.begin()
+    losses = []
+    for parameters, penalty in ((chance, _CHANCE), (calibrated, PENALTIES[0])):
+        fits.fit(parameters, believed_E, penalty)
+        losses.append(mixture_losses(*fits.forecast(parameters), believed_E))
+    right_way_E = fits.weights(calibrated).squeeze(-1) > 0
+    gains_E = torch.where(right_way_E, losses[0] - losses[1], 0)
+    return list(zip((example.key for example in examples), gains_E.tolist(), strict=True))
