@@ -57,7 +57,8 @@ def standardised(states_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class LinearFits:
     """F weights of the states, each fitted to all opinions but those of its fold; or one to all.
 
-    Shapes: A answers, E opinions, D numbers that a state has. How readily people tie is one number for all of them.
+    Shapes: A answers, E opinions, D numbers that a state has. How readily people tie is one number
+    for all of them.
     """
 
     def __init__(
