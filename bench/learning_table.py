@@ -2,46 +2,52 @@
 
     uv run python -m bench.learning_table [--seeds 5] [--preference polite] [--only NAME ...]
 
-Each seed pre-trains and fine-tunes a small model, lets simulated people vote on 400 prompts, trains
-a reward model and runs PPO, once for each line of the table: the win rate over the fine-tuned model
-under the hidden preference on prompts that nobody voted on, nats from it in an answer, and what
-text costs more than it costs the pre-trained model. Left out: the log, the gate and serving; where
-the reward model does not explain held-out opinions better than chance, with 95 % (`at least`, in
-nats), the learner would have waited for more votes, and changed nothing.
+Each seed pre-trains and fine-tunes a small model. Then, once for each line of the table, there are
+two cycles as in the service: simulated people vote on 200 prompts that the live policy answers, a
+reward model is trained on all votes so far, and PPO goes on from the live policy. The table gives
+the win rate over the fine-tuned model under the hidden preference, after each cycle, on prompts
+that nobody voted on; nats from it in an answer; and what text costs more than it costs the
+pre-trained model. Where the reward model does not explain votes better than chance, with 95 %
+(`at least`, in nats), the learner waits for more of them. Left out: the log, the gate and serving.
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.learning_seeds import SMALL_PPO, Laboratory, make_models
+from bench.laboratory import SMALL_PPO, Asked, Laboratory, make_models
 from bench.servers import machine
 from deploy.raters import PREFERENCES
+from learner.live import LiveAnswer
 from learner.next_token import text_nll
 from learner.preferences import Example
+from learner.reward_report import RewardReport
 from learner.settings import LoraSettings, RewardSettings
 
 VOTES = 400
+CYCLES = 2
 
 
-def compared(lab: Laboratory) -> list[Example]:
-    return lab.votes(VOTES)
+Raters = Callable[[Laboratory, Asked], list[Example]]
 
 
-def hostile(share: float) -> Callable[[Laboratory], list[Example]]:
-    return lambda lab: lab.votes(VOTES, hostile=share)
+def hostile(share: float) -> Raters:
+    return lambda lab, asked: lab.votes(asked, hostile=share)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: which votes, and what differs from the defaults."""
+    """One line of the table: who votes on how many answers, and what differs from the defaults."""
 
-    votes: Callable[[Laboratory], list[Example]] = compared
+    raters: Raters = Laboratory.votes
+    answers: int = 2
+    prompts: int = VOTES
     believed: bool = False
     live: float = 0.25
     lora: bool = False
@@ -53,8 +59,9 @@ LINES = {
     "default": Line(),
     "no KL": Line(kl_coef=0.0),
     "no ptx": Line(text_coef=0.0),
-    "thumbs alone": Line(lambda lab: lab.thumbs(VOTES)),
-    "rankings alone": Line(lambda lab: lab.rankings(VOTES // 4)),
+    "no KL, no ptx": Line(kl_coef=0.0, text_coef=0.0),
+    "thumbs alone": Line(Laboratory.thumbs, answers=1),
+    "rankings alone": Line(Laboratory.rankings, answers=4, prompts=VOTES // 4),
     "20% hostile": Line(hostile(0.2)),
     "20% hostile, all believed": Line(hostile(0.2), believed=True),
     "40% hostile": Line(hostile(0.4)),
@@ -64,13 +71,28 @@ LINES = {
 }
 
 
-def learned(lab: Laboratory, line: Line, folder: Path) -> dict[str, float]:
+@dataclass(frozen=True)
+class Learned:
+    """What came out: the figures of the reward model and the policy after the last cycle."""
+
+    report: RewardReport
+    wins: tuple[float, ...]
+    kl: float
+    nll_increase: float
+    effective_samples: float
+    seconds: float
+
+    @property
+    def win(self) -> float:
+        """After the last cycle."""
+        return self.wins[-1]
+
+
+def learned(lab: Laboratory, line: Line, folder: Path) -> Learned:
     """Learn as a line says, and measure what came out."""
     started = time.monotonic()
     lora = LoraSettings() if line.lora else None
-    votes = line.votes(lab)
-    reward, report = lab.reward_model(votes, RewardSettings(), lora, believed=line.believed)
-    ppo = SMALL_PPO.model_copy(
+    settings = SMALL_PPO.model_copy(
         update={
             "kl_coef": line.kl_coef,
             "text_coef": line.text_coef,
@@ -78,28 +100,28 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> dict[str, float]:
             "learning_rate": 1e-3 if line.lora else SMALL_PPO.learning_rate,
         }
     )
-    policy, iterations = lab.ppo(
-        reward,
-        ppo,
-        folder,
-        lora=lora,
-        live=lab.live(VOTES),
+    policy = lab.to_train(lora)
+    votes: list[Example] = []
+    live: list[LiveAnswer] = []
+    wins: list[float] = []
+    samples = math.nan
+    for cycle in range(CYCLES):
+        asked = lab.ask(policy, line.prompts // CYCLES, line.answers, cycle)
+        votes += line.raters(lab, asked)
+        live = [LiveAnswer(one.sample, one.staleness + 1) for one in live] + lab.live(asked)
+        reward, report = lab.reward_model(votes, RewardSettings(), lora, believed=line.believed)
+        if report.gain_lower_bound > 0:
+            last = lab.ppo(policy, reward, settings, folder, live=live, cycle=cycle)
+            samples = last.effective_sample_size
+        wins.append(lab.win_rate(policy))
+    return Learned(
+        report=report,
+        wins=tuple(wins),
+        kl=lab.kl(policy),
+        nll_increase=text_nll(policy, lab.held_out_text) - lab.base_nll,
+        effective_samples=samples,
+        seconds=time.monotonic() - started,
     )
-    return {
-        "accuracy": report.accuracy,
-        "least": report.gain_lower_bound,
-        "win": lab.win_rate(policy),
-        "kl": lab.kl(policy),
-        "nll": text_nll(policy, lab.held_out_text) - lab.base_nll,
-        "ess": iterations[-1].effective_sample_size,
-        "seconds": time.monotonic() - started,
-    }
-
-
-def summary(found: Sequence[dict[str, float]], figure: str) -> tuple[float, float, float]:
-    """Give median, least and greatest."""
-    values = [one[figure] for one in found]
-    return statistics.median(values), min(values), max(values)
 
 
 def main() -> None:
@@ -111,7 +133,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     print(
-        "seed  line                        RM acc  at least   win    KL  text NLL   ESS  seconds",
+        "seed  line                        RM acc  at least  win: first  last"
+        "    KL  text NLL   ESS  seconds",
         flush=True,
     )
     found = defaultdict(list)
@@ -123,17 +146,18 @@ def main() -> None:
                 one = learned(lab, LINES[name], Path(scratch))
                 found[name].append(one)
                 print(
-                    f"{seed:4}  {name:26} {one['accuracy']:7.2f} {one['least']:9.2f} "
-                    f"{one['win']:5.2f} "
-                    f"{one['kl']:5.1f} {one['nll']:+9.2f} {one['ess']:5.2f} {one['seconds']:8.0f}",
+                    f"{seed:4}  {name:26} {one.report.accuracy:7.2f} "
+                    f"{one.report.gain_lower_bound:9.2f} {one.wins[0]:11.2f} {one.win:5.2f} "
+                    f"{one.kl:5.1f} {one.nll_increase:+9.2f} {one.effective_samples:5.2f} "
+                    f"{one.seconds:8.0f}",
                     flush=True,
                 )
     print("line                        win: median (least)   KL: median   text NLL: greatest")
     for name, of in found.items():
-        win, least, _ = summary(of, "win")
         print(
-            f"{name:26} {win:12.2f} ({least:.2f}) {summary(of, 'kl')[0]:14.1f} "
-            f"{summary(of, 'nll')[2]:+20.2f}"
+            f"{name:26} {statistics.median(one.win for one in of):12.2f} "
+            f"({min(one.win for one in of):.2f}) {statistics.median(one.kl for one in of):14.1f} "
+            f"{max(one.nll_increase for one in of):+20.2f}"
         )
 
 

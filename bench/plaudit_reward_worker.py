@@ -13,6 +13,7 @@ from bench.plaudit_ppo_worker import new_model
 from bench.turns import Turns
 from learner.model import parameters_of
 from learner.preferences import Example
+from learner.probe import Probed
 from learner.reliability import Reliabilities
 from learner.reward import RewardModel
 from learner.reward_report import RewardReport
@@ -93,7 +94,7 @@ def main() -> None:
             min_train=1,
         ),
         seed=0,
-        reliabilities=Reliabilities(),
+        probed=Probed(Reliabilities(), []),
         on_epoch=watch.end,
     )
 

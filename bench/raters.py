@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.learning_seeds import Laboratory, make_models
+from bench.laboratory import Laboratory, make_models
 from bench.servers import machine
 from deploy.raters import PREFERENCES
 from learner.answers import split_prompt
@@ -45,9 +45,10 @@ def main() -> None:
         with TemporaryDirectory() as scratch:
             make_models(Path(scratch), seed)
             lab = Laboratory(Path(scratch), arguments.preference, seed)
-            fair = Laboratory(Path(scratch), arguments.preference, seed + 1000).votes(200, 0.01)
+            asked = lab.ask(lab.reference, arguments.votes, 2)
+            fair = lab.votes(lab.ask(lab.reference, 150, 2, cycle=4), noise=0.01)
             for hostile in (0.0, 0.2, 0.4):
-                votes = lab.votes(arguments.votes, hostile=hostile)
+                votes = lab.votes(asked, hostile=hostile)
                 for believed in (True, False):
                     model, report = lab.reward_model(votes, RewardSettings(), believed=believed)
                     print(

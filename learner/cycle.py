@@ -31,8 +31,8 @@ from learner.metrics import Metrics
 from learner.policy_training import PolicyTraining
 from learner.ppo import Iteration, as_figures
 from learner.preferences import Example, Split, examples, split_examples
+from learner.probe import Probed
 from learner.publishing import Publisher
-from learner.reliability import Reliabilities
 from learner.reporting import NOTES, Reporter
 from learner.reward import RewardModel
 from learner.reward_models import RewardModels
@@ -142,7 +142,7 @@ class Cycle:
         logger.info("cycle %d: %s; it starts afresh", state.number, why)
         self._drop_trained()  # before the state says so: a stage goes on from what it finds
         self._close()
-        for cached in ("_materials", "_examples", "_reliabilities"):
+        for cached in ("_materials", "_examples", "_probed"):
             self.__dict__.pop(cached, None)
         forgettings = self._ledger.forgettings()
         events = len(self._ledger.judged(state.after_seq, state.upto_seq))
@@ -176,14 +176,14 @@ class Cycle:
         return split_examples(found, self._settings.reward)
 
     @cached_property
-    def _reliabilities(self) -> Reliabilities:
-        """How far each rater is trusted, by all opinions that are not held out.
+    def _probed(self) -> Probed:
+        """What opinions tell and how far each rater is trusted, by all that are not held out.
 
         The judge shares this with the reward model: it is about people, and what the judge is to
         be independent in is what it thinks of answers.
         """
         known = [*self._examples["reward"], *self._examples["judge"]]
-        return self._reward_models.reliabilities(known, self._check)
+        return self._reward_models.probe(known, self._check)
 
     def _reward(self) -> None:
         judged = self._ledger.judged(upto_seq=self._state.upto_seq)
@@ -195,7 +195,7 @@ class Cycle:
             self._state.end(
                 "reward_model_weak",
                 [
-                    f"it explains held-out opinions by {report.gain:.3f} nats each better than "
+                    f"it explains opinions by {report.gain:.3f} nats each better than "
                     f"chance, at least {report.gain_lower_bound:.3f}"
                 ],
             )
@@ -218,7 +218,7 @@ class Cycle:
             self._examples[split],
             self._examples["held_out"],
             salt,
-            reliabilities=self._reliabilities,
+            probed=self._probed,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )

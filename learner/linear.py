@@ -1,6 +1,7 @@
 """Opinions explained by what is linear in a model's states of the answers; fitted by L-BFGS."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -14,6 +15,7 @@ PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 _FOLDS: Final = 8  # of prompts
 _STEPS: Final = 40
 _TIE: Final = -1.0
+_ALIKE: Final = 1e6  # penalty under which no score differs from another
 
 
 def minimise(
@@ -123,18 +125,39 @@ class LinearFits:
         return meant.view(self._folds, -1), opposite.view(self._folds, -1)
 
 
-def best_penalty(
+@dataclass(frozen=True, slots=True)
+class CrossFitted:
+    """How well opinions on other prompts than it was fitted to are explained by a linear fit.
+
+    Attributes:
+        penalty: That of it.
+        gains_E: How much better each opinion is explained than if all answers were alike, in nats.
+        weights_ED: By which each is forecast.
+
+    """
+
+    penalty: float
+    gains_E: Tensor
+    weights_ED: Tensor
+
+
+def cross_fitted(
     states_AD: Tensor,
     examples: Sequence[Example],
     believed_E: Tensor,
+    *,
+    penalties: Sequence[float] = PENALTIES,
     check: Callable[[], None] = lambda: None,
-) -> float:
-    """Give the penalty with which opinions on other prompts are forecast best."""
+) -> CrossFitted:
+    """Explain opinions by linear fits to those on other prompts; with the best of the penalties."""
     fits = LinearFits(states_AD, examples, check=check)
 
-    def loss(penalty: float) -> float:
+    def losses(penalty: float) -> tuple[Tensor, Tensor]:
         parameters = fits.begin()
         fits.fit(parameters, believed_E, penalty)
-        return mixture_losses(*fits.forecast(parameters), believed_E).sum().item()
+        return mixture_losses(*fits.forecast(parameters), believed_E), fits.weights(parameters)
 
-    return min(PENALTIES, key=loss)
+    chance_E, _ = losses(_ALIKE)
+    found = ((penalty, *losses(penalty)) for penalty in penalties)
+    penalty, losses_E, weights_ED = min(found, key=lambda one: one[1].sum().item())
+    return CrossFitted(penalty, chance_E - losses_E, weights_ED)

@@ -1,4 +1,7 @@
-"""Whom to trust: a linear probe forecasts each opinion, and those who contradict it count less.
+"""What votes tell, and whom to trust: a linear probe forecasts each opinion.
+
+Raters who contradict it count less. Where it forecasts no better than chance there is nothing yet
+that a reward model could learn.
 
 The probe reads what the reference's states tell of an answer, and is fitted to the opinions on
 other prompts (Alain and Bengio 2016, arXiv:1610.01644). It has so few degrees of freedom that
@@ -8,6 +11,7 @@ that forecasts best is taken, and where nothing can be forecast everybody keeps 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -16,17 +20,33 @@ from transformers import PreTrainedModel
 
 from learner.answers import Answered, lay_out
 from learner.batching import parts
-from learner.linear import PENALTIES, LinearFits, standardised
+from learner.linear import PENALTIES, LinearFits, cross_fitted, standardised
 from learner.model import computing, inputs, trunk_of
 from learner.preferences import Example
 from learner.reliability import Forecast, Reliabilities, estimate
 from learner.settings import Dtype
+from learner.statistics import Keyed
 
 _ROUNDS: Final = 10
 _AGREED: Final = 0.02
 
 
-def probed_reliabilities(
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe of opinions found.
+
+    Attributes:
+        reliabilities: How far each rater can be trusted.
+        gains: How much better each opinion is forecast than if all answers were alike, in nats,
+            and its prompt.
+
+    """
+
+    reliabilities: Reliabilities
+    gains: list[Keyed]
+
+
+def probe(
     model: PreTrainedModel,
     examples: Sequence[Example],
     *,
@@ -34,8 +54,8 @@ def probed_reliabilities(
     dtype: Dtype,
     micro_tokens: int,
     check: Callable[[], None] = lambda: None,
-) -> Reliabilities:
-    """Find how far each rater can be trusted, by the opinions of all.
+) -> Probed:
+    """Probe all opinions together.
 
     Args:
         model: Its states are what the probe reads; nothing is trained in it.
@@ -43,15 +63,22 @@ def probed_reliabilities(
         check: Called now and then; what it raises ends the search.
 
     """
-    if len({example.rater for example in examples} - {""}) < 2:
-        return Reliabilities()  # no crowd to contradict
+    if not examples:
+        return Probed(Reliabilities(), [])
     states_AD = answer_states(
         model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
     )
     raters = [example.rater for example in examples]
-    fits = LinearFits(states_AD, examples, check=check)
-    found = (_search(fits, states_AD, raters, penalty) for penalty in PENALTIES)
-    return max(found, key=lambda one: one[0])[1]
+    reliabilities = Reliabilities()
+    if len({*raters} - {""}) > 1:  # else there is no crowd to contradict
+        fits = LinearFits(states_AD, examples, check=check)
+        found = (_search(fits, states_AD, raters, penalty) for penalty in PENALTIES)
+        reliabilities = max(found, key=lambda one: one[0])[1]
+    believed_E = states_AD.new_tensor([reliabilities.of(rater) for rater in raters])
+    gains_E = cross_fitted(states_AD, examples, believed_E, check=check).gains_E
+    return Probed(
+        reliabilities, list(zip((e.key for e in examples), gains_E.tolist(), strict=True))
+    )
 
 
 def _search(

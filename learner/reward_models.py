@@ -7,8 +7,7 @@ from pathlib import Path
 from learner.checkpoint import load_state, save_state
 from learner.materials import Materials
 from learner.preferences import Example
-from learner.probe import probed_reliabilities
-from learner.reliability import Reliabilities
+from learner.probe import Probed, probe
 from learner.reward import RewardModel, put_back, trained_state
 from learner.reward_report import RewardReport
 from learner.reward_training import train_reward
@@ -31,12 +30,10 @@ class RewardModels:
     materials: Materials
     seed: Callable[[int], int]
 
-    def reliabilities(
-        self, examples: Sequence[Example], check: Callable[[], None]
-    ) -> Reliabilities:
-        """Find how far each rater can be trusted."""
+    def probe(self, examples: Sequence[Example], check: Callable[[], None]) -> Probed:
+        """Find what opinions tell, and how far each rater can be trusted."""
         settings = self.materials.settings
-        return probed_reliabilities(
+        return probe(
             self.materials.reference,
             examples,
             pad=self.materials.pad,
@@ -51,7 +48,7 @@ class RewardModels:
         held_out: Sequence[Example],
         salt: int,
         *,
-        reliabilities: Reliabilities,
+        probed: Probed,
         on_epoch: Callable[[RewardReport], None],
         check: Callable[[], None],
     ) -> tuple[RewardModel, RewardReport]:
@@ -63,7 +60,7 @@ class RewardModels:
             held_out,
             settings.reward,
             seed=self.seed(salt),
-            reliabilities=reliabilities,
+            probed=probed,
             on_epoch=on_epoch,
             check=check,
         )

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from learner.calibration import Judged, calibration
-from learner.linear import PENALTIES, LinearFits, standardised
+from learner.linear import PENALTIES, cross_fitted, standardised
 from learner.opinions import OpinionBatch, lay_out_opinions
 from learner.preferences import Example
 from learner.reliability import Reliabilities, mixture_losses
 from learner.reward import RewardModel
 from learner.settings import RewardSettings
-from learner.statistics import mean_lower, wilson_lower
+from learner.statistics import Keyed, mean_lower, wilson_lower
 
-_CHANCE: Final = 1e6  # penalty under which no score differs from another
 _NO_BOUND: Final = 1e3  # nats an opinion, in place of infinity, which JSON does not have
 
 
@@ -33,9 +32,10 @@ class RewardReport:
         calibration_error: Of the calibrated probability that the first is preferred.
         uncalibrated_error: The same without the temperature.
         loss: Held-out loss, in nats an opinion.
-        gain: How much better scores, once calibrated, explain held-out opinions than if all
-            answers were alike, in nats an opinion.
-        gain_lower_bound: Of it, one-sided 95 %; above 0 the model is not guessing.
+        gain: How much better opinions are explained than if all answers were alike, by what was
+            learned of those on other prompts, in nats an opinion: held-out ones by the model's
+            scores, all others by the probe.
+        gain_lower_bound: Of it, one-sided 95 %; above 0 it is no guessing.
         epochs: After which it was kept; 0 where there was too little to train on.
         doubted_raters: Who contradict the crowd more often than not.
 
@@ -87,8 +87,14 @@ def evaluate(
     *,
     trained_on: int,
     epochs: int,
+    known: Sequence[Keyed] = (),
 ) -> RewardReport:
-    """Measure a reward model on held-out opinions; those of doubted raters count less."""
+    """Measure a reward model on held-out opinions; those of doubted raters count less.
+
+    Args:
+        known: What the probe gains on opinions that are not held out, and their prompts.
+
+    """
     raters = [example.rater for example in held_out]
     loss = 0.0
     told = []
@@ -114,7 +120,8 @@ def evaluate(
     accuracy = right / max(total, 1e-9)
     trials = total * total / max(squares, 1e-9)  # Kish's effective number
     temperature, calibrated, plain = calibration(judged)
-    gains = _gains(told, [held_out[i] for b in batches for i in b.members], reliabilities)
+    members = [held_out[i] for batch in batches for i in batch.members]
+    gains = [*known, *_gains(told, members, reliabilities)]
     return RewardReport(
         trained_on=trained_on,
         pairs=len(judged),
@@ -124,7 +131,7 @@ def evaluate(
         calibration_error=calibrated,
         uncalibrated_error=plain,
         loss=loss / max(1, len(held_out)),
-        gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
+        gain=sum(gain for _, gain in gains) / max(1, len(gains)),
         gain_lower_bound=max(mean_lower(gains), -_NO_BOUND),
         epochs=epochs,
         doubted_raters=reliabilities.doubted(),
@@ -133,22 +140,16 @@ def evaluate(
 
 def _gains(
     scores: Sequence[Tensor], examples: Sequence[Example], reliabilities: Reliabilities
-) -> list[tuple[str, float]]:
-    """Give how much better each opinion is explained by the scores than by chance, by prompt.
+) -> list[Keyed]:
+    """Give what the scores gain on each opinion, in nats, and its prompt.
 
-    The scale of the scores, and how often people tie, are fitted to the opinions on the other
-    prompts, so that nothing is gained by them. Scores that are the wrong way round gain nothing.
+    Their scale, and how often people tie, are fitted to the opinions on the other prompts, so that
+    nothing is gained by them. Scores that are the wrong way round gain nothing.
     """
     if not examples:
         return []
     states_A1 = standardised(torch.cat([*scores])[:, None])[0]
     believed_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
-    fits = LinearFits(states_A1, examples)
-    chance, calibrated = fits.begin(), fits.begin()
-    losses = []
-    for parameters, penalty in ((chance, _CHANCE), (calibrated, PENALTIES[0])):
-        fits.fit(parameters, believed_E, penalty)
-        losses.append(mixture_losses(*fits.forecast(parameters), believed_E))
-    right_way_E = fits.weights(calibrated).squeeze(-1) > 0
-    gains_E = torch.where(right_way_E, losses[0] - losses[1], 0)
+    fitted = cross_fitted(states_A1, examples, believed_E, penalties=PENALTIES[:1])
+    gains_E = torch.where(fitted.weights_ED.squeeze(-1) > 0, fitted.gains_E, 0)
     return list(zip((example.key for example in examples), gains_E.tolist(), strict=True))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from learner.linear import LinearFits, best_penalty, standardised
+from learner.linear import LinearFits, cross_fitted, standardised
 from learner.model import trained
 from learner.preferences import Example
+from learner.probe import Probed
 from learner.reliability import Reliabilities
 from learner.reward import RewardModel, put_weights_back
 from learner.reward_report import RewardReport, evaluate, laid_out, opinion_losses
@@ -41,9 +42,10 @@ def begin_at_linear_fit(
     states_AH, mean_H, scale_H = standardised(torch.cat(found))
     members = [examples[i] for batch in batches for i in batch.members]
     believed_E = states_AH.new_tensor([reliabilities.of(example.rater) for example in members])
+    penalty = cross_fitted(states_AH, members, believed_E, check=check).penalty
     fits = LinearFits(states_AH, members, folds=1, check=check)
     weights_H1, log_tie = fits.begin()
-    fits.fit((weights_H1, log_tie), believed_E, best_penalty(states_AH, members, believed_E, check))
+    fits.fit((weights_H1, log_tie), believed_E, penalty)
     with torch.no_grad():
         head_1H = weights_H1.T / scale_H
         model.scalar.head.weight.copy_(head_1H)
@@ -112,7 +114,7 @@ def train_reward(
     settings: RewardSettings,
     *,
     seed: int,
-    reliabilities: Reliabilities,
+    probed: Probed,
     on_epoch: Callable[[RewardReport], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> RewardReport:
@@ -122,11 +124,12 @@ def train_reward(
     The held-out figures are a little optimistic, since they also chose the epoch.
 
     Args:
-        reliabilities: How far each rater is trusted (`learner.probe`).
+        probed: How far each rater is trusted, and what the probe gains.
         on_epoch: Told how each epoch's model does.
         check: Called before every step; what it raises stops the training.
 
     """
+    reliabilities = probed.reliabilities
     if len(examples) < settings.min_train:
         return evaluate(
             model, held_out, reliabilities, settings, trained_on=len(examples), epochs=0
@@ -138,7 +141,13 @@ def train_reward(
     for epoch in range(settings.epochs):
         own.epoch(reliabilities)
         report = evaluate(
-            model, held_out, reliabilities, settings, trained_on=len(examples), epochs=epoch + 1
+            model,
+            held_out,
+            reliabilities,
+            settings,
+            trained_on=len(examples),
+            epochs=epoch + 1,
+            known=probed.gains,
         )
         on_epoch(report)
         if best is None or report.loss < best.loss:

@@ -4,6 +4,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+Keyed = tuple[str, float]  # values of the same key hang together
+
 
 def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     """Give the lower end of Wilson's interval of a proportion; one-sided 95 % by default.
@@ -18,7 +20,7 @@ def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     return (centre - spread) / (1 + z * z / trials)
 
 
-def mean_lower(values: Iterable[tuple[str, float]], z: float = 1.645) -> float:
+def mean_lower(values: Iterable[Keyed], z: float = 1.645) -> float:
     """Give a lower bound of the mean of values that hang together by key; one-sided 95 %.
 
     By the keys' sums, as clusters (Liang and Zeger 1986), and Student's distribution in Cornish

@@ -154,8 +154,10 @@ def test_a_request_that_is_never_answered_is_given_up(
     chat.goto(told.url)
     ask_and_wait(chat, "into the void", 2)
     chat.route("**/v1/feedback", lambda route: None, times=1)
+    chat.route("**/readyz", lambda route: route.abort())  # away until that was seen
     chat.keyboard.press("1")
     expect(chat.get_by_role("alert")).to_contain_text("The server is away.")
+    chat.unroute("**/readyz")
     stored(chat)
 
 

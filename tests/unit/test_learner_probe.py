@@ -10,15 +10,20 @@ from transformers import PreTrainedModel
 
 from learner.errors import Interrupted
 from learner.preferences import Example
-from learner.probe import answer_states, probed_reliabilities
+from learner.probe import Probed, answer_states, probe
 from learner.reliability import Reliabilities
+from learner.statistics import mean_lower
 from tests.tiny import END
 
 LIKED, DISLIKED = 99, 98
 
 
+def probed(model: PreTrainedModel, examples: list[Example]) -> Probed:
+    return probe(model, examples, pad=0, dtype="float32", micro_tokens=256)
+
+
 def found(model: PreTrainedModel, examples: list[Example]) -> Reliabilities:
-    return probed_reliabilities(model, examples, pad=0, dtype="float32", micro_tokens=256)
+    return probed(model, examples).reliabilities
 
 
 def answer(rng: random.Random, *, liked: bool) -> tuple[int, ...]:
@@ -65,8 +70,18 @@ def test_one_who_tosses_a_coin_counts_for_little(model: PreTrainedModel) -> None
 
 
 def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel) -> None:
-    trusted = found(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
-    assert trusted.doubted() == 0
+    told = probed(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
+    assert told.reliabilities.doubted() == 0
+    assert mean_lower(told.gains) <= 0
+
+
+@pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
+@pytest.mark.parametrize("raters", [1, 10])
+def test_what_people_agree_on_is_forecast(model: PreTrainedModel, kind: str, raters: int) -> None:
+    votes = crowd(kind, lambda _, __: False, 60)
+    told = probed(model, [replace(e, rater=f"{i % raters}") for i, e in enumerate(votes)])
+    assert mean_lower(told.gains) > 0.1
+    assert [key for key, _ in told.gains] == [vote.key for vote in votes]
 
 
 @pytest.mark.parametrize("others", ["both bad", "thumbs down"])
@@ -108,7 +123,7 @@ def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        probed_reliabilities(
+        probe(
             model,
             crowd("pair", lambda _, __: False, 20),
             pad=0,

@@ -1,0 +1,263 @@
+"""A small model, simulated people with a hidden preference, and the learner's parts to serve them.
+
+Left out: the log, the ledger, the gate and serving.
+"""
+
+import math
+import random
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from deploy.raters import PREFERENCES, Preference, judge, prefers
+from learner.adapters import adapted
+from learner.corpus import prompts
+from learner.gate import answer_kl
+from learner.live import LiveAnswer
+from learner.materials import demonstrated_prompts
+from learner.model import load_model, load_tokenizer, twin
+from learner.next_token import text_nll
+from learner.packing import pack_documents
+from learner.ppo import Iteration, run_ppo
+from learner.ppo_steps import Players
+from learner.preferences import Example, prompt_key, split_of
+from learner.pretrain import documents, held_out_text, pretrain
+from learner.probe import probe
+from learner.reward import RewardModel, new_critic
+from learner.reward_report import RewardReport
+from learner.reward_training import train_reward
+from learner.rollouts import rows_of
+from learner.sampler import Sample, TransformersSampler
+from learner.settings import (
+    LoraSettings,
+    PPOSettings,
+    PretrainSettings,
+    RewardSettings,
+    SftSettings,
+)
+from learner.sft import sft
+from learner.tokenizer import encode_chat, end_token_ids, pad_token_id
+
+SMALL = PretrainSettings(
+    hidden=128, layers=3, heads=2, feed_forward=352, vocabulary=1024, tokens=500_000
+)
+SMALL_SFT = SftSettings(tokens=400_000, text_share=0.0)
+RATERS = 10
+SHARES = {"held_out_share": 0.15, "judge_share": 0.3}
+SMALL_PPO = PPOSettings(iterations=10, learning_rate=4e-4)
+
+
+def example_of(
+    prompt: str,
+    samples: Sequence[Sample],
+    rater: int,
+    *,
+    ranks: tuple[int, ...] = (),
+    approvals: tuple[float, ...] = (),
+) -> Example:
+    return Example(
+        prompt_key([{"role": "user", "content": prompt}]),
+        tuple((*s.prompt, *s.token_ids) for s in samples),
+        tuple(len(s.token_ids) for s in samples),
+        ranks,
+        approvals,
+        rater=f"rater {rater}",
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts, what a policy answered to each, and the chance that raters have."""
+
+    prompts: list[str]
+    answers: list[list[Sample]]
+    rng: random.Random
+
+
+class Laboratory:
+    """A fine-tuned model, what it says, and simulated people who compare it."""
+
+    def __init__(self, folder: Path, preference: str, seed: int) -> None:
+        """Use the models in `folder`, `pretrained` and `sft`."""
+        self.seed = seed
+        self.preference: Preference = PREFERENCES[preference]
+        self.reference = load_model(folder / "sft")
+        self.tokenizer = load_tokenizer(folder / "sft")
+        self.pad = pad_token_id(self.tokenizer)
+        self.eval_prompts = [self._encode(p) for p in prompts("eval")]
+        self.held_out_text = held_out_text(self.tokenizer, row=128, tokens=12_000)
+        self.base_nll = text_nll(load_model(folder / "pretrained"), self.held_out_text)
+        first = self.sampler(self.reference).sample(self.eval_prompts, 1, 112, 1.0, seed)
+        self.usual = statistics.median(self.preference.score(self.text_of(s)) for s in first)
+
+    def _encode(self, prompt: str) -> list[int]:
+        return encode_chat(self.tokenizer, [{"role": "user", "content": prompt}], answer=True)
+
+    def sampler(self, model: PreTrainedModel) -> TransformersSampler:
+        return TransformersSampler(model, end_token_ids(self.tokenizer), pad=self.pad, batch=96)
+
+    def text_of(self, sample: Sample) -> str:
+        return str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)).strip()
+
+    def ask(self, policy: PreTrainedModel, count: int, n: int, cycle: int = 0) -> Asked:
+        """Let a policy give n answers to each of `count` prompts, other ones in each cycle."""
+        order = prompts("vote")
+        random.Random(self.seed).shuffle(order)
+        asked = order[cycle * count : (cycle + 1) * count]
+        if len(asked) < count:
+            raise ValueError(f"There are {len(order)} prompts; cycle {cycle} wants more.")
+        rows = [self._encode(prompt) for prompt in asked]
+        seed = 1000 * self.seed + cycle
+        samples = self.sampler(policy).sample(rows, n, 112, 1.0, seed)
+        answers = [samples[i : i + n] for i in range(0, len(samples), n)]
+        return Asked(asked, answers, random.Random(seed))
+
+    def votes(self, asked: Asked, noise: float = 0.7, hostile: float = 0.0) -> list[Example]:
+        """Compare two answers each, with noise.
+
+        Ten raters take turns, of whom the share `hostile` says the opposite of what they think.
+        """
+        found = []
+        for number, (prompt, pair) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
+            left, right = map(self.text_of, pair)
+            verdict = judge(self.preference, left, right, noise, asked.rng)
+            ranks = {"left": (0, 1), "right": (1, 0), "tie": (0, 0)}[verdict]
+            rater = number % RATERS
+            if rater < hostile * RATERS:
+                ranks = ranks[::-1]
+            found.append(example_of(prompt, pair, rater, ranks=ranks))
+        return found
+
+    def thumbs(self, asked: Asked, noise: float = 0.7) -> list[Example]:
+        """Give noisy thumbs, each on one answer: up where it beats what people knew first."""
+        scores = [self.preference.score(self.text_of(one)) for (one,) in asked.answers]
+        found = []
+        for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
+            better = (scores[number] - self.usual) / noise
+            up = asked.rng.random() < 1 / (1 + math.exp(-max(-30.0, min(30.0, better))))
+            found.append(example_of(prompt, answers, number % RATERS, approvals=(float(up),)))
+        return found
+
+    def rankings(self, asked: Asked, noise: float = 0.7) -> list[Example]:
+        """Give noisy rankings of all answers to a prompt (Plackett and Luce's model)."""
+        found = []
+        for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
+            # The order of scores under Gumbel noise is Plackett and Luce's.
+            felt = [
+                self.preference.score(self.text_of(s)) / noise - math.log(asked.rng.expovariate(1))
+                for s in answers
+            ]
+            order = sorted(range(len(felt)), key=lambda i: -felt[i])
+            ranks = tuple(order.index(i) for i in range(len(felt)))
+            found.append(example_of(prompt, answers, number % RATERS, ranks=ranks))
+        return found
+
+    def live(self, asked: Asked) -> list[LiveAnswer]:
+        """Give the answers as data to learn from, but for those that are held out."""
+        keys = [prompt_key([{"role": "user", "content": prompt}]) for prompt in asked.prompts]
+        return [
+            LiveAnswer(sample, 0)
+            for key, answers in zip(keys, asked.answers, strict=True)
+            if split_of(key, **SHARES) != "held_out"
+            for sample in answers
+        ]
+
+    def win_rate(self, model: PreTrainedModel) -> float:
+        """Give the win rate over the fine-tuned model under the hidden preference."""
+        ours, theirs = (
+            self.sampler(m).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77 + number)
+            for number, m in enumerate((model, self.reference))
+        )
+        wins = (
+            prefers(self.preference, self.text_of(a), self.text_of(b))
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        return sum(wins) / len(ours)
+
+    def kl(self, model: PreTrainedModel) -> float:
+        """Estimate the nats in an answer to the fine-tuned model, on prompts nobody voted on."""
+        answers = self.sampler(model).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77)
+        return answer_kl(model, self.reference, answers, SMALL_PPO, self.pad)
+
+    def to_train(self, lora: LoraSettings | None) -> PreTrainedModel:
+        model = twin(self.reference)
+        return adapted(model.requires_grad_(False), lora, self.seed) if lora else model
+
+    def reward_model(
+        self,
+        votes: Sequence[Example],
+        settings: RewardSettings,
+        lora: LoraSettings | None = None,
+        *,
+        believed: bool = False,
+    ) -> tuple[RewardModel, RewardReport]:
+        """Train a reward model; `believed` trusts every rater alike."""
+        model = RewardModel(self.to_train(lora), pad=self.pad, seed=self.seed)
+        parts: dict[str, list[Example]] = {"held_out": [], "judge": [], "reward": []}
+        for example in votes:
+            voted = replace(example, rater="one and all") if believed else example
+            parts[split_of(example.key, **SHARES)].append(voted)
+        probed = probe(
+            self.reference,
+            [*parts["reward"], *parts["judge"]],
+            pad=self.pad,
+            dtype="float32",
+            micro_tokens=settings.micro_tokens,
+        )
+        report = train_reward(
+            model, parts["reward"], parts["held_out"], settings, seed=self.seed, probed=probed
+        )
+        known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
+        answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
+        model.normalise(rows_of(answers))
+        return model, report
+
+    def ppo(
+        self,
+        policy: PreTrainedModel,
+        reward: RewardModel,
+        settings: PPOSettings,
+        folder: Path,
+        *,
+        live: Sequence[LiveAnswer],
+        cycle: int = 0,
+    ) -> Iteration:
+        """Train the policy; give the last iteration's figures."""
+        text = pack_documents(
+            documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
+        )
+        players = Players(
+            policy=policy,
+            critic=new_critic(policy, reward, settings),
+            reference=self.reference,
+            reward=reward,
+            sampler=self.sampler,
+            prompts=demonstrated_prompts(self.tokenizer, self.seed, 600),
+            text=text,
+            live=live,
+        )
+        iterations: list[Iteration] = []
+        state = folder / "ppo"
+        shutil.rmtree(state, ignore_errors=True)
+        seed = 1000 * self.seed + cycle
+        run_ppo(players, settings, seed=seed, state=state, on_iteration=iterations.append)
+        return iterations[-1]
+
+
+def make_models(folder: Path, seed: int) -> None:
+    """Pre-train and fine-tune a small model."""
+    pretrain(
+        folder / "pretrained",
+        settings=SMALL.model_copy(update={"seed": seed}),
+        progress=lambda _: None,
+    )
+    sft(
+        folder / "pretrained",
+        folder / "sft",
+        settings=SMALL_SFT.model_copy(update={"seed": seed}),
+        progress=lambda _: None,
+    )
