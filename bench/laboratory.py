@@ -26,7 +26,7 @@ from learner.ppo import Iteration, run_ppo
 from learner.ppo_steps import Players
 from learner.preferences import Example, prompt_key, split_of
 from learner.pretrain import documents, held_out_text, pretrain
-from learner.probe import probe
+from learner.probe import Probed, probe
 from learner.reward import RewardModel, new_critic
 from learner.reward_report import RewardReport
 from learner.reward_training import train_reward
@@ -71,11 +71,11 @@ def example_of(
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts, what a policy answered to each, and the chance that raters have."""
+    """Prompts, what a policy answered to each, and the seed of what people make of it."""
 
     prompts: list[str]
     answers: list[list[Sample]]
-    rng: random.Random
+    seed: int
 
 
 class Laboratory:
@@ -114,17 +114,17 @@ class Laboratory:
         seed = 1000 * self.seed + cycle
         samples = self.sampler(policy).sample(rows, n, 112, 1.0, seed)
         answers = [samples[i : i + n] for i in range(0, len(samples), n)]
-        return Asked(asked, answers, random.Random(seed))
+        return Asked(asked, answers, seed)
 
     def votes(self, asked: Asked, noise: float = 0.7, hostile: float = 0.0) -> list[Example]:
         """Compare two answers each, with noise.
 
         Ten raters take turns, of whom the share `hostile` says the opposite of what they think.
         """
-        found = []
+        rng, found = random.Random(asked.seed), []
         for number, (prompt, pair) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
             left, right = map(self.text_of, pair)
-            verdict = judge(self.preference, left, right, noise, asked.rng)
+            verdict = judge(self.preference, left, right, noise, rng)
             ranks = {"left": (0, 1), "right": (1, 0), "tie": (0, 0)}[verdict]
             rater = number % RATERS
             if rater < hostile * RATERS:
@@ -135,20 +135,20 @@ class Laboratory:
     def thumbs(self, asked: Asked, noise: float = 0.7) -> list[Example]:
         """Give noisy thumbs, each on one answer: up where it beats what people knew first."""
         scores = [self.preference.score(self.text_of(one)) for (one,) in asked.answers]
-        found = []
+        rng, found = random.Random(asked.seed), []
         for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
             better = (scores[number] - self.usual) / noise
-            up = asked.rng.random() < 1 / (1 + math.exp(-max(-30.0, min(30.0, better))))
+            up = rng.random() < 1 / (1 + math.exp(-max(-30.0, min(30.0, better))))
             found.append(example_of(prompt, answers, number % RATERS, approvals=(float(up),)))
         return found
 
     def rankings(self, asked: Asked, noise: float = 0.7) -> list[Example]:
         """Give noisy rankings of all answers to a prompt (Plackett and Luce's model)."""
-        found = []
+        rng, found = random.Random(asked.seed), []
         for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
             # The order of scores under Gumbel noise is Plackett and Luce's.
             felt = [
-                self.preference.score(self.text_of(s)) / noise - math.log(asked.rng.expovariate(1))
+                self.preference.score(self.text_of(s)) / noise - math.log(rng.expovariate(1))
                 for s in answers
             ]
             order = sorted(range(len(felt)), key=lambda i: -felt[i])
@@ -194,7 +194,7 @@ class Laboratory:
         lora: LoraSettings | None = None,
         *,
         believed: bool = False,
-    ) -> tuple[RewardModel, RewardReport]:
+    ) -> tuple[RewardModel, RewardReport, Probed]:
         """Train a reward model; `believed` trusts every rater alike."""
         model = RewardModel(self.to_train(lora), pad=self.pad, seed=self.seed)
         parts: dict[str, list[Example]] = {"held_out": [], "judge": [], "reward": []}
@@ -209,12 +209,17 @@ class Laboratory:
             micro_tokens=settings.micro_tokens,
         )
         report = train_reward(
-            model, parts["reward"], parts["held_out"], settings, seed=self.seed, probed=probed
+            model,
+            parts["reward"],
+            parts["held_out"],
+            settings,
+            seed=self.seed,
+            reliabilities=probed.reliabilities,
         )
         known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
         answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
         model.normalise(rows_of(answers))
-        return model, report
+        return model, report, probed
 
     def ppo(
         self,
@@ -224,7 +229,7 @@ class Laboratory:
         folder: Path,
         *,
         live: Sequence[LiveAnswer],
-        cycle: int = 0,
+        cycle: int,
     ) -> Iteration:
         """Train the policy; give the last iteration's figures."""
         text = pack_documents(

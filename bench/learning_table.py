@@ -3,12 +3,12 @@
     uv run python -m bench.learning_table [--seeds 5] [--preference polite] [--only NAME ...]
 
 Each seed pre-trains and fine-tunes a small model. Then, once for each line of the table, there are
-two cycles as in the service: simulated people vote on 200 prompts that the live policy answers, a
+two cycles as in the service: simulated people give 200 votes on what the live policy answers, a
 reward model is trained on all votes so far, and PPO goes on from the live policy. The table gives
 the win rate over the fine-tuned model under the hidden preference, after each cycle, on prompts
 that nobody voted on; nats from it in an answer; and what text costs more than it costs the
-pre-trained model. Where the reward model does not explain votes better than chance, with 95 %
-(`at least`, in nats), the learner waits for more of them. Left out: the log, the gate and serving.
+pre-trained model. Where votes do not foretell each other better than chance, with 95 % (`at least`,
+in nats), the learner waits for more of them. Left out: the log, the gate and serving.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from deploy.raters import PREFERENCES
 from learner.live import LiveAnswer
 from learner.next_token import text_nll
 from learner.preferences import Example
-from learner.reward_report import RewardReport
 from learner.settings import LoraSettings, RewardSettings
 
 VOTES = 400
@@ -75,7 +74,8 @@ LINES = {
 class Learned:
     """What came out: the figures of the reward model and the policy after the last cycle."""
 
-    report: RewardReport
+    accuracy: float
+    gain: float
     wins: tuple[float, ...]
     kl: float
     nll_increase: float
@@ -109,13 +109,16 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> Learned:
         asked = lab.ask(policy, line.prompts // CYCLES, line.answers, cycle)
         votes += line.raters(lab, asked)
         live = [LiveAnswer(one.sample, one.staleness + 1) for one in live] + lab.live(asked)
-        reward, report = lab.reward_model(votes, RewardSettings(), lora, believed=line.believed)
-        if report.gain_lower_bound > 0:
+        reward, report, probed = lab.reward_model(
+            votes, RewardSettings(), lora, believed=line.believed
+        )
+        if probed.gain_lower_bound > 0 and report.gain > 0:
             last = lab.ppo(policy, reward, settings, folder, live=live, cycle=cycle)
             samples = last.effective_sample_size
         wins.append(lab.win_rate(policy))
     return Learned(
-        report=report,
+        accuracy=report.accuracy,
+        gain=probed.gain_lower_bound,
         wins=tuple(wins),
         kl=lab.kl(policy),
         nll_increase=text_nll(policy, lab.held_out_text) - lab.base_nll,
@@ -146,8 +149,8 @@ def main() -> None:
                 one = learned(lab, LINES[name], Path(scratch))
                 found[name].append(one)
                 print(
-                    f"{seed:4}  {name:26} {one.report.accuracy:7.2f} "
-                    f"{one.report.gain_lower_bound:9.2f} {one.wins[0]:11.2f} {one.win:5.2f} "
+                    f"{seed:4}  {name:26} {one.accuracy:7.2f} "
+                    f"{one.gain:9.2f} {one.wins[0]:11.2f} {one.win:5.2f} "
                     f"{one.kl:5.1f} {one.nll_increase:+9.2f} {one.effective_samples:5.2f} "
                     f"{one.seconds:8.0f}",
                     flush=True,

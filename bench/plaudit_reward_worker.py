@@ -13,7 +13,6 @@ from bench.plaudit_ppo_worker import new_model
 from bench.turns import Turns
 from learner.model import parameters_of
 from learner.preferences import Example
-from learner.probe import Probed
 from learner.reliability import Reliabilities
 from learner.reward import RewardModel
 from learner.reward_report import RewardReport
@@ -94,7 +93,7 @@ def main() -> None:
             min_train=1,
         ),
         seed=0,
-        probed=Probed(Reliabilities(), []),
+        reliabilities=Reliabilities(),
         on_epoch=watch.end,
     )
 

@@ -4,8 +4,8 @@
 
 Ten raters vote; none, two or four of them say the opposite of what they think. The table gives
 the share of pairs that the reward model orders as the hidden preference does, on prompts that
-nobody voted on; its accuracy on held-out votes; by how many nats it surely explains these better
-than chance, which must be above 0 for PPO; and how many raters it doubts.
+nobody voted on; its accuracy on held-out votes; by how many nats votes at least foretell each other
+better than chance, which must be above 0 for PPO; and how many raters are doubted.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def agreement(model: RewardModel, pairs: list[Example]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--votes", type=int, default=400)
+    parser.add_argument("--votes", type=int, default=400, help="at most 570")
     parser.add_argument("--preference", default="concise", choices=sorted(PREFERENCES))
     arguments = parser.parse_args()
     print(machine())
@@ -46,15 +46,17 @@ def main() -> None:
             make_models(Path(scratch), seed)
             lab = Laboratory(Path(scratch), arguments.preference, seed)
             asked = lab.ask(lab.reference, arguments.votes, 2)
-            fair = lab.votes(lab.ask(lab.reference, 150, 2, cycle=4), noise=0.01)
+            fair = lab.votes(lab.ask(lab.reference, 190, 2, cycle=3), noise=0.01)
             for hostile in (0.0, 0.2, 0.4):
                 votes = lab.votes(asked, hostile=hostile)
                 for believed in (True, False):
-                    model, report = lab.reward_model(votes, RewardSettings(), believed=believed)
+                    model, report, probed = lab.reward_model(
+                        votes, RewardSettings(), believed=believed
+                    )
                     print(
                         f"{seed:4} {hostile:8.0%}  {'no' if believed else 'yes':14} "
                         f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
-                        f"{report.gain_lower_bound:9.2f} {report.doubted_raters:8}",
+                        f"{probed.gain_lower_bound:9.2f} {report.doubted_raters:8}",
                         flush=True,
                     )
 

@@ -189,14 +189,19 @@ class Cycle:
         judged = self._ledger.judged(upto_seq=self._state.upto_seq)
         self._reporter.began(judged, self._examples, self._materials)
         model, report = self._train("reward", 1)
+        self._state.figures |= {
+            "probe_gain": self._probed.gain,
+            "probe_gain_lower_bound": self._probed.gain_lower_bound,
+        }
         if report.epochs == 0 or not self._materials.prompts:
             self._state.end("too_few_votes", [f"{report.trained_on} opinions to learn from"])
-        elif report.gain_lower_bound <= 0:
+        elif self._probed.gain_lower_bound <= 0 or report.gain <= 0:
             self._state.end(
                 "reward_model_weak",
                 [
-                    f"it explains opinions by {report.gain:.3f} nats each better than "
-                    f"chance, at least {report.gain_lower_bound:.3f}"
+                    f"a linear probe forecasts opinions by {self._probed.gain:.3f} nats each "
+                    f"better than chance, at least {self._probed.gain_lower_bound:.3f}; the "
+                    f"reward model held-out ones by {report.gain:.3f}; all must be above 0"
                 ],
             )
         else:
@@ -218,7 +223,7 @@ class Cycle:
             self._examples[split],
             self._examples["held_out"],
             salt,
-            probed=self._probed,
+            reliabilities=self._probed.reliabilities,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )

@@ -15,7 +15,6 @@ PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 _FOLDS: Final = 8  # of prompts
 _STEPS: Final = 40
 _TIE: Final = -1.0
-_ALIKE: Final = 1e6  # penalty under which no score differs from another
 
 
 def minimise(
@@ -43,15 +42,19 @@ def minimise(
     optimizer.step(evaluate)  # type: ignore[no-untyped-call]
 
 
-def standardised(states_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give states as deviations from their mean, and how that was done.
+def standardised(states_AD: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the states of the examples' answers as deviations, and how that was done.
+
+    From the mean of the answers that somebody approved of or not, where there are any: the fits
+    have no offset, and what differs between these and others must not serve as one.
 
     Returns:
-        The states, [A, D], of about length 1 each; their mean, [D]; and the root of D times their
-        deviation, [D], by which they were divided.
+        The states, [A, D], of about length 1 each; what they are deviations from, [D]; and the
+        root of D times their standard deviation, [D], by which they were divided.
 
     """
-    mean_D = states_AD.mean(0)
+    approved_M = opinions_of(examples, states_AD.device).approved_M
+    mean_D = (states_AD[approved_M] if len(approved_M) else states_AD).mean(0)
     scale_D = states_AD.std(0, correction=0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
     return (states_AD - mean_D) / scale_D, mean_D, scale_D
 
@@ -61,6 +64,10 @@ class LinearFits:
 
     Shapes: A answers, E opinions, D numbers that a state has. How readily people tie is one number
     for all of them.
+
+    Attributes:
+        fold_E: The fold of each opinion; those on one prompt are in one fold.
+
     """
 
     def __init__(
@@ -76,8 +83,10 @@ class LinearFits:
         # Each has a copy of all opinions, so that one pass fits them all.
         self._opinions_FE = opinions_of([*examples] * folds, states_AD.device)
         place = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
-        fold_E = torch.tensor([place[e.key] % folds for e in examples], device=states_AD.device)
-        self._own_FE = fold_E == torch.arange(folds, device=states_AD.device)[:, None]
+        self.fold_E = torch.tensor(
+            [place[e.key] % folds for e in examples], device=states_AD.device
+        )
+        self._own_FE = self.fold_E == torch.arange(folds, device=states_AD.device)[:, None]
         self._fitted_FE = ~self._own_FE if folds > 1 else self._own_FE
 
     def begin(self) -> tuple[Tensor, Tensor]:
@@ -86,7 +95,7 @@ class LinearFits:
         return weights_DF.requires_grad_(), self._states_AD.new_tensor(_TIE).requires_grad_()
 
     def fit(self, parameters: tuple[Tensor, Tensor], believed_E: Tensor, penalty: float) -> None:
-        """Go on from the parameters, in place.
+        """Go on from the parameters, in place; those that require no gradient stay.
 
         Args:
             believed_E: Probability that each opinion is meant.
@@ -99,19 +108,14 @@ class LinearFits:
             return losses_FE[self._fitted_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
 
         with torch.enable_grad():
-            minimise(parameters, loss, steps=_STEPS, check=self._check)
+            fitted = [p for p in parameters if p.requires_grad]
+            minimise(fitted, loss, steps=_STEPS, check=self._check)
 
     @torch.no_grad()
     def forecast(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give log-likelihoods of the opinions and their opposites, each by its fold's fit, [E]."""
         meant_FE, opposite_FE = self._log_likelihoods(*parameters)
         return self._by_own_fold(meant_FE), self._by_own_fold(opposite_FE)
-
-    def weights(self, parameters: tuple[Tensor, Tensor]) -> Tensor:
-        """Give the weights by which each opinion is forecast, [E, D]."""
-        weights_DF = parameters[0].detach()
-        own = [self._by_own_fold(w_F[:, None].expand_as(self._own_FE)) for w_F in weights_DF]
-        return torch.stack(own, dim=-1)
 
     def _by_own_fold(self, values_FE: Tensor) -> Tensor:
         return values_FE.T[self._own_FE.T]
@@ -152,12 +156,15 @@ def cross_fitted(
     """Explain opinions by linear fits to those on other prompts; with the best of the penalties."""
     fits = LinearFits(states_AD, examples, check=check)
 
-    def losses(penalty: float) -> tuple[Tensor, Tensor]:
-        parameters = fits.begin()
+    def losses(parameters: tuple[Tensor, Tensor], penalty: float) -> Tensor:
         fits.fit(parameters, believed_E, penalty)
-        return mixture_losses(*fits.forecast(parameters), believed_E), fits.weights(parameters)
+        return mixture_losses(*fits.forecast(parameters), believed_E)
 
-    chance_E, _ = losses(_ALIKE)
-    found = ((penalty, *losses(penalty)) for penalty in penalties)
-    penalty, losses_E, weights_ED = min(found, key=lambda one: one[1].sum().item())
-    return CrossFitted(penalty, chance_E - losses_E, weights_ED)
+    alike, log_tie = fits.begin()
+    chance_E = losses((alike.requires_grad_(False), log_tie), 0.0)
+    found = []
+    for penalty in penalties:
+        parameters = fits.begin()
+        found.append((losses(parameters, penalty), penalty, parameters[0].detach()))
+    losses_E, penalty, weights_DF = min(found, key=lambda one: one[0].sum().item())
+    return CrossFitted(penalty, chance_E - losses_E, weights_DF.T[fits.fold_E])

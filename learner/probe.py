@@ -25,7 +25,7 @@ from learner.model import computing, inputs, trunk_of
 from learner.preferences import Example
 from learner.reliability import Forecast, Reliabilities, estimate
 from learner.settings import Dtype
-from learner.statistics import Keyed
+from learner.statistics import mean_lower
 
 _ROUNDS: Final = 10
 _AGREED: Final = 0.02
@@ -37,13 +37,15 @@ class Probed:
 
     Attributes:
         reliabilities: How far each rater can be trusted.
-        gains: How much better each opinion is forecast than if all answers were alike, in nats,
-            and its prompt.
+        gain: How much better opinions are forecast than if all answers were alike, in nats an
+            opinion.
+        gain_lower_bound: Of it, one-sided 95 %; above 0 there is something to learn.
 
     """
 
     reliabilities: Reliabilities
-    gains: list[Keyed]
+    gain: float
+    gain_lower_bound: float
 
 
 def probe(
@@ -64,38 +66,49 @@ def probe(
 
     """
     if not examples:
-        return Probed(Reliabilities(), [])
-    states_AD = answer_states(
-        model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
+        return Probed(Reliabilities(), 0.0, mean_lower([]))
+    states_AD, _, _ = standardised(
+        answer_states(
+            model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
+        ),
+        examples,
     )
+    fits = LinearFits(states_AD, examples, check=check)
     raters = [example.rater for example in examples]
-    reliabilities = Reliabilities()
+    told = [Forecast(rater, 0.0, 0.0) for rater in raters]
     if len({*raters} - {""}) > 1:  # else there is no crowd to contradict
-        fits = LinearFits(states_AD, examples, check=check)
-        found = (_search(fits, states_AD, raters, penalty) for penalty in PENALTIES)
-        reliabilities = max(found, key=lambda one: one[0])[1]
-    believed_E = states_AD.new_tensor([reliabilities.of(rater) for rater in raters])
-    gains_E = cross_fitted(states_AD, examples, believed_E, check=check).gains_E
-    return Probed(
-        reliabilities, list(zip((e.key for e in examples), gains_E.tolist(), strict=True))
+        told = max(
+            (_search(fits, states_AD, raters, penalty) for penalty in PENALTIES),
+            key=lambda told: estimate(told)[1],
+        )
+    # What an opinion gains must not depend on a trust that it has earned itself.
+    folds = fits.fold_E.tolist()
+    others = {
+        fold: estimate(one for one, own in zip(told, folds, strict=True) if own != fold)[0]
+        for fold in {*folds}
+    }
+    believed_E = states_AD.new_tensor(
+        [others[fold].of(rater) for rater, fold in zip(raters, folds, strict=True)]
     )
+    gains = cross_fitted(states_AD, examples, believed_E, check=check).gains_E.tolist()
+    keyed = list(zip((example.key for example in examples), gains, strict=True))
+    return Probed(estimate(told)[0], sum(gains) / len(gains), mean_lower(keyed))
 
 
 def _search(
     fits: LinearFits, states_AD: Tensor, raters: Sequence[str], penalty: float
-) -> tuple[float, Reliabilities]:
-    """Fit the probes and see whom to trust, by turns; give the evidence too."""
+) -> list[Forecast]:
+    """Fit the probes and see whom to trust, by turns; give each opinion's last forecast."""
     found, parameters = Reliabilities(), fits.begin()
     for _ in range(_ROUNDS):
         believed_E = states_AD.new_tensor([found.of(rater) for rater in raters])
         fits.fit(parameters, believed_E, penalty)
         forecasts = (likelihoods_E.tolist() for likelihoods_E in fits.forecast(parameters))
-        told = zip(raters, *forecasts, strict=True)
-        last = found
-        found, evidence = estimate(Forecast(*one) for one in told)
+        told = [Forecast(*one) for one in zip(raters, *forecasts, strict=True)]
+        last, (found, _) = found, estimate(told)
         if found.change(last) < _AGREED:
             break
-    return evidence, found
+    return told
 
 
 @torch.no_grad()
@@ -111,8 +124,7 @@ def answer_states(
     """Give what the model's states tell of each answer, [A, D], in order.
 
     D is twice the model's width: the means over the answer's tokens of their embeddings and of
-    their last states, each with mean 0 and deviation 1 over the answers, and all divided by the
-    root of D, so that a row has about length 1.
+    their last states.
     """
     rows = [
         Answered(tuple(sequence[:-length]), (tuple(sequence[-length:]),))
@@ -134,5 +146,4 @@ def answer_states(
         of_N = torch.arange(len(part), device=model.device).repeat_interleave(lengths_A)
         sums_AD = values_ND.new_zeros(len(part), values_ND.shape[1]).index_add(0, of_N, values_ND)
         found.update(zip(part, sums_AD / lengths_A[:, None], strict=True))
-    means_AD = torch.stack([found[i] for i in range(len(rows))])
-    return standardised(means_AD)[0]
+    return torch.stack([found[i] for i in range(len(rows))])

@@ -11,7 +11,7 @@ _OUTCOMES: Final[dict[str, str]] = {
     "published": "It passed the gate.",
     "refused": "The gate refused the candidate:",
     "too_few_votes": "There were too few votes to learn from:",
-    "reward_model_weak": "The reward model may be guessing, so no policy was trained:",
+    "reward_model_weak": "Votes do not foretell each other yet, so no policy was trained:",
     "overtaken": "Another policy went live meanwhile:",
 }
 _CRITERIA: Final = {
@@ -112,12 +112,15 @@ def _reward_models(report: Report) -> str:
             _FIGURES.get(name, _plain(name)),
             _cell(figures, f"reward_{name}"),
             _cell(figures, f"judge_{name}"),
+            _cell(figures, f"probe_{name}"),
         )
         for name in dict.fromkeys(names)
     ]
     if not rows:
         return ""
-    return "## Reward model and judge\n\n" + _table(("", "reward model", "judge"), rows)
+    return "## Reward model and judge\n\n" + _table(
+        ("", "reward model", "judge", "linear probe"), rows
+    )
 
 
 def _ppo(report: Report) -> str:

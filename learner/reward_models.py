@@ -8,6 +8,7 @@ from learner.checkpoint import load_state, save_state
 from learner.materials import Materials
 from learner.preferences import Example
 from learner.probe import Probed, probe
+from learner.reliability import Reliabilities
 from learner.reward import RewardModel, put_back, trained_state
 from learner.reward_report import RewardReport
 from learner.reward_training import train_reward
@@ -48,7 +49,7 @@ class RewardModels:
         held_out: Sequence[Example],
         salt: int,
         *,
-        probed: Probed,
+        reliabilities: Reliabilities,
         on_epoch: Callable[[RewardReport], None],
         check: Callable[[], None],
     ) -> tuple[RewardModel, RewardReport]:
@@ -60,7 +61,7 @@ class RewardModels:
             held_out,
             settings.reward,
             seed=self.seed(salt),
-            probed=probed,
+            reliabilities=reliabilities,
             on_epoch=on_epoch,
             check=check,
         )

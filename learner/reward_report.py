@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from learner.reliability import Reliabilities, mixture_losses
 from learner.reward import RewardModel
 from learner.settings import RewardSettings
 from learner.statistics import Keyed, mean_lower, wilson_lower
-
-_NO_BOUND: Final = 1e3  # nats an opinion, in place of infinity, which JSON does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +29,9 @@ class RewardReport:
         calibration_error: Of the calibrated probability that the first is preferred.
         uncalibrated_error: The same without the temperature.
         loss: Held-out loss, in nats an opinion.
-        gain: How much better opinions are explained than if all answers were alike, by what was
-            learned of those on other prompts, in nats an opinion: held-out ones by the model's
-            scores, all others by the probe.
-        gain_lower_bound: Of it, one-sided 95 %; above 0 it is no guessing.
+        gain: How much better scores, once calibrated, explain held-out opinions than if all
+            answers were alike, in nats an opinion; 0 where they are the wrong way round.
+        gain_lower_bound: Of it, one-sided 95 %.
         epochs: After which it was kept; 0 where there was too little to train on.
         doubted_raters: Who contradict the crowd more often than not.
 
@@ -87,14 +83,8 @@ def evaluate(
     *,
     trained_on: int,
     epochs: int,
-    known: Sequence[Keyed] = (),
 ) -> RewardReport:
-    """Measure a reward model on held-out opinions; those of doubted raters count less.
-
-    Args:
-        known: What the probe gains on opinions that are not held out, and their prompts.
-
-    """
+    """Measure a reward model on held-out opinions; those of doubted raters count less."""
     raters = [example.rater for example in held_out]
     loss = 0.0
     told = []
@@ -120,8 +110,7 @@ def evaluate(
     accuracy = right / max(total, 1e-9)
     trials = total * total / max(squares, 1e-9)  # Kish's effective number
     temperature, calibrated, plain = calibration(judged)
-    members = [held_out[i] for batch in batches for i in batch.members]
-    gains = [*known, *_gains(told, members, reliabilities)]
+    gains = _gains(told, [held_out[i] for b in batches for i in b.members], reliabilities)
     return RewardReport(
         trained_on=trained_on,
         pairs=len(judged),
@@ -131,8 +120,8 @@ def evaluate(
         calibration_error=calibrated,
         uncalibrated_error=plain,
         loss=loss / max(1, len(held_out)),
-        gain=sum(gain for _, gain in gains) / max(1, len(gains)),
-        gain_lower_bound=max(mean_lower(gains), -_NO_BOUND),
+        gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
+        gain_lower_bound=mean_lower(gains),
         epochs=epochs,
         doubted_raters=reliabilities.doubted(),
     )
@@ -143,12 +132,11 @@ def _gains(
 ) -> list[Keyed]:
     """Give what the scores gain on each opinion, in nats, and its prompt.
 
-    Their scale, and how often people tie, are fitted to the opinions on the other prompts, so that
-    nothing is gained by them. Scores that are the wrong way round gain nothing.
+    Their scale is fitted to the opinions on the other prompts, so that nothing is gained by it.
     """
     if not examples:
         return []
-    states_A1 = standardised(torch.cat([*scores])[:, None])[0]
+    states_A1 = standardised(torch.cat([*scores])[:, None], examples)[0]
     believed_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
     fitted = cross_fitted(states_A1, examples, believed_E, penalties=PENALTIES[:1])
     gains_E = torch.where(fitted.weights_ED.squeeze(-1) > 0, fitted.gains_E, 0)

@@ -11,7 +11,6 @@ from torch.optim import AdamW
 from learner.linear import LinearFits, cross_fitted, standardised
 from learner.model import trained
 from learner.preferences import Example
-from learner.probe import Probed
 from learner.reliability import Reliabilities
 from learner.reward import RewardModel, put_weights_back
 from learner.reward_report import RewardReport, evaluate, laid_out, opinion_losses
@@ -39,12 +38,12 @@ def begin_at_linear_fit(
         for batch in batches:
             check()
             found.append(model.scalar.states(batch.answers)[batch.answers.last_A])
-    states_AH, mean_H, scale_H = standardised(torch.cat(found))
     members = [examples[i] for batch in batches for i in batch.members]
+    states_AH, mean_H, scale_H = standardised(torch.cat(found), members)
     believed_E = states_AH.new_tensor([reliabilities.of(example.rater) for example in members])
-    penalty = cross_fitted(states_AH, members, believed_E, check=check).penalty
     fits = LinearFits(states_AH, members, folds=1, check=check)
     weights_H1, log_tie = fits.begin()
+    penalty = cross_fitted(states_AH, members, believed_E, check=check).penalty
     fits.fit((weights_H1, log_tie), believed_E, penalty)
     with torch.no_grad():
         head_1H = weights_H1.T / scale_H
@@ -114,7 +113,7 @@ def train_reward(
     settings: RewardSettings,
     *,
     seed: int,
-    probed: Probed,
+    reliabilities: Reliabilities,
     on_epoch: Callable[[RewardReport], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
 ) -> RewardReport:
@@ -124,12 +123,11 @@ def train_reward(
     The held-out figures are a little optimistic, since they also chose the epoch.
 
     Args:
-        probed: How far each rater is trusted, and what the probe gains.
+        reliabilities: How far each rater is trusted (`learner.probe`).
         on_epoch: Told how each epoch's model does.
         check: Called before every step; what it raises stops the training.
 
     """
-    reliabilities = probed.reliabilities
     if len(examples) < settings.min_train:
         return evaluate(
             model, held_out, reliabilities, settings, trained_on=len(examples), epochs=0
@@ -141,13 +139,7 @@ def train_reward(
     for epoch in range(settings.epochs):
         own.epoch(reliabilities)
         report = evaluate(
-            model,
-            held_out,
-            reliabilities,
-            settings,
-            trained_on=len(examples),
-            epochs=epoch + 1,
-            known=probed.gains,
+            model, held_out, reliabilities, settings, trained_on=len(examples), epochs=epoch + 1
         )
         on_epoch(report)
         if best is None or report.loss < best.loss:

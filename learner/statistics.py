@@ -3,8 +3,11 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
 Keyed = tuple[str, float]  # values of the same key hang together
+
+_NO_BOUND: Final = -1e3  # in place of minus infinity, which JSON does not have
 
 
 def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
@@ -24,18 +27,18 @@ def mean_lower(values: Iterable[Keyed], z: float = 1.645) -> float:
     """Give a lower bound of the mean of values that hang together by key; one-sided 95 %.
 
     By the keys' sums, as clusters (Liang and Zeger 1986), and Student's distribution in Cornish
-    and Fisher's expansion. Minus infinity where there are fewer than two keys.
+    and Fisher's expansion. -1000 where there are fewer than two keys.
     """
     groups: dict[str, list[float]] = defaultdict(list)
     for key, value in values:
         groups[key].append(value)
     free = len(groups) - 1
     if free < 1:
-        return -math.inf
+        return _NO_BOUND
     count = sum(map(len, groups.values()))
     mean = sum(map(sum, groups.values())) / count
     squares = sum((sum(own) - mean * len(own)) ** 2 for own in groups.values())
     error = math.sqrt(squares * (free + 1) / free) / count
     first = (z**3 + z) / (4 * free)
     second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-    return mean - (z + first + second) * error
+    return max(mean - (z + first + second) * error, _NO_BOUND)

@@ -12,7 +12,6 @@ from learner.errors import Interrupted
 from learner.preferences import Example
 from learner.probe import Probed, answer_states, probe
 from learner.reliability import Reliabilities
-from learner.statistics import mean_lower
 from tests.tiny import END
 
 LIKED, DISLIKED = 99, 98
@@ -72,7 +71,23 @@ def test_one_who_tosses_a_coin_counts_for_little(model: PreTrainedModel) -> None
 def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel) -> None:
     told = probed(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
     assert told.reliabilities.doubted() == 0
-    assert mean_lower(told.gains) <= 0
+    assert told.gain_lower_bound <= 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_that_thumbs_are_mostly_up_where_others_compare_foretells_nothing(
+    model: PreTrainedModel, seed: int
+) -> None:
+    """Whoever gives thumbs is answered in other words, so that these could pass for a reason."""
+    rng = random.Random(seed)
+    votes = []
+    for place, vote in enumerate(crowd("pair", lambda _, __: rng.random() < 0.5)):
+        if place % 2:
+            words = (2, 60, 3, *(rng.randrange(200, 240) for _ in range(4)), END)
+            up = float(rng.random() < 0.9)
+            vote = replace(vote, sequences=(words,), lengths=(5,), ranks=(), approvals=(up,))
+        votes.append(vote)
+    assert probed(model, votes).gain_lower_bound <= 0
 
 
 @pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
@@ -80,8 +95,7 @@ def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel)
 def test_what_people_agree_on_is_forecast(model: PreTrainedModel, kind: str, raters: int) -> None:
     votes = crowd(kind, lambda _, __: False, 60)
     told = probed(model, [replace(e, rater=f"{i % raters}") for i, e in enumerate(votes)])
-    assert mean_lower(told.gains) > 0.1
-    assert [key for key, _ in told.gains] == [vote.key for vote in votes]
+    assert told.gain_lower_bound > 0.1
 
 
 @pytest.mark.parametrize("others", ["both bad", "thumbs down"])
@@ -106,7 +120,7 @@ def test_one_who_approves_where_others_seldom_do_contradicts_nobody(
 
 def test_without_a_crowd_nobody_is_contradicted(model: PreTrainedModel) -> None:
     alone = [replace(e, rater="one") for e in crowd("pair", lambda _, rng: True, 40)]
-    assert found(model, alone).of("one") == Reliabilities().of("one")
+    assert found(model, alone).of("one") == pytest.approx(Reliabilities().of("one"))
     assert found(model, []).doubted() == 0
 
 
@@ -137,7 +151,7 @@ def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
 def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
     model: PreTrainedModel, micro_tokens: int
 ) -> None:
-    """By hand: embeddings and last states of the answer's own tokens, standardised."""
+    """By hand: embeddings and last states of the answer's own tokens."""
     examples = [
         Example("0", ((2, 50, 3, 99, 98, END), (2, 50, 3, 97, END)), (3, 2), (0, 1)),
         Example("1", ((2, 60, 61, 3, 96, END),), (2,), (), (1.0,)),
@@ -151,8 +165,5 @@ def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
                 out = model(ids, output_hidden_states=True)
             both = torch.cat([model.get_input_embeddings()(ids), out.hidden_states[-1]], dim=-1)
             means.append(both[0, -length:].mean(0))
-    expected = torch.stack(means)
-    expected = (expected - expected.mean(0)) / expected.std(0, correction=0) / 8
     states = answer_states(model, examples, pad=0, dtype="float32", micro_tokens=micro_tokens)
-    torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
-    assert states.norm(dim=-1).mean().item() == pytest.approx(1, abs=0.3)
+    torch.testing.assert_close(states, torch.stack(means), atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ from learner.answers import Answered, lay_out, split_prompt
 from learner.losses import davidson_log_probs
 from learner.model import twin
 from learner.preferences import Example
-from learner.probe import Probed, probe
+from learner.probe import probe
 from learner.reliability import Reliabilities
 from learner.reward import RewardModel, critic_of, put_back, trained_state
 from learner.reward_report import RewardReport, evaluate
@@ -21,7 +21,7 @@ from learner.settings import (
 )
 from tests.tiny import END
 
-TRUSTING = Probed(Reliabilities(), [])
+NOBODY = Reliabilities()
 
 
 def rows(sequences: list[list[int]]) -> list[Answered]:
@@ -66,7 +66,9 @@ def liking(token: int, count: int) -> list[Example]:
 def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrainedModel) -> None:
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
     reward = RewardModel(twin(model), pad=0, seed=0)
-    report = train_reward(reward, liking(99, 64), liking(99, 30), settings, seed=0, probed=TRUSTING)
+    report = train_reward(
+        reward, liking(99, 64), liking(99, 30), settings, seed=0, reliabilities=Reliabilities()
+    )
     assert report.accuracy == 1
     assert 0.9 < report.lower_bound < 1
     saved = trained_state(reward)
@@ -83,7 +85,7 @@ def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     ]
     reward = RewardModel(twin(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
-    train_reward(reward, thumbs, liking(99, 10), settings, seed=0, probed=TRUSTING)
+    train_reward(reward, thumbs, liking(99, 10), settings, seed=0, reliabilities=Reliabilities())
     scores = reward.score(rows([[2, 55, 3, 99, END], [2, 55, 3, 98, END]]))
     assert scores[0] > scores[1]
 
@@ -97,21 +99,25 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
     ]
     fair = liking(99, 40)
 
-    def accuracy(probed: Probed) -> tuple[float, RewardReport]:
+    def accuracy(reliabilities: Reliabilities) -> tuple[float, RewardReport]:
         reward = RewardModel(twin(model), pad=0, seed=0)
         settings = RewardSettings(learning_rate=1e-3, epochs=2)
-        report = train_reward(reward, votes[:320], votes[320:], settings, seed=0, probed=probed)
+        report = train_reward(
+            reward, votes[:320], votes[320:], settings, seed=0, reliabilities=reliabilities
+        )
         scores = reward.score([r for e in fair for r in split_prompt(e.sequences)]).view(-1, 2)
         right = [
             (a > b).item() == (e.ranks == (0, 1)) for e, (a, b) in zip(fair, scores, strict=True)
         ]
         return sum(right) / len(right), report
 
-    trusted, report = accuracy(probe(model, votes[:320], pad=0, dtype="float32", micro_tokens=4096))
+    trusted, report = accuracy(
+        probe(model, votes[:320], pad=0, dtype="float32", micro_tokens=4096).reliabilities
+    )
     assert trusted == 1
     assert report.doubted_raters == 4
     assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
-    assert accuracy(TRUSTING)[1].accuracy < 0.7, "and if all are believed they do"
+    assert accuracy(Reliabilities())[1].accuracy < 0.7, "and if all are believed they do"
 
 
 def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
@@ -153,7 +159,7 @@ def test_scores_gain_over_chance_only_if_people_think_so(
     """The model likes 99; people do, or like 98 better, or have no opinion."""
     reward = RewardModel(twin(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=2)
-    train_reward(reward, liking(99, 64), liking(99, 8), settings, seed=0, probed=TRUSTING)
+    train_reward(reward, liking(99, 64), liking(99, 8), settings, seed=0, reliabilities=NOBODY)
     rng = random.Random(0)
     votes = [
         replace(e, ranks=e.ranks[::-1])
@@ -161,7 +167,7 @@ def test_scores_gain_over_chance_only_if_people_think_so(
         else e
         for e in liking(99, 40)
     ]
-    report = evaluate(reward, votes, TRUSTING.reliabilities, settings, trained_on=0, epochs=0)
+    report = evaluate(reward, votes, NOBODY, settings, trained_on=0, epochs=0)
     assert (report.gain_lower_bound > 0) == gains
 
 
@@ -174,7 +180,7 @@ def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
         liking(99, 5),
         RewardSettings(),
         seed=0,
-        probed=TRUSTING,
+        reliabilities=Reliabilities(),
     )
     assert report.epochs == 0
     assert all(torch.equal(p, before[n]) for n, p in reward.named_parameters())
