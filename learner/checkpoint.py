@@ -142,7 +142,8 @@ def load_sharded(
     """
     if not folder.exists():
         return None
-    state: dict[str, Any] = {"key": "", "extra": {"kl_coef": 0.0, "step": 0}}
+    extra = {"kl_coef": 0.0, "unfinished_penalty": 0.0, "step": 0}
+    state: dict[str, Any] = {"key": "", "extra": extra}
     with _quiet():
         load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
     if state["key"] != key:
@@ -150,7 +151,6 @@ def load_sharded(
     training = {"training": _Trained(module, optimizer)}
     with _quiet():
         load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
-    extra: dict[str, float] = state["extra"]
     return extra
 
 

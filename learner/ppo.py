@@ -19,7 +19,7 @@ from learner.live import LiveAnswer
 from learner.model import twin
 from learner.ppo_steps import Players, Steps
 from learner.ranks import Ranks, copy_whole
-from learner.rollouts import Group, collect, targets
+from learner.rollouts import Group, collect, ended_share, targets
 from learner.sampler import Sample
 from learner.settings import Dtype, PPOSettings
 
@@ -119,6 +119,7 @@ class _Trainer:
         self._dtype = dtype
         self._ranks = ranks
         self._kl_coef = settings.kl_coef
+        self._unfinished_penalty = settings.unfinished_penalty
         # What is sampled from is whole: a token takes one process, not all of them.
         self._whole = players.policy if ranks.size == 1 else twin(players.policy)
         self._sampler = players.sampler(self._whole)
@@ -135,11 +136,16 @@ class _Trainer:
         if saved is None:
             return 0
         self._kl_coef = saved["kl_coef"]
+        self._unfinished_penalty = saved["unfinished_penalty"]
         return int(saved["step"])
 
     def save(self, folder: Path, done: int) -> None:
         """Replace the state by that after `done` iterations."""
-        extra = {"kl_coef": self._kl_coef, "step": done}
+        extra = {
+            "kl_coef": self._kl_coef,
+            "unfinished_penalty": self._unfinished_penalty,
+            "step": done,
+        }
         save_sharded(
             folder, self._steps.modules, self._steps.optimizer, self._key, extra, self._ranks
         )
@@ -160,6 +166,9 @@ class _Trainer:
         sampled = time.monotonic()
         players = self._players
         groups = [group for minibatch in minibatches for group in minibatch]
+        if number == 0:
+            # Who is cut off as a rule, for want of tokens, is not to learn brevity by that.
+            self._unfinished_penalty *= ended_share(groups, self._ranks)
         fixed, measured = targets(
             groups,
             policy=players.policy,
@@ -168,6 +177,7 @@ class _Trainer:
             critic=players.critic,
             settings=self._settings,
             kl_coef=self._kl_coef,
+            unfinished_penalty=self._unfinished_penalty,
             dtype=self._dtype,
             ranks=self._ranks,
             first=number == 0,

@@ -120,6 +120,13 @@ def collect(
     ]
 
 
+def ended_share(groups: Sequence[Group], ranks: Ranks) -> float:
+    """Give the share of the answers sampled now (of all, where none is) that ended, everywhere."""
+    own = torch.cat([torch.stack([g.ended_A, g.fresh_A]).float() for g in groups], dim=-1)
+    ended_A, fresh_A = torch.cat(ranks.gather(own), dim=-1)
+    return float((ended_A[fresh_A > 0] if fresh_A.any() else ended_A).mean())
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What the models say of a group, without gradient."""
@@ -141,6 +148,7 @@ def targets(
     critic: Critic,
     settings: PPOSettings,
     kl_coef: float,
+    unfinished_penalty: float,
     dtype: Dtype,
     ranks: Ranks,
     first: bool = False,
@@ -148,6 +156,7 @@ def targets(
     """Compute old log-probabilities, values, advantages and returns with the policy as it is.
 
     Args:
+        unfinished_penalty: Off the score of answers without an end.
         first: The critic knows nothing yet, and is fitted to what these answers return.
 
     """
@@ -155,7 +164,7 @@ def targets(
         _look(group, policy, reference, reward, settings.temperature, dtype) for group in groups
     ]
     rewards = [
-        _rewards(group, look, kl_coef, settings.unfinished_penalty)
+        _rewards(group, look, kl_coef, unfinished_penalty)
         for group, look in zip(groups, looks, strict=True)
     ]
     if first:

@@ -107,7 +107,9 @@ class PPOSettings(_Frozen):
     clip_value: float = Field(0.2, gt=0)
     value_coef: float = Field(0.1, ge=0)
     importance_cap: float = Field(2.0, gt=0)
-    unfinished_penalty: float = Field(2.0, ge=0, description="Off the score of endless answers")
+    unfinished_penalty: float = Field(
+        2.0, ge=0, description="Off the score of endless answers, as far as answers end at first"
+    )
     text_coef: float = Field(0.15, ge=0, description="Weight of the pre-training loss (ptx)")
     text_rows: int = Field(8, ge=1, description="Rows of text in a minibatch")
     text_row: int = Field(128, ge=8, description="Tokens in such a row")
@@ -205,7 +207,7 @@ class LearnerSettings(BaseSettings):
             reward = _unless_set(reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32)
             ppo = _unless_set(
                 ppo,
-                iterations=8,
+                iterations=12,
                 rollouts=16,
                 minibatches=1,
                 max_tokens=64,

@@ -20,7 +20,7 @@ from learner.ppo import Iteration, run_ppo
 from learner.ppo_steps import Players
 from learner.ranks import Ranks
 from learner.reward import RewardModel, new_critic
-from learner.rollouts import Group, collect, rows_of, targets
+from learner.rollouts import Group, collect, ended_share, rows_of, targets
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import (
     LearnerSettings,
@@ -132,6 +132,7 @@ def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate
         critic=playing.critic,
         settings=settings,
         kl_coef=0.05,
+        unfinished_penalty=2.0,
         dtype="float32",
         ranks=Ranks(),
         first=True,
@@ -213,6 +214,38 @@ def test_killed_and_resumed_ppo_gives_the_same_weights(
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(StateUnusable):
         run_ppo(players(model), TINY_PPO, seed=6, state=tmp_path / "part")
+
+
+def test_who_is_cut_off_as_a_rule_learns_no_brevity_by_that(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    """No answer ends, as where a cycle's answers are shorter than those that people are given."""
+    ran = []
+    for penalty in (0.0, 2.0):
+        playing = players(model)
+        playing.live, playing.sampler = [], lambda policy: TransformersSampler(policy, [10**6])
+        settings = TINY_PPO.model_copy(update={"unfinished_penalty": penalty})
+        run_ppo(playing, settings, seed=0, state=tmp_path / f"{penalty}")
+        ran.append(playing.policy)
+    pairs = zip(ran[0].parameters(), ran[1].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_penalty_goes_by_how_many_end_of_those_sampled_now(model: PreTrainedModel) -> None:
+    found = [replace(s, finished=i % 3 == 0) for i, s in enumerate(samples_of(model))]
+    groups = collect(
+        found,
+        [i % 2 == 0 for i in range(len(found))],
+        pad=0,
+        micro_tokens=30,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
+    assert ended_share(groups, Ranks()) == pytest.approx(1 / 3)
+    earlier = [replace(group, fresh_A=torch.zeros_like(group.fresh_A)) for group in groups]
+    assert ended_share(earlier, Ranks()) == pytest.approx(1 / 3)
+    first = [replace(g, ended_A=g.fresh_A.clone()) for g in groups]
+    assert ended_share(first, Ranks()) == 1
 
 
 def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
