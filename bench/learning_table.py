@@ -112,7 +112,7 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> Learned:
         reward, report, probed = lab.reward_model(
             votes, RewardSettings(), lora, believed=line.believed
         )
-        if probed.gain_lower_bound > 0 and report.gain > 0:
+        if probed.gain_lower_bound > 0 and report.gain_upper_bound > 0:
             last = lab.ppo(policy, reward, settings, folder, live=live, cycle=cycle)
             samples = last.effective_sample_size
         wins.append(lab.win_rate(policy))

@@ -193,15 +193,26 @@ class Cycle:
             "probe_gain": self._probed.gain,
             "probe_gain_lower_bound": self._probed.gain_lower_bound,
         }
-        if report.epochs == 0 or not self._materials.prompts:
-            self._state.end("too_few_votes", [f"{report.trained_on} opinions to learn from"])
-        elif self._probed.gain_lower_bound <= 0 or report.gain <= 0:
+        held_out = len(self._examples["held_out"])
+        if report.epochs == 0 or not held_out or not self._materials.prompts:
+            self._state.end(
+                "too_few_votes",
+                [f"{report.trained_on} opinions to learn from, {held_out} to measure by"],
+            )
+        elif self._probed.gain_lower_bound <= 0:
             self._state.end(
                 "reward_model_weak",
                 [
                     f"a linear probe forecasts opinions by {self._probed.gain:.3f} nats each "
-                    f"better than chance, at least {self._probed.gain_lower_bound:.3f}; the "
-                    f"reward model held-out ones by {report.gain:.3f}; all must be above 0"
+                    f"better than chance, at least {self._probed.gain_lower_bound:.3f}"
+                ],
+            )
+        elif report.gain_upper_bound <= 0:
+            self._state.end(
+                "reward_model_weak",
+                [
+                    f"it explains held-out opinions by {report.gain:.3f} nats each better than "
+                    f"chance, at most {report.gain_upper_bound:.3f}"
                 ],
             )
         else:

@@ -25,7 +25,7 @@ from learner.model import computing, inputs, trunk_of
 from learner.preferences import Example
 from learner.reliability import Forecast, Reliabilities, estimate
 from learner.settings import Dtype
-from learner.statistics import mean_lower
+from learner.statistics import mean_bounds
 
 _ROUNDS: Final = 10
 _AGREED: Final = 0.02
@@ -66,7 +66,7 @@ def probe(
 
     """
     if not examples:
-        return Probed(Reliabilities(), 0.0, mean_lower([]))
+        return Probed(Reliabilities(), 0.0, mean_bounds([])[0])
     states_AD, _, _ = standardised(
         answer_states(
             model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
@@ -92,7 +92,7 @@ def probe(
     )
     gains = cross_fitted(states_AD, examples, believed_E, check=check).gains_E.tolist()
     keyed = list(zip((example.key for example in examples), gains, strict=True))
-    return Probed(estimate(told)[0], sum(gains) / len(gains), mean_lower(keyed))
+    return Probed(estimate(told)[0], sum(gains) / len(gains), mean_bounds(keyed)[0])
 
 
 def _search(

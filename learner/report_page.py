@@ -29,6 +29,7 @@ _FIGURES: Final = {
     "loss": "held-out loss, nats an opinion",
     "gain": "gain over chance, nats an opinion",
     "gain_lower_bound": "lower bound of the gain (95 %)",
+    "gain_upper_bound": "upper bound of the gain (95 %)",
     "epochs": "epochs",
     "doubted_raters": "raters doubted",
 }

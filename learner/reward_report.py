@@ -13,7 +13,7 @@ from learner.preferences import Example
 from learner.reliability import Reliabilities, mixture_losses
 from learner.reward import RewardModel
 from learner.settings import RewardSettings
-from learner.statistics import Keyed, mean_lower, wilson_lower
+from learner.statistics import Keyed, mean_bounds, wilson_lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class RewardReport:
         loss: Held-out loss, in nats an opinion.
         gain: How much better scores, once calibrated, explain held-out opinions than if all
             answers were alike, in nats an opinion; 0 where they are the wrong way round.
-        gain_lower_bound: Of it, one-sided 95 %.
+        gain_lower_bound: Of it, one-sided 95 %; `gain_upper_bound` likewise.
         epochs: After which it was kept; 0 where there was too little to train on.
         doubted_raters: Who contradict the crowd more often than not.
 
@@ -47,6 +47,7 @@ class RewardReport:
     loss: float
     gain: float
     gain_lower_bound: float
+    gain_upper_bound: float
     epochs: int
     doubted_raters: int
 
@@ -111,6 +112,7 @@ def evaluate(
     trials = total * total / max(squares, 1e-9)  # Kish's effective number
     temperature, calibrated, plain = calibration(judged)
     gains = _gains(told, [held_out[i] for b in batches for i in b.members], reliabilities)
+    lower, upper = mean_bounds(gains)
     return RewardReport(
         trained_on=trained_on,
         pairs=len(judged),
@@ -121,7 +123,8 @@ def evaluate(
         uncalibrated_error=plain,
         loss=loss / max(1, len(held_out)),
         gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
-        gain_lower_bound=mean_lower(gains),
+        gain_lower_bound=lower,
+        gain_upper_bound=upper,
         epochs=epochs,
         doubted_raters=reliabilities.doubted(),
     )

@@ -7,7 +7,7 @@ from typing import Final
 
 Keyed = tuple[str, float]  # values of the same key hang together
 
-_NO_BOUND: Final = -1e3  # in place of minus infinity, which JSON does not have
+_NO_BOUND: Final = 1e3  # in place of infinity, which JSON does not have
 
 
 def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
@@ -23,22 +23,23 @@ def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     return (centre - spread) / (1 + z * z / trials)
 
 
-def mean_lower(values: Iterable[Keyed], z: float = 1.645) -> float:
-    """Give a lower bound of the mean of values that hang together by key; one-sided 95 %.
+def mean_bounds(values: Iterable[Keyed], z: float = 1.645) -> tuple[float, float]:
+    """Give bounds of the mean of values that hang together by key; 95 % each.
 
     By the keys' sums, as clusters (Liang and Zeger 1986), and Student's distribution in Cornish
-    and Fisher's expansion. -1000 where there are fewer than two keys.
+    and Fisher's expansion. -1000 and 1000 where there are fewer than two keys.
     """
     groups: dict[str, list[float]] = defaultdict(list)
     for key, value in values:
         groups[key].append(value)
     free = len(groups) - 1
     if free < 1:
-        return _NO_BOUND
+        return -_NO_BOUND, _NO_BOUND
     count = sum(map(len, groups.values()))
     mean = sum(map(sum, groups.values())) / count
     squares = sum((sum(own) - mean * len(own)) ** 2 for own in groups.values())
     error = math.sqrt(squares * (free + 1) / free) / count
     first = (z**3 + z) / (4 * free)
     second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-    return max(mean - (z + first + second) * error, _NO_BOUND)
+    spread = (z + first + second) * error
+    return max(mean - spread, -_NO_BOUND), min(mean + spread, _NO_BOUND)

@@ -1,5 +1,6 @@
 """Votes without people, and the learner run on them, for tests of whole cycles."""
 
+import random
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ TINY = PretrainSettings(
 )
 
 
-def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
+def make_home(home: Path, votes: int = 120, people: int = 1, *, by_coin: bool = False) -> Path:
     """Make a home with version 1, and votes for the answers with the token 99 in them, by turns."""
     tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
     model = new_model(TINY, tokenizer).eval()
@@ -34,7 +35,7 @@ def make_home(home: Path, votes: int = 120, people: int = 1) -> Path:
     Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
     log = SqliteLog(home / "log.db")
     publish_event(log, Published(version=1))
-    cast_votes(log, tokenizer, votes, people)
+    cast_votes(log, tokenizer, votes, people, by_coin=by_coin)
     log.close()
     return home
 
@@ -45,15 +46,23 @@ def cast_votes(
     votes: int,
     people: int = 1,
     first: int = 0,
+    *,
+    by_coin: bool = False,
 ) -> None:
-    """Log completions, and votes for the answers with the token 99 in them, by turns."""
+    """Log completions, and votes for the answers with the token 99 in them, by turns.
+
+    Or people toss a coin.
+    """
     end = end_token_ids(tokenizer)[0]
+    coin = random.Random(first)
     for number in range(first, first + votes):
         chat = [{"role": "user", "content": f"say {number}"}]
         prompt = encode_chat(tokenizer, chat, answer=True)
         liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
         left = number % 3 == 0
         pair = (liked, other) if left else (other, liked)
+        if by_coin:
+            left = coin.random() < 0.5
         record = CompletionRecord(
             completion_id=f"c{number}",
             owner="local",

@@ -222,19 +222,29 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
     assert refusal.reasons == tuple(state.reasons)
 
 
-def test_no_ppo_while_the_reward_model_may_be_guessing(tmp_path: Path) -> None:
+def test_no_ppo_while_votes_foretell_nothing(tmp_path: Path) -> None:
+    home = make_home(tmp_path, by_coin=True)
+    learn_until(home, SETTINGS, cycle_ended(home))
+    state = latest(home)
+    assert state is not None
+    assert state.outcome == "reward_model_weak"
+    assert "at least -" in state.reasons[0]
+    assert state.figures["probe_gain_lower_bound"] <= 0
+    assert "ppo_kl" not in state.figures
+    found = report_of_cycle(home)
+    assert (found.outcome, found.iterations, found.criteria) == ("reward_model_weak", (), ())
+
+
+def test_no_ppo_without_votes_to_measure_the_reward_model_by(tmp_path: Path) -> None:
     home = make_home(tmp_path)
     settings = SETTINGS.model_copy(
-        update={"reward": SETTINGS.reward.model_copy(update={"held_out_share": 0.01})}
+        update={"reward": SETTINGS.reward.model_copy(update={"held_out_share": 1e-9})}
     )
     learn_until(home, settings, cycle_ended(home))
     state = latest(home)
     assert state is not None
-    assert state.outcome == "reward_model_weak"
-    assert "at least" in state.reasons[0]
-    assert "ppo_kl" not in state.figures
-    found = report_of_cycle(home)
-    assert (found.outcome, found.iterations, found.criteria) == ("reward_model_weak", (), ())
+    assert state.outcome == "too_few_votes"
+    assert "0 to measure by" in state.reasons[0]
 
 
 def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:

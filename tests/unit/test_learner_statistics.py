@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from learner.statistics import mean_lower, wilson_lower
+from learner.statistics import mean_bounds, wilson_lower
 
 
 def test_wilson_by_hand() -> None:
@@ -18,16 +18,17 @@ def test_wilson_of_nothing_is_zero_and_of_much_is_near_the_share() -> None:
     assert wilson_lower(0, 10) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_lower_bound_of_a_mean_by_hand() -> None:
+def test_the_bounds_of_a_mean_by_hand() -> None:
     """Four keys of one value each: mean 2.5, error sqrt(5/3/4); Student's t at 3 is 2.353."""
-    found = mean_lower(
+    found = mean_bounds(
         (key, value) for key, value in zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True)
     )
-    assert found == pytest.approx(2.5 - 2.353 * math.sqrt(5 / 3 / 4), abs=0.05)
+    spread = 2.353 * math.sqrt(5 / 3 / 4)
+    assert found == pytest.approx((2.5 - spread, 2.5 + spread), abs=0.05)
 
 
 def test_values_of_one_key_count_as_one() -> None:
     once = [("a", 1.0), ("b", 3.0), ("c", 2.0)]
-    assert mean_lower(once * 5) == pytest.approx(mean_lower(once))
-    assert mean_lower([("a", 1.0)] * 9) == -1000
-    assert mean_lower([]) == -1000
+    assert mean_bounds(once * 5) == pytest.approx(mean_bounds(once))
+    assert mean_bounds([("a", 1.0)] * 9) == (-1000, 1000)
+    assert mean_bounds([]) == (-1000, 1000)
