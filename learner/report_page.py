@@ -85,7 +85,7 @@ def _others(report: Report) -> str:
     others = [
         f"{_plain(name)} {_number(value)}"
         for name, value in report.figures.items()
-        if name not in told and name.partition("_")[0] not in ("reward", "judge", "ppo")
+        if name not in told and name.partition("_")[0] not in ("reward", "judge", "probe", "ppo")
     ]
     return f"\n\nAlso: {', '.join(others)}." if others else ""
 

@@ -61,7 +61,14 @@ REPORT = Report(
     after_seq=100,
     upto_seq=143,
     events=40,
-    figures={"reward_accuracy": 0.8125, "reward_new_thing": 2.0, "judge_accuracy": 0.7, **GATE},
+    figures={
+        "reward_accuracy": 0.8125,
+        "reward_gain": 0.25,
+        "reward_new_thing": 2.0,
+        "judge_accuracy": 0.7,
+        "probe_gain": 0.125,
+        **GATE,
+    },
     seconds={"reward": 24.1, "ppo": 48.0},
 )
 
@@ -99,6 +106,7 @@ def test_json_gives_the_report_back() -> None:
         "- Votes: 43 (comparison 40, rating 3) of 7 raters, 40 of them new: ledger rows 101 to 143",
         "- Opinions by split of their prompts: 25 reward, 10 judge, 8 held out",
         "| held-out accuracy | 0.812 | 0.700 |  |",
+        "| gain over chance, nats an opinion | 0.250 |  | 0.125 |",
         "| new thing | 2 |  |  |",
         "| 3 | 0.750 | 6 | 1 | 0.125 | 20.50 |",
         "before: Hello there.",
