@@ -38,7 +38,7 @@ def _gpus() -> tuple[int, ...]:
     return tuple(int(line) * 2**20 for line in found.stdout.split() if line.isdigit())
 
 
-def matmul_flops(size: int = 1024, times: int = 4) -> float:
+def matmul_flops(size: int = 1024, times: int = 16) -> float:
     """Measure a float32 matrix product: the fastest of a few, operations per second."""
     matrix = np.ones((size, size), np.float32)
     seconds = []
