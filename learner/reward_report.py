@@ -89,23 +89,13 @@ def evaluate(
     raters = [example.rater for example in held_out]
     loss = 0.0
     told = []
-    judged = []  # difference of scores, whether the first was preferred, weight, prompt
+    judged: list[Judged] = []
     batches = laid_out(model, held_out, settings)
     for batch in batches:
-        opinions = batch.opinions
         losses_E, scores_A = opinion_losses(model, batch, raters, reliabilities)
         loss += losses_E.sum().item()
         told.append(scores_A)
-        for difference, outcome, of in zip(
-            opinions.differences(scores_A).tolist(),
-            opinions.outcomes_P.tolist(),
-            opinions.of_P.tolist(),
-            strict=True,
-        ):
-            example = held_out[batch.members[of]]
-            weight = reliabilities.weight(example.rater)
-            if outcome != 2 and weight > 0:
-                judged.append(Judged(difference, outcome == 0, weight, example.key))
+        judged += _judged(scores_A, batch, held_out, reliabilities)
     right = sum(one.weight * ((one.difference > 0) == one.first_won) for one in judged)
     total, squares = sum(o.weight for o in judged), sum(o.weight**2 for o in judged)
     accuracy = right / max(total, 1e-9)
@@ -128,6 +118,24 @@ def evaluate(
         epochs=epochs,
         doubted_raters=reliabilities.doubted(),
     )
+
+
+def _judged(
+    scores_A: Tensor, batch: OpinionBatch, held_out: Sequence[Example], reliabilities: Reliabilities
+) -> list[Judged]:
+    """Give the pairs of which somebody preferred one, by raters who are trusted at all."""
+    opinions, found = batch.opinions, []
+    for difference, outcome, of in zip(
+        opinions.differences(scores_A).tolist(),
+        opinions.outcomes_P.tolist(),
+        opinions.of_P.tolist(),
+        strict=True,
+    ):
+        example = held_out[batch.members[of]]
+        weight = reliabilities.weight(example.rater)
+        if outcome != 2 and weight > 0:
+            found.append(Judged(difference, outcome == 0, weight, example.key))
+    return found
 
 
 def _gains(
