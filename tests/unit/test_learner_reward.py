@@ -169,6 +169,7 @@ def test_scores_gain_over_chance_only_if_people_think_so(
     ]
     report = evaluate(reward, votes, NOBODY, settings, trained_on=0, epochs=0)
     assert (report.gain_lower_bound > 0) == gains
+    assert (report.gain_upper_bound > 0) == (liked != 98), "that it fails is sure only here"
 
 
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
