@@ -142,8 +142,9 @@ def load_sharded(
     """
     if not folder.exists():
         return None
-    extra = {"kl_coef": 0.0, "unfinished_penalty": 0.0, "step": 0}
-    state: dict[str, Any] = {"key": "", "extra": extra}
+    # Only what is named here is read.
+    empty = {"kl_coef": 0.0, "unfinished_penalty": 0.0, "step": 0}
+    state: dict[str, Any] = {"key": "", "extra": empty}
     with _quiet():
         load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
     if state["key"] != key:
@@ -151,6 +152,7 @@ def load_sharded(
     training = {"training": _Trained(module, optimizer)}
     with _quiet():
         load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
+    extra: dict[str, float] = state["extra"]
     return extra
 
 

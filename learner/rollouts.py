@@ -279,10 +279,10 @@ def _measure(
             for group, look, target in zip(groups, looks, found, strict=True)
         ]
     )
-    scores_A, ended_A, fresh_A = everywhere(
+    scores_A, fresh_A = everywhere(
         [
-            torch.stack([k.scores_A, g.ended_A.float(), g.fresh_A.float()])
-            for g, k in zip(groups, looks, strict=True)
+            torch.stack([look.scores_A, group.fresh_A.float()])
+            for group, look in zip(groups, looks, strict=True)
         ]
     )
     if fresh_A.any():
@@ -294,7 +294,7 @@ def _measure(
         score=scores_A[own_A].mean().item(),
         kl=nats_N[own_N].sum().item() / int(own_A.sum()),
         length=int(own_N.sum()) / int(own_A.sum()),
-        ended=ended_A[own_A].mean().item(),
+        ended=ended_share(groups, ranks),
         entropy=entropies_N.mean().item(),
         mismatch_kl=mismatch_N[fresh_N > 0].mean().item() if fresh_A.any() else 0.0,
         effective_sample_size=(
