@@ -133,7 +133,7 @@ def _reasons(figures: dict[str, float], settings: GateSettings) -> list[str]:
     words = {
         "win_rate_lower_bound": (
             f"the judge prefers it on {figures['win_rate']:.2f} of prompts, at least "
-            f"{figures['win_rate_lower_bound']:.2f}: not above {settings.min_win_rate:.2f}"
+            f"{figures['win_rate_lower_bound']:.2f}: less than {settings.min_win_rate:.2f}"
         ),
         "kl": f"{figures['kl']:.1f} nats from the SFT policy: more than {settings.max_kl:.1f}",
         "text_nll_increase": (

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from learner.cycle_state import Outcome
 from learner.settings import GateSettings
 
-Sense = Literal["above", "at least", "at most"]
+Sense = Literal["at least", "at most"]
 
 
 class _Frozen(BaseModel):
@@ -109,7 +109,7 @@ class Report(Notes):
 def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Criterion, ...]:
     """Give the demands that the gate (`learner.gate`) makes; a figure that is NaN meets none."""
     demands: tuple[tuple[str, Sense, float], ...] = (
-        ("win_rate_lower_bound", "above", settings.min_win_rate),
+        ("win_rate_lower_bound", "at least", settings.min_win_rate),
         ("kl", "at most", settings.max_kl),
         ("text_nll_increase", "at most", settings.max_text_nll_increase),
         ("ended", "at least", figures["live_ended"] - settings.max_unended_increase),
@@ -127,6 +127,4 @@ def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Crit
 
 
 def _holds(figure: float, sense: Sense, bound: float) -> bool:
-    if sense == "above":
-        return figure > bound
     return figure >= bound if sense == "at least" else figure <= bound

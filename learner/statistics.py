@@ -20,7 +20,7 @@ def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     share = successes / trials
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (centre - spread) / (1 + z * z / trials)
+    return max(0.0, (centre - spread) / (1 + z * z / trials))  # it is rounded at 0
 
 
 def mean_bounds(values: Iterable[Keyed], z: float = 1.645) -> tuple[float, float]:

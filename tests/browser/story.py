@@ -94,7 +94,7 @@ def snapshot(now: float | None = None) -> dict[str, Any]:
                 "parent": 4,
                 "created": now - 10 * HOUR,
                 "reasons": [
-                    "win rate .51: its lower bound .44 is not above .5",
+                    "win rate .51: its lower bound .44 is less than .5",
                     "KL to the SFT policy is 27.3 nats in an answer, more than 25",
                 ],
                 "figures": {"win_rate": 0.51, "win_rate_lower_bound": 0.44, "kl": 27.3},
@@ -123,7 +123,7 @@ def report(number: int) -> dict[str, Any] | None:
         },
         "iterations": [iteration(n, figures["kl"], number) for n in range(1, 15)],
         "criteria": [
-            criterion("win_rate_lower_bound", figures["win_rate_lower_bound"], "above", 0.5),
+            criterion("win_rate_lower_bound", figures["win_rate_lower_bound"], "at least", 0.5),
             criterion("kl", figures["kl"], "at most", 25.0),
             criterion("text_nll_increase", 0.02, "at most", 0.15),
             criterion("ended", 0.99, "at least", 0.94),

@@ -72,7 +72,7 @@ def test_verdicts_tell_why_and_the_lineage_from_which_votes(view: Page) -> None:
     go(view, "Learning")
     verdicts = view.get_by_role("region", name="Verdicts of the gate")
     refused = verdicts.locator("[data-passed=false]")
-    expect(refused).to_contain_text("its lower bound .44 is not above .5")
+    expect(refused).to_contain_text("its lower bound .44 is less than .5")
     first = verdicts.get_by_role("listitem").filter(has_text="Version 2published")
     expect(first).to_contain_text("112 votes")
     expect(first).to_contain_text("98 comparisons and 14 thumbs")
