@@ -14,6 +14,7 @@ from feedback.ledger import Ledger
 from learner import corpus
 from learner.adapters import adapted
 from learner.checkpoint import model_exists
+from learner.compiled import compile_layers
 from learner.errors import ModelUnusable
 from learner.model import (
     best_device,
@@ -107,7 +108,12 @@ class Materials:
     def to_train(self, seed: int, model: PreTrainedModel | None = None) -> PreTrainedModel:
         """Make `model` (else a copy of the reference) one to train: a frozen one by an adapter."""
         model = twin(self.reference) if model is None else model
-        return model if is_trained(model) else adapted(model, self.settings.lora, seed)
+        if not is_trained(model):
+            adapted(model, self.settings.lora, seed)
+        settings = self.settings
+        if settings.compiled and settings.tune == "lora" and settings.dtype == "bfloat16":
+            compile_layers(model)
+        return model
 
     def encode_answer(self, text: str) -> list[int]:
         """Give the tokens of an answer that nobody sampled, with its end."""

@@ -5,8 +5,8 @@ A frozen model's copies share its weights, and are trained by adapters (`learner
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,7 +31,7 @@ from learner.settings import Dtype, PretrainSettings
 from learner.tokenizer import end_token_ids
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_LONG: Final = 192  # tokens in a row from which flash attention is as fast
+_LONG: Final = 320  # tokens in a row from which flash attention is as fast, or faster
 
 transformers.utils.logging.disable_progress_bar()  # of loading weights: it clutters logs
 
@@ -108,14 +108,19 @@ def computing(dtype: Dtype, ids_BT: Tensor) -> Iterator[None]:
     """Compute matrix products on these rows in `dtype`; the weights stay float32.
 
     On a processor short rows take plain attention: flash attention's backward pass in bfloat16
-    takes 7 ms there for 16 rows of 48 tokens, this one's 1.
+    takes 7 ms there for 16 rows of 48 tokens, this one's 1. What is compiled keeps the attention
+    that it was compiled with, so that there long rows go without.
     """
     if dtype == "float32":
         yield
         return
-    short = ids_BT.device.type == "cpu" and ids_BT.shape[1] < _LONG
-    attention = sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
-    with torch.autocast(ids_BT.device.type, dtype=torch.bfloat16), attention:
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(ids_BT.device.type, dtype=torch.bfloat16))
+        if ids_BT.device.type == "cpu":
+            short = ids_BT.shape[1] < _LONG
+            stack.enter_context(
+                sdpa_kernel(SDPBackend.MATH) if short else torch.compiler.set_stance("force_eager")
+            )
         yield
 
 
@@ -154,8 +159,17 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     return trunk
 
 
+def layers_of(model: nn.Module) -> Sequence[nn.Module]:
+    """Give the layers of a model, which are alike; none where it has no list of them."""
+    lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
+    return tuple(next(lists, ()))
+
+
 def twin(model: _Module) -> _Module:
-    """Copy a model; frozen parameters are shared with the copy, trained ones are its own."""
+    """Copy a model; frozen parameters are shared with the copy, trained ones are its own.
+
+    What is compiled of it is not in the copy.
+    """
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
 

@@ -151,7 +151,7 @@ class PolicyTraining:
             ProcessesFailed: They ended without a candidate.
 
         """
-        settings = self.materials.settings
+        settings = self.materials.settings.model_copy(update={"compiled": False})  # not sharded
         threads = settings.threads or max(1, torch.get_num_threads() // count)
         command = [*_torchrun(count), "-m", "learner.policy_training", str(self.home)]
         command += [self.state.model_dump_json(), settings.model_dump_json()]

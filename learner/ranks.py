@@ -14,6 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from learner.model import layers_of
+
 _TIMEOUT: Final = timedelta(minutes=10)
 _T = TypeVar("_T")
 
@@ -63,10 +65,9 @@ class Ranks:
         if self.size == 1:
             return
         mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
-        layers = next((part for part in module.modules() if isinstance(part, nn.ModuleList)), ())
         trained = any(p.requires_grad for p in module.parameters())
         whole = {p for p in module.parameters() if trained and not p.requires_grad}
-        for part in (*layers, module):
+        for part in (*layers_of(module), module):
             spread = fully_shard(part, mesh=mesh, ignored_params=whole)
             spread.set_gradient_divide_factor(1.0)
             spread.set_force_sum_reduction_for_comms(True)

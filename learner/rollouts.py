@@ -193,7 +193,8 @@ def _look(
     reference_NV, _ = choices(reference, group.batch, dtype)
     reference_N = token_log_probs(reference_NV, tokens_N, temperature)
     del reference_NV  # a large vocabulary's logits are most of the memory
-    logits_NV, states_NH = choices(policy, group.batch, dtype)
+    with torch.enable_grad():  # as in the loss: what is compiled without rounds otherwise
+        logits_NV, states_NH = (x.detach() for x in choices(policy, group.batch, dtype))
     return _Look(
         scores_A=reward.normal(reward(group.batch)),
         old_N=token_log_probs(logits_NV, tokens_N, temperature),

@@ -145,6 +145,7 @@ class LearnerSettings(BaseSettings):
         settle_seconds: A cycle waits until no opinion came for this long ...
         patience_seconds: ... but no longer than this.
         tune: Train all weights, or adapters on frozen ones; None goes by the model's size.
+        compiled: Compile the layers under adapters, in bfloat16; None goes by the model's size.
         sampler: What samples answers, in the learner's own process.
         threads: Of torch; 0 leaves torch's own choice.
         processes: That train the policy together, by PyTorch's FSDP2; 0 is one for each GPU.
@@ -168,6 +169,7 @@ class LearnerSettings(BaseSettings):
     patience_seconds: float = Field(120.0, ge=0)
     poll_seconds: float = Field(0.5, gt=0)
     tune: Tune | None = None
+    compiled: bool | None = None
     text: tuple[Path, ...] = ()
     lora: LoraSettings = LoraSettings()
     reward: RewardSettings = RewardSettings()
@@ -188,7 +190,7 @@ class LearnerSettings(BaseSettings):
         """Give settings that fit a model; what was set by hand stays.
 
         It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters is
-        tuned by adapters, on fewer and shorter answers.
+        tuned by adapters, compiled, on fewer and shorter answers.
 
         Args:
             own_text: The text of the pre-training loss is what the model itself wrote. The loss
@@ -218,7 +220,16 @@ class LearnerSettings(BaseSettings):
                 checkpoint_every=1,
             )
             gate = _unless_set(gate, prompts=48)
-        return self.model_copy(update={"tune": tune, "reward": reward, "ppo": ppo, "gate": gate})
+        compiled = parameters > LARGE if self.compiled is None else self.compiled
+        return self.model_copy(
+            update={
+                "tune": tune,
+                "compiled": compiled,
+                "reward": reward,
+                "ppo": ppo,
+                "gate": gate,
+            }
+        )
 
 
 def tune_for(parameters: int, wanted: Tune | None = None) -> Tune:

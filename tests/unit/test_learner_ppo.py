@@ -263,11 +263,13 @@ def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
 
 def test_large_models_get_other_defaults_but_keep_what_was_set() -> None:
     settings = LearnerSettings(ppo=PPOSettings(max_tokens=99))
-    assert settings.for_model(5_000_000, 1.0) == settings.model_copy(update={"tune": "full"})
+    small = {"tune": "full", "compiled": False}
+    assert settings.for_model(5_000_000, 1.0) == settings.model_copy(update=small)
     assert settings.for_model(5_000_000, 0.6).ppo.temperature == 0.6
     own = settings.for_model(5_000_000, 0.6, own_text=True)
     assert own.ppo.text_coef > settings.ppo.text_coef
     large = settings.for_model(135_000_000, 0.6)
-    assert large.tune == "lora"
+    assert (large.tune, large.compiled) == ("lora", True)
+    assert not LearnerSettings(compiled=False).for_model(135_000_000, 0.6).compiled
     assert large.ppo.max_tokens == 99
     assert large.ppo.rollouts < settings.ppo.rollouts

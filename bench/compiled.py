@@ -1,0 +1,89 @@
+"""A training pass of a model under adapters, in bfloat16, with its layers compiled and without.
+
+    uv run python -m bench.compiled [--rounds 9] [--threads 2] [--device cuda]
+
+The model has the shape of SmolLM2-135M and random weights, its adapters the default rank. A pass
+is forward and backward over about 1024 tokens in rows of one length; both take turns on the same
+rows. The first passes of what is compiled take the seconds that are printed before, less where the
+kernels were kept from an earlier run.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from bench.servers import machine
+from learner.adapters import adapted
+from learner.compiled import compile_layers
+from learner.model import computing, frozen, trained, trunk_of, twin
+from learner.settings import LearnerSettings
+
+TOKENS = 1024
+LENGTHS = (64, 128, 256, 512)
+SHAPE = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=None,
+)
+
+
+def seconds_of(model: PreTrainedModel, ids_RT: torch.Tensor) -> float:
+    """Give the seconds of one pass."""
+    start = time.perf_counter()
+    with computing("bfloat16", ids_RT):
+        states_RTH = trunk_of(model)(input_ids=ids_RT, use_cache=False).last_hidden_state
+    states_RTH.float().square().mean().backward()
+    for parameter in trained(model):
+        parameter.grad = None
+    if ids_RT.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    print(machine())
+    plain = frozen(LlamaForCausalLM(SHAPE).to(arguments.device).eval(), "bfloat16")
+    adapted(plain, LearnerSettings().lora, 0)
+    compiled = twin(plain)
+    compile_layers(compiled)
+    models = {"plain": plain, "compiled": compiled}
+    rows = {
+        length: torch.randint(SHAPE.vocab_size, (TOKENS // length, length), device=plain.device)
+        for length in LENGTHS
+    }
+    first = [sum(seconds_of(m, ids) for ids in rows.values()) for m in models.values()]
+    print(f"first passes: plain {first[0]:.1f} s, compiled {first[1]:.1f} s")
+    print("length    plain: median   least    compiled: median   least    times as fast")
+    for length, ids_RT in rows.items():
+        found: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(arguments.rounds):
+            for name, model in models.items():
+                found[name].append(seconds_of(model, ids_RT))
+        (median, least), (fast, fastest) = (
+            (statistics.median(taken), min(taken)) for taken in found.values()
+        )
+        print(
+            f"{length:6}{median:17.3f}{least:8.3f}{fast:20.3f}{fastest:8.3f}"
+            f"{median / fast:12.2f} / {least / fastest:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Compiled layers: they learn as the others do, and what is resumed ends with the same weights."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from learner.adapters import adapted
+from learner.compiled import compile_layers
+from learner.losses import token_log_probs
+from learner.model import choices, frozen, trained, twin
+from learner.ranks import Ranks
+from learner.reward import RewardModel, new_critic
+from learner.rollouts import Group, collect, targets
+from learner.settings import Dtype, LoraSettings
+from tests.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
+from tests.learning import make_home
+from tests.tiny import TINY_PPO, samples_of, tiny_model
+
+COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
+
+
+def to_train(reference: PreTrainedModel, *, compiled: bool) -> PreTrainedModel:
+    """Give the reference with an adapter that does something."""
+    model = adapted(twin(reference), LoraSettings(rank=4, alpha=8), 0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained(model):
+            parameter.normal_(0, 0.05, generator=generator)
+    if compiled:
+        compile_layers(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def reference() -> PreTrainedModel:
+    return frozen(tiny_model(), "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def groups(reference: PreTrainedModel) -> list[Group]:
+    samples = samples_of(reference)
+    return collect(
+        samples,
+        [True] * len(samples),
+        pad=0,
+        micro_tokens=60,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
+
+
+def test_compiled_layers_say_and_learn_what_the_others_do(
+    reference: PreTrainedModel, groups: list[Group]
+) -> None:
+    """As far as bfloat16 goes: what is compiled is as near to what float32 says."""
+    found = []
+    plan: list[tuple[Dtype, bool]] = [("float32", False), ("bfloat16", False), ("bfloat16", True)]
+    for dtype, compiled in plan:
+        model = to_train(reference, compiled=compiled)
+        if dtype == "float32":
+            model.float()
+        for group in groups:
+            logits, _ = choices(model, group.batch, dtype)
+            token_log_probs(logits, group.batch.tokens_N, 1.0).sum().backward()  # type: ignore[no-untyped-call]
+        gradient = torch.cat([p.grad.flatten() for p in trained(model) if p.grad is not None])
+        found.append((logits.detach().float(), gradient))
+    exact, plain, fast = found
+    for right, usual, ours in zip(exact, plain, fast, strict=True):
+        assert not torch.equal(ours, usual), "nothing was compiled"
+        assert (ours - right).norm() < 1.3 * (usual - right).norm() < 0.1 * right.norm()
+
+
+def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
+    reference: PreTrainedModel, groups: list[Group]
+) -> None:
+    policy = to_train(reference, compiled=True)
+    reward = RewardModel(to_train(reference, compiled=True), pad=0, seed=0, dtype="bfloat16")
+    fixed, _ = targets(
+        groups,
+        policy=policy,
+        reference=reference,
+        reward=reward,
+        critic=new_critic(policy, reward, TINY_PPO),
+        settings=TINY_PPO,
+        kl_coef=0.05,
+        unfinished_penalty=2.0,
+        dtype="bfloat16",
+        ranks=Ranks(),
+        first=True,
+    )
+    assert not any(t.old_log_probs_N.requires_grad or t.old_values_N.requires_grad for t in fixed)
+    for group, target in zip(groups, fixed, strict=True):
+        logits, _ = choices(policy, group.batch, "bfloat16")
+        found = token_log_probs(logits, group.batch.tokens_N, 1.0)
+        assert found.requires_grad
+        assert torch.equal(found, target.old_log_probs_N)
+
+
+def test_a_copy_of_a_compiled_model_is_its_own(
+    reference: PreTrainedModel, groups: list[Group]
+) -> None:
+    model = to_train(reference, compiled=True)
+    before = choices(model, groups[0].batch, "bfloat16")[0].detach()
+    copy = twin(model)
+    with torch.no_grad():
+        for parameter in trained(copy):
+            parameter.zero_()
+    assert torch.equal(choices(model, groups[0].batch, "bfloat16")[0], before)
+    assert torch.equal(
+        choices(copy, groups[0].batch, "bfloat16")[0],
+        choices(reference, groups[0].batch, "bfloat16")[0],
+    )
+
+
+def test_without_a_compiler_layers_stay_as_they_are_and_the_log_says_so(
+    reference: PreTrainedModel,
+    groups: list[Group],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    model = to_train(reference, compiled=True)
+    assert "no C++ compiler" in caplog.text
+    plain = to_train(reference, compiled=False)
+    ours, usual = (choices(m, groups[0].batch, "bfloat16")[0] for m in (model, plain))
+    assert torch.equal(ours, usual)
+
+
+def test_killed_and_resumed_with_compiled_layers_gives_the_same_adapter(tmp_path: Path) -> None:
+    whole, home = (make_home(tmp_path / name) for name in ("whole", "home"))
+    killed_or_done(whole, settings=COMPILED)
+    armed = tmp_path / "failpoints"
+    armed.write_text("learner.ppo.iteration=sleep:0\nlearner.ppo.iteration=kill\n")
+    assert killed_or_done(home, armed, COMPILED) == -signal.SIGKILL
+    killed_or_done(home, settings=COMPILED)
+    assert weights(home, 2, ADAPTER) == weights(whole, 2, ADAPTER)
+    assert report_of_cycle(home).figures == report_of_cycle(whole).figures
