@@ -20,7 +20,7 @@ from learner.model import layers_of
 logger = logging.getLogger(__name__)
 
 # The first layer and the others, with gradient and without, with a mask and without, one row and
-# many. Beyond the limit a layer would not be compiled, and round as it does not elsewhere.
+# many. Beyond the limit a layer would not be compiled, and so round otherwise than the rest.
 _VARIANTS: Final = 64
 
 
@@ -36,5 +36,6 @@ def compile_layers(model: nn.Module) -> None:
         return
     torch._dynamo.config.recompile_limit = _VARIANTS
     torch._dynamo.config.suppress_errors = True
+    torch._inductor.config.compile_threads = 1  # chats go on beside it, maybe on the same cores
     for layer in layers_of(model):
         layer.compile(dynamic=True)

@@ -49,6 +49,7 @@ class StandIn:
         gone: Ids of feedback that the server does not know (any more).
         learned_in: The version that votes went into.
         superseded: Ids of feedback that a later vote has replaced.
+        failing: Votes get an internal error, and are not kept.
         silent: Streams of the learner's events that are asked for now never say anything.
         asked: The bodies of the requests for answers.
         looked: The queries of requests for feedback, and the ids asked for one by one.
@@ -91,6 +92,7 @@ class StandIn:
         self.gone: set[str] = set()
         self.learned_in: int | None = None
         self.superseded: set[str] = set()
+        self.failing = False
         self.silent = False
         self.flood = 0
         self.asked: list[Any] = []
@@ -176,6 +178,8 @@ class StandIn:
             ids = [id for id in self.feedback if not after or int(id[3:]) > int(after[3:])]
             data = [self._told(id) for id in ids]
             return JSONResponse({"object": "list", "data": data, "has_more": False})
+        if self.failing:
+            return error(500, "internal", "Bad luck.")
         key = request.headers["idempotency-key"]
         if key in self._keys:
             return JSONResponse(self._told(self._keys[key]))

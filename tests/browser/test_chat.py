@@ -41,8 +41,9 @@ def test_an_answer_streams_token_by_token_and_is_kept(page: Page, plaudit: Plaud
     answer = last_turn(page).locator(".answer-text")
     expect(answer).to_have_attribute("aria-busy", "false")
     late = answer.inner_text()
-    lengths = page.evaluate("window.streamed")
-    assert len(set(lengths)) > 3, lengths
+    lengths, whole = page.evaluate("window.streamed"), len(answer.text_content() or "")
+    # A busy machine shows few of the states between; one is enough to tell a stream.
+    assert any(0 < length < whole for length in lengths), (lengths, whole)
     page.wait_for_timeout(300)  # it is kept then
     page.reload()
     expect(last_turn(page).locator(".prompt-text")).to_have_text("Hello there")

@@ -73,7 +73,7 @@ def test_a_vote_that_always_fails_keeps_back_no_other_but_those_on_its_turn(
 
 def test_one_kept_vote_is_sent_by_two_tabs_and_counts_once(chat: Page, told: StandIn) -> None:
     ask_and_wait(chat, "kept for both", 2)
-    chat.context.route("**/v1/feedback", lambda route: route.abort())
+    told.failing = True  # the server itself: a tab that opens may be faster than what intercepts
     chat.keyboard.press("1")
     expect(fate(chat)).to_have_text("waiting to be sent")
     other = chat.context.new_page()
@@ -83,11 +83,9 @@ def test_one_kept_vote_is_sent_by_two_tabs_and_counts_once(chat: Page, told: Sta
     other.goto(told.url)
     expect(other.get_by_text("not sent")).to_be_attached()
     wait_for(lambda: turning(other) and sent, "try of the other tab")
-    chat.context.unroute("**/v1/feedback")
+    told.failing = False
     for tab in (chat, other):
-        tab.evaluate("dispatchEvent(new Event('online'))")
-    for tab in (chat, other):
-        expect(tab.get_by_text("not sent")).to_have_count(0)
+        expect(tab.get_by_text("not sent")).to_have_count(0, timeout=20_000)
     stored(chat)
     assert len(told.feedback) == 1
 
