@@ -31,6 +31,7 @@ export const loaded = createStore(false);
 export const working = new Set();
 
 const unsaved = new Map();
+const changes = new Map(); // id -> how often this tab has changed the conversation
 const elsewhere = new Set(); // ids of turns that another tab has said it works on
 let saving = null;
 let drawing = false;
@@ -45,13 +46,13 @@ function inOrder(all) {
 /** Whether a turn's answers are still to come. */
 export const isOpen = (turn) => ["waiting", "streaming"].includes(turn?.status);
 
-/** Those of `turns` that no tab works on. */
+/** Those of `turns` whose answers are still to come, though no tab works on them. */
 export async function abandoned(turns) {
-  if (!turns.length) return [];
+  if (!turns.some(isOpen)) return [];
   elsewhere.clear();
   tell({ kind: "whose" });
   await new Promise((resolve) => setTimeout(resolve, ANSWER_PAUSE));
-  return turns.filter(({ id }) => !elsewhere.has(id) && !working.has(id));
+  return turns.filter((turn) => isOpen(turn) && !elsewhere.has(turn.id) && !working.has(turn.id));
 }
 
 /**
@@ -61,7 +62,7 @@ export async function abandoned(turns) {
 export async function load() {
   const all = await database.readAll();
   const turns = all.flatMap((c) => c.turns);
-  for (const turn of await abandoned(turns.filter(isOpen))) {
+  for (const turn of await abandoned(turns)) {
     if (turn.status === "waiting") working.add(turn.id);
     else finish(turn, "abort");
   }
@@ -71,14 +72,28 @@ export async function load() {
   loaded.set(true);
 }
 
-/** Take over what another tab has kept, or deleted. */
+/**
+ * Take over what another tab has kept, or deleted. What has been changed here since it was read is
+ * later, and is kept in its place.
+ */
 async function reread(id) {
+  if (unsaved.has(id)) return;
+  const before = changes.get(id);
   const kept = await database.read(id);
   const others = conversations.get().filter((c) => c.id !== id);
   const known = conversation(id);
-  if (unsaved.has(id) || known?.turns.some((turn) => working.has(turn.id))) return;
-  if (known && kept) Object.assign(known, kept);
+  if (changes.get(id) !== before || known?.turns.some((turn) => working.has(turn.id))) return;
+  if (known && kept) takeOver(known, kept);
   conversations.set(inOrder(kept ? [...others, known ?? kept] : others));
+}
+
+function takeOver(known, kept) {
+  const turns = kept.turns.map((turn) => {
+    const held = known.turns.find(({ id }) => id === turn.id);
+    if (!held) return turn;
+    return Object.assign(held, turn, { revision: Math.max(held.revision, turn.revision) + 1 });
+  });
+  Object.assign(known, kept, { turns });
 }
 
 onTold(({ kind, id, ids }) => {
@@ -128,10 +143,13 @@ export function addTurn(parent, prompt) {
   return turn;
 }
 
+const count = (id) => changes.set(id, (changes.get(id) ?? 0) + 1);
+
 /** Say that a conversation (and one of its turns) has changed: it is drawn and kept. */
 export function touch(parent, turn = null) {
   if (turn) turn.revision++;
   unsaved.set(parent.id, parent);
+  count(parent.id);
   saving ??= setTimeout(save, SAVE_PAUSE);
   if (drawing) return;
   drawing = true;
@@ -171,6 +189,7 @@ addEventListener("pagehide", save);
 /** Take a conversation away; gives what brings it back. */
 export function discard(gone) {
   conversations.set(conversations.get().filter((c) => c !== gone));
+  count(gone.id);
   database.remove(gone.id).then(() => tell({ kind: "changed", id: gone.id }));
   return () => {
     conversations.set(inOrder([...conversations.get(), gone]));

@@ -180,6 +180,35 @@ def test_either_tab_stops_an_answer(chat: Page, told: StandIn) -> None:
         expect(page.get_by_text("Stopped.")).to_be_visible()
 
 
+# Reading takes this tab 250 ms, and it stops the answer within that of having been told of more.
+SLOW_TO_READ = """() => {
+  const { set } = Object.getOwnPropertyDescriptor(IDBTransaction.prototype, "oncomplete");
+  Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
+    set(act) {
+      set.call(this, (event) => setTimeout(act, this.mode === "readonly" ? 250 : 0, event));
+    },
+  });
+  return new Promise((resolve) => {
+    const told = new BroadcastChannel("plaudit");
+    told.onmessage = ({ data }) => {
+      if (data.kind !== "changed") return;
+      told.close();
+      setTimeout(() => resolve(document.querySelector(".stop").click()), 100);
+    };
+  });
+}"""
+
+
+def test_what_was_read_late_does_not_bring_a_stopped_answer_back(chat: Page, told: StandIn) -> None:
+    other = seen_streaming(chat, told)
+    other.evaluate(SLOW_TO_READ)
+    for page in (chat, other):
+        expect(page.get_by_text("Stopped.")).to_be_visible()
+        other.wait_for_timeout(1000)  # by then all is kept, and read
+        wait_status(page, "settled")
+        expect(page.get_by_text("Stopped.")).to_be_visible()
+
+
 def test_an_answer_of_a_tab_that_is_gone_can_be_stopped(chat: Page, told: StandIn) -> None:
     other = seen_streaming(chat, told)
     chat.close()
