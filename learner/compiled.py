@@ -1,6 +1,6 @@
 """Layers compiled by torch.compile (PyTorch 2; Ansel et al. 2024), where a model is large enough.
 
-A pass of SmolLM2-135M with adapters takes .57 of its time on a processor. To compile takes a
+A pass of SmolLM2-135M with adapters takes .6 of its time on a processor. To compile takes a
 minute once (the kernels are kept on disk) and some seconds in each process, which is more than a
 small model has to gain in a cycle. In float32 products are most of the time, with little to gain.
 Left out: layers whose own weights are trained. The gradient of a norm's is a sum over all tokens,

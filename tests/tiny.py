@@ -5,6 +5,8 @@ from transformers import PreTrainedModel
 
 from learner.model import new_model
 from learner.packing import Rows
+from learner.ranks import Ranks
+from learner.rollouts import Group, collect
 from learner.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
 from learner.tokenizer import train_tokenizer
@@ -34,6 +36,18 @@ def text() -> Rows:
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(6, 262, (4, 8), generator=generator)
     return Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous())
+
+
+def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[Group]:
+    """Group samples for forward passes of so many tokens, all as just sampled."""
+    return collect(
+        samples,
+        [True] * len(samples),
+        pad=0,
+        micro_tokens=micro_tokens,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
 
 
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:

@@ -14,14 +14,13 @@ from learner.model import choices, new_model, twin
 from learner.packing import Rows
 from learner.ppo import Iteration, run_ppo
 from learner.ppo_steps import Players
-from learner.ranks import Ranks
 from learner.reward import RewardModel, new_critic
-from learner.rollouts import collect
 from learner.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
 from learner.tokenizer import train_tokenizer
 from learner.vllm_sampler import VllmEngine, VllmSampler
 from tests.learning import answer_log_probs
+from tests.tiny import grouped
 
 Make = Callable[[PreTrainedModel, list[int]], Sampler]
 
@@ -172,15 +171,7 @@ def test_adapters_are_sampled_with(make: Make, model: PreTrainedModel) -> None:
 
 def test_importance_weights_of_a_fresh_policy_are_one(make: Make, model: PreTrainedModel) -> None:
     samples = make(model, [END]).sample(PROMPTS, 4, 8, 0.8, seed=1)
-    groups = collect(
-        samples,
-        [True] * len(samples),
-        pad=0,
-        micro_tokens=300,
-        device=torch.device("cpu"),
-        ranks=Ranks(),
-    )
-    for group in groups:
+    for group in grouped(samples, micro_tokens=300):
         with torch.no_grad():
             logits, _ = choices(model, group.batch, "float32")
         found = token_log_probs(logits, group.batch.tokens_N, 0.8)

@@ -13,11 +13,11 @@ from learner.losses import token_log_probs
 from learner.model import choices, frozen, trained, twin
 from learner.ranks import Ranks
 from learner.reward import RewardModel, new_critic
-from learner.rollouts import Group, collect, targets
+from learner.rollouts import Group, targets
 from learner.settings import Dtype, LoraSettings
 from tests.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
 from tests.learning import make_home
-from tests.tiny import TINY_PPO, samples_of, tiny_model
+from tests.tiny import TINY_PPO, grouped, samples_of, tiny_model
 
 COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
 
@@ -41,15 +41,7 @@ def reference() -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def groups(reference: PreTrainedModel) -> list[Group]:
-    samples = samples_of(reference)
-    return collect(
-        samples,
-        [True] * len(samples),
-        pad=0,
-        micro_tokens=60,
-        device=torch.device("cpu"),
-        ranks=Ranks(),
-    )
+    return grouped(samples_of(reference), micro_tokens=60)
 
 
 def test_compiled_layers_say_and_learn_what_the_others_do(

@@ -20,13 +20,13 @@ from learner.ppo import Iteration, run_ppo
 from learner.ppo_steps import Players
 from learner.ranks import Ranks
 from learner.reward import RewardModel, new_critic
-from learner.rollouts import Group, collect, ended_share, rows_of, targets
-from learner.sampler import Sample, TransformersSampler
+from learner.rollouts import collect, ended_share, rows_of, targets
+from learner.sampler import TransformersSampler
 from learner.settings import (
     LearnerSettings,
     PPOSettings,
 )
-from tests.tiny import END, PROMPTS, TINY_PPO, samples_of, text
+from tests.tiny import END, PROMPTS, TINY_PPO, grouped, samples_of, text
 
 
 def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTrainedModel) -> None:
@@ -104,17 +104,6 @@ def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players
         prompts=PROMPTS,
         text=text(),
         live=[LiveAnswer(sample, 1) for sample in samples_of(model, 1)],
-    )
-
-
-def grouped(samples: list[Sample]) -> list[Group]:
-    return collect(
-        samples,
-        [True] * len(samples),
-        pad=0,
-        micro_tokens=30,
-        device=torch.device("cpu"),
-        ranks=Ranks(),
     )
 
 
