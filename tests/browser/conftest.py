@@ -13,6 +13,7 @@ from tests.browser.stand_in import StandIn
 from tests.models import tiny_chat_model
 from tests.servers import Plaudit, free_port
 
+PATIENCE = 20_000  # milliseconds; more than anything takes beside the other half of the gate
 SHORT = {"answers": 2, "temperature": 1, "top_p": 1, "max_tokens": 24}
 DESKTOP = {"width": 1280, "height": 860}
 
@@ -25,6 +26,7 @@ def browser() -> Iterator[Browser]:
         if not os.environ.get("CI"):
             pytest.skip("the page's tests need Chromium: apt-get install chromium")
         pytest.fail("there is no Chromium")
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
@@ -89,7 +91,7 @@ def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
         context.on(
             "console", lambda m: errors.append(m.text) if _is_fault(m.type, m.text) else None
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE)
         made.append(context)
         return context
 

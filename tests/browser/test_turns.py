@@ -146,12 +146,12 @@ def test_two_tabs_show_the_same_conversations(chat: Page, told: StandIn) -> None
     other = chat.context.new_page()
     other.goto(chat.url)
     wait_status(other, "streaming")  # by the first tab, not broken off
+    told.tokens_per_second = 0  # all the rest at once
     wait_status(chat, "deciding")
     wait_status(other, "deciding")
     expect(other.get_by_text("Stopped.")).to_have_count(0)
     other.keyboard.press("1")
     wait_status(chat, "settled")
-    told.tokens_per_second = 0
     ask_and_wait(chat, "from the first tab", 1)
     expect(other.locator(".turn")).to_have_count(2)
     ask_and_wait(other, "from the other", 1)
