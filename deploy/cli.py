@@ -3,9 +3,7 @@
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +16,7 @@ from deploy.cli_options import DtypeOption, Home, Kafka, RegistryUrl, TuneOption
 from deploy.cli_policies import policies_app
 from deploy.cli_votes import dead_letter_app, feedback_app
 from deploy.errors import DeployError
+from deploy.processes import stop_on_signals
 from deploy.settings import DEFAULT_HOME, UpSettings
 
 app = typer.Typer(
@@ -139,9 +138,7 @@ def learn(
     from learner.settings import LearnerSettings
 
     _log_to_stderr()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     if tune is None and (tuning := tuning_here(home)) is not None:
         tune = tuning.tune
     options = _given(dtype=_dtype(dtype), metrics_port=metrics_port, tune=tune)
@@ -245,9 +242,7 @@ def kafka(
     from deploy.broker import Broker
 
     broker = Broker(folder, port, controller_port)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     broker.start(say)
     say(f"Kafka is up; in another terminal: plaudit up --kafka {broker.address}")
     while not stop.wait(0.5):

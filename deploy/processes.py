@@ -1,4 +1,4 @@
-"""Child processes that are restarted when they die, and that die with their parent."""
+"""Processes that stop when they are told to, and children that die with their parent."""
 
 import contextlib
 import ctypes
@@ -6,15 +6,37 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 _PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 30.0
 _BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY_SECONDS = 120.0
+
+
+def stop_on_signals() -> threading.Event:
+    """Give an event that SIGINT and SIGTERM set from now on, however often they come.
+
+    A handler runs in the midst of whatever the main thread is at, which may be a call on this
+    event; setting it there would wait for ever for the lock that the call holds. A thread sets it,
+    told by the one queue of Python's that may be used in a handler.
+    """
+    stop = threading.Event()
+    told: SimpleQueue[int] = SimpleQueue()
+
+    def wait() -> None:
+        told.get()
+        stop.set()
+
+    threading.Thread(target=wait, name="plaudit-signals", daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: told.put(number))
+    return stop
 
 
 def plaudit_command(*arguments: str) -> list[str]:

@@ -1,7 +1,6 @@
 """`plaudit up`: the first policy, then serving and the learner, watched, on one machine."""
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from deploy.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.errors import DeployError
 from deploy.machine import default_shape, first_shape, plan_here, shape_of
 from deploy.plan import Plan, Shape
-from deploy.processes import Child, plaudit_command, stop_all
+from deploy.processes import Child, plaudit_command, stop_all, stop_on_signals
 from deploy.processor import best_dtype, cpu_flags
 from deploy.settings import UpSettings
 from deploy.tuning import Tuning, tuning_of
@@ -109,9 +108,7 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     ensure_first_policy(settings.home, settings.model, dtype, say)
     made = open_registry(settings.home).path(FIRST_VERSION)
     planned = plan_here(shape or shape_of(made), dtype, settings.tune)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     tuning = tuning_of(settings.home, planned.tune)
     parts = children(settings, dtype, planned, tuning)
     say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")

@@ -136,6 +136,22 @@ def test_a_crashed_child_is_restarted_and_says_so(tmp_path: Path) -> None:
     assert part.process.poll() is not None
 
 
+TOLD_TWICE = """
+import signal
+from deploy.processes import stop_on_signals
+stop = stop_on_signals()
+with stop._cond:  # as it is while the main thread waits for it, or sets it
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+print(stop.wait(10))
+"""
+
+
+def test_a_signal_stops_whatever_it_comes_in_the_midst_of() -> None:
+    told = subprocess.run([sys.executable, "-c", TOLD_TWICE], capture_output=True, timeout=30)
+    assert told.stdout == b"True\n"
+
+
 def test_children_die_with_their_parent(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from deploy.processes import Child\n"
