@@ -143,13 +143,13 @@ export function addTurn(parent, prompt) {
   return turn;
 }
 
-const count = (id) => changes.set(id, (changes.get(id) ?? 0) + 1);
+const noteChange = (id) => changes.set(id, (changes.get(id) ?? 0) + 1);
 
 /** Say that a conversation (and one of its turns) has changed: it is drawn and kept. */
 export function touch(parent, turn = null) {
   if (turn) turn.revision++;
   unsaved.set(parent.id, parent);
-  count(parent.id);
+  noteChange(parent.id);
   saving ??= setTimeout(save, SAVE_PAUSE);
   if (drawing) return;
   drawing = true;
@@ -189,7 +189,7 @@ addEventListener("pagehide", save);
 /** Take a conversation away; gives what brings it back. */
 export function discard(gone) {
   conversations.set(conversations.get().filter((c) => c !== gone));
-  count(gone.id);
+  noteChange(gone.id);
   database.remove(gone.id).then(() => tell({ kind: "changed", id: gone.id }));
   return () => {
     conversations.set(inOrder([...conversations.get(), gone]));

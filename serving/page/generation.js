@@ -54,7 +54,7 @@ export async function stop(parent, turn) {
   if (running.has(turn.id)) running.get(turn.id).abort();
   else if (working.delete(turn.id)) settle(parent, turn, turn.chosen);
   else if (isOpen(turn)) {
-    const asked = abandoned([turn]); // before it is told to stop: then it works on it no longer
+    const asked = abandoned([turn]); // first: a tab that has stopped no longer works on it
     tell({ kind: "stop", id: turn.id });
     for (const left of await asked) {
       finish(left, "abort");

@@ -72,7 +72,7 @@ def test_sixty_clicks_make_a_version(learning: Plaudit, contexts: object) -> Non
     learning.wait_version(2)
     page.get_by_role("navigation", name="Views").get_by_role("link", name="Your votes").click()
     made = page.get_by_role("region", name="Made version 2", exact=True)
-    expect(made.get_by_role("listitem")).to_have_count(VOTES, timeout=20_000)
+    expect(made.get_by_role("listitem")).to_have_count(VOTES)
     expect(made.get_by_text("learned in version 2")).to_have_count(VOTES)
     assert {vote["learned_in"] for vote in votes_of(page)} == {2}
     made.get_by_role("link", name="Made version 2").click()

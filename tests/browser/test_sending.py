@@ -84,7 +84,7 @@ def test_one_kept_vote_is_sent_by_two_tabs_and_counts_once(chat: Page, told: Sta
     wait_for(lambda: turning(other) and sent, "try of the other tab")
     told.failing = False
     for tab in (chat, other):
-        expect(tab.get_by_text("not sent")).to_have_count(0, timeout=20_000)
+        expect(tab.get_by_text("not sent")).to_have_count(0)
     stored(chat)
     assert len(told.feedback) == 1
 
