@@ -18,14 +18,14 @@ from pathlib import Path
 from kafka import KafkaConsumer, TopicPartition
 
 from bench.servers import free_port, machine
-from deploy.broker import Broker
-from feedback.identity import Secret, event_id, mint
-from feedback.kafka_log import KafkaLog
-from feedback.kafka_settings import KafkaSettings
-from feedback.ledger import Ledger
-from feedback.records import completion_record, feedback_record
-from feedback.schema import FeedbackRequest
-from feedback.translate import event_of
+from deploy.local.broker import Broker
+from feedback.api.schema import FeedbackRequest
+from feedback.api.translate import event_of
+from feedback.ledger.store import Ledger
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.log.records import completion_record, feedback_record
+from feedback.privacy.identity import Secret, event_id, mint
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message, VersionSpan
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 

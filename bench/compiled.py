@@ -16,9 +16,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from bench.servers import machine
-from learner.adapters import adapted
-from learner.compiled import compile_layers
-from learner.model import computing, frozen, trained, trunk_of, twin
+from learner.models.adapters import adapted
+from learner.models.compiled import compile_layers
+from learner.models.model import computing, frozen, trained, trunk_of, twin
 from learner.settings import LearnerSettings
 
 TOKENS = 1024

@@ -9,7 +9,7 @@ import argparse
 import random
 import statistics
 
-from learner.duel import Standing, decide
+from learner.gate.duel import Standing, decide
 from learner.settings import DuelSettings
 
 WIN_RATES = (0.3, 0.35, 0.5, 0.65, 0.7)

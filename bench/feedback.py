@@ -26,12 +26,12 @@ from fastapi import FastAPI
 from kafka import KafkaProducer
 
 from bench.servers import free_port, machine, running
-from deploy.broker import Broker
-from feedback.api import feedback_router
-from feedback.identity import load_or_create_secret, mint
-from feedback.opening import open_log
-from feedback.schema import FeedbackRequest
-from feedback.view import View
+from deploy.local.broker import Broker
+from feedback.api.routes import feedback_router
+from feedback.api.schema import FeedbackRequest
+from feedback.log.opening import open_log
+from feedback.privacy.identity import load_or_create_secret, mint
+from feedback.view.feedback_view import View
 
 CLIENTS = (1, 16, 64)
 Latencies = list[float]  # seconds

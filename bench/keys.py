@@ -21,15 +21,15 @@ import psutil
 
 from bench.servers import free_port, machine, plaudit_serve, running
 from bench.serving import load
-from feedback.history import History
-from feedback.identity import load_or_create_secret
-from feedback.keys import make_key
-from feedback.policies import publish_event
-from feedback.sqlite_log import SqliteLog
+from feedback.control.history import History
+from feedback.control.keys import make_key
+from feedback.control.policies import publish_event
+from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import load_or_create_secret
+from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.policy_pb2 import Published
-from protos.registry import Registry
-from serving.access import Access
-from serving.usage import Usage, usage_file
+from serving.http.access import Access
+from serving.http.usage import Usage, usage_file
 
 KEYS = 100
 

@@ -13,25 +13,28 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from deploy.raters import PREFERENCES, Preference, judge, prefers
-from learner.adapters import adapted
+from deploy.simulation.raters import PREFERENCES, Preference, judge, prefers
 from learner.corpus import prompts
-from learner.gate import answer_kl
-from learner.live import LiveAnswer
-from learner.materials import demonstrated_prompts
-from learner.model import load_model, load_tokenizer, twin
-from learner.next_token import text_nll
-from learner.packing import pack_documents
-from learner.ppo import Iteration, run_ppo
-from learner.ppo_steps import Players
-from learner.preferences import Example, prompt_key, split_of
-from learner.pretrain import documents, held_out_text, pretrain
-from learner.probe import Probed, probe
-from learner.reward import RewardModel, new_critic
-from learner.reward_report import RewardReport
-from learner.reward_training import train_reward
-from learner.rollouts import rows_of
-from learner.sampler import Sample, TransformersSampler
+from learner.cycle.materials import demonstrated_prompts
+from learner.data.packing import pack_documents
+from learner.data.preferences import Example, prompt_key, split_of
+from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
+from learner.gate.examination import answer_kl
+from learner.models.adapters import adapted
+from learner.models.model import load_model, load_tokenizer, twin
+from learner.ppo.critic import new_critic
+from learner.ppo.off_policy import LiveAnswer
+from learner.ppo.rollouts import rows_of
+from learner.ppo.steps import Players
+from learner.ppo.trainer import Iteration, run_ppo
+from learner.pretraining.next_token import text_nll
+from learner.pretraining.pretrain import documents, held_out_text, pretrain
+from learner.pretraining.sft import sft
+from learner.reward.evaluation import RewardReport
+from learner.reward.model import RewardModel
+from learner.reward.probe import Probed, probe
+from learner.reward.training import train_reward
+from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import (
     LoraSettings,
     PPOSettings,
@@ -39,8 +42,6 @@ from learner.settings import (
     RewardSettings,
     SftSettings,
 )
-from learner.sft import sft
-from learner.tokenizer import encode_chat, end_token_ids, pad_token_id
 
 SMALL = PretrainSettings(
     hidden=128, layers=3, heads=2, feed_forward=352, vocabulary=1024, tokens=500_000

@@ -23,10 +23,10 @@ from tempfile import TemporaryDirectory
 
 from bench.laboratory import SMALL_PPO, Asked, Laboratory, make_models
 from bench.servers import machine
-from deploy.raters import PREFERENCES
-from learner.live import LiveAnswer
-from learner.next_token import text_nll
-from learner.preferences import Example
+from deploy.simulation.raters import PREFERENCES
+from learner.data.preferences import Example
+from learner.ppo.off_policy import LiveAnswer
+from learner.pretraining.next_token import text_nll
 from learner.settings import LoraSettings, RewardSettings
 
 VOTES = 400

@@ -14,7 +14,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
-from tests.browser.stand_in import StandIn
+from tests.support.browser.stand_in import StandIn
 
 STARTS = 5
 RATE = 50.0  # tokens a second of each answer

@@ -15,12 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.turns import Turns
-from learner.model import parameters_of
-from learner.packing import Rows
-from learner.ppo import Iteration, run_ppo
-from learner.ppo_steps import Players
-from learner.reward import RewardModel, new_critic
-from learner.sampler import Sample, TransformersSampler
+from learner.data.packing import Rows
+from learner.models.model import parameters_of
+from learner.ppo.critic import new_critic
+from learner.ppo.steps import Players
+from learner.ppo.trainer import Iteration, run_ppo
+from learner.reward.model import RewardModel
+from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings
 
 

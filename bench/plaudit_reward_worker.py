@@ -11,12 +11,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench.plaudit_ppo_worker import new_model
 from bench.turns import Turns
-from learner.model import parameters_of
-from learner.preferences import Example
-from learner.reliability import Reliabilities
-from learner.reward import RewardModel
-from learner.reward_report import RewardReport
-from learner.reward_training import train_reward
+from learner.data.preferences import Example
+from learner.models.model import parameters_of
+from learner.reward.evaluation import RewardReport
+from learner.reward.model import RewardModel
+from learner.reward.reliability import Reliabilities
+from learner.reward.training import train_reward
 from learner.settings import RewardSettings
 
 

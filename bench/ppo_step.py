@@ -19,7 +19,7 @@ import argparse
 from bench.contest import Contestant, Result, beside_trl, contest
 from bench.model_sizes import SIZES, Size
 from bench.servers import machine
-from deploy.processor import best_dtype, cpu_flags
+from deploy.sizing.processor import best_dtype, cpu_flags
 
 TRL = "1.12.0"
 EPOCHS = 4

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 from bench.laboratory import Laboratory, make_models
 from bench.servers import machine
-from deploy.raters import PREFERENCES
-from learner.answers import split_prompt
-from learner.preferences import Example
-from learner.reward import RewardModel
+from deploy.simulation.raters import PREFERENCES
+from learner.data.answers import split_prompt
+from learner.data.preferences import Example
+from learner.reward.model import RewardModel
 from learner.settings import RewardSettings
 
 

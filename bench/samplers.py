@@ -18,11 +18,11 @@ from typing import TypeVar
 import psutil
 
 from bench.servers import machine
-from learner.materials import demonstrated_prompts
-from learner.model import load_model, load_tokenizer, parameters_of, temperature_of
-from learner.sampler import Sample, Sampler, TransformersSampler
-from learner.tokenizer import end_token_ids
-from learner.vllm_sampler import VllmEngine, VllmSampler
+from learner.cycle.materials import demonstrated_prompts
+from learner.data.tokenizer import end_token_ids
+from learner.models.model import load_model, load_tokenizer, parameters_of, temperature_of
+from learner.sampling.sampler import Sample, Sampler, TransformersSampler
+from learner.sampling.vllm_sampler import VllmEngine, VllmSampler
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import torch
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 NO_USAGE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
@@ -97,7 +97,7 @@ def bare_vllm(model: Path, port: int, dtype: str, max_num_seqs: int = 64) -> lis
 def plaudit_serve(home: Path, port: int, dtype: str) -> list[str]:
     """Give the command line of `plaudit serve`."""
     return [
-        *(sys.executable, "-m", "deploy.cli", "serve", "--home", str(home)),
+        *(sys.executable, "-m", "deploy.commands.main", "serve", "--home", str(home)),
         *("--port", str(port), "--dtype", dtype),
     ]
 

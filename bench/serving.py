@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from bench.servers import bare_vllm, free_port, machine, plaudit_serve, running
-from protos.registry import Registry
+from protos.checkpoints.registry import Registry
 
 TOKENS = 96
 

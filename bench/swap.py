@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 
 from bench.servers import free_port, machine, plaudit_serve, running
-from feedback.policies import publish_event
-from feedback.sqlite_log import SqliteLog
+from feedback.control.policies import publish_event
+from feedback.log.sqlite_log import SqliteLog
+from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
-from protos.registry import Registry
 
 Gaps = list[tuple[float, float]]  # time of a chunk, seconds since the one before
 

@@ -128,7 +128,7 @@ class GateSettings(_Frozen):
 
 
 class DuelSettings(_Frozen):
-    """When people's votes decide between the live version and one on trial; see `learner.duel`."""
+    """When votes decide between the live version and a candidate; see `learner.gate.duel`."""
 
     trials: bool = Field(True, description="New adapters go on trial; else they go live at once")
     alpha: float = Field(0.05, gt=0, lt=1, description="Risk that one no better goes live")

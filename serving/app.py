@@ -11,27 +11,27 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from feedback.log import LogError
+from feedback.control.policies import PolicyState, publish_event
+from feedback.log.event_log import LogError
 from feedback.metrics import show_disk
-from feedback.policies import PolicyState, publish_event
+from protos.checkpoints.registry import CheckpointInvalid, Registry, RegistryError
 from protos.plaudit.v1.policy_pb2 import Swapped
-from protos.registry import CheckpointInvalid, Registry, RegistryError
 from serving import metrics
-from serving.access import Access
 from serving.context import request_context
-from serving.engine import RecordingEngine
-from serving.engine_args import engine_arguments, parse
+from serving.engine.arguments import engine_arguments, parse
+from serving.engine.client import RecordingEngine
+from serving.engine.recorder import Recorder
 from serving.errors import ServingError
-from serving.lineup import Lineup
-from serving.loader import Loader
-from serving.middleware import CompletionMiddleware
-from serving.page_routes import page_router
-from serving.parts import Parts, check_keys, follow_history, follow_view, include_own
-from serving.recorder import Recorder
-from serving.routes import health_router, keep_only
+from serving.http.access import Access
+from serving.http.middleware import CompletionMiddleware
+from serving.http.page_routes import page_router
+from serving.http.routes import health_router, keep_only
+from serving.policies.lineup import Lineup
+from serving.policies.loader import Loader
+from serving.policies.staging import adapter_rank, base_of
+from serving.policies.swapper import Swapper
+from serving.services import Parts, check_keys, follow_history, follow_view, include_own
 from serving.settings import ServingSettings
-from serving.staging import adapter_rank, base_of
-from serving.swapper import Swapper
 
 logger = logging.getLogger("plaudit.serving")
 

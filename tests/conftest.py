@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.broker import Broker, missing_tools
-from tests.servers import free_port
+from deploy.local.broker import Broker, missing_tools
+from tests.support.servers import free_port
 
 
 @pytest.fixture(scope="session")

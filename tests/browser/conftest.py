@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.browser.stand_in import StandIn
-from tests.models import tiny_chat_model
-from tests.servers import Plaudit, free_port
+from tests.support.browser.stand_in import StandIn
+from tests.support.models import tiny_chat_model
+from tests.support.servers import Plaudit, free_port
 
 PATIENCE = 20_000  # milliseconds; more than anything takes beside the other half of the gate
 SHORT = {"answers": 2, "temperature": 1, "top_p": 1, "max_tokens": 24}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.actions import ask, ask_and_wait, choose_answers, stored
-from tests.browser.stand_in import StandIn
+from tests.support.browser.actions import ask, ask_and_wait, choose_answers, stored
+from tests.support.browser.stand_in import StandIn
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 PHONE: dict[str, Any] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from tests.browser.actions import (
+from tests.support.browser.actions import (
     ask,
     ask_and_wait,
     endless,
@@ -19,7 +19,7 @@ from tests.browser.actions import (
     wait_for,
     wait_status,
 )
-from tests.servers import START_SECONDS, Plaudit
+from tests.support.servers import START_SECONDS, Plaudit
 
 BACK = 1000 * START_SECONDS
 

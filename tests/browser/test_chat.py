@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.actions import (
+from tests.support.browser.actions import (
     ask,
     ask_and_wait,
     asking_for,
@@ -17,7 +17,7 @@ from tests.browser.actions import (
     wait_for,
     wait_status,
 )
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 
 def test_an_answer_streams_token_by_token_and_is_kept(page: Page, plaudit: Plaudit) -> None:

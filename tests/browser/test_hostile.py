@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.actions import ask_and_wait, asking_for
-from tests.servers import Plaudit
+from tests.support.browser.actions import ask_and_wait, asking_for
+from tests.support.servers import Plaudit
 
 # What each would do is set `window.taken`, leave the page, or load something from elsewhere.
 ATTACKS = {

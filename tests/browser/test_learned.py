@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.actions import ask_and_wait, asking_for, votes_of, wait_status
 from tests.browser.conftest import start_up
-from tests.servers import Plaudit
+from tests.support.browser.actions import ask_and_wait, asking_for, votes_of, wait_status
+from tests.support.servers import Plaudit
 
 VOTES = 60
 LIKED = "yes"

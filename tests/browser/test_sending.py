@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from tests.browser.actions import ask_and_wait, stored, votes_of, wait_for
-from tests.browser.stand_in import StandIn
-from tests.browser.story import version
+from tests.support.browser.actions import ask_and_wait, stored, votes_of, wait_for
+from tests.support.browser.stand_in import StandIn
+from tests.support.browser.story import version
 
 # Time limits are those of the page, a tenth as long.
 HASTE = """

@@ -4,9 +4,9 @@ from string import ascii_lowercase
 
 from playwright.sync_api import Page, expect
 
-from learner.model import load_tokenizer
-from tests.browser.actions import ask, asking_for, last_turn, long_text, wait_status
-from tests.servers import Plaudit
+from learner.models.model import load_tokenizer
+from tests.support.browser.actions import ask, asking_for, last_turn, long_text, wait_status
+from tests.support.servers import Plaudit
 
 
 def letters(plaudit: Plaudit) -> list[int]:

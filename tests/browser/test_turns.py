@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.actions import (
+from tests.support.browser.actions import (
     ask,
     ask_and_wait,
     last_turn,
@@ -15,7 +15,7 @@ from tests.browser.actions import (
     wait_for,
     wait_status,
 )
-from tests.browser.stand_in import StandIn
+from tests.support.browser.stand_in import StandIn
 
 
 def go_away(page: Page) -> None:

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from protos.plaudit.v1.feedback_pb2 import Comparison, Rating, Source
-from tests.browser.actions import (
+from tests.support.browser.actions import (
     ask_and_wait,
     asking_for,
     event_of,
@@ -16,7 +16,7 @@ from tests.browser.actions import (
     wait_for,
     wait_status,
 )
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 WORDS = ["red", "green", "blue", "black", "white", "brown", "grey", "pink"]
 BUTTONS = {"1": "A is better", "2": "B is better", "=": "Tie", "0": "Both bad"}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog
-from feedback.kafka_settings import KafkaSettings
-from feedback.log import EventLog, LogError, LogRecord, NewRecord, RecordKey, Topic
-from feedback.sqlite_log import SqliteLog
+from deploy.local.broker import Broker
+from feedback.log.event_log import EventLog, LogError, LogRecord, NewRecord, RecordKey, Topic
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.log.sqlite_log import SqliteLog
 
 # Opens a log; opened again, it is another client's handle on the same log.
 Opener = Callable[[], EventLog]

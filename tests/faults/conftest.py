@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from deploy.broker import Broker, missing_tools
-from tests.faults.checks import TABLE, as_text
-from tests.servers import free_port
+from deploy.local.broker import Broker, missing_tools
+from tests.support.faults.checks import TABLE, as_text
+from tests.support.servers import free_port
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

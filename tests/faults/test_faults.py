@@ -11,10 +11,10 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import InvalidRecordError
 
-from deploy.broker import Broker
-from feedback.kafka_log import TYPE_HEADER
-from feedback.records import FEEDBACK_TYPE
-from tests.faults.harness import wait_until, world
+from deploy.local.broker import Broker
+from feedback.log.kafka_log import TYPE_HEADER
+from feedback.log.records import FEEDBACK_TYPE
+from tests.support.faults.harness import wait_until, world
 
 SEED = 20
 

@@ -18,10 +18,10 @@ import openai
 import psutil
 import pytest
 
-from feedback.ledger import Ledger
+from feedback.ledger.store import Ledger
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
-from tests.models import tiny_chat_model
-from tests.servers import Plaudit, free_port
+from tests.support.models import tiny_chat_model
+from tests.support.servers import Plaudit, free_port
 
 SEED = 7
 
@@ -126,12 +126,12 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
         voter.start()
     home = str(plaudit.home)
     for _ in range(4):
-        wait_until("no learner", 60, lambda: processes("deploy.cli", "learn", home))
+        wait_until("no learner", 60, lambda: processes("deploy.commands.main", "learn", home))
         time.sleep(rng.uniform(0.5, 5))
-        for pid in processes("deploy.cli", "learn", home):
+        for pid in processes("deploy.commands.main", "learn", home):
             os.kill(pid, signal.SIGKILL)
     # Serving dies in the middle of a swap, between its new weights and their label.
-    (serving,) = processes("deploy.cli", "serve", home)
+    (serving,) = processes("deploy.commands.main", "serve", home)
     engines = psutil.Process(serving).children(recursive=True)
     assert engines
     (tmp_path / "failpoints").write_text("swap.label=kill")
@@ -145,7 +145,9 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     assert plaudit.process is not None
     plaudit.process.send_signal(signal.SIGKILL)
     plaudit.process.wait()
-    wait_until("parts outlive 'plaudit up'", 90, lambda: not processes("deploy.cli", home))
+    wait_until(
+        "parts outlive 'plaudit up'", 90, lambda: not processes("deploy.commands.main", home)
+    )
     start(plaudit, tmp_path)
     assert plaudit.version() == 3
     count = sum(v.chats for v in voters)

@@ -6,16 +6,16 @@ import time
 import uuid
 from pathlib import Path
 
-from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog
-from feedback.kafka_settings import KafkaSettings
-from feedback.policies import current, publish_event
+from deploy.local.broker import Broker
+from feedback.control.policies import current, publish_event
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_settings import KafkaSettings
+from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
-from protos.shared_registry import open_registry
-from tests.faults.checks import check_publishers
-from tests.faults.follower import FORKS
-from tests.faults.harness import environment, wait_until
-from tests.faults.leader import SESSION, lead
+from tests.support.faults.checks import check_publishers
+from tests.support.faults.follower import FORKS
+from tests.support.faults.harness import environment, wait_until
+from tests.support.faults.leader import SESSION, lead
 
 
 def told(home: Path) -> list[str]:

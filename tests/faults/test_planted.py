@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
+from feedback.api.schema import FeedbackRequest
+from feedback.api.service import FeedbackService
+from feedback.control.policies import publish_event
 from feedback.failpoints import FailpointError
-from feedback.identity import load_or_create_secret, mint
-from feedback.ledger import FOLLOWED, Ledger
-from feedback.log import LogUnavailable, NewRecord, Topic
-from feedback.policies import publish_event
-from feedback.records import completion_record
-from feedback.schema import FeedbackRequest
-from feedback.service import FeedbackService
-from feedback.sqlite_log import SqliteLog
-from feedback.view import View
+from feedback.ledger.store import FOLLOWED, Ledger
+from feedback.log.event_log import LogUnavailable, NewRecord, Topic
+from feedback.log.records import completion_record
+from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import load_or_create_secret, mint
+from feedback.view.feedback_view import View
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Leads, Published
-from tests.faults.checks import Observed, check, check_publishers
-from tests.feedback_samples import completion, put, rating
+from tests.support.faults.checks import Observed, check, check_publishers
+from tests.support.feedback_samples import completion, put, rating
 
 
 class Small:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.learner_cycles import LORA, killed_or_done
-from tests.learning import make_home
-from tests.servers import Plaudit, served
+from tests.support.learner_cycles import LORA, killed_or_done
+from tests.support.learning import make_home
+from tests.support.servers import Plaudit, served
 
 
 @pytest.fixture(scope="session")

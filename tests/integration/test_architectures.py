@@ -10,19 +10,19 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from deploy.policies import operations
-from feedback.policies import publish_event
-from feedback.sqlite_log import SqliteLog
-from learner.cycle_state import latest
-from learner.model import load_model, load_tokenizer
+from deploy.administration.policies import operations
+from feedback.control.policies import publish_event
+from feedback.log.sqlite_log import SqliteLog
+from learner.cycle.state import latest
+from learner.models.model import load_model, load_tokenizer
+from learner.pretraining.sft import sft
 from learner.settings import GateSettings, LearnerSettings, PPOSettings, RewardSettings, SftSettings
-from learner.sft import sft
+from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import Published
-from protos.registry import Registry
-from tests.architectures import WINDOW, save_tiny
-from tests.learning import answer_log_probs, cast_votes, cycle_ended, learn_until
-from tests.servers import Plaudit
+from tests.support.architectures import WINDOW, save_tiny
+from tests.support.learning import answer_log_probs, cast_votes, cycle_ended, learn_until
+from tests.support.servers import Plaudit
 
 SETTINGS = LearnerSettings(
     metrics_port=0,

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from feedback.policies import current
-from learner.service import run
+from feedback.control.policies import current
+from learner.cycle.service import run
 from learner.settings import DuelSettings, LearnerSettings
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded
 from tests.integration.test_swap import spans
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at night?"}]
 

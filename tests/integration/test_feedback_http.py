@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from feedback.identity import load_or_create_secret, mint, owner_of
+from feedback.privacy.identity import load_or_create_secret, mint, owner_of
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 UP = {"kind": "rating", "choice": 0, "value": "up"}
 

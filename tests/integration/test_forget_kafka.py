@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from deploy import forget as module
-from deploy.broker import Broker
-from deploy.exchange import export_feedback
-from deploy.forget import forget
-from feedback.identity import LOCAL_OWNER, load_or_create_secret, subject_of
-from feedback.kafka_log import KafkaLog
-from feedback.kafka_settings import KafkaSettings
-from feedback.ledger import Ledger
-from feedback.log import NewRecord, Topic
-from tests.feedback_samples import completion, put, rating, with_target
-from tests.servers import free_port
+from deploy.administration import forget as module
+from deploy.administration.exchange import export_feedback
+from deploy.administration.forget import forget
+from deploy.local.broker import Broker
+from feedback.ledger.store import Ledger
+from feedback.log.event_log import NewRecord, Topic
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.privacy.identity import LOCAL_OWNER, load_or_create_secret, subject_of
+from tests.support.feedback_samples import completion, put, rating, with_target
+from tests.support.servers import free_port
 
 PARTITIONS = 3
 # As in production, but soon: what has a tombstone is compacted, and old segments are deleted.

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog, partition_of
-from feedback.kafka_settings import KafkaSettings
-from feedback.log import LogError, LogUnavailable, NewRecord, RecordKey
-from feedback.outbox import OutboxLog
-from feedback.sqlite_log import SqliteLog
-from tests.servers import free_port
+from deploy.local.broker import Broker
+from feedback.log.event_log import LogError, LogUnavailable, NewRecord, RecordKey
+from feedback.log.kafka_log import KafkaLog, partition_of
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.log.outbox import OutboxLog
+from feedback.log.sqlite_log import SqliteLog
+from tests.support.servers import free_port
 
 
 def new(key: str, value: bytes = b"v") -> NewRecord:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from deploy.broker import Broker
-from feedback import kafka_offsets
-from feedback.kafka_log import KafkaLog
-from feedback.kafka_offsets import ShownOffsets, group_of
-from feedback.kafka_settings import KafkaSettings
-from feedback.ledger import Ledger
-from tests.feedback_samples import completion, put, rating
+from deploy.local.broker import Broker
+from feedback.ledger.store import Ledger
+from feedback.log import kafka_offsets
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_offsets import ShownOffsets, group_of
+from feedback.log.kafka_settings import KafkaSettings
+from tests.support.feedback_samples import completion, put, rating
 
 
 def committed(settings: KafkaSettings, home: Path) -> dict[tuple[str, int], int]:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from feedback.policies import current
-from feedback.records import feedback_record
-from feedback.sqlite_log import SqliteLog
-from learner.cycle_state import latest
-from learner.report import Notes
+from feedback.control.policies import current
+from feedback.log.records import feedback_record
+from feedback.log.sqlite_log import SqliteLog
+from learner.cycle.state import latest
+from learner.report.contents import Notes
+from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
 from protos.plaudit.v1.policy_pb2 import PolicyEvent
-from protos.registry import Registry
-from tests.learner_cycles import (
+from tests.support.learner_cycles import (
     ADAPTER,
     LORA,
     SETTINGS,
@@ -25,7 +25,7 @@ from tests.learner_cycles import (
     report_of_cycle,
     weights,
 )
-from tests.learning import make_home
+from tests.support.learning import make_home
 
 
 @pytest.mark.parametrize(

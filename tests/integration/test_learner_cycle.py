@@ -12,21 +12,21 @@ import psutil
 import torch
 from safetensors.torch import load
 
-from feedback.history import History
-from feedback.ledger import Ledger
-from feedback.lineage import Place
-from feedback.policies import current, publish_event
-from feedback.sqlite_log import SqliteLog
-from learner.cycle_state import latest
-from learner.materials import gather
-from learner.model import load_model, load_tokenizer
-from learner.packing import IGNORED
-from learner.reporting import prompts_to_show
-from learner.service import run
+from feedback.control.history import History
+from feedback.control.policies import current, publish_event
+from feedback.ledger.store import Ledger
+from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.lineage import Place
+from learner.cycle.materials import gather
+from learner.cycle.reporting import prompts_to_show
+from learner.cycle.service import run
+from learner.cycle.state import latest
+from learner.data.packing import IGNORED
+from learner.models.model import load_model, load_tokenizer
+from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
-from protos.registry import Registry
-from tests.learner_cycles import (
+from tests.support.learner_cycles import (
     ADAPTER,
     LORA,
     SETTINGS,
@@ -36,7 +36,7 @@ from tests.learner_cycles import (
     vote,
     weights,
 )
-from tests.learning import cycle_ended, learn_until, make_home
+from tests.support.learning import cycle_ended, learn_until, make_home
 
 
 def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:

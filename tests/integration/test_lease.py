@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.broker import Broker
-from feedback.kafka_log import KafkaLog
-from feedback.kafka_settings import KafkaSettings
-from learner.lease import KafkaLease
+from deploy.local.broker import Broker
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_settings import KafkaSettings
+from learner.cycle.lease import KafkaLease
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["learner.lease"])
+FORKS.set_forkserver_preload(["learner.cycle.lease"])
 SESSION = 6.0  # the least that Kafka allows
 
 

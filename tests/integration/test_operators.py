@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from feedback.history import History
-from feedback.keys import revoke_key
-from feedback.ledger import Ledger
+from feedback.control.history import History
+from feedback.control.keys import revoke_key
+from feedback.ledger.store import Ledger
 from protos.plaudit.v1.policy_pb2 import Hold, Published
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.learning import make_home
-from tests.prometheus import (
+from tests.support.learning import make_home
+from tests.support.prometheus import (
     RULES,
     Prometheus,
     dashboard_expressions,
@@ -20,7 +20,7 @@ from tests.prometheus import (
     recorded,
     rule_expressions,
 )
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 TINY_CYCLE = {
     "THREADS": "1",

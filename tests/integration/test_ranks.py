@@ -19,7 +19,7 @@ def train(out: Path, processes: int, *, stop_after: int = -1) -> None:
         port = free.getsockname()[1]
     launch = ["torch.distributed.run", "--nproc-per-node", str(processes)]
     launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    script = ["-m", "tests.ppo_rank", str(out), "3", str(stop_after)]
+    script = ["-m", "tests.support.ppo_rank", str(out), "3", str(stop_after)]
     subprocess.run(
         [sys.executable, "-m", *launch, *script],
         check=True,

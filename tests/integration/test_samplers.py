@@ -8,19 +8,20 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import PreTrainedModel
 
-from learner.answers import split_prompt
-from learner.losses import importance_weights, token_log_probs
-from learner.model import choices, new_model, twin
-from learner.packing import Rows
-from learner.ppo import Iteration, run_ppo
-from learner.ppo_steps import Players
-from learner.reward import RewardModel, new_critic
-from learner.sampler import Sample, Sampler, TransformersSampler
+from learner.data.answers import split_prompt
+from learner.data.packing import Rows
+from learner.data.tokenizer import train_tokenizer
+from learner.models.model import choices, new_model, twin
+from learner.ppo.critic import new_critic
+from learner.ppo.losses import importance_weights, token_log_probs
+from learner.ppo.steps import Players
+from learner.ppo.trainer import Iteration, run_ppo
+from learner.reward.model import RewardModel
+from learner.sampling.sampler import Sample, Sampler, TransformersSampler
+from learner.sampling.vllm_sampler import VllmEngine, VllmSampler
 from learner.settings import PPOSettings, PretrainSettings
-from learner.tokenizer import train_tokenizer
-from learner.vllm_sampler import VllmEngine, VllmSampler
-from tests.learning import answer_log_probs
-from tests.tiny import grouped
+from tests.support.learning import answer_log_probs
+from tests.support.tiny import grouped
 
 Make = Callable[[PreTrainedModel, list[int]], Sampler]
 

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.servers import Plaudit
+from tests.support.servers import Plaudit
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 

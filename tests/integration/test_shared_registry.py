@@ -16,9 +16,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from protos.registry import MANIFEST, CheckpointInvalid, RegistryUnavailable, VersionTaken
-from protos.shared_registry import SharedRegistry
-from tests.servers import free_port
+from protos.checkpoints.registry import (
+    MANIFEST,
+    CheckpointInvalid,
+    RegistryUnavailable,
+    VersionTaken,
+)
+from protos.checkpoints.shared_registry import SharedRegistry
+from tests.support.servers import free_port
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +156,7 @@ def test_a_registry_that_is_away_says_so(
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("protos.shared_registry._PAUSES", (0.01,))
+    monkeypatch.setattr("protos.checkpoints.shared_registry._PAUSES", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(RegistryUnavailable, match="is away"):
         at(url, tmp_path, "replica").versions()

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from deploy.policies import operations
-from feedback.policies import publish_event
-from learner.model import load_model
+from deploy.administration.policies import operations
+from feedback.control.policies import publish_event
+from learner.models.model import load_model
 from protos.plaudit.v1.completion_pb2 import Choice
 from protos.plaudit.v1.policy_pb2 import Published
-from tests.learning import answer_log_probs
-from tests.servers import Plaudit
+from tests.support.learning import answer_log_probs
+from tests.support.servers import Plaudit
 
 GREETING: list[Any] = [{"role": "user", "content": "Hi"}]
 
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_refused(plaudit: Plaudit, next_version: int, da
 
 
 def test_another_architecture_is_refused(plaudit: Plaudit, next_version: int) -> None:
-    from tests.models import tiny_chat_model
+    from tests.support.models import tiny_chat_model
 
     before = plaudit.version()
     folder = tiny_chat_model(plaudit.home / "wide", hidden_size=96)

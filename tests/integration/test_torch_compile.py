@@ -7,17 +7,18 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from learner.adapters import adapted
-from learner.compiled import compile_layers
-from learner.losses import token_log_probs
-from learner.model import choices, frozen, trained, twin
-from learner.ranks import Ranks
-from learner.reward import RewardModel, new_critic
-from learner.rollouts import Group, targets
+from learner.models.adapters import adapted
+from learner.models.compiled import compile_layers
+from learner.models.model import choices, frozen, trained, twin
+from learner.models.ranks import Ranks
+from learner.ppo.critic import new_critic
+from learner.ppo.losses import token_log_probs
+from learner.ppo.rollouts import Group, targets
+from learner.reward.model import RewardModel
 from learner.settings import Dtype, LoraSettings
-from tests.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
-from tests.learning import make_home
-from tests.tiny import TINY_PPO, grouped, samples_of, tiny_model
+from tests.support.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
+from tests.support.learning import make_home
+from tests.support.tiny import TINY_PPO, grouped, samples_of, tiny_model
 
 COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
 

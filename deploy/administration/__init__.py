@@ -1,0 +1,1 @@
+"""Operators' commands on policies, keys, feedback and dead letters."""

@@ -1,0 +1,227 @@
+"""`plaudit feedback export | import`: votes as JSONL, in the shape that TRL and OpenRLHF take.
+
+A pair is {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}, an answer judged alone
+{"prompt": MESSAGES, "completion": MESSAGES, "label": BOOL}; prompt and answers may be plain text
+too. Left out, since that shape has no place for it: ties, comments, who voted. Votes that came in
+are votes like any other; the same row brought in twice counts once.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from deploy.errors import DeployError
+from feedback.ledger.rows import JudgedEvent
+from feedback.ledger.store import Ledger
+from feedback.log.event_log import EventLog
+from feedback.log.events import target_of
+from feedback.log.records import completion_record, feedback_record
+from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
+from protos.plaudit.v1.feedback_pb2 import (
+    Candidate,
+    Comparison,
+    FeedbackEvent,
+    Rating,
+    Source,
+)
+
+OWNER: Final = "import"
+_BATCH: Final = 200
+
+
+class _Message(BaseModel):
+    role: str
+    content: str
+
+
+_Said = str | Annotated[list[_Message], Field(min_length=1)]
+
+
+class Pair(BaseModel):
+    """One answer preferred to another."""
+
+    prompt: _Said
+    chosen: _Said
+    rejected: _Said
+
+
+class Single(BaseModel):
+    """One answer, liked or not."""
+
+    prompt: _Said
+    completion: _Said
+    label: bool
+
+
+_ROW: Final[TypeAdapter[Pair | Single]] = TypeAdapter(Pair | Single)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote, and what it had no shape for."""
+
+    pairs: int
+    singles: int
+    left_out: int
+
+
+def export_feedback(home: Path, out: Path) -> Exported:
+    """Write every opinion that counts to `out`.
+
+    Raises:
+        DeployError: There is no ledger in `home`.
+
+    """
+    file = home / "ledger.db"
+    if not file.is_file():
+        raise DeployError(f"{home} has no ledger: has a learner run there?")
+    ledger = Ledger(file)
+    pairs = singles = left_out = 0
+    try:
+        with out.open("w") as stream:
+            for judged in ledger.judged():
+                rows = list(_rows(judged))
+                left_out += not rows
+                for row in rows:
+                    pairs += "chosen" in row
+                    singles += "label" in row
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    finally:
+        ledger.close()
+    return Exported(pairs, singles, left_out)
+
+
+def _rows(judged: JudgedEvent) -> Iterator[dict[str, Any]]:
+    event = judged.event
+    record = judged.completions[event.completion_id]
+    prompt: Any = [{"role": m.role, "content": m.content} for m in record.messages]
+    prompt = prompt or record.prompt
+
+    def text(candidate: Candidate) -> str:
+        choices = judged.completions[candidate.completion_id].choices
+        return next(c.text for c in choices if c.index == candidate.choice)
+
+    def pair(better: str, worse: str) -> dict[str, Any]:
+        return {"prompt": prompt, "chosen": said(better), "rejected": said(worse)}
+
+    def said(answer: str) -> Any:
+        return [{"role": "assistant", "content": answer}] if record.messages else answer
+
+    match event.WhichOneof("kind"):
+        case "comparison":
+            left, right = text(event.comparison.left), text(event.comparison.right)
+            if event.comparison.verdict == Comparison.VERDICT_LEFT:
+                yield pair(left, right)
+            elif event.comparison.verdict == Comparison.VERDICT_RIGHT:
+                yield pair(right, left)
+        case "ranking":
+            for better, worse in itertools.combinations(event.ranking.groups, 2):
+                for a, b in itertools.product(better.candidates, worse.candidates):
+                    yield pair(text(a), text(b))
+        case "demonstration":
+            yield pair(event.demonstration.text, text(event.demonstration.candidate))
+        case "rating":
+            up = event.rating.value == Rating.VALUE_UP
+            yield _single(prompt, said(text(event.rating.candidate)), up)
+        case "score":
+            if event.score.score != 0.5:
+                yield _single(prompt, said(text(event.score.candidate)), event.score.score > 0.5)
+
+
+def _single(prompt: Any, completion: Any, label: bool) -> dict[str, Any]:
+    return {"prompt": prompt, "completion": completion, "label": label}
+
+
+def import_feedback(file: Path, log: EventLog, model: Path) -> int:
+    """Append the votes of a JSONL file to the log; give how many there were.
+
+    Nothing is appended unless every line can be read.
+
+    Args:
+        model: Folder with the tokenizer that the votes are learned with.
+
+    Raises:
+        DeployError: A line is not one of the shapes; the message names it.
+        LogUnavailable: Some may be in the log; import the file again.
+
+    """
+    from learner.models.model import load_tokenizer
+
+    rows = list(_read(file))
+    tokenizer = load_tokenizer(model)
+    for start in range(0, len(rows), _BATCH):
+        made = [_events(row, tokenizer) for row in rows[start : start + _BATCH]]
+        log.append("completions", [completion_record(record) for record, _ in made])
+        log.append("feedback", [feedback_record(event) for _, event in made])
+    return len(rows)
+
+
+def _read(file: Path) -> Iterator[Pair | Single]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeployError(f"{file} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield _ROW.validate_json(line)
+        except ValidationError as error:
+            raise DeployError(
+                f"{file}, line {number}: neither a pair (prompt, chosen, rejected) nor an answer "
+                f"with a label (prompt, completion, label): {error.errors()[0]['msg']}"
+            ) from error
+
+
+def _events(row: Pair | Single, tokenizer: Any) -> tuple[CompletionRecord, FeedbackEvent]:
+    identity = hashlib.sha256(row.model_dump_json().encode()).hexdigest()[:40]
+    record = _record(row, f"import-{identity}", tokenizer)
+    candidates = [
+        Candidate(completion_id=record.completion_id, choice=c.index) for c in record.choices
+    ]
+    event = FeedbackEvent(
+        event_id=f"fb-import-{identity}",
+        completion_id=record.completion_id,
+        owner=OWNER,
+        source=Source.SOURCE_ANNOTATOR,
+    )
+    if isinstance(row, Pair):
+        left, right = candidates
+        event.comparison.CopyFrom(
+            Comparison(left=left, right=right, verdict=Comparison.VERDICT_LEFT)
+        )
+    else:
+        value = Rating.VALUE_UP if row.label else Rating.VALUE_DOWN
+        event.rating.CopyFrom(Rating(candidate=candidates[0], value=value))
+    event.target = target_of(event)
+    return record, event
+
+
+def _record(row: Pair | Single, completion_id: str, tokenizer: Any) -> CompletionRecord:
+    from learner.data.tokenizer import encode_answer, encode_chat, encode_text
+
+    answers = [row.chosen, row.rejected] if isinstance(row, Pair) else [row.completion]
+    texts = [a if isinstance(a, str) else a[-1].content for a in answers]
+    record = CompletionRecord(
+        completion_id=completion_id,
+        owner=OWNER,
+        model="import",
+        choices=[
+            Choice(index=i, text=t, token_ids=encode_answer(tokenizer, t), finish_reason="stop")
+            for i, t in enumerate(texts)
+        ],
+    )
+    if isinstance(row.prompt, str):
+        record.prompt = row.prompt
+        record.prompt_token_ids.extend(encode_text(tokenizer, row.prompt))
+    else:
+        messages = [message.model_dump() for message in row.prompt]
+        record.messages.extend(Message(**message) for message in messages)
+        record.prompt_token_ids.extend(encode_chat(tokenizer, messages, answer=True))
+    return record

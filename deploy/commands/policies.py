@@ -1,0 +1,101 @@
+"""`plaudit policies`."""
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from deploy.commands.options import Home, Kafka, RegistryUrl, console, say
+from deploy.settings import DEFAULT_HOME
+
+policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
+
+
+@policies_app.command("list")
+def policies_list(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Show every version, what it came from, and which is live."""
+    from deploy.administration.policies import list_policies
+
+    console.print(list_policies(home))
+
+
+@policies_app.command("show")
+def policies_show(
+    version: Annotated[
+        int | None,
+        typer.Argument(help="None: what the last learning cycle here did, also if refused."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report's data.")] = False,
+    home: Home = DEFAULT_HOME,
+    registry: RegistryUrl = None,
+) -> None:
+    """Show the report of the cycle that made a version (its manifest where there is none)."""
+    from rich.markdown import Markdown
+
+    from deploy.administration.policies import REPORT, report_folder, show
+
+    folder = report_folder(home, version)
+    if version is not None and not (folder / REPORT).is_file():
+        typer.echo(show(home, version))
+    elif as_json:
+        typer.echo((folder / "report.json").read_text())
+    elif console.is_terminal:
+        console.print(Markdown((folder / REPORT).read_text()))
+        say(f"The picture: {folder / 'report.svg'}")
+    else:
+        typer.echo((folder / REPORT).read_text(), nl=False)
+
+
+@policies_app.command("activate")
+def policies_activate(
+    version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
+    from deploy.administration.policies import operations
+
+    say(operations(home).activate(version, getpass.getuser()))
+
+
+@policies_app.command("rollback")
+def policies_rollback(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Go back to the version before the live one, and hold publishing."""
+    from deploy.administration.policies import operations
+
+    say(operations(home).rollback(getpass.getuser()))
+
+
+@policies_app.command("prune")
+def policies_prune(
+    home: Home = DEFAULT_HOME,
+    keep: Annotated[int, typer.Option(min=1, help="Latest versions to keep.")] = 5,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Delete old checkpoints; the first, the live one and its roll-back stay."""
+    from deploy.administration.policies import prune
+
+    say(prune(home, keep))
+
+
+@policies_app.command("hold")
+def policies_hold(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Let nothing new go live until it is resumed."""
+    from deploy.administration.policies import operations
+
+    say(operations(home).hold(getpass.getuser()))
+
+
+@policies_app.command("resume")
+def policies_resume(
+    home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+) -> None:
+    """Let new versions go live again after a roll-back or a hold."""
+    from deploy.administration.policies import operations
+
+    say(operations(home).resume(getpass.getuser()))

@@ -1,0 +1,1 @@
+"""`plaudit doctor`, `status` and `watch`."""

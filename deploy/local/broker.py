@@ -1,0 +1,174 @@
+"""`plaudit kafka`: a single-node Apache Kafka (KRaft) for development and tests, not for a fleet.
+
+Its jars come from Maven Central by the pinned `deploy/kafka/pom.xml`, once.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from deploy.errors import DeployError
+
+_POM: Final = Path(__file__).parents[1] / "kafka" / "pom.xml"
+_IMAGE: Final = "apache/kafka:4.3.0"
+_CLUSTER: Final = "cGxhdWRpdC1kZXZlbG9wLQ"  # any 16 bytes will do
+_START_SECONDS: Final = 60.0
+_DOWNLOAD_SECONDS: Final = 600.0
+
+
+def missing_tools() -> list[str]:
+    """Give what a local broker needs and this machine lacks."""
+    return [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+
+
+def jars(say: Callable[[str], None]) -> Path:
+    """Give the folder of Kafka's jars, fetched on first use.
+
+    Raises:
+        DeployError: Java or Maven is not there, or the download failed.
+
+    """
+    if lacking := missing_tools():
+        raise DeployError(
+            f"a local Kafka needs {' and '.join(lacking)} (JDK 17 and Maven); "
+            f"or run the container image {_IMAGE} and give its address with --kafka"
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = cache / "plaudit" / "kafka-4.3.0-tools"
+    if folder.exists():
+        return folder
+    say("Fetching Apache Kafka 4.3.0 from Maven Central (44 MB), once.")
+    fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+    command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
+    try:
+        done = subprocess.run(
+            [*command, f"-DoutputDirectory={fresh}"],
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeployError("Maven did not fetch Kafka in ten minutes; try again") from error
+    if done.returncode != 0:
+        raise DeployError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}")
+    with contextlib.suppress(OSError):  # another process was faster
+        fresh.rename(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+@dataclass
+class Broker:
+    """One Kafka, broker and controller in one process.
+
+    Attributes:
+        folder: Its data, properties and log.
+        properties: Beside those that it needs, and instead of these.
+
+    """
+
+    folder: Path
+    port: int
+    controller_port: int
+    host: str = "127.0.0.1"
+    properties: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Give what clients connect to."""
+        return f"{self.host}:{self.port}"
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start it on what its folder holds, and wait until it listens.
+
+        Raises:
+            DeployError: It did not start.
+
+        """
+        libraries = jars(say)
+        properties = self._properties()
+        if not (self.folder / "data" / "meta.properties").exists():
+            format_ = ["format", "-t", _CLUSTER, "-c", str(properties)]
+            self._java(libraries, "kafka.tools.StorageTool", *format_).wait(_START_SECONDS)
+        self.process = self._java(libraries, "kafka.Kafka", str(properties))
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._listens():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise DeployError(f"Kafka did not start; see {self.folder / 'kafka.log'}")
+            time.sleep(0.1)
+
+    def _properties(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        controller = f"{self.host}:{self.controller_port}"
+        lines = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str((self.folder / "data").resolve()),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # One that was killed may come back only when it has been missed for so long.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            "message.max.bytes": str(8 << 20),
+            **self.properties,
+        }
+        file = self.folder / "server.properties"
+        file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        return file
+
+    def _java(self, libraries: Path, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "kafka.log").open("ab") as output:
+            return subprocess.Popen(
+                ["java", "-Xmx512m", "-cp", f"{libraries}/*", main, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
+            return True
+        return False
+
+    def tool(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run one of Kafka's own tools; its output goes to this broker's log."""
+        return self._java(jars(print), main, *arguments)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def stop(self, seconds: float = 20.0) -> None:
+        """Stop it cleanly, or kill it after `seconds`."""
+        self.signal(signal.SIGTERM)
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+        self.process = None

@@ -1,0 +1,164 @@
+"""`plaudit up`: the first policy, then serving and the learner, watched, on one machine."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+from filelock import FileLock, Timeout
+
+from deploy.errors import DeployError
+from deploy.local.addresses import local_url, url_of, why_taken
+from deploy.local.bootstrap import FIRST_VERSION, ensure_first_policy
+from deploy.local.processes import Child, plaudit_command, stop_all, stop_on_signals
+from deploy.settings import UpSettings
+from deploy.sizing.machine import default_shape, first_shape, plan_here, shape_of
+from deploy.sizing.plan import Plan, Shape
+from deploy.sizing.processor import best_dtype, cpu_flags
+from deploy.sizing.tuning import Tuning, tuning_of
+from feedback.control.history import History
+from feedback.log.opening import open_log
+from protos.checkpoints.shared_registry import open_registry
+from serving.services import check_keys
+
+_CHECK_SECONDS = 0.5
+
+
+def check_address(settings: UpSettings) -> None:
+    """Refuse an address that is in use.
+
+    Raises:
+        DeployError: It is; the message says what to do.
+
+    """
+    for port, option in ((settings.port, "--port"), (settings.learner_port, "--learner-port")):
+        if reason := why_taken(settings.host, port):
+            raise DeployError(f"{reason}; choose another port with {option}")
+
+
+def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) -> list[Child]:
+    """Give the parts that run side by side, each where the plan has it."""
+    logs = settings.home / "logs"
+    home = str(settings.home)
+    serve = ["serve", "--home", home, "--host", settings.host, "--port", str(settings.port)]
+    learn = ["learn", "--home", home, "--metrics-port", str(settings.learner_port)]
+    return [
+        Child(
+            "serving",
+            plaudit_command(*serve, "--dtype", dtype),
+            logs / "serving.log",
+            # What was set by hand stays.
+            {
+                k: os.environ.get(k, v)
+                for k, v in (planned.serving_environment | tuning.serving_environment()).items()
+            },
+        ),
+        Child(
+            "learner",
+            plaudit_command(*learn, "--dtype", dtype, "--tune", tuning.tune),
+            logs / "learner.log",
+            planned.learner_environment,
+            niceness=5,  # people who chat come first
+        ),
+    ]
+
+
+def needs_key(settings: UpSettings) -> bool | None:
+    """Tell whether the endpoint takes requests with a key alone; None while it is not ready."""
+    url = local_url(settings.host, settings.port)
+    try:
+        if httpx.get(f"{url}/readyz", timeout=2).status_code != 200:
+            return None
+        return httpx.get(f"{url}/v1/me", timeout=2).status_code == 401
+    except httpx.HTTPError:
+        return None
+
+
+def up(settings: UpSettings, say: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM, then stop everything.
+
+    Raises:
+        DeployError: It could not start.
+        LogError: The log cannot be reached, or its topics would lose records.
+        ServingError: Others can reach the address, and no key is valid.
+
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.home / "up.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DeployError(f"another 'plaudit up' runs on {settings.home}") from error
+    with lock:
+        _run(settings, say)
+
+
+def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
+    dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
+    check_address(settings)
+    log = open_log(settings.home)  # a wrong address is told now, not after minutes of training
+    history = History(log)
+    history.poll()
+    log.close()
+    check_keys(settings.host, history, settings.home)
+    shape = _shape(settings)
+    if shape is not None:  # else import-model says it
+        say("\n".join(plan_here(shape, dtype, settings.tune).lines()))
+    ensure_first_policy(settings.home, settings.model, dtype, say)
+    made = open_registry(settings.home).path(FIRST_VERSION)
+    planned = plan_here(shape or shape_of(made), dtype, settings.tune)
+    stop = stop_on_signals()
+    tuning = tuning_of(settings.home, planned.tune)
+    parts = children(settings, dtype, planned, tuning)
+    say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
+    say(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
+    started = time.monotonic()
+    try:
+        for part in parts:
+            part.start()
+        _watch(settings, parts, stop, started, say)
+    finally:
+        say("Stopping: answers under way are finished or recorded as they stand.")
+        stop_all(parts, say)
+        say("Stopped. 'plaudit up' goes on from here.")
+
+
+def _shape(settings: UpSettings) -> Shape | None:
+    """Give the model's, as far as it is known before it is brought in."""
+    shape = first_shape(settings.home)
+    return default_shape() if shape is None and settings.model == "default" else shape
+
+
+def _watch(
+    settings: UpSettings,
+    parts: list[Child],
+    stop: threading.Event,
+    started: float,
+    say: Callable[[str], None],
+) -> None:
+    was_ready = False
+    while not stop.wait(_CHECK_SECONDS):
+        for part in parts:
+            part.check(say)
+        if parts[0].process is None:
+            was_ready = False
+        elif not was_ready and (keyed := needs_key(settings)) is not None:
+            was_ready = True
+            _welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), say)
+
+
+def _welcome(settings: UpSettings, keyed: bool, seconds: float, say: Callable[[str], None]) -> None:
+    url = url_of(settings.host, settings.port)
+    say(
+        f"Ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {url}/v1 (model 'plaudit')."
+    )
+    say("Next, in another terminal:")
+    if keyed:
+        say("  export PLAUDIT_API_KEY=…     # of 'plaudit keys create'")
+    say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
+    if keyed:
+        say('    -H "Authorization: Bearer $PLAUDIT_API_KEY" \\')
+    say("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
+    say(f"  uv run --no-sync plaudit simulate --preference concise --comparisons 400 --url {url}")
+    say(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")

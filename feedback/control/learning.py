@@ -1,0 +1,68 @@
+"""How the loop is doing, as a snapshot of a few kilobytes: GET /v1/learning."""
+
+from typing import Any
+
+from feedback.control.history import History, Told
+from feedback.control.versions import Versions, finite
+from feedback.privacy.lineage import SILENT
+from feedback.view.feedback_view import View
+from protos.checkpoints.registry import Registry
+
+
+class Learning:
+    """Takes snapshots of one replica's knowledge. For one thread at a time."""
+
+    def __init__(self, history: History, registry: Registry, view: View | None) -> None:
+        """Look at what `history` and `view` hold; who keeps them follows the log.
+
+        Without a view votes are not counted.
+        """
+        self._history = history
+        self._versions = Versions(registry)
+        self._view = view
+
+    def snapshot(self) -> dict[str, Any]:
+        """Give the snapshot, as JSON.
+
+        Raises:
+            ViewError: The view cannot be read.
+
+        """
+        told = self._history.told()
+        return {
+            "object": "learning",
+            "live": told.state.live or None,
+            "on_trial": told.state.challenger or None,
+            "held": told.state.held,
+            "loop": _loop(told),
+            "votes": None if self._view is None else _votes(self._view, told),
+            "versions": [version.public() for version in self._versions.listed(told)],
+            "refused": [
+                {
+                    "parent": refusal.parent,
+                    "created": refusal.created_ms / 1000,
+                    "reasons": list(refusal.reasons),
+                    "figures": finite(refusal.figures),
+                }
+                for refusal in told.refused
+            ],
+            "replicas": dict(sorted(told.state.replicas.items())),
+        }
+
+
+def _votes(view: View, told: Told) -> dict[str, Any]:
+    kinds = view.standing()
+    kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in SILENT}
+    waiting = view.waiting(told.lineage.last)
+    return {"total": sum(kinds.values()), "waiting": waiting, "kinds": kinds}
+
+
+def _loop(told: Told) -> dict[str, Any]:
+    loop = told.loop
+    return {
+        "stage": loop.stage,
+        "cycle": loop.cycle,
+        "since": loop.since_ms / 1000,
+        "iteration": loop.iteration,
+        "iterations": loop.iterations,
+    }

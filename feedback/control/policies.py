@@ -1,0 +1,263 @@
+"""Which policy should be live: a fold over the events of topic `policies`.
+
+Versions only go up, except when an operator activates a lower one: the versions above it
+are then rolled back (never live again by themselves, never a parent) and publishing is held
+until the operator lets it go on.
+
+A version may be published for trial: it is then the challenger, which takes a share of the
+comparisons until a DuelEnded makes it live or rolls it back. Rolling back a challenger holds
+nothing, since it was never live.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
+from typing import Final
+
+from google.protobuf.message import DecodeError, Message
+
+from feedback.log.event_log import EventLog, NewRecord
+from protos.plaudit.v1.policy_pb2 import (
+    Activated,
+    DuelEnded,
+    Hold,
+    KeyMade,
+    KeyRevoked,
+    Leads,
+    PolicyEvent,
+    Published,
+    Refused,
+    Stage,
+    SwapFailed,
+    Swapped,
+)
+
+PolicyMessage = (
+    Published
+    | Refused
+    | Activated
+    | Hold
+    | Swapped
+    | SwapFailed
+    | Leads
+    | DuelEnded
+    | Stage
+    | KeyMade
+    | KeyRevoked
+)
+# One partition key, so that a log with partitions keeps these events in one order.
+_PARTITION_KEY: Final = "policies"
+_FIELDS: Final[dict[type[Message], str]] = {
+    Published: "published",
+    Refused: "refused",
+    Activated: "activated",
+    Hold: "hold",
+    Swapped: "swapped",
+    SwapFailed: "swap_failed",
+    Leads: "leads",
+    DuelEnded: "duel_ended",
+    Stage: "stage",
+    KeyMade: "key_made",
+    KeyRevoked: "key_revoked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What the policy events up to some point say.
+
+    Attributes:
+        published: Versions published, ascending.
+        live: The version that replicas should serve; 0 for none.
+        previous: What a rollback goes back to: the highest version below `live` that has
+            been live and was not rolled back; 0 for none.
+        rolled_back: Versions that an operator has gone back behind, or that lost their duel.
+        held: Whether newly published versions wait for an operator.
+        replicas: The version that each replica serves, by its last Swapped; those that have
+            ended are left out.
+        served: Versions that have been live, ascending.
+        leader: Event id of the last Leads; what earlier leaders publish does not count.
+        challenger: The version on trial against the live one; 0 for none.
+        trials: Versions published for trial.
+        trial_failure: Why a replica could not load the challenger; empty if none said so.
+
+    """
+
+    published: tuple[int, ...] = ()
+    live: int = 0
+    previous: int = 0
+    rolled_back: frozenset[int] = frozenset()
+    held: bool = False
+    replicas: dict[str, int] = field(default_factory=dict)
+    served: tuple[int, ...] = ()
+    leader: str = ""
+    challenger: int = 0
+    trials: frozenset[int] = frozenset()
+    trial_failure: str = ""
+
+
+def parent(state: PolicyState) -> int:
+    """Give the version that the next cycle starts from: the live one; 0 for none."""
+    return state.live
+
+
+def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
+    """Give the state after one more event; an event of an unknown kind changes nothing."""
+    kind = event.WhichOneof("kind")
+    if kind is None:
+        return state
+    if kind == "leads":
+        return replace(state, leader=event.event_id)
+    return _apply(getattr(event, kind), state)
+
+
+@singledispatch
+def _apply(_: object, state: PolicyState) -> PolicyState:
+    """Refused, Stage and those of keys: others read them (`feedback.control.history`)."""
+    return state
+
+
+@_apply.register
+def _(message: Published, state: PolicyState) -> PolicyState:
+    if state.published and message.version <= state.published[-1]:
+        return state  # seen before, or from a learner that has been overtaken
+    if message.leader and message.leader != state.leader:
+        return state  # from a learner that has lost the lease and does not know it yet
+    state = replace(state, published=(*state.published, message.version))
+    if message.trial:
+        state = replace(state, trials=state.trials | {message.version})
+    return state if state.held else _let_go(state, message.version)
+
+
+@_apply.register
+def _(message: Activated, state: PolicyState) -> PolicyState:
+    version = message.version
+    if version not in state.published:
+        return state
+    if version < state.live:
+        undone = (v for v in state.published if version < v <= state.live)
+        state = replace(state, rolled_back=state.rolled_back.union(undone), held=True)
+    return _go_live(state, version)
+
+
+@_apply.register
+def _(message: Hold, state: PolicyState) -> PolicyState:
+    state = replace(state, held=message.held)
+    waiting = [v for v in state.published if v > state.live and v not in state.rolled_back]
+    waiting = [v for v in waiting if v != state.challenger]
+    return state if state.held or not waiting else _let_go(state, waiting[-1])
+
+
+@_apply.register
+def _(message: Swapped, state: PolicyState) -> PolicyState:
+    now = {**state.replicas, message.replica: message.version}
+    return replace(state, replicas={name: version for name, version in now.items() if version})
+
+
+@_apply.register
+def _(message: SwapFailed, state: PolicyState) -> PolicyState:
+    if not state.challenger or message.version != state.challenger or state.trial_failure:
+        return state
+    return replace(state, trial_failure=f"{message.replica}: {message.reason}")
+
+
+@_apply.register
+def _(message: DuelEnded, state: PolicyState) -> PolicyState:
+    if not state.challenger or message.version != state.challenger:
+        return state  # an operator was faster, or it has ended before
+    if message.leader and message.leader != state.leader:
+        return state
+    if not message.promoted:
+        return _without_challenger(state)
+    return state if state.held else _go_live(state, message.version)
+
+
+def _let_go(state: PolicyState, version: int) -> PolicyState:
+    """Put `version` on trial if it was published for that, else make it live."""
+    if version not in state.trials or not state.live:
+        return _go_live(state, version)
+    if state.challenger:
+        return state  # one duel at a time: the newer one waits for an operator
+    return replace(state, challenger=version, trial_failure="")
+
+
+def _without_challenger(state: PolicyState) -> PolicyState:
+    """Roll the challenger back, if there is one."""
+    lost = {state.challenger} - {0}
+    return replace(state, challenger=0, trial_failure="", rolled_back=state.rolled_back | lost)
+
+
+def _go_live(state: PolicyState, version: int) -> PolicyState:
+    """Make `version` live; whatever else is on trial is rolled back."""
+    state = _without_challenger(state)
+    state = replace(state, rolled_back=state.rolled_back - {version})
+    served = tuple(sorted({*state.served, version}))
+    below = (v for v in served if v < version and v not in state.rolled_back)
+    return replace(state, live=version, served=served, previous=max(below, default=0))
+
+
+class PolicyFollower:
+    """Follows topic `policies` from its start. For one thread."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Follow `log`; nothing is read before the first `poll`."""
+        self._log = log
+        self._positions: dict[int, int] = {}
+        self._seen: set[str] = set()
+        self.state = PolicyState()
+
+    def poll(self) -> PolicyState:
+        """Read what is new, and give the state after it.
+
+        An event id that was seen before, and bytes that are no policy event, are skipped.
+
+        Raises:
+            LogUnavailable: The log did not give its records; `state` is what it was or newer.
+
+        """
+        while records := self._log.read("policies", self._positions):
+            for record in records:
+                self._take(record.value)
+                self._positions[record.partition] = record.offset + 1
+        return self.state
+
+    def _take(self, value: bytes) -> None:
+        try:
+            event = PolicyEvent.FromString(value)
+        except DecodeError:
+            return
+        if event.event_id not in self._seen:
+            self._seen.add(event.event_id)
+            self._fold(event)
+
+    def _fold(self, event: PolicyEvent) -> None:
+        self.state = fold(self.state, event)
+
+
+def current(log: EventLog) -> PolicyState:
+    """Give the state after every policy event in the log.
+
+    Raises:
+        LogUnavailable: The log did not give its records.
+
+    """
+    return PolicyFollower(log).poll()
+
+
+def publish_event(log: EventLog, message: PolicyMessage) -> PolicyEvent:
+    """Append one policy event, with an id and a time of its own; return once it is durable.
+
+    Raises:
+        LogUnavailable: It may or may not be in the log.
+
+    """
+    event = PolicyEvent(event_id=f"pe-{secrets.token_hex(12)}", created_ms=int(time.time() * 1000))
+    kind = getattr(event, _FIELDS[type(message)])
+    kind.SetInParent()  # an empty message (Hold(held=False)) is a kind too
+    kind.CopyFrom(message)
+    record = NewRecord(
+        event.event_id, PolicyEvent.DESCRIPTOR.full_name, event.SerializeToString(), _PARTITION_KEY
+    )
+    log.append("policies", [record])
+    return event

@@ -1,0 +1,1 @@
+"""The ledger: every record of the log exactly once, joined for training."""

@@ -1,0 +1,103 @@
+"""How a person leaves the ledger. Every function works inside its caller's transaction.
+
+What is erased here is also noted in `to_erase`, since it may still be in the log.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+
+from feedback.ledger.rows import max_seq
+from feedback.log.event_log import RecordKey, Topic
+from feedback.log.records import dead_letter_record
+from feedback.log.sqlite import mark_for_wiping
+from feedback.privacy.forgetting import Search, event_key, remember, remember_completions
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
+
+
+def forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
+    """Erase all that goes with the person whom a forgetting names; once for each forgetting."""
+    number = remember(db, event)
+    if number is None:
+        return
+    person = event.forgetting
+    search = Search(event.owner, person.subject, person.until_ms)
+    last_seq = max_seq(db)
+    prompted = _erase_completions(db, search)
+    voted = erase_events(db, search)
+    _erase_dead_letters(db, search)
+    remember_completions(db, search.completions)
+    db.execute(
+        "INSERT INTO erasures VALUES (?, ?, ?, ?, ?)",
+        (
+            number,
+            min(prompted + voted, default=None),
+            last_seq,
+            len(search.events),
+            len(search.completions),
+        ),
+    )
+    mark_for_wiping(db)
+
+
+def erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) -> None:
+    """Leave out a completion of somebody who was forgotten, and the events that waited for it."""
+    remember_completions(db, [completion.completion_id])
+    to_erase(db, "completions", [RecordKey(completion.completion_id)])
+    search = Search(completion.owner, completion.subject, 0, {completion.completion_id})
+    erase_events(db, search)
+    if search.events:
+        mark_for_wiping(db)
+
+
+def to_erase(db: sqlite3.Connection, topic: Topic, keys: Iterable[RecordKey]) -> None:
+    """Note what is to be erased from the log."""
+    db.executemany(
+        "INSERT OR IGNORE INTO to_erase VALUES (?, ?, ?)",
+        [(topic, key.key, key.partition_key) for key in keys],
+    )
+
+
+def _erase_completions(db: sqlite3.Connection, search: Search) -> list[int]:
+    """Erase their completions; give the first seq as of which each was a prompt to learn on."""
+    rows = db.execute(
+        "SELECT arrival, chat, after_seq, value FROM completions WHERE owner = ?", (search.owner,)
+    )
+    found = [row[:3] for row in rows if search.completion(CompletionRecord.FromString(row[3]))]
+    db.executemany("DELETE FROM completions WHERE arrival = ?", [row[:1] for row in found])
+    to_erase(db, "completions", map(RecordKey, search.completions))
+    return [after_seq + 1 for _, chat, after_seq in found if chat]
+
+
+def erase_events(db: sqlite3.Connection, search: Search) -> list[int]:
+    """Erase the events that go with the person; give the numbers they had."""
+    rows = db.execute(
+        "SELECT arrival, seq, value FROM events WHERE owner = ? ORDER BY arrival", (search.owner,)
+    )
+    found = []
+    for arrival, seq, value in rows:
+        event = FeedbackEvent.FromString(value)
+        if search.event(event):
+            found.append((arrival, seq, event_key(event)))
+    for table in ("events", "needs"):
+        db.executemany(f"DELETE FROM {table} WHERE arrival = ?", [row[:1] for row in found])
+    to_erase(db, "feedback", [key for _, _, key in found])
+    return [seq for _, seq, _ in found if seq is not None]
+
+
+def _erase_dead_letters(db: sqlite3.Connection, search: Search) -> None:
+    names = ("topic", "partition", "offset", "key", "type", "value")
+    rows = db.execute(f"SELECT {', '.join(names)} FROM dead_letters").fetchall()
+    for row in rows:
+        letter = DeadLetter(**dict(zip(names, row, strict=True)))
+        if not search.dead_letter(letter):
+            continue
+        place = (letter.topic, letter.partition, letter.offset)
+        db.execute(
+            "DELETE FROM dead_letters WHERE topic = ? AND partition = ? AND offset = ?", place
+        )
+        to_erase(db, "dead-letter", [RecordKey(dead_letter_record(letter).key)])
+        if letter.topic == "feedback":
+            to_erase(db, "feedback", [event_key(FeedbackEvent.FromString(letter.value))])
+        else:
+            to_erase(db, "completions", [RecordKey(letter.key)])

@@ -1,0 +1,1 @@
+"""The event log: one interface, on SQLite and on Kafka."""

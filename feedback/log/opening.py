@@ -1,0 +1,29 @@
+"""Which event log an installation has: Kafka where its address is given, else SQLite."""
+
+from pathlib import Path
+
+from feedback.log.event_log import EventLog
+from feedback.log.kafka_log import KafkaLog
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.log.outbox import OutboxLog
+from feedback.log.sqlite_log import SqliteLog
+
+
+def open_log(home: Path, *, outbox: str | None = None) -> EventLog:
+    """Open the log that the settings (PLAUDIT_KAFKA_*) name.
+
+    Args:
+        home: Folder of the SQLite log, or of the outbox.
+        outbox: Name of the outbox that completions go through on their way to Kafka; None lets
+            them go straight to it.
+
+    Raises:
+        LogUnavailable: It cannot be reached.
+        LogError: Kafka's topics would lose records.
+
+    """
+    settings = KafkaSettings()
+    if not settings.servers:
+        return SqliteLog(home / "log.db")
+    log = KafkaLog(settings)
+    return OutboxLog(log, SqliteLog(home / f"{outbox}.db")) if outbox else log

@@ -1,0 +1,152 @@
+"""Completion records on their way to a log that may be away: on this disk first, then there.
+
+So no chat waits for the log, or fails because of it. Records are passed on in order; one that was
+under way in a crash may arrive twice, which readers know by its key. Of what was passed on no byte
+stays in the outbox once nothing has come for a second.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from feedback.log.event_log import (
+    EventLog,
+    LogError,
+    LogRecord,
+    LogUnavailable,
+    NewRecord,
+    Positions,
+    RecordKey,
+    Topic,
+)
+from feedback.log.sqlite_log import SqliteLog
+from feedback.metrics import OUTBOX_RECORDS
+
+logger = logging.getLogger(__name__)
+
+_TOPIC: Final[Topic] = "completions"
+_BATCH: Final = 200
+_RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class OutboxLog:
+    """An `EventLog` whose completions go through an outbox; the rest is the log's own."""
+
+    def __init__(self, log: EventLog, outbox: SqliteLog, *, max_bytes: int = 1 << 30) -> None:
+        """Pass on to `log` what `outbox` holds; both are closed with this.
+
+        Args:
+            max_bytes: Size of the outbox on disk above which records are refused.
+
+        """
+        self._log = log
+        self._outbox = outbox
+        self._max_bytes = max_bytes
+        self._arrived = threading.Event()
+        self._closed = threading.Event()
+        self._next = 0
+        OUTBOX_RECORDS.set_function(self.waiting)
+        self._drainer = threading.Thread(target=self._drain, name="plaudit-outbox", daemon=True)
+        self._drainer.start()
+
+    def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
+        """Append; completions are durable on this disk when this returns.
+
+        Raises:
+            LogUnavailable: See the log's own; or the outbox is full.
+
+        """
+        if topic != _TOPIC:
+            self._log.append(topic, records)
+            return
+        if self._outbox.size() > self._max_bytes:
+            raise LogUnavailable(
+                f"the outbox {self._outbox.path} is full ({self._max_bytes >> 20} MiB wait)"
+            )
+        self._outbox.append(_TOPIC, records)
+        self._arrived.set()
+
+    def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Erase from the outbox and from the log.
+
+        A record that is just being passed on may come after this; readers who know that its
+        person was forgotten drop it then.
+
+        Raises:
+            LogUnavailable: See `EventLog.erase`.
+
+        """
+        if topic == _TOPIC:
+            self._outbox.erase(topic, keys)
+        self._log.erase(topic, keys)
+
+    def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+        """Read from the log itself."""
+        return self._log.read(topic, positions, limit)
+
+    def ends(self, topic: Topic) -> dict[int, int]:
+        """Give the ends of the log itself."""
+        return self._log.ends(topic)
+
+    def waiting(self) -> int:
+        """Give how many records wait in the outbox."""
+        try:
+            return self._outbox.count(_TOPIC)
+        except LogError:
+            return 0
+
+    def close(self) -> None:
+        """Stop passing on; what is left is passed on after the next start."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._arrived.set()
+        self._drainer.join()
+        self._outbox.close()
+        self._log.close()
+
+    def _drain(self) -> None:
+        failures = 0
+        while not self._closed.is_set():
+            try:
+                moved = self._pass_on()
+            except LogError as error:
+                pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+                failures += 1
+                logger.warning("%d completions wait in the outbox: %s", self.waiting(), error)
+                self._closed.wait(pause)
+                continue
+            if failures:
+                logger.info("the log is back; the outbox is passed on")
+                failures = 0
+            if moved:
+                continue
+            if not self._arrived.wait(1.0):
+                self._wipe()
+            self._arrived.clear()
+
+    def _wipe(self) -> None:
+        try:
+            self._outbox.erase(_TOPIC, [])
+        except LogError as error:
+            logger.warning("the outbox is wiped later: %s", error)
+
+    def _pass_on(self) -> int:
+        batch = self._outbox.read(_TOPIC, {0: self._next}, _BATCH)
+        if not batch:
+            return 0
+        self._log.append(_TOPIC, [NewRecord(r.key, r.type, r.value) for r in batch])
+        self._next = batch[-1].offset + 1
+        self._outbox.delete_before(_TOPIC, self._next)
+        return len(batch)
+
+    def wait_until_empty(self, seconds: float) -> bool:
+        """Wait until everything was passed on; False if it was not in time."""
+        deadline = time.monotonic() + seconds
+        while self.waiting():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True

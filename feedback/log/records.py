@@ -1,0 +1,112 @@
+"""Log records of the two topics that the loop lives on, and what identifies a prompt."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from feedback.errors import FeedbackError
+from feedback.log.event_log import LogRecord, NewRecord
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
+
+COMPLETION_TYPE: Final = CompletionRecord.DESCRIPTOR.full_name
+FEEDBACK_TYPE: Final = FeedbackEvent.DESCRIPTOR.full_name
+DEAD_LETTER_TYPE: Final = DeadLetter.DESCRIPTOR.full_name
+
+
+class Undecodable(FeedbackError):
+    """A record is not what its topic holds; the message says how."""
+
+
+def completion_record(record: CompletionRecord) -> NewRecord:
+    """Give the record to append to `completions`."""
+    return NewRecord(record.completion_id, COMPLETION_TYPE, record.SerializeToString())
+
+
+def feedback_record(event: FeedbackEvent) -> NewRecord:
+    """Give the record to append to `feedback`; one completion's events stay in order."""
+    return NewRecord(event.event_id, FEEDBACK_TYPE, event.SerializeToString(), event.completion_id)
+
+
+def dead_letter_record(letter: DeadLetter) -> NewRecord:
+    """Give the record to append to `dead-letter`; the same letter has the same key."""
+    key = f"{letter.topic}/{letter.partition}/{letter.offset}"
+    return NewRecord(key, DEAD_LETTER_TYPE, letter.SerializeToString())
+
+
+def _check_type(record: LogRecord, expected: str) -> None:
+    if record.type != expected:
+        raise Undecodable(f"its type is {record.type!r}, not {expected!r}")
+
+
+def decode_completion(record: LogRecord) -> CompletionRecord:
+    """Read a record of `completions`.
+
+    Raises:
+        Undecodable: It is of another type, no such message, or lacks its id or owner.
+
+    """
+    _check_type(record, COMPLETION_TYPE)
+    try:
+        completion = CompletionRecord.FromString(record.value)
+    except DecodeError as error:
+        raise Undecodable(f"its bytes are no {COMPLETION_TYPE}: {error}") from error
+    if not completion.completion_id or not completion.owner:
+        raise Undecodable("it has no completion id or no owner")
+    return completion
+
+
+def decode_feedback(record: LogRecord) -> FeedbackEvent:
+    """Read a record of `feedback`; whether its opinion makes sense is not looked at.
+
+    Raises:
+        Undecodable: It is of another type, no such message, or lacks its id or owner.
+
+    """
+    _check_type(record, FEEDBACK_TYPE)
+    try:
+        event = FeedbackEvent.FromString(record.value)
+    except DecodeError as error:
+        raise Undecodable(f"its bytes are no {FEEDBACK_TYPE}: {error}") from error
+    if not event.event_id or not event.owner:
+        raise Undecodable("it has no event id or no owner")
+    return event
+
+
+def decode_dead_letter(record: LogRecord) -> DeadLetter:
+    """Read a record of `dead-letter`.
+
+    Raises:
+        Undecodable: It is of another type, or no such message.
+
+    """
+    _check_type(record, DEAD_LETTER_TYPE)
+    try:
+        return DeadLetter.FromString(record.value)
+    except DecodeError as error:
+        raise Undecodable(f"its bytes are no {DEAD_LETTER_TYPE}: {error}") from error
+
+
+def _framed(parts: Sequence[str]) -> bytes:
+    encoded = (part.encode() for part in parts)
+    return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
+
+
+def messages_hash(record: CompletionRecord) -> bytes:
+    """Give 32 bytes that two completions share where they answer the same prompt.
+
+    The prompt is the messages, or a text completion's prompt, or, where that came as token
+    ids, those. One that was not recorded (images, say) is not the same as any other's.
+    """
+    text = [part for m in record.messages for part in (m.role, m.content)]
+    if record.multimodal:
+        form, parts = "unrecorded", [record.completion_id]
+    elif text:
+        form, parts = "messages", text
+    elif record.prompt:
+        form, parts = "prompt", [record.prompt]
+    else:
+        form, parts = "token ids", [str(token) for token in record.prompt_token_ids]
+    return hashlib.sha256(_framed([form, *parts])).digest()

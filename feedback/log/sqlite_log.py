@@ -1,0 +1,312 @@
+"""The event log in one SQLite file: embedded, durable, shared by the processes of one machine.
+
+One table a topic, whose row ids are the offsets. Writers are serialised by SQLite's write
+lock, so ids are committed in order and a reader that has seen one has seen all below it.
+Writers take turns by a lock on a file beside the log: SQLite's own way of waiting, to sleep
+and try again, starves one of several busy processes for seconds, and SQLite before 3.51.3
+may, rarely, damage a file when one connection commits while another makes a checkpoint
+(https://www.sqlite.org/wal.html#walresetbug). Checkpoints are made by commits, so both have
+their turn.
+
+Left out: partitions (there is one, 0), retention by age, network file systems (WAL
+needs shared memory).
+"""
+
+import json
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, get_args
+
+from feedback.failpoints import failpoint
+from feedback.log.event_log import (
+    LogError,
+    LogRecord,
+    LogUnavailable,
+    NewRecord,
+    Positions,
+    RecordKey,
+    Topic,
+)
+from feedback.log.sqlite import connect, holding, mark_for_wiping, transaction, wipe
+from feedback.metrics import APPEND_SECONDS
+
+TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
+MAX_BATCH_CALLS: Final = 512
+_WIPE_SECONDS: Final = 3600.0
+_SCHEMA = ";".join(
+    f"""CREATE TABLE IF NOT EXISTS "{topic}" (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, type TEXT NOT NULL,
+        value BLOB NOT NULL, timestamp_ms INTEGER NOT NULL)"""
+    for topic in TOPICS
+)
+
+
+# What a caller's own records can be guilty of, rather than the file.
+_BAD_RECORDS = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+    UnicodeError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    topic: Topic
+    rows: list[tuple[str, str, bytes, int]]
+    delete_before: int = 0  # or this, for an outbox
+    erased: Sequence[RecordKey] = ()
+    wipes: bool = False
+    done: "Future[None]" = field(default_factory=Future)
+
+
+def _table(topic: Topic) -> str:
+    if topic not in TOPICS:
+        raise ValueError(f"no such topic: {topic!r}; there are {', '.join(TOPICS)}")
+    return f'"{topic}"'
+
+
+class SqliteLog:
+    """An `EventLog` in one SQLite file. Open it after forking, not before.
+
+    Appends that arrive while another is being committed share the next commit.
+    """
+
+    def __init__(
+        self, path: Path, *, busy_seconds: float = 5.0, append_seconds: float = 15.0
+    ) -> None:
+        """Open or create the log.
+
+        Args:
+            path: The file; beside it lie SQLite's `-wal` and `-shm`, and the log's `.lock`.
+            busy_seconds: How long one commit waits for another process's.
+            append_seconds: How long an append waits in all before it gives up.
+
+        Raises:
+            LogUnavailable: The file cannot be opened or created, or stayed locked.
+
+        """
+        self.path = path
+        self._append_seconds = append_seconds
+        self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._state = threading.Lock()  # guards _closed against a put after the last one
+        self._closed = False
+        self._reading = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._turn = path.with_name(f"{path.name}.lock").open("ab")
+            with holding(self._turn, busy_seconds):
+                self._write = connect(path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds)
+                self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
+        except (sqlite3.Error, OSError) as error:
+            raise LogUnavailable(f"cannot open the log {path}: {error}") from error
+        self._writer = threading.Thread(target=self._run, name="plaudit-log", daemon=True)
+        self._writer.start()
+
+    def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
+        """Append all or none; return once they are on disk.
+
+        Raises:
+            LogUnavailable: The disk is full, the file is locked or this took too long; the
+                records may or may not be in the log.
+            LogError: The log is closed.
+
+        """
+        _table(topic)
+        now_ms = int(time.time() * 1000)
+        call = _Append(topic, [(r.key, r.type, r.value, now_ms) for r in records])
+        with APPEND_SECONDS.labels(topic).time():
+            failpoint(f"{topic}.append.before")
+            self._commit_soon(call, self._append_seconds)
+            failpoint(f"{topic}.append.after")
+
+    def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Delete the records of these keys, and what was deleted before, from the file's bytes.
+
+        The file is rewritten (see `feedback.sqlite.wipe`), and appends wait meanwhile.
+
+        Raises:
+            LogUnavailable: The file cannot be written, or another process reads it all the
+                time; the records may be deleted, while their bytes are still there.
+            LogError: The log is closed.
+
+        """
+        self._commit_soon(_Append(topic, [], erased=keys, wipes=True), _WIPE_SECONDS)
+
+    def _commit_soon(self, call: _Append, seconds: float) -> None:
+        with self._state:
+            if self._closed:
+                raise LogError(f"the log {self.path} is closed")
+            if not (call.rows or call.delete_before or call.wipes):
+                return
+            self._queue.put(call)
+        try:
+            call.done.result(seconds)
+        except TimeoutError as error:
+            call.done.cancel()  # if the writer has not taken it yet, it never will
+            raise LogUnavailable(
+                f"the log {self.path} did not commit within {seconds:g} s"
+            ) from error
+
+    def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+        """Give up to `limit` records at or after `positions`, oldest first.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+            LogError: The log is closed.
+
+        """
+        rows = self._select(
+            f"SELECT id, key, type, value, timestamp_ms FROM {_table(topic)} "
+            "WHERE id > ? ORDER BY id LIMIT ?",
+            (positions.get(0, 0), limit),
+        )
+        return [LogRecord(topic, 0, row[0] - 1, *row[1:]) for row in rows]
+
+    def ends(self, topic: Topic) -> dict[int, int]:
+        """Give the next record's offset, by partition: `{0: offset}`.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+            LogError: The log is closed.
+
+        """
+        rows = self._select(f"SELECT COALESCE(MAX(id), 0) FROM {_table(topic)}", ())
+        return {0: rows[0][0]}
+
+    def count(self, topic: Topic) -> int:
+        """Give the number of records.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+            LogError: The log is closed.
+
+        """
+        return self._select(f"SELECT COUNT(*) FROM {_table(topic)}", ())[0][0]
+
+    def size(self) -> int:
+        """Give the bytes that hold records, on disk.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+            LogError: The log is closed.
+
+        """
+        rows = self._select(
+            "SELECT (page_count - freelist_count) * page_size FROM "
+            "pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
+            (),
+        )
+        return rows[0][0]
+
+    def delete_before(self, topic: Topic, offset: int) -> None:
+        """Delete the records below `offset`: for an outbox, whose records have moved on.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+            LogError: The log is closed.
+
+        """
+        self._commit_soon(_Append(topic, [], delete_before=offset), self._append_seconds)
+
+    def close(self) -> None:
+        """Commit what is queued, then let go of the file and the thread.
+
+        A writer that has not had its turn within `append_seconds` is left to itself.
+        """
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._writer.join(self._append_seconds)
+        with self._reading:
+            self._read.close()
+
+    def _select(self, sql: str, values: tuple[int, ...]) -> list[tuple[int, str, str, bytes, int]]:
+        with self._reading:
+            if self._closed:
+                raise LogError(f"the log {self.path} is closed")
+            try:
+                return self._read.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise LogUnavailable(f"cannot read the log {self.path}: {error}") from error
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._take()) is not None:
+                self._commit(batch)
+        finally:
+            self._write.close()
+            self._turn.close()
+
+    def _take(self) -> list[_Append] | None:
+        """Wait for a call and give it with those queued behind it; None when closed."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < MAX_BATCH_CALLS:
+            try:
+                call = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if call is None:
+                self._queue.put(None)
+                break
+            batch.append(call)
+        return [call for call in batch if call.done.set_running_or_notify_cancel()]
+
+    def _commit(self, batch: list[_Append]) -> None:
+        error = self._try(batch)
+        if len(batch) > 1 and isinstance(error, _BAD_RECORDS):
+            for call in batch:  # one call's records cannot be stored; the others' can
+                _finish([call], self._try([call]))
+        else:
+            _finish(batch, error)
+
+    def _try(self, batch: list[_Append]) -> Exception | None:
+        """Write the calls in one transaction; give what went wrong."""
+        try:
+            with holding(self._turn):
+                with transaction(self._write):
+                    for call in batch:
+                        self._do(call)
+                if any(call.wipes for call in batch) and not wipe(self._write):
+                    raise TimeoutError("another process is in the way of wiping it")
+        except _BAD_RECORDS as error:
+            return error
+        except (sqlite3.Error, OSError) as error:
+            unavailable = LogUnavailable(f"cannot write the log {self.path}: {error}")
+            unavailable.__cause__ = error
+            return unavailable
+        return None
+
+    def _do(self, call: _Append) -> None:
+        table = _table(call.topic)
+        self._write.executemany(
+            f"INSERT INTO {table} (key, type, value, timestamp_ms) VALUES (?, ?, ?, ?)", call.rows
+        )
+        if not (call.delete_before or call.erased):
+            return
+        gone = self._write.execute(
+            f"DELETE FROM {table} WHERE id <= ? OR key IN (SELECT value FROM json_each(?))",
+            (call.delete_before, json.dumps([k.key for k in call.erased])),
+        )
+        if gone.rowcount:
+            mark_for_wiping(self._write)
+
+
+def _finish(batch: list[_Append], error: Exception | None) -> None:
+    for call in batch:
+        if error is None:
+            call.done.set_result(None)
+        else:
+            call.done.set_exception(error)

@@ -1,0 +1,1 @@
+"""Identities, lineage, and the erasure of a person's data."""

@@ -1,0 +1,159 @@
+"""Forgetting a person: what is theirs, wherever it is kept, and what must not come back.
+
+Theirs are their completions, their opinions, and the opinions of others that need a completion
+of theirs, with their retractions: without the completion nobody can learn from them. A record
+that cannot be read cannot be told to be anybody's.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from feedback.log.event_log import EventLog, LogRecord, RecordKey, Topic
+from feedback.log.events import FORGETTING, RETRACTION, completions_of, kind_of
+from feedback.log.records import (
+    Undecodable,
+    decode_completion,
+    decode_dead_letter,
+    decode_feedback,
+    feedback_record,
+)
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
+
+# For every file that is kept by following the log: who was forgotten, and which completions
+# went with them, since what comes late may only be known by these.
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS forgotten (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
+    subject TEXT NOT NULL, until_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS forgotten_subject ON forgotten (owner, subject, until_ms);
+CREATE TABLE IF NOT EXISTS erased_completions (completion_id TEXT PRIMARY KEY) WITHOUT ROWID
+"""
+# Completions last: after a crash in between they still tell which opinions need them.
+ORDER: Final[tuple[Topic, ...]] = ("dead-letter", "feedback", "completions")
+
+
+@dataclass(slots=True)
+class Search:
+    """Finds what is a person's, when shown completions first, then events, then dead letters.
+
+    Attributes:
+        until_ms: What was made after this is not looked for.
+        completions: Ids of those found.
+        events: Ids of those found, retractions included.
+
+    """
+
+    owner: str
+    subject: str
+    until_ms: int
+    completions: set[str] = field(default_factory=set)
+    events: set[str] = field(default_factory=set)
+
+    def _said(self, message: CompletionRecord | FeedbackEvent) -> bool:
+        return message.subject == self.subject and message.created_ms <= self.until_ms
+
+    def completion(self, record: CompletionRecord) -> bool:
+        """Tell whether a completion is theirs, and note it."""
+        found = record.owner == self.owner and self._said(record)
+        if found:
+            self.completions.add(record.completion_id)
+        return found
+
+    def event(self, event: FeedbackEvent) -> bool:
+        """Tell whether an event goes with them, and note it."""
+        if event.owner != self.owner or kind_of(event) == FORGETTING:
+            return False
+        if kind_of(event) == RETRACTION:
+            found = self._said(event) or event.retraction.event_id in self.events
+        else:
+            found = self._said(event) or not self.completions.isdisjoint(completions_of(event))
+        if found:
+            self.events.add(event.event_id)
+        return found
+
+    def dead_letter(self, letter: DeadLetter) -> bool:
+        """Tell whether what was set aside can be read and goes with them."""
+        record = LogRecord("dead-letter", 0, 0, letter.key, letter.type, letter.value, 0)
+        try:
+            if letter.topic == "completions":
+                return self.completion(decode_completion(record))
+            return self.event(decode_feedback(record))
+        except Undecodable:
+            return False
+
+
+def event_key(event: FeedbackEvent) -> RecordKey:
+    """Give what names an event's record in the log."""
+    record = feedback_record(event)
+    return RecordKey(record.key, record.partition_key)
+
+
+def search_log(log: EventLog, search: Search) -> dict[Topic, set[RecordKey]]:
+    """Read the whole log; give the keys, by topic, of what goes with the person.
+
+    Raises:
+        LogUnavailable: The log did not give its records.
+
+    """
+    found: dict[Topic, set[RecordKey]] = {topic: set() for topic in ORDER}
+    for topic in ("completions", "feedback", "dead-letter"):
+        for record in _all_of(log, topic):
+            key = _key_if_theirs(record, search)
+            if key is not None:
+                found[topic].add(key)
+    return found
+
+
+def _all_of(log: EventLog, topic: Topic) -> Iterable[LogRecord]:
+    positions: dict[int, int] = {}
+    while batch := log.read(topic, positions):
+        yield from batch
+        positions |= {record.partition: record.offset + 1 for record in batch}
+
+
+def _key_if_theirs(record: LogRecord, search: Search) -> RecordKey | None:
+    try:
+        if record.topic == "completions":
+            theirs = search.completion(decode_completion(record))
+        elif record.topic == "feedback":
+            event = decode_feedback(record)
+            return event_key(event) if search.event(event) else None
+        else:
+            theirs = search.dead_letter(decode_dead_letter(record))
+    except Undecodable:
+        return None
+    return RecordKey(record.key) if theirs else None
+
+
+def remember(db: sqlite3.Connection, event: FeedbackEvent) -> int | None:
+    """Note a forgetting, whose completions are not known yet; None if it was noted before."""
+    row = db.execute(
+        "INSERT OR IGNORE INTO forgotten (event_id, owner, subject, until_ms) "
+        "VALUES (?, ?, ?, ?) RETURNING number",
+        (event.event_id, event.owner, event.forgetting.subject, event.forgetting.until_ms),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def remember_completions(db: sqlite3.Connection, ids: Iterable[str]) -> None:
+    """Note which completions went with a person."""
+    db.executemany("INSERT OR IGNORE INTO erased_completions VALUES (?)", [(i,) for i in ids])
+
+
+def was_forgotten(db: sqlite3.Connection, message: CompletionRecord | FeedbackEvent) -> bool:
+    """Tell whether something that comes late is of a person who was forgotten after it."""
+    said = (message.owner, message.subject, message.created_ms)
+    sql = "SELECT 1 FROM forgotten WHERE owner = ? AND subject = ? AND until_ms >= ? LIMIT 1"
+    return bool(message.subject) and db.execute(sql, said).fetchone() is not None
+
+
+def goes_with_forgotten(db: sqlite3.Connection, event: FeedbackEvent) -> bool:
+    """Tell whether an event that comes late is theirs, or names a completion that was."""
+    sql = "SELECT 1 FROM erased_completions WHERE completion_id = ?"
+    return was_forgotten(db, event) or any(
+        db.execute(sql, (completion,)).fetchone() is not None
+        for completion in completions_of(event)
+    )

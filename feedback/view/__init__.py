@@ -1,0 +1,1 @@
+"""The view: feedback events as the API reads them back."""

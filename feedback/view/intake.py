@@ -1,0 +1,154 @@
+"""How records enter the view, inside the caller's transaction."""
+
+import sqlite3
+from typing import Final
+
+from feedback.log.event_log import LogRecord
+from feedback.log.events import FORGETTING, RETRACTION, defect_of, kind_of, target_of
+from feedback.log.records import Undecodable, decode_completion, decode_feedback, messages_hash
+from feedback.log.sqlite import mark_for_wiping
+from feedback.privacy import forgetting
+from feedback.privacy.lineage import Place
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+
+# events.partition and offset say where it is in the log, ended_* where the first event is that
+# replaced or retracted it.
+SCHEMA: Final = f"""{forgetting.SCHEMA};
+CREATE TABLE IF NOT EXISTS positions (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition));
+CREATE TABLE IF NOT EXISTS events (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
+    subject TEXT NOT NULL, completion_id TEXT NOT NULL, target TEXT NOT NULL,
+    superseded INTEGER NOT NULL DEFAULT 0, value BLOB NOT NULL, kind TEXT NOT NULL,
+    partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+    ended_partition INTEGER, ended_offset INTEGER);
+CREATE INDEX IF NOT EXISTS events_target ON events (owner, subject, target);
+CREATE INDEX IF NOT EXISTS events_completion ON events (owner, completion_id, arrival);
+CREATE INDEX IF NOT EXISTS events_owner ON events (owner, arrival);
+CREATE INDEX IF NOT EXISTS events_standing ON events (kind, partition, offset)
+    WHERE ended_offset IS NULL;
+CREATE TABLE IF NOT EXISTS retractions (
+    event_id TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (event_id, owner));
+CREATE TABLE IF NOT EXISTS completions (
+    completion_id TEXT PRIMARY KEY, owner TEXT NOT NULL, subject TEXT NOT NULL,
+    choices INTEGER NOT NULL, messages_hash BLOB NOT NULL, created_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS completions_subject ON completions (owner, subject)
+"""
+_END: Final = "UPDATE events SET ended_partition = ?, ended_offset = ?"
+
+
+def take(db: sqlite3.Connection, record: LogRecord) -> None:
+    """Take one record in; an event id that the view has, and what cannot be used, is skipped."""
+    try:
+        if record.topic == "completions":
+            _take_completion(db, record)
+        else:
+            place = Place(record.partition, record.offset)
+            _take_event(db, decode_feedback(record), place)
+    except Undecodable:
+        pass  # the ledger keeps it, as a dead letter
+    db.execute(
+        "INSERT INTO positions VALUES (?, ?, ?) "
+        "ON CONFLICT (topic, partition) DO UPDATE SET next = excluded.next",
+        (record.topic, record.partition, record.offset + 1),
+    )
+
+
+def _take_completion(db: sqlite3.Connection, record: LogRecord) -> None:
+    completion = decode_completion(record)
+    if forgetting.was_forgotten(db, completion):
+        _erase_late(db, completion)
+        return
+    db.execute(
+        "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            completion.completion_id,
+            completion.owner,
+            completion.subject,
+            len(completion.choices),
+            messages_hash(completion),
+            completion.created_ms,
+        ),
+    )
+
+
+def _take_event(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None:
+    if defect_of(event) is not None or forgetting.goes_with_forgotten(db, event):
+        return
+    kind = kind_of(event)
+    if kind == FORGETTING:
+        _forget(db, event)
+    elif kind == RETRACTION:
+        _retract(db, event, place)
+    else:
+        assert kind is not None
+        _add(db, event, kind, place)
+
+
+def _retract(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None:
+    retracted = (event.retraction.event_id, event.owner)
+    db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", retracted)
+    db.execute(
+        f"{_END} WHERE event_id = ? AND owner = ? AND ended_offset IS NULL",
+        (place.partition, place.offset, *retracted),
+    )
+
+
+def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: Place) -> None:
+    target = (event.owner, event.subject, target_of(event))
+    at = (place.partition, place.offset)
+    row = db.execute(
+        "INSERT OR IGNORE INTO events (event_id, owner, subject, target, completion_id, "
+        "value, kind, partition, offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "RETURNING arrival",
+        (event.event_id, *target, event.completion_id, event.SerializeToString(), kind, *at),
+    ).fetchone()
+    if row is None:
+        return  # it came before
+    earlier = "owner = ? AND subject = ? AND target = ? AND arrival < ?"
+    db.execute(
+        "UPDATE events SET superseded = 1, ended_partition = COALESCE(ended_partition, ?), "
+        f"ended_offset = COALESCE(ended_offset, ?) WHERE {earlier}",
+        (*at, *target, row[0]),
+    )
+    # Its retraction may have come first, from another partition: then it never counted.
+    db.execute(
+        f"{_END} WHERE arrival = ? AND EXISTS (SELECT 1 FROM retractions AS r "
+        "WHERE r.event_id = events.event_id AND r.owner = events.owner)",
+        (*at, row[0]),
+    )
+
+
+def _forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
+    if forgetting.remember(db, event) is None:
+        return
+    person = event.forgetting
+    said = (event.owner, person.subject, person.until_ms)
+    rows = db.execute(
+        "DELETE FROM completions WHERE owner = ? AND subject = ? AND created_ms <= ? "
+        "RETURNING completion_id",
+        said,
+    )
+    found = {row[0] for row in rows.fetchall()}
+    forgetting.remember_completions(db, found)
+    _erase_events(db, forgetting.Search(*said, found))
+
+
+def _erase_late(db: sqlite3.Connection, completion: CompletionRecord) -> None:
+    own = {completion.completion_id}
+    forgetting.remember_completions(db, own)
+    _erase_events(db, forgetting.Search(completion.owner, completion.subject, 0, own))
+
+
+def _erase_events(db: sqlite3.Connection, search: forgetting.Search) -> None:
+    rows = db.execute("SELECT value FROM events WHERE owner = ?", (search.owner,))
+    for row in rows.fetchall():
+        search.event(FeedbackEvent.FromString(row[0]))
+    for table in ("events", "retractions"):
+        db.executemany(
+            f"DELETE FROM {table} WHERE event_id = ? AND owner = ?",
+            [(event_id, search.owner) for event_id in search.events],
+        )
+    mark_for_wiping(db)

@@ -1,0 +1,1 @@
+"""The learner as a service: learning cycles, their stages and state, publication."""

@@ -1,0 +1,140 @@
+"""Who trains and publishes: a file lock on one machine, Kafka's group protocol in a fleet.
+
+A lease can be lost without its holder knowing at once (a paused process). What is published
+under a lost one does not count: see `Published.leader` in the policy events.
+"""
+
+import logging
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from filelock import FileLock, Timeout
+from kafka import KafkaConsumer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError
+
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.log.kafka_topics import lease_topic
+
+logger = logging.getLogger(__name__)
+
+
+class Lease(Protocol):
+    """At most one holder among the learners of an installation."""
+
+    def acquire(self, seconds: float) -> bool:
+        """Try for so long; tell whether it is held."""
+        ...
+
+    def held(self) -> bool:
+        """Tell whether it is held, as far as is known."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+class FileLease:
+    """A lock on a file of the home folder; lost only by its holder's end."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path)
+
+    def acquire(self, seconds: float) -> bool:
+        """Try for so long; tell whether it is held."""
+        if self._lock.is_locked:
+            return True
+        try:
+            self._lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
+        return True
+
+    def held(self) -> bool:
+        """Tell whether it is held."""
+        return self._lock.is_locked
+
+    def close(self) -> None:
+        """Give it up."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class KafkaLease:
+    """The one partition of a topic, which Kafka gives to one member of a group at a time."""
+
+    def __init__(
+        self, settings: KafkaSettings, *, session_seconds: float = 10.0, poll_seconds: float = 0.5
+    ) -> None:
+        """Join the group, in a thread that stays in it.
+
+        Args:
+            session_seconds: A holder that is silent for so long loses the lease.
+            poll_seconds: How soon a change is seen.
+
+        """
+        self._settings = settings
+        self._session_seconds = session_seconds
+        self._poll_seconds = poll_seconds
+        self._closed = threading.Event()
+        self._held = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="learner-lease", daemon=True)
+        self._thread.start()
+
+    def acquire(self, seconds: float) -> bool:
+        """Try for so long; tell whether it is held."""
+        return self._held.wait(seconds)
+
+    def held(self) -> bool:
+        """Tell whether it is held, as far as is known."""
+        return self._held.is_set()
+
+    def close(self) -> None:
+        """Leave the group, so that another has the lease at once."""
+        self._closed.set()
+        self._thread.join(self._session_seconds)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._stay()
+            except (KafkaError, OSError) as error:
+                logger.warning("the lease cannot be held while Kafka is away: %s", error)
+            finally:
+                self._held.clear()
+            self._closed.wait(self._poll_seconds)
+
+    def _stay(self) -> None:
+        consumer = KafkaConsumer(
+            **self._settings.client(),
+            group_id=f"{self._settings.prefix}.learner",
+            enable_auto_commit=False,
+            # The holder keeps it when others join, and while they do.
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            session_timeout_ms=int(self._session_seconds * 1000),
+            heartbeat_interval_ms=int(self._session_seconds * 1000 / 4),
+        )
+        try:
+            consumer.subscribe([lease_topic(self._settings.prefix)])
+            while not self._closed.is_set():
+                consumer.poll(timeout_ms=int(self._poll_seconds * 1000))
+                if consumer.assignment():
+                    self._held.set()
+                else:
+                    self._held.clear()
+        finally:
+            consumer.close()

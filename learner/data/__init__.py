@@ -1,0 +1,1 @@
+"""Token ids: the tokenizer, packed rows, prompts with their answers, preferences."""

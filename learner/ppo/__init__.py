@@ -1,0 +1,1 @@
+"""PPO: rollouts, advantages, losses, optimizer steps."""

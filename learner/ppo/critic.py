@@ -1,0 +1,95 @@
+"""The critic: a value for the state in which each token was chosen."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from learner.data.answers import AnswerBatch
+from learner.models.model import ScalarModel, hidden_size, twin
+from learner.reward.model import RewardModel
+from learner.settings import PPOSettings
+
+_RIDGE = 0.1  # of the mean variance of a state's entries
+
+
+class Critic(Protocol):
+    """Gives values, and is trained; also a torch module."""
+
+    def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:
+        """Give the value of each state, [N], from the policy's own states or a trunk's."""
+        ...
+
+    def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
+        """Start from what the first answers returned, without gradient."""
+        ...
+
+
+class ValueHead(nn.Module):
+    """A head on the policy's own trunk: no second model to run."""
+
+    def __init__(self, width: int) -> None:
+        """Say 0 everywhere."""
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:  # noqa: ARG002
+        """Give the value of each state, [N]."""
+        values: Tensor = self.linear(states_NH.float()).squeeze(-1)
+        return values
+
+    @torch.no_grad()
+    def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
+        """Solve for the returns by ridge regression.
+
+        A head at zero would send the trunk wherever the first errors point; one that fits what
+        the states already tell asks little of it.
+        """
+        states_NH = states_NH.float()
+        mean_H, mean = states_NH.mean(0), returns_N.mean()
+        centred_NH = states_NH - mean_H
+        cov_HH = centred_NH.T @ centred_NH / len(states_NH)
+        ridge_HH = _RIDGE * cov_HH.diagonal().mean() * torch.eye(len(cov_HH), device=cov_HH.device)
+        weight_H = torch.linalg.solve(
+            cov_HH + ridge_HH, centred_NH.T @ (returns_N - mean) / len(states_NH)
+        )
+        self.linear.weight.copy_(weight_H[None])
+        self.linear.bias.copy_(mean - weight_H @ mean_H)
+
+
+class SeparateCritic(nn.Module):
+    """A model of its own, which starts from the reward model."""
+
+    def __init__(self, scalar: ScalarModel) -> None:
+        """Take the model (not copied)."""
+        super().__init__()
+        self.scalar = scalar
+
+    def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:  # noqa: ARG002
+        """Give the value of each state, [N]."""
+        values: Tensor = self.scalar(batch)[batch.before_N]
+        return values
+
+    def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
+        """Leave it: the reward model's score is a start."""
+
+
+def new_critic(
+    policy: PreTrainedModel, reward: RewardModel, settings: PPOSettings
+) -> ValueHead | SeparateCritic:
+    """Give the critic that the settings ask for."""
+    if settings.separate_critic:
+        return critic_of(reward)
+    return ValueHead(hidden_size(policy)).to(policy.device)
+
+
+def critic_of(reward: RewardModel) -> SeparateCritic:
+    """Copy a reward model into a critic that starts from its normalised scores."""
+    scalar = twin(reward.scalar)
+    with torch.no_grad():
+        scalar.head.weight.div_(reward.std)
+        scalar.head.bias.sub_(reward.mean).div_(reward.std)
+    return SeparateCritic(scalar)

@@ -1,0 +1,108 @@
+"""Losses and estimators of PPO, as pure functions on tensors.
+
+Shapes: N answer tokens, concatenated without padding; V entries of the vocabulary.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def policy_loss(
+    log_probs_N: Tensor,
+    old_log_probs_N: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
+    *,
+    clip: float,
+    count: float,
+) -> Tensor:
+    """Give PPO's clipped surrogate loss (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
+
+    Where tokens were sampled by an earlier policy this is the decoupled objective: clipped about
+    the policy as the iteration found it, weighed by what that is to the one that sampled (Hilton
+    et al. 2022, "Batch size-invariance for policy optimization").
+
+    Args:
+        weights_N: Truncated importance weights of trainer to sampler.
+        count: Chosen tokens of the whole minibatch, of which these may be a part.
+
+    """
+    ratio_N = (log_probs_N - old_log_probs_N).exp()
+    clipped_N = ratio_N.clamp(1 - clip, 1 + clip)
+    gain_N = torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+    return -(weights_N * gain_N).sum() / count
+
+
+def clipped_share(
+    log_probs_N: Tensor, old_log_probs_N: Tensor, *, clip: float, count: float
+) -> Tensor:
+    """Give the share of tokens whose ratio is outside the clipping range, for logs."""
+    ratio_N = (log_probs_N - old_log_probs_N).exp()
+    return ((ratio_N - 1).abs() > clip).sum() / count
+
+
+def value_loss(
+    values_N: Tensor,
+    old_values_N: Tensor,
+    returns_N: Tensor,
+    weights_N: Tensor,
+    *,
+    clip: float,
+    count: float,
+) -> Tensor:
+    """Give half the squared error, the worse of the value and the value clipped to the old one.
+
+    Args:
+        weights_N: As in `policy_loss`: what an earlier policy's answers return is not what this
+            one's do.
+
+    """
+    near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    worse_N = torch.maximum((values_N - returns_N) ** 2, (near_N - returns_N) ** 2)
+    return 0.5 * (weights_N * worse_N).sum() / count
+
+
+def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap: float) -> Tensor:
+    """Give min(p_trainer / p_sampler, cap) for each token, without gradient.
+
+    Truncated importance sampling between the engine that sampled and the one that trains
+    (Ionides 2008; Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy").
+    """
+    return (old_log_probs_N - sampler_log_probs_N).exp().clamp_max(cap).detach()
+
+
+def kl_k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """Estimate KL(policy, reference) by log p/q: unbiased, may be negative (Schulman 2020)."""
+    return log_probs - reference_log_probs
+
+
+def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """Estimate KL(policy, reference) by q/p - 1 - log q/p: unbiased, never negative."""
+    log_ratio = reference_log_probs - log_probs
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def token_log_probs(logits_NV: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
+    """Give the log-probability of each token that was chosen from these logits."""
+    return -F.cross_entropy(_tempered(logits_NV, temperature), tokens_N, reduction="none")
+
+
+def _tempered(logits_NV: Tensor, temperature: float) -> Tensor:
+    logits_NV = logits_NV.float()
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
+
+
+@torch.no_grad()
+def token_entropies(logits_NV: Tensor, temperature: float) -> Tensor:
+    """Give the entropy in nats of each distribution."""
+    log_probs_NV = _tempered(logits_NV, temperature).log_softmax(-1)
+    return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+
+
+def effective_sample_size(weights_N: Tensor) -> Tensor:
+    """Give Kish's effective number of samples as a share of their number: (sum w)^2 / (N sum w^2).
+
+    1 where all weights are equal, 1/N where one outweighs all others (Kish 1965).
+    """
+    return weights_N.sum() ** 2 / (len(weights_N) * (weights_N**2).sum()).clamp_min(1e-12)

@@ -1,0 +1,1 @@
+"""Next-token training: pre-training from random weights and supervised fine-tuning."""

@@ -1,0 +1,162 @@
+"""Next-token training on packed rows: what pre-training and fine-tuning have in common."""
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import AdamW
+from transformers import PreTrainedModel
+
+from learner.data.packing import IGNORED, Rows, batches
+from learner.models.checkpoint import load_state, restore, save_state, training_state
+from learner.models.model import computing, trained
+from learner.pretraining.progress import Advance, OnAdvance
+from learner.settings import Dtype, PretrainSettings, SftSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One training run over packed rows.
+
+    Attributes:
+        name: For the progress bar.
+        state: File that holds the state to resume from.
+        key: What the run depends on besides its settings (the data, the base model).
+
+    """
+
+    name: str
+    state: Path
+    key: str
+    dtype: Dtype
+    settings: PretrainSettings | SftSettings
+
+
+def learning_rate(step: int, steps: int, *, peak: float, warmup_ratio: float) -> float:
+    """Warm up linearly, then fall along a cosine to a tenth of the peak."""
+    warmup = max(1, round(steps * warmup_ratio))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Give the mean negative log-likelihood of the labels, in nats, each predicted one before."""
+    return F.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1).float(),
+        labels_BT[:, 1:].flatten(),
+        ignore_index=IGNORED,
+    )
+
+
+def rows_loss(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """Give the mean negative log-likelihood of the labels of rows on the model's device, nats."""
+    return next_token_loss(_logits(model, rows), rows.labels_NT)
+
+
+def rows_divergence(
+    model: PreTrainedModel, reference: PreTrainedModel, rows: Rows
+) -> tuple[Tensor, Tensor]:
+    """Give KL(reference, model) where rows have labels, without gradient their loss; mean, nats.
+
+    On text that the reference wrote the two differ by a constant on average. But the divergence
+    is zero, and so is its gradient, as long as the model is the reference.
+    """
+    labels_BT = rows.labels_NT[:, 1:]
+    with torch.no_grad():
+        wanted_MV = _logits(reference, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
+    log_probs_MV = _logits(model, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
+    divergence = F.kl_div(log_probs_MV, wanted_MV, reduction="batchmean", log_target=True)
+    return divergence, F.nll_loss(log_probs_MV.detach(), labels_BT[labels_BT != IGNORED])
+
+
+def _logits(model: PreTrainedModel, rows: Rows) -> Tensor:
+    logits_BTV: Tensor = model(
+        input_ids=rows.input_ids_NT, position_ids=rows.positions_NT, use_cache=False
+    ).logits
+    return logits_BTV
+
+
+def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) -> AdamW:
+    """AdamW that decays matrices only, not norms."""
+    parameters = list(trained(model))
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def train(model: PreTrainedModel, rows: Rows, stage: Stage, on_advance: OnAdvance) -> None:
+    """Train for the settings' number of tokens; resumes from the stage's state file.
+
+    Killed and resumed, it gives the same weights bit for bit, on the same machine and number
+    of threads.
+    """
+    settings = stage.settings
+    size = max(1, settings.batch_tokens // settings.row)
+    steps = max(1, math.ceil(settings.tokens / (size * settings.row)))
+    key = f"{stage.key} {settings.model_dump_json()} {stage.dtype}"
+    optimizer = adamw(
+        model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    state = load_state(stage.state)
+    first = restore(state, model, optimizer, key) if state else 0
+    model.train()
+    saved = started = time.monotonic()
+    order = batches(rows, size=size, steps=steps, seed=settings.seed)
+    for step, picked in enumerate(islice(order, first, None), start=first):
+        rate = learning_rate(
+            step, steps, peak=settings.learning_rate, warmup_ratio=settings.warmup_ratio
+        )
+        loss = _step(model, optimizer, rows, picked, rate, stage)
+        now = time.monotonic()
+        done = step + 1 - first
+        on_advance(
+            Advance(
+                stage=stage.name,
+                step=step + 1,
+                steps=steps,
+                loss=loss,
+                tokens_per_second=done * size * settings.row / (now - started),
+                seconds_left=(steps - step - 1) * (now - started) / done,
+            )
+        )
+        if now - saved >= settings.checkpoint_seconds and step + 1 < steps:
+            save_state(stage.state, training_state(model, optimizer, step + 1, key))
+            saved = time.monotonic()
+    model.eval()
+
+
+def _step(
+    model: PreTrainedModel, optimizer: AdamW, rows: Rows, picked: Tensor, rate: float, stage: Stage
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    part = rows.some(picked, model.device)
+    with computing(stage.dtype, part.input_ids_NT):
+        loss = rows_loss(model, part)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(trained(model), stage.settings.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+@torch.no_grad()
+def text_nll(model: PreTrainedModel, rows: Rows, *, batch: int = 16) -> float:
+    """Give the mean negative log-likelihood of the rows' labels, in nats per token."""
+    total = 0.0
+    count = 0
+    for start in range(0, len(rows), batch):
+        part = slice(start, start + batch)
+        kept = rows.labelled(part)
+        total += rows_loss(model, rows.some(part, model.device)).item() * kept
+        count += kept
+    return total / max(1, count)

@@ -1,0 +1,1 @@
+"""The report of a learning cycle, as data and as a page."""

@@ -1,0 +1,193 @@
+"""A cycle's report as a page of Markdown."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from learner.report.contents import Report
+
+PICTURE: Final = "report.svg"
+_OUTCOMES: Final[dict[str, str]] = {
+    "published": "It passed the gate.",
+    "refused": "The gate refused the candidate:",
+    "too_few_votes": "There were too few votes to learn from:",
+    "reward_model_weak": "Votes do not foretell each other yet, so no policy was trained:",
+    "overtaken": "Another policy went live meanwhile:",
+}
+_CRITERIA: Final = {
+    "win_rate_lower_bound": "win rate against the parent, lower bound (95 %)",
+    "kl": "KL to the SFT policy, nats in an answer",
+    "text_nll_increase": "likelihood of text lost, nats a token",
+    "ended": "share of answers that end",
+}
+_FIGURES: Final = {
+    "trained_on": "opinions trained on",
+    "pairs": "held-out pairs",
+    "accuracy": "held-out accuracy",
+    "lower_bound": "lower bound of the accuracy (95 %)",
+    "calibration_error": "calibration error",
+    "loss": "held-out loss, nats an opinion",
+    "gain": "gain over chance, nats an opinion",
+    "gain_lower_bound": "lower bound of the gain (95 %)",
+    "gain_upper_bound": "upper bound of the gain (95 %)",
+    "epochs": "epochs",
+    "doubted_raters": "raters doubted",
+}
+_CURVES: Final = {
+    "score": "reward",
+    "kl": "KL",
+    "entropy": "entropy",
+    "clip_ratio": "clipped",
+    "length": "length",
+}
+_ROWS: Final = 16  # of PPO's table, at most; the JSON has every iteration
+
+
+def markdown(report: Report) -> str:
+    """Give the report as a page of Markdown, beside which the picture lies."""
+    parts = (_head, _gate, _data, _reward_models, _ppo, _samples, _time)
+    return "\n\n".join(text for part in parts if (text := part(report))) + "\n"
+
+
+def _head(report: Report) -> str:
+    published = report.outcome == "published"
+    title = f"Version {report.version}" if published else f"Cycle {report.cycle}: not published"
+    lines = [
+        f"# {title}",
+        "",
+        f"Cycle {report.cycle}, {report.made:%Y-%m-%d %H:%M} UTC, from version {report.parent}. "
+        f"Base: {report.base}. Trained: {report.tuned or 'nothing'}.",
+        "",
+        f"**{_OUTCOMES[report.outcome]}**",
+        *(f"\n- {reason}" for reason in report.reasons),
+    ]
+    return "\n".join(lines)
+
+
+def _gate(report: Report) -> str:
+    if not report.criteria:
+        return ""
+    rows = [
+        (
+            _CRITERIA.get(c.name, _plain(c.name)),
+            _number(c.figure),
+            f"{c.sense} {_number(c.bound)}",
+            "pass" if c.passed else "**fail**",
+        )
+        for c in report.criteria
+    ]
+    return "## Gate\n\n" + _table(("criterion", "figure", "bound", ""), rows) + _others(report)
+
+
+def _others(report: Report) -> str:
+    """Name the gate's figures that are no criterion, and whatever nobody else names."""
+    told = {c.name for c in report.criteria}
+    others = [
+        f"{_plain(name)} {_number(value)}"
+        for name, value in report.figures.items()
+        if name not in told and name.partition("_")[0] not in ("reward", "judge", "probe", "ppo")
+    ]
+    return f"\n\nAlso: {', '.join(others)}." if others else ""
+
+
+def _data(report: Report) -> str:
+    if report.data is None:
+        return ""
+    data, votes = report.data, report.data.votes
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(votes.items())) or "none"
+    parts = ", ".join(f"{count} {_plain(part)}" for part, count in data.opinions.items())
+    return (
+        f"## Data\n\n"
+        f"- Votes: {sum(votes.values())} ({kinds}) of {data.raters} raters, {report.events} of "
+        f"them new: ledger rows {report.after_seq + 1} to {report.upto_seq}\n"
+        f"- Opinions by split of their prompts: {parts}\n"
+        f"- Prompts: {data.prompts} for PPO, {data.held_out_prompts} held out for the gate"
+    )
+
+
+def _reward_models(report: Report) -> str:
+    figures = report.figures
+    names = [name.partition("_")[2] for name in figures if name.startswith(("reward_", "judge_"))]
+    rows = [
+        (
+            _FIGURES.get(name, _plain(name)),
+            _cell(figures, f"reward_{name}"),
+            _cell(figures, f"judge_{name}"),
+            _cell(figures, f"probe_{name}"),
+        )
+        for name in dict.fromkeys(names)
+    ]
+    if not rows:
+        return ""
+    return "## Reward model and judge\n\n" + _table(
+        ("", "reward model", "judge", "linear probe"), rows
+    )
+
+
+def _ppo(report: Report) -> str:
+    if not report.iterations:
+        return ""
+    rows = [
+        [_cell(iteration, name) for name in ("number", *_CURVES)]
+        for iteration in _thinned(report.iterations)
+    ]
+    return (
+        f"## PPO\n\n![Reward, KL and entropy by iteration]({PICTURE})\n\n"
+        + _table(("iteration", *_CURVES.values()), rows)
+        + "\n\nReward: mean, normalised. KL: nats in an answer. Entropy: nats in a token. "
+        "Clipped: share of tokens. Length: tokens."
+    )
+
+
+def _thinned(iterations: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Leave so many that the table has room, the first and the last among them."""
+    if len(iterations) <= _ROWS:
+        return list(iterations)
+    last = len(iterations) - 1
+    return [iterations[round(row * last / (_ROWS - 1))] for row in range(_ROWS)]
+
+
+def _samples(report: Report) -> str:
+    if not report.samples:
+        return ""
+    blocks = [
+        _fenced(f"> {sample.prompt}", f"before: {sample.before}", f"after:  {sample.after}")
+        for sample in report.samples
+    ]
+    told = f"Before: version {report.parent}. Sampled as it is served, with one seed."
+    return "\n\n".join(["## Samples", told, *blocks])
+
+
+def _time(report: Report) -> str:
+    if not report.seconds:
+        return ""
+    told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in report.seconds.items())
+    return f"## Time\n\n{told}"
+
+
+def _fenced(*lines: str) -> str:
+    """Put what a model said where nothing in it acts as Markdown."""
+    text = "\n".join(lines)
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cell(figures: Mapping[str, float], name: str) -> str:
+    return _number(figures[name]) if name in figures else ""
+
+
+def _number(value: float) -> str:
+    if math.isfinite(value) and value == round(value):
+        return f"{value:.0f}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"

@@ -1,0 +1,1 @@
+"""The reward model: its likelihoods, training and evaluation; which raters to trust."""

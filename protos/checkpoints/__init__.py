@@ -1,0 +1,1 @@
+"""The checkpoint registry: a local folder, or any fsspec URL."""

@@ -1,0 +1,1 @@
+"""vLLM's engine, wrapped: arguments, recording, and everything that touches its internals."""

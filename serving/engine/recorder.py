@@ -1,0 +1,220 @@
+"""What an answer was: collected as vLLM's outputs pass, written to the log before the end.
+
+Source of the version labels: vLLM, which marks the weights of each token itself
+(`CompletionOutput.weight_versions`). An answer cut short by its client has no final output;
+its labels are then the versions whose weights were loaded as its tokens passed. vLLM's labels
+know nothing of adapters: a choice made with one has that adapter's version throughout.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from feedback.log.event_log import EventLog, LogError, NewRecord
+from protos.plaudit.v1.completion_pb2 import (
+    Choice,
+    CompletionRecord,
+    Message,
+    SamplingParameters,
+    VersionSpan,
+)
+from serving import metrics
+from serving.context import RequestContext
+from serving.errors import NotRecorded
+from serving.policies.lineup import Share
+
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.sampling_params import SamplingParams
+
+RECORD_TYPE = CompletionRecord.DESCRIPTOR.full_name
+
+
+def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
+    """Give the sampling parameters as recorded; see `off_policy_usable` in the contract."""
+    plain = (
+        params.temperature > 0
+        and params.top_p == 1.0
+        and params.top_k in (0, -1)
+        and params.min_p == 0.0
+        and params.presence_penalty == 0.0
+        and params.frequency_penalty == 0.0
+        and params.repetition_penalty == 1.0
+        and not params.logit_bias
+        and not params.bad_words
+        and not params.allowed_token_ids
+        and not params.min_tokens
+        and not params.structured_outputs
+    )
+    stop = [params.stop] if isinstance(params.stop, str) else list(params.stop or ())
+    return SamplingParameters(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        repetition_penalty=params.repetition_penalty,
+        has_logit_bias=bool(params.logit_bias),
+        max_tokens=params.max_tokens or 0,
+        seed=params.seed,
+        stop=stop,
+        off_policy_usable=plain,
+    )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One choice as it grows. Plain lists: this is touched for every token of every stream."""
+
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
+    finish_reason: str = ""
+
+
+class Answer:
+    """The record of one request, growing as its outputs pass."""
+
+    def __init__(
+        self,
+        context: RequestContext,
+        params: "SamplingParams",
+        model: str,
+        shares: Iterable[Share] = (),
+    ) -> None:
+        self.context = context
+        self.adapters = {
+            choice: share.policy.version
+            for share in shares
+            if share.policy.adapter is not None
+            for choice in share.choices
+        }
+        self.params = params
+        self.model = model
+        self.created_ms = int(time.time() * 1000)
+        self.prompt = context.prompt
+        self.prompt_token_ids: Sequence[int] = ()
+        # One draft a choice, so that even one that nothing came of is there.
+        self.drafts = [_Draft() for _ in range(params.n)]
+
+    def note(self, output: "RequestOutput", version: int) -> None:
+        """Add what one output brings (a delta, or the whole of it) while `version` is loaded."""
+        if output.prompt_token_ids and not self.prompt_token_ids:
+            self.prompt_token_ids = output.prompt_token_ids
+        if output.prompt and self.context.messages is None and not self.prompt:
+            self.prompt = output.prompt
+        for part in output.outputs:
+            self._note_choice(self.drafts[part.index], part, version)
+
+    def _note_choice(self, draft: _Draft, part: "CompletionOutput", version: int) -> None:
+        start = len(draft.token_ids)
+        draft.text.append(part.text)
+        draft.token_ids += part.token_ids
+        if part.logprobs is not None:
+            for token, top in zip(part.token_ids, part.logprobs, strict=True):
+                draft.log_probs.append(top[token].logprob)
+        if part.finish_reason is not None:
+            draft.finish_reason = part.finish_reason
+        if part.index in self.adapters:
+            draft.spans = [(self.adapters[part.index], 0, len(draft.token_ids))]
+        elif part.weight_versions:
+            draft.spans = [(_version(s.version), s.start, s.end) for s in part.weight_versions]
+        elif end := len(draft.token_ids):
+            if draft.spans and draft.spans[-1][0] == version:
+                start = draft.spans.pop()[1]
+            if end > start:
+                draft.spans.append((version, start, end))
+
+    def finish(self, aborted: bool) -> CompletionRecord:
+        """Give the record; choices without an end were stopped by the client."""
+        for draft in self.drafts:
+            if not draft.finish_reason and aborted:
+                draft.finish_reason = "abort"
+            metrics.CANDIDATES.labels(draft.finish_reason or "none").inc()
+            metrics.CANDIDATE_TOKENS.inc(len(draft.token_ids))
+        metrics.COMPLETIONS.labels("aborted" if aborted else "finished").inc()
+        context = self.context
+        return CompletionRecord(
+            completion_id=context.completion_id,
+            owner=context.owner,
+            subject=context.subject,
+            created_ms=self.created_ms,
+            model=self.model,
+            messages=[Message(role=r, content=c) for r, c in context.messages or ()],
+            prompt=self.prompt,
+            prompt_token_ids=self.prompt_token_ids,
+            multimodal=context.multimodal,
+            sampling=sampling_parameters(self.params),
+            choices=[_choice(i, draft) for i, draft in enumerate(self.drafts)],
+        )
+
+
+def _choice(index: int, draft: _Draft) -> Choice:
+    return Choice(
+        index=index,
+        text="".join(draft.text),
+        token_ids=draft.token_ids,
+        log_probs=draft.log_probs,
+        versions=[VersionSpan(policy_version=v, start=s, end=e) for v, s, e in draft.spans],
+        finish_reason=draft.finish_reason,
+    )
+
+
+def _version(label: str) -> int:
+    return int(label) if label.isdigit() else 0
+
+
+class Recorder:
+    """Writes records to the log, off the event loop."""
+
+    def __init__(
+        self, log: EventLog, on_failure: Callable[[str], None], *, strict: bool = False
+    ) -> None:
+        """Use `log`; `on_failure` is told of each record that could not be written.
+
+        Args:
+            strict: An answer whose record could not be written fails.
+
+        """
+        self.log = log
+        self.on_failure = on_failure
+        self.strict = strict
+        self._pending: set[asyncio.Task[Any]] = set()
+
+    async def write(self, record: CompletionRecord) -> None:
+        """Return when the record is durable.
+
+        A chat does not fail because its record could not be written, unless that is asked for:
+        it is counted and told.
+
+        Raises:
+            NotRecorded: It could not be written, and the recorder is strict.
+
+        """
+        if not await self._written(record) and self.strict:
+            raise NotRecorded("this answer could not be recorded; try again")
+
+    async def _written(self, record: CompletionRecord) -> bool:
+        new = NewRecord(record.completion_id, RECORD_TYPE, record.SerializeToString())
+        try:
+            await asyncio.to_thread(self.log.append, "completions", [new])
+        except LogError as error:
+            metrics.RECORD_FAILURES.inc()
+            self.on_failure(f"completion {record.completion_id} was not recorded: {error}")
+            return False
+        return True
+
+    def write_shielded(self, record: CompletionRecord) -> None:
+        """Write in the background, whatever becomes of the task that asks for it."""
+        task = asyncio.get_running_loop().create_task(self._written(record))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def drain(self) -> None:
+        """Wait for what is being written."""
+        while self._pending:
+            await asyncio.gather(*self._pending)

@@ -1,0 +1,1 @@
+"""The HTTP layer: access control, middleware and routes."""

@@ -1,0 +1,101 @@
+"""How much each key has used today, in a small SQLite file that the replicas of a home share.
+
+Counted in memory and written every second, so that no request waits for a disk: what is written
+there by others is known a second later, and a kill forgets a second's worth. Replicas with homes
+of their own count each for itself.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from feedback.log.sqlite import connect, transaction
+
+logger = logging.getLogger("plaudit.serving")
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS usage (
+    day INTEGER NOT NULL, key_id TEXT NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (day, key_id))
+"""
+_DAY_SECONDS: Final = 86_400
+_KEPT_DAYS: Final = 31
+
+_Counts = Counter[tuple[int, str]]
+
+
+def usage_file(home: Path) -> Path:
+    """Give where an installation keeps it."""
+    return home / "usage.db"
+
+
+class Usage:
+    """Completions by key and day (UTC); all but `write` is for the event loop."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        """Open or create the file at `path`; `clock` gives Unix seconds.
+
+        Raises:
+            sqlite3.Error: The file cannot be opened.
+
+        """
+        self._db = connect(path, _SCHEMA, synchronous="NORMAL", busy_seconds=5)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._new: _Counts = Counter()  # not in the file yet
+        self._writing: _Counts = Counter()  # on its way there
+        self._there = self.write(Counter())
+
+    def close(self) -> None:
+        """Write what is new, and let go of the file."""
+        self.write(self._new)
+        self._db.close()
+
+    def used(self, key_id: str) -> int:
+        """Give how many completions a key has asked for today."""
+        now = (self._today(), key_id)
+        return self._there[now] + self._writing[now] + self._new[now]
+
+    def add(self, key_id: str) -> None:
+        """Count one more."""
+        self._new[self._today(), key_id] += 1
+
+    async def follow(self, seconds: float = 1.0) -> None:
+        """Write what is new, and read what others wrote, until cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            self._writing, self._new = self._new, Counter()
+            try:
+                self._there = await asyncio.to_thread(self.write, self._writing)
+            except sqlite3.Error as error:
+                logger.warning("the use of keys is not written, trying again: %s", error)
+                self._new += self._writing
+            self._writing = Counter()
+
+    def write(self, new: _Counts) -> _Counts:
+        """Add to the file; give all counts of today.
+
+        Raises:
+            sqlite3.Error: The file cannot be written.
+
+        """
+        today = self._today()
+        with self._lock:
+            if new:
+                with transaction(self._db):
+                    self._db.executemany(
+                        "INSERT INTO usage VALUES (?, ?, ?) "
+                        "ON CONFLICT (day, key_id) DO UPDATE SET used = used + excluded.used",
+                        [(*which, count) for which, count in new.items()],
+                    )
+                    self._db.execute("DELETE FROM usage WHERE day < ?", (today - _KEPT_DAYS,))
+            rows = self._db.execute("SELECT key_id, used FROM usage WHERE day = ?", (today,))
+            return Counter({(today, key_id): used for key_id, used in rows})
+
+    def _today(self) -> int:
+        return int(self._clock() // _DAY_SECONDS)

@@ -1,0 +1,1 @@
+"""Which policies a replica has loaded, and how it swaps them."""

@@ -1,0 +1,107 @@
+"""What serving keeps in its home folder, and the routes that need nothing else."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from feedback.api.routes import feedback_router
+from feedback.control.history import History
+from feedback.control.keys import no_valid_key
+from feedback.control.learning import Learning
+from feedback.control.operations import Operations
+from feedback.errors import FeedbackError
+from feedback.log.event_log import EventLog
+from feedback.log.opening import open_log
+from feedback.privacy.identity import Secret, load_or_create_secret
+from feedback.view.feedback_view import View
+from protos.checkpoints.registry import Registry
+from protos.checkpoints.shared_registry import open_registry
+from serving.errors import ServingError
+from serving.http.access import is_loopback
+from serving.http.learning import LearningFeed, learning_router
+from serving.http.operators import operators_router
+from serving.http.routes import identity_router
+from serving.http.usage import Usage, usage_file
+from serving.settings import ServingSettings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What serving keeps in its home folder."""
+
+    secret: Secret
+    log: EventLog
+    view: View
+    registry: Registry
+    history: History
+    usage: Usage
+
+    @classmethod
+    def open(cls, settings: ServingSettings) -> "Parts":
+        """Open or create them."""
+        home = settings.home
+        outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
+        log = open_log(home, outbox=outbox)
+        return cls(
+            secret=load_or_create_secret(home / "secret.json"),
+            log=log,
+            view=View(home / f"view-{settings.replica}.db"),
+            registry=open_registry(home),
+            history=History(log),
+            usage=Usage(usage_file(home)),
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        self.usage.close()
+        self.view.close()
+        self.log.close()
+
+
+def include_own(app: FastAPI, parts: Parts, stopping: Callable[[], bool]) -> None:
+    """Add the routes that need no engine: feedback, learning, operators', who one is."""
+    history, registry = parts.history, parts.registry
+    app.include_router(
+        feedback_router(parts.log, parts.view, parts.secret, lineage=lambda: history.lineage)
+    )
+    app.include_router(identity_router(lambda: history.keys.required))
+    feed = LearningFeed(Learning(history, registry, parts.view), stopping)
+    app.include_router(learning_router(feed, registry, lambda: history.keys))
+    operations = Operations(parts.log, registry, history)
+    app.include_router(operators_router(operations, history, registry))
+
+
+async def follow_view(parts: Parts, poll_seconds: float) -> None:
+    """Keep the view up to date, until cancelled."""
+    while True:
+        with contextlib.suppress(FeedbackError):  # it reads on when the log is back
+            while await asyncio.to_thread(parts.view.follow, parts.log):
+                pass
+        await asyncio.sleep(poll_seconds)
+
+
+async def follow_history(history: History, poll_seconds: float) -> None:
+    """Keep keys and what people are shown up to date; a lagging view does not hold it up."""
+    while True:
+        with contextlib.suppress(FeedbackError):
+            await asyncio.to_thread(history.poll)
+        await asyncio.sleep(poll_seconds)
+
+
+def check_keys(host: str, history: History, home: Path) -> None:
+    """Refuse an address that others can reach while no key is valid.
+
+    Args:
+        history: As of its last poll.
+        home: The installation's folder, for the message.
+
+    Raises:
+        ServingError: `host` is no loopback address, and there is no valid key; says what to do.
+
+    """
+    if not is_loopback(host) and not history.keys.usable:
+        raise ServingError(no_valid_key(history.keys, host, home))

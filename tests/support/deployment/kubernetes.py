@@ -1,0 +1,195 @@
+"""What is wrong with the Kubernetes files: rendered, held to their schema, and to each other."""
+
+import base64
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import yaml
+
+from tests.support.deployment.containers import dockerfile, environment
+from tests.support.deployment.names import command_problems, port_of, routes_of, tool
+
+VERSION = "1.37"
+Manifest = dict[str, Any]
+
+
+def render(folder: Path) -> list[Manifest]:
+    """Give the manifests that `kubectl apply -k` would send.
+
+    Raises:
+        ValueError: They do not fit together.
+
+    """
+    command = [tool("kubectl"), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.strip())
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def run_secrets(
+    deploy: Path, given: dict[str, str], first: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the script that makes the Secrets, with no cluster; `first` has programs to prefer."""
+    environment = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"} | given
+    folders = [first, Path(tool("kubectl")).parent, os.environ["PATH"]]
+    environment["PATH"] = ":".join(str(folder) for folder in folders if folder)
+    return subprocess.run(
+        [deploy / "kubernetes" / "secrets.sh"],
+        env={**os.environ, "KUBECONFIG": os.devnull, **environment},
+        capture_output=True,
+        check=False,
+    )
+
+
+def secrets(deploy: Path) -> list[Manifest]:
+    """Give the manifests that the script makes: the namespace and its Secrets."""
+    done = run_secrets(deploy, {})
+    done.check_returncode()
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def secret_value(manifests: list[Manifest], name: str, key: str) -> bytes:
+    (found,) = (m for m in _all(manifests, "Secret") if m["metadata"]["name"] == name)
+    return base64.b64decode(found["data"][key])
+
+
+def problems(deploy: Path, overlay: str) -> list[str]:
+    try:
+        manifests = render(deploy / "kubernetes" / overlay)
+    except ValueError as error:
+        return [f"kubernetes/{overlay}: {error}"]
+    manifests += secrets(deploy)
+    found = [p for m in manifests for p in _schema_problems(m)]
+    if found:
+        return found
+    for workload in _all(manifests, "Deployment", "StatefulSet"):
+        found += _pod_problems(workload, manifests, deploy)
+    return found + _service_problems(manifests) + _rule_problems(manifests, deploy)
+
+
+def _all(manifests: list[Manifest], *kinds: str) -> Iterator[Manifest]:
+    return (m for m in manifests if m["kind"] in kinds)
+
+
+def _where(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
+
+
+def _schema_problems(manifest: Manifest) -> list[str]:
+    try:
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [f"{_where(manifest)}: {'.'.join(map(str, error.path))}: {error.message}"]
+    return []
+
+
+def _pod_problems(workload: Manifest, manifests: list[Manifest], deploy: Path) -> list[str]:
+    where = _where(workload)
+    pod = workload["spec"]["template"]["spec"]
+    found = []
+    if f"{pod['securityContext']['runAsUser']}" != dockerfile(deploy)["USER"][-1].split(":")[0]:
+        found.append(f"{where}: not the user of the image")
+    there = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+    claims = workload["spec"].get("volumeClaimTemplates", [])
+    volumes = {v["name"] for v in pod["volumes"]} | {c["metadata"]["name"] for c in claims}
+    (config,) = (m["data"] for m in _all(manifests, "ConfigMap"))
+    threads = {config["OMP_NUM_THREADS"], config["PLAUDIT_LEARNER_THREADS"]}
+    secret_names = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
+    found += [f"{where}: no Secret {s}" for s in secret_names if ("Secret", s) not in there]
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        found += _container_problems(f"{where}, {container['name']}", container, there)
+        if threads != {container["resources"]["requests"]["cpu"]}:
+            found.append(f"{where}, {container['name']}: not the request's {threads} threads")
+        mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+        if set(mounts) != volumes:
+            found.append(f"{where}, {container['name']}: volumes {set(mounts) ^ volumes}")
+        if mounts.get("home") != environment(deploy)["PLAUDIT_HOME"]:
+            found.append(f"{where}, {container['name']}: its home folder is elsewhere")
+    return found
+
+
+def _container_problems(where: str, container: Any, there: set[tuple[str, str]]) -> list[str]:
+    if found := command_problems(container["args"], where):
+        return found
+    for source in container["envFrom"]:
+        for kind, reference in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
+            if reference in source and (kind, source[reference]["name"]) not in there:
+                found.append(f"{where}: no {kind} {source[reference]['name']}")
+    ports = {p["name"]: p["containerPort"] for p in container.get("ports", [])}
+    listens = port_of(container["args"])
+    if set(ports.values()) != ({listens} - {None}):
+        found.append(f"{where}: ports {ports}, but it listens on {listens}")
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        if probe not in container:
+            continue
+        asked = container[probe]["httpGet"]
+        if asked["port"] not in ports:
+            found.append(f"{where}: {probe}: no port {asked['port']}")
+        if asked["path"] not in routes_of(container["args"]):
+            found.append(f"{where}: {probe}: {asked['path']} is no route")
+    return found
+
+
+def _pods(manifests: list[Manifest], labels: dict[str, str]) -> list[Manifest]:
+    """Give the pod templates that a selector chooses."""
+    templates = [w["spec"]["template"] for w in _all(manifests, "Deployment", "StatefulSet")]
+    return [t for t in templates if labels.items() <= t["metadata"]["labels"].items()]
+
+
+def _port_names(pods: list[Manifest]) -> set[str]:
+    return {
+        p["name"] for pod in pods for c in pod["spec"]["containers"] for p in c.get("ports", [])
+    }
+
+
+def _service_problems(manifests: list[Manifest]) -> list[str]:
+    found = []
+    for service in _all(manifests, "Service"):
+        pods = _pods(manifests, service["spec"]["selector"])
+        wanted = {p["targetPort"] for p in service["spec"]["ports"]}
+        if len(pods) != 1 or not wanted <= _port_names(pods):
+            found.append(f"{_where(service)}: no pod with ports {wanted}")
+    for policy in _all(manifests, "NetworkPolicy"):
+        pods = _pods(manifests, policy["spec"]["podSelector"].get("matchLabels", {}))
+        ports = {p["port"] for i in policy["spec"].get("ingress", []) for p in i["ports"]}
+        if not pods or not ports <= _port_names(pods):
+            found.append(f"{_where(policy)}: no pod with ports {ports}")
+    budgets = _all(manifests, "PodDisruptionBudget")
+    return found + [
+        f"{_where(budget)}: it protects no pod"
+        for budget in budgets
+        if len(_pods(manifests, budget["spec"]["selector"]["matchLabels"])) != 1
+    ]
+
+
+def _rule_problems(manifests: list[Manifest], deploy: Path) -> list[str]:
+    """Check the autoscaler's metric, and what Prometheus looks for in the cluster."""
+    found = []
+    adapter = yaml.safe_load((deploy / "kubernetes" / "prometheus-adapter.yaml").read_text())
+    metrics = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
+    workloads = {(w["kind"], w["metadata"]["name"]): w for w in manifests}
+    for scaler in _all(manifests, "HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        if "replicas" in workloads.get((target["kind"], target["name"]), scaler)["spec"]:
+            found.append(f"{_where(scaler)}: its target sets replicas itself")
+        if (target["kind"], target["name"]) not in workloads:
+            found.append(f"{_where(scaler)}: no {target['kind']} {target['name']}")
+        wanted = {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"]}
+        if not wanted <= metrics:
+            found.append(f"{_where(scaler)}: the adapter has no rule for {wanted - metrics}")
+    containers = {
+        f"{c['name']};{p['name']}"
+        for pod in _pods(manifests, {})
+        for c in pod["spec"]["containers"]
+        for p in c["ports"]
+    }
+    scraped = yaml.safe_load((deploy / "prometheus" / "kubernetes.yml").read_text())
+    wanted = {job["relabel_configs"][0]["regex"] for job in scraped["scrape_configs"]}
+    if wanted != containers:
+        found.append(f"prometheus/kubernetes.yml: {sorted(wanted ^ containers)}")
+    return found

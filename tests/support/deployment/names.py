@@ -1,0 +1,144 @@
+"""What the code has that files under deploy/ name: commands, options, variables, routes, ports."""
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
+from typer.exceptions import TyperException
+
+from deploy.commands.main import app
+from deploy.settings import UpSettings
+from feedback.log.kafka_settings import KafkaSettings
+from learner.settings import LearnerSettings
+from protos.checkpoints.shared_registry import RegistrySettings
+from serving.http.routes import KEPT, health_router
+from serving.settings import ServingSettings
+
+_VARIABLE = re.compile(r"PLAUDIT_[A-Z0-9]+(?:_+[A-Z0-9]+)*")
+_TESTS_ALONE = {"PLAUDIT_FAILPOINTS"}
+
+
+def tool(name: str) -> str:
+    """Give the path of a program of the development packages, or of one on the machine."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert found is not None, f"{name} is not installed: uv sync"
+    return found
+
+
+def parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Parse the arguments of `plaudit` without running it; give the command and its options.
+
+    Raises:
+        ValueError: There is no such command or option.
+
+    """
+    command: Any = typer.main.get_command(app)
+    path, rest = [], list(words)
+    while hasattr(command, "commands"):
+        if not rest or rest[0] not in command.commands:
+            raise ValueError(f"no command 'plaudit {' '.join([*path, *rest[:1]])}'")
+        command = command.commands[rest[0]]
+        path.append(rest.pop(0))
+    context = command.context_class(command, info_name=path[-1])
+    try:
+        options, _, _ = command.make_parser(context).parse_args(rest)
+    except TyperException as error:
+        raise ValueError(f"plaudit {' '.join(path)}: {error}") from error
+    return " ".join(path), options
+
+
+def command_problems(words: Sequence[str], where: str) -> list[str]:
+    try:
+        parsed(words)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    return []
+
+
+def port_of(words: Sequence[str]) -> int | None:
+    """Give the port on which a command listens; None where it does not."""
+    command, options = parsed(words)
+    listening: dict[str, tuple[type[BaseSettings], str]] = {
+        "serve": (ServingSettings, "port"),
+        "learn": (LearnerSettings, "metrics_port"),
+    }
+    if command not in listening:
+        return None
+    settings, option = listening[command]
+    return int(options.get(option, settings.model_fields[option].default))
+
+
+def routes_of(words: Sequence[str]) -> frozenset[str]:
+    """Give the paths without parameters that a command answers."""
+    command, _ = parsed(words)
+    if command == "learn":
+        return frozenset({"/metrics"})
+    if command != "serve":
+        return frozenset()
+    health = FastAPI()
+    health.include_router(health_router(lambda: True, lambda: 1, lambda: None))
+    return KEPT | {getattr(route, "path", "") for route in health.routes}
+
+
+def variables() -> set[str]:
+    """Give every environment variable that settings or options are read from."""
+    found = set(_TESTS_ALONE)
+    for settings in (UpSettings, ServingSettings, LearnerSettings, KafkaSettings, RegistrySettings):
+        config = settings.model_config
+        found |= set(_fields(settings, config["env_prefix"] or ""))
+    return found | set(_option_variables(typer.main.get_command(app)))
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}".upper()
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if nested and not issubclass(kind, BaseSettings):
+            yield from _fields(kind, f"{prefix}{name}__")
+
+
+def _option_variables(command: Any) -> Iterator[str]:
+    for below in getattr(command, "commands", {}).values():
+        yield from _option_variables(below)
+    yield from (option.envvar for option in command.params if option.envvar)
+
+
+def variable_problems(text: str, where: str) -> list[str]:
+    unknown = set(_VARIABLE.findall(text)) - variables()
+    return [f"{where}: nothing reads {name}" for name in sorted(unknown)]
+
+
+def commands_in_markdown(text: str) -> Iterator[list[str]]:
+    """Give the arguments of each `plaudit` command in code spans and blocks."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M))
+    lines = [line for block in blocks for line in block.splitlines()]
+    yield from (words for line in [*lines, *spans] if (words := _arguments(line)))
+
+
+def commands_in_comments(text: str) -> Iterator[list[str]]:
+    """Give the arguments of each `plaudit` command in a file's comments."""
+    lines = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    yield from (words for line in lines if (words := _arguments(line)))
+
+
+def _arguments(line: str) -> list[str]:
+    """Give what follows `plaudit` where it is run by itself, by uv or in a pod."""
+    if not re.match(r"(uv run|kubectl .* --|docker compose .* run --rm \w+ |plaudit\b)", line):
+        return []
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:  # prose
+        return []
+    if words[:2] == ["docker", "compose"]:
+        return words[words.index("--rm") + 2 :]
+    return words[words.index("plaudit") + 1 :] if "plaudit" in words else []

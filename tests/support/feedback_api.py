@@ -1,0 +1,54 @@
+"""The feedback routes on a log of the caller's, and what is posted to them."""
+
+import time
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+
+from feedback.api.routes import feedback_router
+from feedback.log.event_log import LogRecord, LogUnavailable, Positions, Topic
+from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import Secret, mint
+from feedback.view.feedback_view import View
+from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+
+SECRET = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
+RATING = {"kind": "rating", "choice": 0, "value": "up"}
+DAY = 24 * 3600
+
+
+class Away(SqliteLog):
+    """A log that answers nothing."""
+
+    def __init__(self) -> None: ...
+
+    def append(self, topic: Topic, records: Any) -> None:
+        raise LogUnavailable("the broker is away")
+
+    def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+        raise LogUnavailable("the broker is away")
+
+
+def client_of(log: SqliteLog, view: View, **headers: str) -> httpx.AsyncClient:
+    app = FastAPI()
+    app.include_router(feedback_router(log, view, SECRET))
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://plaudit", headers=headers)
+
+
+def made(owner: str = "local", choices: int = 2, version: int = 3, days_ago: float = 0) -> str:
+    return mint(SECRET, owner, choices, version, now=time.time() - days_ago * DAY)
+
+
+def body(completion_id: str, feedback: Any = RATING, **fields: Any) -> dict[str, Any]:
+    return {"completion_id": completion_id, "feedback": feedback, **fields}
+
+
+def stored(log: SqliteLog) -> list[FeedbackEvent]:
+    return [FeedbackEvent.FromString(r.value) for r in log.read("feedback", {})]
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0

@@ -1,0 +1,47 @@
+"""What each process of a test runs under torchrun: PPO on a tiny model, its figures as JSON."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from learner.errors import Interrupted
+from learner.models.ranks import joined
+from learner.ppo.trainer import Iteration, run_ppo
+from tests.support.tiny import TINY_PPO, tiny_model
+from tests.unit.learner.ppo.test_trainer import players
+
+
+def main(out: Path, iterations: int, stop_after: int) -> None:
+    """Train, and write figures and weights; stop as if killed after `stop_after` iterations."""
+    torch.set_num_threads(1)
+    settings = TINY_PPO.model_copy(update={"iterations": iterations, "live_share": 0.5})
+    found: list[Iteration] = []
+
+    def note(iteration: Iteration) -> None:
+        if len(found) == stop_after:
+            raise Interrupted
+        found.append(iteration)
+
+    with joined() as ranks:
+        try:
+            policy = run_ppo(
+                players(tiny_model()),
+                settings,
+                seed=5,
+                state=out / "state",
+                on_iteration=note,
+                ranks=ranks,
+            )
+        except Interrupted:
+            return
+        if ranks.rank == 0:
+            torch.save(policy.state_dict(), out / f"weights-{ranks.size}.pt")
+            figures = json.dumps([asdict(iteration) for iteration in found])
+            (out / f"figures-{ranks.size}.json").write_text(figures)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

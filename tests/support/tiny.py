@@ -1,0 +1,54 @@
+"""The smallest model that unit tests of the learner train, and what it is asked."""
+
+import torch
+from transformers import PreTrainedModel
+
+from learner.data.packing import Rows
+from learner.data.tokenizer import train_tokenizer
+from learner.models.model import new_model
+from learner.models.ranks import Ranks
+from learner.ppo.rollouts import Group, collect
+from learner.sampling.sampler import Sample, TransformersSampler
+from learner.settings import PPOSettings, PretrainSettings
+
+END = 5
+TINY = PretrainSettings(
+    vocabulary=300, hidden=32, layers=2, heads=1, feed_forward=32, initial_deviation=0.3
+)
+PROMPTS = [[2, 50, 3], [2, 51, 52, 53, 3], [2, 60, 61, 3]]
+TINY_PPO = PPOSettings(
+    iterations=3,
+    rollouts=6,
+    max_tokens=6,
+    text_rows=2,
+    text_row=8,
+    micro_tokens=30,
+    checkpoint_every=1,
+    learning_rate=3e-3,
+)
+
+
+def tiny_model() -> PreTrainedModel:
+    return new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+
+
+def text() -> Rows:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(6, 262, (4, 8), generator=generator)
+    return Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous())
+
+
+def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[Group]:
+    """Group samples for forward passes of so many tokens, all as just sampled."""
+    return collect(
+        samples,
+        [True] * len(samples),
+        pad=0,
+        micro_tokens=micro_tokens,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
+
+
+def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
+    return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)

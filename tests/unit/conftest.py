@@ -1,9 +1,0 @@
-import pytest
-from transformers import PreTrainedModel
-
-from tests.tiny import tiny_model
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return tiny_model()

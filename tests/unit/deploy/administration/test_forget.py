@@ -1,0 +1,229 @@
+"""`plaudit feedback forget` on a home: what it erases, what it says, and doing it again."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from deploy.administration import forget as module
+from deploy.administration.exchange import export_feedback
+from deploy.administration.forget import forget, learned_from
+from deploy.errors import DeployError
+from feedback.control.policies import publish_event
+from feedback.ledger.rows import Erasure
+from feedback.ledger.store import Ledger
+from feedback.log.event_log import LogUnavailable, RecordKey
+from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import LOCAL_OWNER, load_or_create_secret, owner_of, subject_of
+from feedback.view.feedback_view import View
+from learner.cycle.lease import FileLease
+from protos.checkpoints.registry import Registry
+from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
+from protos.plaudit.v1.policy_pb2 import Published
+from tests.support.feedback_samples import completion, put, rating
+
+KEY = "a key"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Ann and Bob have asked and voted, with the key and without; versions 2 and 3 learned."""
+    home = tmp_path / "home"
+    secret = load_or_create_secret(home / "secret.json")
+    log = SqliteLog(home / "log.db")
+    for owner in (LOCAL_OWNER, owner_of(secret, KEY)):
+        for name in ("bob", "ann"):
+            subject, c = subject_of(secret, owner, name), f"c-{owner}-{name}"
+            put(log, completion(c, owner=owner, subject=subject, question=f"{name}'s {owner}"))
+            for i in range(2):
+                vote = rating(f"e{i}-{c}", i, completion_id=c, owner=owner, subject=subject)
+                put(log, vote)
+    ann = subject_of(secret, LOCAL_OWNER, "ann")
+    put(log, rating("on bob's", completion_id="c-local-bob", subject=ann, reason="ann's local"))
+    for version in (1, 2, 3):
+        publish_event(log, Published(version=version, parent=version - 1))
+    ledger, view = Ledger(home / "ledger.db"), View(home / "view-replica-0.db")
+    ledger.follow(log)
+    view.follow(log)
+    outbox = SqliteLog(home / "outbox-replica-0.db")
+    put(outbox, completion("c-out", subject=ann, question="ann's local"), completion("c-else"))
+    for opened in (log, ledger, view, outbox):
+        opened.close()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    # In order of their numbers: bob's 1 and 2, ann's 3 and 4, then those with the key.
+    for version, to_seq in ((1, 0), (2, 2), (3, 5)):
+        Registry(home / "registry").publish(
+            tmp_path / "model",
+            version=version,
+            parent=version - 1,
+            base="tiny",
+            learned_from=LedgerRange(to_seq=to_seq),
+        )
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _no_replica_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_VIEW_SECONDS", 0.2)
+
+
+def bytes_of(home: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in home.glob("*.db*"))
+
+
+def exported(home: Path) -> list[str]:
+    export_feedback(home, home.parent / "out.jsonl")
+    lines = (home.parent / "out.jsonl").read_text().splitlines()
+    return [json.loads(line)["prompt"][0]["content"] for line in lines]
+
+
+def said_of(home: Path, user: str, api_key: str | None = None) -> list[str]:
+    said: list[str] = []
+    forget(home, user, api_key, said.append)
+    return said
+
+
+def test_no_byte_of_theirs_is_left_and_everybody_else_stays(home: Path) -> None:
+    assert b"ann's local" in bytes_of(home)
+    said = said_of(home, "ann")
+    assert b"ann's local" not in bytes_of(home)
+    outbox = SqliteLog(home / "outbox-replica-0.db")
+    assert [r.key for r in outbox.read("completions", {})] == ["c-else"]
+    outbox.close()
+    assert sorted(prompt.split("'")[0] for prompt in exported(home)) == ["ann", "ann", *["bob"] * 4]
+    ledger = Ledger(home / "ledger.db")
+    assert len(ledger.judged()) == 6
+    ledger.close()
+    assert said == [
+        "outbox-replica-0.db: 1 completions erased.",
+        "The log: 1 completions, 3 events and 0 dead letters erased (events of others too, where "
+        "they need one of the completions).",
+        "view-replica-0.db: erased.",
+        "ledger.db: 1 completions and 3 events erased, now and before.",
+        "Versions that learned from them: 2, 3.",
+        "The next reward model is trained without them; these versions stay as they are.",
+        "Version 3 is live, and the next is trained from it. To leave behind what it learned: "
+        "'plaudit policies activate 1', then 'plaudit policies resume'.",
+    ]
+
+
+def test_the_key_decides_whose_user_it_is(home: Path) -> None:
+    said_of(home, "ann", KEY)
+    assert b"ann's local" in bytes_of(home)
+    owner = owner_of(load_or_create_secret(home / "secret.json"), KEY)
+    assert f"ann's {owner}".encode() not in bytes_of(home)
+    assert f"bob's {owner}".encode() in bytes_of(home)
+
+
+def test_again_does_no_harm_and_a_stranger_is_said_to_be_one(home: Path) -> None:
+    said_of(home, "ann")
+    left = exported(home)
+    assert said_of(home, "ann")[1].startswith("The log: 0 completions, 0 events")
+    assert exported(home) == left
+    said = said_of(home, "nobody")
+    assert any("Nothing of 'nobody' was found" in line and "--api-key" in line for line in said)
+    assert exported(home) == left
+
+
+def test_after_a_failure_in_the_middle_it_does_the_rest(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase = SqliteLog.erase
+
+    def fails_on_completions(self: SqliteLog, topic: str, keys: list[RecordKey]) -> None:
+        if topic == "completions" and self.path.name == "log.db":
+            raise LogUnavailable("away")
+        erase(self, topic, keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SqliteLog, "erase", fails_on_completions)
+    with pytest.raises(LogUnavailable):
+        said_of(home, "ann")
+    assert b"ann's local" in bytes_of(home)
+    monkeypatch.undo()
+    said_of(home, "ann")
+    assert b"ann's local" not in bytes_of(home)
+
+
+def test_a_learner_that_runs_erases_its_own_ledger(home: Path) -> None:
+    """The command leaves the file to it, and waits."""
+    stop, log, ledger = threading.Event(), SqliteLog(home / "log.db"), Ledger(home / "ledger.db")
+
+    def learner() -> None:
+        while not stop.wait(0.3):
+            ledger.follow(log)
+
+    with FileLease(home / "learner" / "lease.lock") as lease:
+        assert lease.acquire(1)
+        thread = threading.Thread(target=learner)
+        thread.start()
+        try:
+            said = said_of(home, "ann")
+        finally:
+            stop.set()
+            thread.join()
+    assert "ledger.db: 1 completions and 3 events erased, now and before." in said
+    for opened in (log, ledger):
+        opened.close()
+    assert b"ann's local" not in bytes_of(home)
+
+
+def test_what_cannot_be_done_is_said(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match=r"no secret\.json"):
+        said_of(tmp_path, "ann")
+    assert not (tmp_path / "secret.json").exists()
+    with pytest.raises(DeployError, match="name the person"):
+        said_of(home, "")
+    (home / "ledger.db").unlink()
+    assert any("No learner has run" in line for line in said_of(home, "ann"))
+
+
+def test_a_topic_that_is_never_compacted_is_named() -> None:
+    assert "within 7 days (max.compaction.lag.ms=604800000)" in module._when("t", 604_800_000)
+    assert "t never removes them: set cleanup.policy=compact" in module._when("t", None)
+
+
+def test_it_is_a_command(home: Path) -> None:
+    command = [sys.executable, "-m", "deploy.commands.main", "feedback", "forget"]
+    options = ["--subject", "ann", "--home", str(home)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Versions that learned from them: 2, 3." in done.stdout
+    assert b"ann's local" not in bytes_of(home)
+    for file in home.glob("*.db"):
+        connection = sqlite3.connect(file)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+
+
+def test_versions_that_learned_are_told_from_those_that_were_trained_without() -> None:
+    def manifest(version: int, parent: int, upto: int, forgettings: int = 0) -> Manifest:
+        learned = LedgerRange(to_seq=upto, forgettings=forgettings)
+        return Manifest(version=version, parent=parent, learned_from=learned)
+
+    manifests = [
+        manifest(1, 0, 0),
+        manifest(2, 1, 9),
+        manifest(3, 2, 10),
+        manifest(4, 3, 20, forgettings=1),
+        manifest(5, 2, 30, forgettings=1),
+        manifest(6, 5, 40, forgettings=2),
+        manifest(7, 4, 50, forgettings=4),
+    ]
+    once = Erasure(1, "f", first_seq=10, events=1, completions=0)
+    assert learned_from(manifests, [once]) == ([3], [4, 7])
+    again = Erasure(4, "g", first_seq=35, events=1, completions=0)
+    assert learned_from(manifests, [once, again]) == ([3, 6], [4, 7])
+    nothing = Erasure(2, "h", first_seq=None, events=1, completions=0)
+    assert learned_from(manifests, [nothing]) == ([], [])
+    pruned = [
+        manifests[0],
+        Manifest(
+            version=8, parent=7, learned_from=LedgerRange(from_seq=50, to_seq=60, forgettings=4)
+        ),
+    ]
+    assert learned_from(pruned, [once]) == ([], [8])

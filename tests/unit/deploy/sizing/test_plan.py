@@ -1,0 +1,204 @@
+"""Plans by hand-computed numbers, and the shapes that they start from."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import DeployError
+from deploy.local.up import children
+from deploy.settings import UpSettings
+from deploy.sizing.machine import default_shape, matmul_flops, plan_here, shape_of
+from deploy.sizing.plan import GIB, PROGRAMS, Machine, Plan, Shape, plan
+from deploy.sizing.tuning import Tuning
+from learner.data.tokenizer import train_tokenizer
+from learner.models.model import new_model, parameters_of
+from learner.settings import LearnerSettings, PPOSettings, PretrainSettings, tune_for
+from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
+
+# 1000 parameters, 2 layers of width 10, a vocabulary of 50; linear layers of 100 sides in all.
+LLAMA = "LlamaForCausalLM"
+SMALL = Shape(LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, sides=100)
+PPO = PPOSettings(
+    iterations=2,
+    rollouts=10,
+    epochs=2,
+    minibatches=1,
+    max_tokens=16,
+    text_rows=3,
+    text_row=8,
+    micro_tokens=100,
+)
+SETTINGS = LearnerSettings(ppo=PPO)
+CPU = Machine(cores=2, memory=8 * GIB, gpus=(), flops=1e6)
+
+
+def planned(shape: Shape = SMALL, machine: Machine = CPU, **changes: object) -> Plan:
+    options = {
+        "tune": "full",
+        "dtype": "float32",
+        "settings": SETTINGS,
+        "cache": GIB // 2,
+        **changes,
+    }
+    return plan(shape, machine, **options)  # type: ignore[arg-type]
+
+
+def test_bytes_of_training_all_weights_on_a_cpu() -> None:
+    found = planned()
+    assert found.serving == 2 * 4 * 1000  # twice while a swap packs them
+    assert found.weights == 4 * 4 * 1000  # reference, policy, critic, reward model
+    assert found.gradients == 2 * 4 * 1000
+    assert found.optimizer == 2 * 2 * 4 * 1000
+    # 100 tokens: two models' 68 bytes x 10 units x 2 layers, and 3 float32 rows of 50 logits.
+    assert found.activations == 100 * (2 * 68 * 20 + 3 * 4 * 50)
+    assert found.learner == 16_000 + 8_000 + 16_000 + 332_000
+    assert found.gpu_share is None
+    assert found.serving_environment == found.learner_environment == {}
+    assert found.problem is None
+
+
+def test_bytes_of_training_adapters() -> None:
+    found = planned(tune="lora", dtype="bfloat16")
+    assert found.trained == 16 * 100
+    assert found.serving == 2 * 2 * 1000
+    assert found.weights == 4 * (2 * 1000 + 4 * 1600)
+    assert found.gradients == 2 * 4 * 1600
+    assert found.optimizer == 2 * 2 * 4 * 1600
+
+
+def test_seconds_of_a_cycle() -> None:
+    answers = 2 * 10 * (32 + 16 / 2)  # 800 tokens
+    text = 2 * 2 * 1 * 3 * 8  # 96 tokens
+    operations = 2 * 1000 * ((2 + 8 + 24) * answers + 6 * text)
+    assert planned().seconds == pytest.approx(operations / (1e6 * 0.6))
+    assert planned().lines()[-1] == "A learning cycle: about 2 min, a rough estimate."
+
+
+def test_a_machine_too_small_is_told_with_what_to_change() -> None:
+    tight = Machine(cores=2, memory=PROGRAMS, gpus=(), flops=1e6)
+    problem = planned(machine=tight).problem
+    assert problem is not None
+    # 3 GiB of programs and .5 GiB of cache, of 3 GiB
+    assert "needs about 3.5 GiB, and this machine has 3.0 GiB" in problem
+    assert "take a smaller model" in problem
+
+
+# Half a billion parameters: 1 GiB of weights in bfloat16.
+BIG = Shape(LLAMA, parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, sides=100_000)
+
+
+def gpus(*sizes: int) -> Machine:
+    return Machine(cores=16, memory=128 * GIB, gpus=tuple(s * GIB for s in sizes), flops=1e12)
+
+
+def test_two_gpus_have_a_part_each() -> None:
+    found = planned(BIG, gpus(24, 40), dtype="bfloat16")
+    assert found.serving == GIB
+    assert found.cache == int(24 * GIB * 0.9) - GIB
+    assert found.serving_environment == {
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PLAUDIT_SERVING_GPU_MEMORY_SHARE": "0.9",
+    }
+    assert found.learner_environment == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert found.seconds is None
+    assert found.problem is None
+
+
+def test_the_learner_has_all_gpus_but_the_first_and_must_fit_the_smallest() -> None:
+    found = planned(BIG, gpus(24, 40, 80, 40), dtype="bfloat16")
+    assert found.learner_environment == {"CUDA_VISIBLE_DEVICES": "1,2,3"}
+    assert found.place == "serving on GPU 0, learning on GPU 1,2,3"
+    assert found.problem is None
+    problem = planned(BIG, gpus(24, 40, 16), dtype="bfloat16").problem
+    assert problem is not None
+    assert "GPU 2, which learns, has 16.0 GiB" in problem
+
+
+def test_one_gpu_is_shared_the_learner_s_bytes_left_out_of_vllms_share() -> None:
+    found = planned(BIG, gpus(40), dtype="bfloat16")
+    # 40 bytes for each of half a billion parameters, and .35 GiB of activations.
+    assert found.learner == 20 * GIB + found.activations
+    assert found.activations == 100 * (2 * 68 * 1024 * 24 + 12 * 32000)
+    assert found.gpu_share == 0.39  # .9 - 20.35 / 40, rounded down
+    assert found.cache == int(0.39 * 40 * GIB) - GIB
+    assert found.learner_environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert not found.sleep_mode
+    assert found.problem is None
+
+
+def test_one_gpu_too_small_for_both_would_need_sleep_mode() -> None:
+    found = planned(BIG, gpus(24), dtype="bfloat16")
+    assert found.sleep_mode
+    assert found.problem is not None
+    assert "sleep mode" in found.problem
+
+
+def test_one_gpu_too_small_for_either_is_told() -> None:
+    found = planned(BIG, gpus(16), dtype="bfloat16")
+    assert found.problem is not None
+    assert "GPU 0 has 16.0 GiB" in found.problem
+
+
+def test_parts_start_with_the_plans_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_SERVING_GPU_MEMORY_SHARE", "0.3")  # set by hand
+    found = planned(BIG, gpus(24, 40), dtype="bfloat16")
+    serving, learner = children(UpSettings(home=tmp_path), "bfloat16", found, Tuning("lora", 16))
+    assert serving.environment["PLAUDIT_SERVING_LORA_RANK"] == "16"
+    assert serving.environment["PLAUDIT_SERVING_GPU_MEMORY_SHARE"] == "0.3"
+    assert serving.environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert learner.environment["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_plan_is_said_in_four_lines() -> None:
+    lines = planned(default_shape(), settings=LearnerSettings()).lines()
+    assert lines[0] == "Model: 2.2 million parameters; training all of them."
+    assert lines[1] == "Place: serving and learning share 2 cores, 8.0 GiB."
+    assert lines[2].startswith("Memory, roughly: serving 17 MiB weights + 0.5 GiB cache; learning")
+    assert len(lines) == 4
+
+
+def test_the_default_models_shape_is_that_of_the_model_made() -> None:
+    tokenizer = train_tokenizer(["a b"], vocabulary=2048, context=64)
+    tokenizer.add_tokens([f"<{n}>" for n in range(2048 - len(tokenizer))])
+    model = new_model(PretrainSettings(), tokenizer)
+    linear = [m for n, m in model.named_modules() if "proj" in n and hasattr(m, "in_features")]
+    found = default_shape()
+    assert found.parameters == parameters_of(model)
+    assert found.sides == sum(m.in_features + m.out_features for m in linear)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_a_folders_shape_is_read_without_loading_it(name: str, tmp_path: Path) -> None:
+    model = tiny_model(name, tiny_tokenizer())
+    found = shape_of(save_tiny(name, tmp_path))
+    assert found.parameters == parameters_of(model)
+    assert (found.layers, found.hidden, found.vocabulary) == (2, 64, len(tiny_tokenizer()))
+    sides = [
+        sum(p.shape)
+        for n, p in model.named_parameters()
+        if (p.dim() == 2 and ".layers." in n) or (".h." in n and p.dim() == 2)
+    ]
+    assert found.sides == sum(sides)
+
+
+def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
+    save_tiny("gpt2", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(DeployError, match="import-model"):
+        shape_of(tmp_path)
+
+
+def test_a_model_too_large_is_refused_before_any_work() -> None:
+    huge = Shape(LLAMA, parameters=10**13, layers=100, hidden=10**5, vocabulary=10**5, sides=10**9)
+    with pytest.raises(DeployError, match="It does not fit"):
+        plan_here(huge, "float32")
+
+
+def test_large_models_train_adapters() -> None:
+    assert (tune_for(30_000_000), tune_for(30_000_001)) == ("full", "lora")
+
+
+def test_the_matrix_rate_is_measured() -> None:
+    assert matmul_flops(size=64, times=2) > 0

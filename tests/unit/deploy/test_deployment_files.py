@@ -1,0 +1,124 @@
+"""The files under deploy/ are sound, and name nothing that the code does not have."""
+
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from feedback.privacy.identity import load_or_create_secret
+from tests.support.deployment import kubernetes
+from tests.support.deployment.containers import (
+    compose_problems,
+    dockerfile_problems,
+    hadolint_problems,
+)
+from tests.support.deployment.dashboards import dashboard_problems
+from tests.support.deployment.faults import FAULTS
+from tests.support.deployment.names import tool
+from tests.support.deployment.texts import RUNBOOKS, alert_problems, text_problems
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+# By the part of deploy/ that they are about.
+CHECKERS: dict[str, list[Callable[[Path], list[str]]]] = {
+    "Dockerfile": [
+        lambda root: hadolint_problems(root / "deploy"),
+        lambda root: dockerfile_problems(root / "deploy", root),
+    ],
+    "compose.yaml": [lambda root: compose_problems(root / "deploy")],
+    "base": [lambda root: kubernetes.problems(root / "deploy", "base")],
+    "gpu": [lambda root: kubernetes.problems(root / "deploy", "gpu")],
+    "prometheus": [alert_problems],
+    "grafana": [dashboard_problems],
+    "": [text_problems],
+}
+
+
+@pytest.mark.parametrize("part", CHECKERS)
+def test_nothing_is_wrong_with_the_files(part: str) -> None:
+    assert [p for check in CHECKERS[part] for p in check(REPOSITORY)] == []
+
+
+@pytest.mark.parametrize(("part", "file", "old", "new", "told"), FAULTS)
+def test_a_planted_fault_is_found(
+    tmp_path: Path, part: str, file: str, old: str, new: str, told: str
+) -> None:
+    for folder in ("deploy", "docs"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    for name in ("README.md", "pyproject.toml", "uv.lock"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    for folder in ("protos", "feedback", "serving", "learner"):
+        (tmp_path / folder).mkdir()
+    changed = tmp_path / "deploy" / file
+    text = changed.read_text()
+    assert old in text
+    changed.write_text(text.replace(old, new))
+    found = [p for check in CHECKERS[part] for p in check(tmp_path)]
+    assert any(told in problem for problem in found), found
+
+
+def test_a_runbook_entry_without_its_alert_or_command_is_found(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "deploy", tmp_path / "deploy")
+    (tmp_path / "docs").mkdir()
+    text = (REPOSITORY / RUNBOOKS).read_text()
+    text = text.replace("`plaudit policies rollback`", "`plaudit policies undo`")
+    (tmp_path / RUNBOOKS).write_text(text + "\n## Sunspots\n\n**Means** **Look** **Do**\n")
+    shutil.copy(REPOSITORY / "README.md", tmp_path)
+    assert alert_problems(tmp_path) == ["Sunspots: runbook entry without alert"]
+    assert "docs/runbooks.md: no command 'plaudit policies undo'" in text_problems(tmp_path)
+
+
+def test_the_script_makes_a_secret_that_serving_takes(tmp_path: Path) -> None:
+    made = kubernetes.secrets(REPOSITORY / "deploy")
+    file = tmp_path / "secret.json"
+    file.write_bytes(kubernetes.secret_value(made, "plaudit-identity", "secret.json"))
+    secret = load_or_create_secret(file)
+    assert len(secret.identity) == 32
+    assert secret.current in secret.keys
+    assert kubernetes.secret_value(made, "plaudit", "AWS_ACCESS_KEY_ID") == b"id"
+    kinds = [(m["kind"], m["metadata"]["name"]) for m in made]
+    assert kinds == [
+        ("Namespace", "plaudit"),
+        ("Secret", "plaudit"),
+        ("Secret", "plaudit-identity"),
+    ]
+    assert made[-1]["immutable"]
+
+
+def test_the_script_leaves_an_identity_that_is_there(tmp_path: Path) -> None:
+    cluster = tmp_path / "kubectl"  # one that answers: it has that Secret
+    cluster.write_text(
+        '#!/bin/sh\ncase "$*" in *"get secret plaudit-identity") exit 0 ;; esac\n'
+        f'exec {tool("kubectl")} "$@"\n'
+    )
+    cluster.chmod(0o755)
+    done = kubernetes.run_secrets(REPOSITORY / "deploy", {}, tmp_path)
+    assert done.returncode == 0
+    assert [m["kind"] for m in yaml.safe_load_all(done.stdout)] == ["Namespace", "Secret"]
+    assert b"plaudit-identity" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_the_script_prints_nothing_without_the_keys_of_the_bucket(name: str) -> None:
+    done = kubernetes.run_secrets(REPOSITORY / "deploy", {name: ""})
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert name in done.stderr.decode()
+
+
+def test_images_have_the_version_of_the_package() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    compose = yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
+    assert compose["services"]["serving"]["image"] == f"plaudit:{version}"
+    for overlay, tag in (("base", version), ("gpu", f"{version}-gpu")):
+        manifests = kubernetes.render(REPOSITORY / "deploy/kubernetes" / overlay)
+        images = {
+            c["image"]
+            for m in manifests
+            if m["kind"] in ("Deployment", "StatefulSet")
+            for c in m["spec"]["template"]["spec"]["containers"]
+        }
+        assert images == {f"plaudit:{tag}"}

@@ -1,0 +1,398 @@
+"""The ledger: exactly once, joined, reproducible, and never a default label."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feedback.ledger.rows import LedgerCounts
+from feedback.ledger.store import Ledger, LedgerError
+from feedback.log.event_log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log.records import FEEDBACK_TYPE, feedback_record
+from feedback.log.sqlite_log import SqliteLog
+from protos.plaudit.v1.completion_pb2 import CompletionRecord
+from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent, Rating
+from tests.support.feedback_samples import comparison, completion, put, ranking, rating, retraction
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[SqliteLog]:
+    opened = SqliteLog(tmp_path / "log.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.db")
+    yield opened
+    opened.close()
+
+
+def judged_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
+    return [judged.event.event_id for judged in ledger.judged(after, upto)]
+
+
+def reasons(ledger: Ledger) -> list[str]:
+    return [letter.reason for letter in ledger.dead_letters()]
+
+
+def test_an_event_is_judged_with_its_completion(log: SqliteLog, ledger: Ledger) -> None:
+    answer, vote = completion("c1"), rating("e1")
+    put(log, answer, vote)
+    assert ledger.lag(log) == 2
+    assert ledger.follow(log) == 2
+    assert ledger.lag(log) == 0
+    [judged] = ledger.judged()
+    assert (judged.seq, judged.event, judged.completions) == (1, vote, {"c1": answer})
+    assert ledger.counts() == LedgerCounts(
+        events=1, completions=1, waiting=0, dead_letters=0, max_seq=1
+    )
+    assert ledger.follow(log) == 0
+
+
+def test_an_event_id_counts_once_however_often_it_comes(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion(), rating("e1"), rating("e1", value=Rating.VALUE_DOWN))
+    ledger.follow(log)
+    put(log, rating("e1"), completion(choices=[0]))
+    ledger.follow(log)
+    [judged] = ledger.judged()
+    assert judged.event.rating.value == Rating.VALUE_UP
+    assert len(judged.completions["c1"].choices) == 2, "the first record of an id is kept"
+    assert ledger.event_ids() == ["e1"]
+    assert ledger.counts().completions == 1
+
+
+def test_feedback_waits_for_its_completion_and_is_then_numbered(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, rating("early", completion_id="late"), completion("c1"), rating("e1"))
+    ledger.follow(log)
+    assert ledger.counts() == LedgerCounts(2, 1, 1, 0, 1)
+    assert judged_ids(ledger) == ["e1"]
+    put(log, completion("late"))
+    ledger.follow(log)
+    assert ledger.counts() == LedgerCounts(2, 2, 0, 0, 2)
+    assert judged_ids(ledger) == ["e1", "early"]
+    assert judged_ids(ledger, after=1) == ["early"], "the next cycle learns from it"
+    assert judged_ids(ledger, upto=1) == ["e1"], "the cycle before sees what it saw"
+
+
+def test_a_comparison_waits_for_both_of_its_completions(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, comparison("e1", ("a", 0), ("b", 0)), completion("a"))
+    ledger.follow(log)
+    assert ledger.counts().waiting == 1
+    put(log, completion("b"))
+    ledger.follow(log)
+    assert set(ledger.judged()[0].completions) == {"a", "b"}
+
+
+def test_waiting_events_are_numbered_in_the_order_they_came(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, rating("1", completion_id="b"), rating("2", completion_id="a"))
+    put(log, rating("3", 1, completion_id="b"))
+    ledger.follow(log)
+    put(log, completion("b"), completion("a"))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["1", "2", "3"]
+
+
+def test_the_latest_vote_wins_as_of_each_snapshot(log: SqliteLog, ledger: Ledger) -> None:
+    put(
+        log, completion(), rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("other", 1)
+    )
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["down", "other"]
+    assert judged_ids(ledger, upto=1) == ["up"]
+    assert ledger.counts().events == 3, "history is kept"
+
+
+def test_subjects_owners_and_kinds_do_not_replace_each_other(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion("c1"), completion("c2", owner="o"))
+    put(log, rating("a", subject="a"), rating("b", subject="b"), rating("anonymous"))
+    put(log, rating("o", completion_id="c2", owner="o"), comparison("c"), ranking("r", [[0], [1]]))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["a", "b", "anonymous", "o", "c", "r"]
+    put(log, rating("a again", subject="a"), comparison("c turned", ("c1", 1), ("c1", 0)))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["b", "anonymous", "o", "r", "a again", "c turned"]
+
+
+def test_a_retraction_counts_from_its_own_number_on(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion(), rating("e1"), rating("e2", 1), retraction("r", "e1"))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["e2"]
+    assert judged_ids(ledger, upto=2) == ["e1", "e2"]
+
+
+def test_only_the_owner_retracts(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion(), rating("e1"), retraction("r", "e1", owner="somebody else"))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["e1"]
+
+
+def test_retracting_the_latest_vote_does_not_bring_the_one_before_back(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion(), rating("up"), rating("down", value=Rating.VALUE_DOWN))
+    put(log, retraction("r", "down"))
+    ledger.follow(log)
+    assert judged_ids(ledger) == []
+
+
+def test_what_is_retracted_before_it_is_joined_is_never_judged(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, rating("e1"), retraction("r", "e1"))
+    ledger.follow(log)
+    put(log, completion())
+    ledger.follow(log)
+    assert judged_ids(ledger) == []
+
+
+def test_choices_that_the_record_does_not_hold_are_left_out(log: SqliteLog, ledger: Ledger) -> None:
+    put(
+        log,
+        completion(choices=[0, 2, 3]),
+        ranking("r", [[1], [2, 1], [0]]),
+        ranking("q", [[3], [1, 0]]),
+    )
+    put(log, rating("gone", 1), comparison("half gone"), ranking("one left", [[0], [1]]))
+    ledger.follow(log)
+    [judged] = ledger.judged()
+    groups = [[c.choice for c in g.candidates] for g in judged.event.ranking.groups]
+    assert (judged.event.event_id, groups) == ("q", [[3], [0]])
+    # The ranking "r" names a choice twice, which is a defect of its own.
+    assert sorted(reasons(ledger)) == [
+        "a candidate stands in it twice",
+        *["the records of its completions do not hold the choices it is about"] * 3,
+    ]
+
+
+def test_poison_becomes_a_dead_letter_with_its_bytes(log: SqliteLog, ledger: Ledger) -> None:
+    unset = FeedbackEvent(event_id="unset", owner="local", completion_id="c1")
+    put(log, completion(), unset, rating("e0", value=Rating.VALUE_UNSPECIFIED))
+    log.append("feedback", [NewRecord("k", FEEDBACK_TYPE, b"\xff\xfe"), NewRecord("k", "x", b"y")])
+    log.append("completions", [NewRecord("c9", "x", b"\xff")])
+    put(log, rating("good"))
+    assert ledger.follow(log) == 7
+    assert judged_ids(ledger) == ["good"]
+    letters = ledger.dead_letters()
+    assert [(d.topic, d.offset, d.key, d.value) for d in letters] == [
+        ("completions", 1, "c9", b"\xff"),
+        ("feedback", 0, "unset", unset.SerializeToString()),
+        ("feedback", 1, "e0", rating("e0", value=Rating.VALUE_UNSPECIFIED).SerializeToString()),
+        ("feedback", 2, "k", b"\xff\xfe"),
+        ("feedback", 3, "k", b"y"),
+    ]
+    assert "no opinion" in letters[1].reason
+    assert "unknown rating value 0" in letters[2].reason
+    assert "its bytes are no" in letters[3].reason
+    assert "its type is 'x'" in letters[4].reason
+    assert ledger.counts() == LedgerCounts(1, 1, 0, 5, 1)
+    assert ledger.follow(log) == 0, "poison does not stop the ledger"
+
+
+def test_dead_letters_are_mirrored_once(log: SqliteLog, ledger: Ledger) -> None:
+    log.append("feedback", [NewRecord("k", "x", b"\xff")])
+    ledger.follow(log)
+    assert [ledger.mirror_dead_letters(log) for _ in range(2)] == [1, 0]
+    (record,) = log.read("dead-letter", {})
+    letter = DeadLetter.FromString(record.value)
+    assert (letter.topic, letter.offset, letter.value) == ("feedback", 0, b"\xff")
+    assert "its type is 'x'" in letter.reason
+
+
+def test_dead_letters_are_tried_again(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion("c1"), rating("e0", completion_id="c2"), completion("c2", owner="other"))
+    log.append("feedback", [NewRecord("k", "x", b"\xff")])
+    ledger.follow(log)
+    assert len(ledger.dead_letters()) == 2
+    with ledger._lock:  # what set it aside changes: its completion is its owner's after all
+        ledger._db.execute("UPDATE completions SET owner = 'local'")
+    assert ledger.retry_dead_letters(log) == 2
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["e0"]
+    assert [d.key for d in ledger.dead_letters()] == ["k"]
+
+
+def test_a_retry_that_the_log_does_not_take_loses_nothing(log: SqliteLog, ledger: Ledger) -> None:
+    log.append("feedback", [NewRecord("k", "x", b"\xff")])
+    ledger.follow(log)
+    log.close()
+    with pytest.raises(LogError):
+        ledger.retry_dead_letters(log)
+    assert len(ledger.dead_letters()) == 1
+
+
+def test_completions_that_do_not_fit_together_are_dead_letters(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion("a"), completion("other", question="What time is it?"))
+    put(log, completion("foreign", owner="o"), completion("again"))
+    put(log, comparison("fits", ("a", 0), ("again", 0)))
+    put(log, comparison("prompts", ("a", 0), ("other", 0)))
+    put(log, comparison("owners", ("a", 1), ("foreign", 0)))
+    put(log, rating("stolen", completion_id="foreign"))
+    put(log, comparison("waits", ("a", 0), ("later", 0)))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["fits"]
+    put(log, completion("later", question="Who?"), comparison("waits", ("a", 0), ("later", 0)))
+    ledger.follow(log)
+    assert judged_ids(ledger) == ["fits"]
+    assert [(d.key, d.reason) for d in ledger.dead_letters()] == [
+        ("prompts", "its completions do not answer the same messages"),
+        ("owners", "completion foreign is another owner's"),
+        ("stolen", "completion foreign is another owner's"),
+        ("waits", "its completions do not answer the same messages"),
+    ]
+    assert ledger.counts() == LedgerCounts(1, 5, 0, 4, 1)
+
+
+def test_prompts_are_distinct_and_the_latest_first(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion("1", question="one"), completion("2", question="two"))
+    put(log, rating("e", completion_id="1"))
+    ledger.follow(log)
+    put(log, completion("3", question="one"), completion("4", question="four"))
+    put(log, CompletionRecord(completion_id="5", owner="o", prompt="text"))
+    multimodal = completion("6", question="seen")
+    multimodal.multimodal = True
+    put(log, multimodal)
+    ledger.follow(log)
+    said = [[m["content"] for m in prompt] for prompt in ledger.prompts(10)]
+    assert said == [["four"], ["one"], ["two"]]
+    assert ledger.prompts(1) == [[{"role": "user", "content": "four"}]]
+    before = [[m["content"] for m in prompt] for prompt in ledger.prompts(10, upto_seq=1)]
+    assert before == [["two"], ["one"]]
+
+
+def test_a_log_that_is_away_leaves_the_ledger_as_it_was(log: SqliteLog, ledger: Ledger) -> None:
+    class Away(SqliteLog):
+        def __init__(self) -> None: ...
+
+        def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+            if topic == "completions":
+                return log.read(topic, positions, limit)
+            raise LogUnavailable("away")
+
+    put(log, completion())
+    with pytest.raises(LogUnavailable):
+        ledger.follow(Away())
+    assert ledger.counts() == LedgerCounts(0, 0, 0, 0, 0)
+    assert ledger.follow(log) == 1
+
+
+def test_two_followers_of_one_file_do_not_mix(log: SqliteLog, ledger: Ledger) -> None:
+    other = Ledger(ledger.path)
+
+    class Overtaken(SqliteLog):
+        def __init__(self) -> None: ...
+
+        def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+            records = log.read(topic, positions, limit)
+            if topic == "feedback":
+                other.follow(log)
+            return records
+
+    put(log, completion(), rating("e1"))
+    with pytest.raises(LedgerError, match="another process"):
+        ledger.follow(Overtaken())
+    assert ledger.follow(log) == 0
+    assert judged_ids(ledger) == judged_ids(other) == ["e1"]
+    other.close()
+
+
+FOLLOWER = """
+    import sys
+    from pathlib import Path
+    from feedback.ledger.store import Ledger
+    from feedback.log.sqlite_log import SqliteLog
+    log, ledger = SqliteLog(Path(sys.argv[1])), Ledger(Path(sys.argv[2]))
+    while True:
+        ledger.follow(log, limit=3)
+        print("followed", flush=True)
+"""
+
+
+def test_sigkill_while_following_loses_and_doubles_nothing(log: SqliteLog, tmp_path: Path) -> None:
+    for start in range(0, 600, 200):
+        events = [
+            rating(f"e{i}", i % 2, subject=str(i), completion_id=f"c{i}")
+            for i in range(start, start + 200)
+        ]
+        log.append("feedback", [feedback_record(event) for event in events])
+    for i in reversed(range(600)):
+        if i % 3:
+            put(log, completion(f"c{i}"))
+    path = tmp_path / "killed.db"
+    for follows in (1, 5, 20, 2, 9):
+        code = [sys.executable, "-c", textwrap.dedent(FOLLOWER), str(log.path), str(path)]
+        with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(follows):
+                process.stdout.readline()
+            os.kill(process.pid, signal.SIGKILL)
+    ledger = Ledger(path)
+    before = [(j.seq, j.event.event_id) for j in ledger.judged()]
+    assert ledger.lag(log) > 0, "the kills came in the middle"
+    while ledger.follow(log):
+        pass
+    assert ledger.event_ids() == [f"e{i}" for i in range(600)]
+    assert ledger.counts() == LedgerCounts(600, 400, 200, 0, 400)
+    after = [(j.seq, j.event.event_id) for j in ledger.judged()]
+    assert after[: len(before)] == before
+    assert [seq for seq, _ in after] == list(range(1, 401))
+    ledger.close()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("completion"), st.integers(0, 2)),
+        st.tuples(st.just("vote"), st.integers(0, 2), st.integers(0, 1), st.sampled_from("ab")),
+        st.tuples(st.just("retract"), st.integers(0, 15)),
+        st.tuples(st.just("follow"), st.integers(1, 4)),
+    ),
+    max_size=40,
+)
+
+
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=STEPS)
+def test_snapshots_never_change(
+    steps: list[tuple],
+    tmp_path_factory: pytest.TempPathFactory,  # type: ignore[type-arg]
+) -> None:
+    """Whatever happens later, `judged(upto)` gives what it gave when `upto` was the last."""
+    folder = tmp_path_factory.mktemp("snapshots")
+    log, ledger = SqliteLog(folder / "log.db"), Ledger(folder / "ledger.db")
+    snapshots: dict[int, tuple[list[str], list[list[dict[str, str]]]]] = {}
+    votes = 0
+    for step in [*steps, ("follow", 1000)]:
+        match step:
+            case ("completion", number):
+                put(log, completion(f"c{number}", question=str(number)))
+            case ("vote", number, choice, subject):
+                put(log, rating(f"e{votes}", choice, completion_id=f"c{number}", subject=subject))
+                votes += 1
+            case ("retract", number):
+                put(log, retraction(f"r{number}", f"e{number}"))
+            case ("follow", limit):
+                ledger.follow(log, limit)
+                upto = ledger.counts().max_seq
+                seen = (judged_ids(ledger, upto=upto), ledger.prompts(9, upto))
+                assert snapshots.setdefault(upto, seen) == seen
+    for upto, (events, prompts) in snapshots.items():
+        assert judged_ids(ledger, upto=upto) == events
+        assert ledger.prompts(9, upto) == prompts
+    log.close()
+    ledger.close()

@@ -1,0 +1,251 @@
+"""The view: what is read back, in which order, and that it can be lost and rebuilt."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feedback.log.event_log import LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log.records import FEEDBACK_TYPE, messages_hash
+from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.lineage import Coverage, Place
+from feedback.view.feedback_view import SeenEvent, View, ViewError
+from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
+from tests.support.feedback_samples import comment, comparison, completion, put, rating, retraction
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[SqliteLog]:
+    opened = SqliteLog(tmp_path / "log.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> Iterator[View]:
+    opened = View(tmp_path / "view.db")
+    yield opened
+    opened.close()
+
+
+def listed(view: View, owner: str = "local", **filters: object) -> list[tuple[str, bool]]:
+    seen = view.events(owner, **filters)  # type: ignore[arg-type]
+    return [(one.event.event_id, one.superseded) for one in seen]
+
+
+def place(event_id: str, log: SqliteLog) -> Place:
+    """Give where the log has an event."""
+    (found,) = [r for r in log.read("feedback", {}) if r.key == event_id]
+    return Place(found.partition, found.offset)
+
+
+def test_an_event_is_read_back_once_followed(log: SqliteLog, view: View) -> None:
+    vote = rating("e1")
+    put(log, vote)
+    assert view.event("e1") is None
+    assert view.follow(log) == 1
+    assert view.event("e1") == SeenEvent(
+        vote, superseded=False, retracted=False, place=place("e1", log), ended=None
+    )
+    assert view.event("e2") is None
+    assert view.follow(log) == 0
+
+
+def test_replaced_votes_stay_and_say_so(log: SqliteLog, view: View) -> None:
+    put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("other", 1))
+    put(log, comparison("c"), comparison("turned", ("c1", 1), ("c1", 0)), rating("s", subject="s"))
+    view.follow(log)
+    assert listed(view) == [
+        ("up", True),
+        ("down", False),
+        ("other", False),
+        ("c", True),
+        ("turned", False),
+        ("s", False),
+    ]
+
+
+def test_retracted_events_are_gone_from_lists_and_marked_alone(log: SqliteLog, view: View) -> None:
+    put(log, rating("e1"), rating("e2", 1), retraction("r", "e1"))
+    put(log, retraction("theft", "e2", owner="somebody else"))
+    view.follow(log)
+    assert listed(view) == [("e2", False)]
+    seen = view.event("e1")
+    assert seen is not None
+    assert seen.retracted
+    assert view.event("r") is None, "a retraction is no opinion"
+
+
+def test_retracting_the_latest_vote_does_not_revive_the_one_before(
+    log: SqliteLog, view: View
+) -> None:
+    put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), retraction("r", "down"))
+    view.follow(log)
+    assert listed(view) == [("up", True)]
+
+
+def test_lists_are_the_owner_s_by_completion_and_by_page(log: SqliteLog, view: View) -> None:
+    for i in range(5):
+        put(log, rating(f"a{i}", i, completion_id="a"), rating(f"b{i}", i, completion_id="b"))
+    put(log, rating("foreign", completion_id="a", owner="o"))
+    view.follow(log)
+    assert [i for i, _ in listed(view, completion_id="a")] == ["a0", "a1", "a2", "a3", "a4"]
+    assert [i for i, _ in listed(view, limit=3)] == ["a0", "b0", "a1"]
+    assert [i for i, _ in listed(view, after="a1", limit=2)] == ["b1", "a2"]
+    assert [i for i, _ in listed(view, completion_id="b", after="a3")] == ["b3", "b4"]
+    assert listed(view, owner="o") == [("foreign", False)]
+    for owner, after in [("local", "nothing"), ("local", "foreign")]:
+        with pytest.raises(LookupError):
+            view.events(owner, after=after)
+
+
+def test_a_page_goes_on_after_an_event_that_was_retracted(log: SqliteLog, view: View) -> None:
+    put(log, rating("e0", 0), rating("e1", 1), retraction("r", "e0"))
+    view.follow(log)
+    assert listed(view, after="e0") == [("e1", False)]
+
+
+def test_what_cannot_be_used_is_skipped(log: SqliteLog, view: View) -> None:
+    log.append("feedback", [NewRecord("k", FEEDBACK_TYPE, b"\xff"), NewRecord("k", "x", b"")])
+    log.append("completions", [NewRecord("k", "x", b"\xff")])
+    put(log, FeedbackEvent(event_id="unset", owner="local"), rating("e1"))
+    assert view.follow(log) == 5
+    assert listed(view) == [("e1", False)]
+    assert view.event("unset") is None
+
+
+def test_the_first_event_of_an_id_is_kept(log: SqliteLog, view: View) -> None:
+    put(log, rating("e1"), rating("e1", value=Rating.VALUE_DOWN), rating("e1", owner="thief"))
+    view.follow(log)
+    seen = view.event("e1")
+    assert seen is not None
+    assert (seen.event.rating.value, seen.event.owner) == (Rating.VALUE_UP, "local")
+
+
+def test_only_the_hash_of_messages_is_kept(log: SqliteLog, view: View) -> None:
+    answer = completion("c1", question="a secret question")
+    put(log, answer)
+    assert view.messages_hash("c1") is None
+    view.follow(log)
+    assert view.messages_hash("c1") == messages_hash(answer)
+    stored = b"".join(p.read_bytes() for p in view.path.parent.glob("view.db*"))
+    assert b"c1" in stored
+    assert b"secret question" not in stored
+
+
+def test_it_follows_in_batches_and_goes_on_after_reopening(log: SqliteLog, tmp_path: Path) -> None:
+    put(log, *(rating(f"e{i}", i) for i in range(7)))
+    view = View(tmp_path / "v.db")
+    assert view.follow(log, limit=2) == 7
+    view.close()
+    put(log, rating("last", 9))
+    view = View(tmp_path / "v.db")
+    assert view.follow(log) == 1
+    assert [i for i, _ in listed(view)] == [*(f"e{i}" for i in range(7)), "last"]
+    view.close()
+    rebuilt = View(tmp_path / "rebuilt.db")
+    assert rebuilt.follow(log) == 8
+    assert len(listed(rebuilt)) == 8
+    rebuilt.close()
+
+
+def test_a_failure_in_the_middle_keeps_whole_batches(log: SqliteLog, view: View) -> None:
+    class Failing(SqliteLog):
+        def __init__(self) -> None:
+            self.reads = 0
+
+        def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+            self.reads += 1
+            if self.reads > 2:  # both topics have been read once
+                raise LogUnavailable("away")
+            return log.read(topic, positions, limit)
+
+    put(log, *(rating(f"e{i}", i) for i in range(5)))
+    with pytest.raises(LogUnavailable):
+        view.follow(Failing(), limit=2)
+    assert [i for i, _ in listed(view)] == ["e0", "e1"]
+    assert view.follow(log) == 3
+
+
+def test_a_broken_file_is_a_view_error(tmp_path: Path) -> None:
+    (tmp_path / "view.db").write_bytes(b"not a database at all, but long enough" * 100)
+    with pytest.raises(ViewError, match="not a database"):
+        View(tmp_path / "view.db")
+
+
+def test_a_replaced_or_retracted_event_knows_what_ended_it_first(
+    log: SqliteLog, view: View
+) -> None:
+    put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("again"))
+    put(log, retraction("late", "up"), rating("other", 1), retraction("r", "other"))
+    put(log, retraction("theft", "again", owner="somebody else"))
+    view.follow(log)
+    ended = {}
+    for name in ("up", "down", "again", "other"):
+        seen = view.event(name)
+        assert seen is not None
+        ended[name] = seen.ended
+    assert ended == {
+        "up": place("down", log),
+        "down": place("again", log),
+        "again": None,
+        "other": place("r", log),
+    }
+
+
+class OutOfOrder(SqliteLog):
+    """Gives each record of feedback a partition of its own, the last first."""
+
+    def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
+        found = super().read(topic, {})
+        if topic != "feedback":
+            return [r for r in found if r.offset >= positions.get(0, 0)]
+        apart = [replace(r, partition=r.offset) for r in reversed(found)]
+        return [r for r in apart if r.offset >= positions.get(r.partition, 0)]
+
+
+def test_a_retraction_that_comes_first_leaves_nothing_to_learn_from(tmp_path: Path) -> None:
+    log, view = OutOfOrder(tmp_path / "log.db"), View(tmp_path / "view.db")
+    put(log, rating("e1"), retraction("r", "e1"))
+    view.follow(log)
+    seen = view.event("e1")
+    assert seen is not None
+    assert seen.retracted
+    assert seen.ended == seen.place
+    assert view.standing() == {}
+    view.close()
+    log.close()
+
+
+def test_what_stands_and_what_waits_is_counted(log: SqliteLog, view: View) -> None:
+    put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("two", 1))
+    put(log, comparison("c"), comment("said"), rating("gone", 2), retraction("r", "gone"))
+    view.follow(log)
+    assert view.standing() == {"rating": 2, "comparison": 1, "comment": 1}
+    assert view.waiting(Coverage()) == 3, "a comment teaches nothing, so it waits for nothing"
+    two = place("two", log)
+    assert view.waiting(Coverage({0: two.offset})) == 2
+    assert view.waiting(Coverage({0: two.offset + 1})) == 1
+    everything = {0: log.ends("feedback")[0]}
+    assert view.waiting(Coverage(everything)) == 0
+    missing = frozenset({two, place("up", log), Place(0, 10_000)})
+    assert view.waiting(Coverage(everything, missing)) == 1, "'up' was replaced"
+
+
+def test_a_view_of_an_earlier_version_is_built_again(tmp_path: Path, log: SqliteLog) -> None:
+    put(log, rating("e1"))
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        old.execute(
+            "CREATE TABLE events (arrival INTEGER PRIMARY KEY, event_id TEXT, owner TEXT, "
+            "subject TEXT, completion_id TEXT, target TEXT, superseded INTEGER, value BLOB)"
+        )
+        old.execute("CREATE TABLE positions (topic TEXT, partition INTEGER, next INTEGER)")
+        old.execute("INSERT INTO positions VALUES ('feedback', 0, 1000)")
+        old.commit()
+    view = View(tmp_path / "old.db")
+    assert view.follow(log) == 1
+    assert listed(view) == [("e1", False)]
+    view.close()

@@ -1,0 +1,142 @@
+"""Losses against values worked out by hand, and their gradients."""
+
+import math
+
+import pytest
+import torch
+
+from learner.ppo.losses import (
+    clipped_share,
+    effective_sample_size,
+    importance_weights,
+    kl_k1,
+    kl_k3,
+    policy_loss,
+    token_entropies,
+    token_log_probs,
+    value_loss,
+)
+from learner.reward.likelihoods import (
+    approval_log_likelihoods,
+    davidson_log_probs,
+    pair_log_likelihoods,
+)
+
+NEVER_TIES = torch.tensor(-60.0)
+
+
+def test_davidson_gives_the_three_outcomes_in_proportion() -> None:
+    # exp(d/2) : exp(-d/2) : nu with d = 2 ln 2 and nu = 1/2 is 2 : 1/2 : 1/2.
+    log_probs = davidson_log_probs(torch.tensor(2 * math.log(2)), torch.tensor(math.log(0.5)))
+    assert log_probs.exp().tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6])
+
+
+def test_davidson_without_ties_is_bradley_terry() -> None:
+    win = davidson_log_probs(torch.tensor(1.3), NEVER_TIES)[0]
+    assert win.item() == pytest.approx(math.log(1 / (1 + math.exp(-1.3))), abs=1e-6)
+
+
+def test_davidson_probabilities_add_up_to_one() -> None:
+    log_probs = davidson_log_probs(torch.linspace(-50, 50, 11), torch.tensor(0.3))
+    assert log_probs.exp().sum(-1).tolist() == pytest.approx([1.0] * 11)
+
+
+def test_a_pair_has_bradley_terrys_likelihood_and_gradient() -> None:
+    difference = torch.tensor([0.5], requires_grad=True)
+    meant, opposite = pair_log_likelihoods(difference, torch.tensor([0]), NEVER_TIES)
+    meant.sum().backward()
+    lose = 1 / (1 + math.exp(0.5))
+    assert meant.item() == pytest.approx(math.log(1 - lose), abs=1e-6)
+    assert opposite.item() == pytest.approx(math.log(lose), abs=1e-6)
+    assert difference.grad is not None
+    assert difference.grad.tolist() == pytest.approx([lose], abs=1e-6)
+
+
+def test_a_tie_pulls_scores_together_makes_ties_likelier_and_is_its_own_opposite() -> None:
+    difference = torch.tensor([2.0], requires_grad=True)
+    log_tie = torch.tensor(0.0, requires_grad=True)
+    meant, opposite = pair_log_likelihoods(difference, torch.tensor([2]), log_tie)
+    assert meant.item() == opposite.item()
+    meant.sum().backward()
+    assert difference.grad is not None
+    assert log_tie.grad is not None
+    assert difference.grad < 0 < log_tie.grad
+
+
+def test_approval_is_logistic_about_the_offset() -> None:
+    meant, opposite = approval_log_likelihoods(
+        torch.tensor([2.0, 2.0]) - 1.0, torch.tensor([1.0, 0.25])
+    )
+    log_up, log_down = -math.log(1 + math.exp(-1)), -math.log(1 + math.exp(1))
+    assert meant.tolist() == pytest.approx([log_up, 0.25 * log_up + 0.75 * log_down], abs=1e-6)
+    assert opposite.tolist() == pytest.approx([log_down, 0.75 * log_up + 0.25 * log_down], abs=1e-6)
+
+
+def test_policy_loss_by_hand_clips_only_where_that_is_worse() -> None:
+    ratios = torch.tensor([1.5, 0.5, 1.5, 0.5])
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    log_probs = ratios.log().requires_grad_()
+    loss = policy_loss(log_probs, torch.zeros(4), advantages, torch.ones(4), clip=0.2, count=4)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8) / 4)
+    assert log_probs.grad is not None
+    # d ratio / d log p = ratio; the clipped ones (first and last) have no gradient.
+    assert log_probs.grad.tolist() == pytest.approx([0.0, -0.5 / 4, 1.5 / 4, 0.0])
+
+
+def test_policy_loss_weighs_by_importance_and_divides_by_the_global_count() -> None:
+    zeros = torch.zeros(2)
+    loss = policy_loss(zeros, zeros, torch.ones(2), torch.tensor([2.0, 0.5]), clip=0.2, count=10)
+    assert loss.item() == pytest.approx(-0.25)
+
+
+def test_value_loss_takes_the_worse_of_plain_and_clipped() -> None:
+    values, old = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.9])
+    # First: plain error 0, clipped value .2, error .64. Second: not clipped, error 4.
+    returns = torch.tensor([1.0, 3.0])
+    loss = value_loss(values, old, returns, torch.ones(2), clip=0.2, count=2)
+    assert loss.item() == pytest.approx(0.5 * (0.64 + 4) / 2)
+    loss = value_loss(values, old, returns, torch.tensor([2.0, 0.5]), clip=0.2, count=2)
+    assert loss.item() == pytest.approx(0.5 * (2 * 0.64 + 0.5 * 4) / 2)
+
+
+def test_clipped_share_counts_tokens_out_of_range() -> None:
+    share = clipped_share(torch.tensor([1.3, 1.1, 0.7]).log(), torch.zeros(3), clip=0.2, count=3)
+    assert share.item() == pytest.approx(2 / 3)
+
+
+def test_effective_sample_size_by_hand() -> None:
+    assert effective_sample_size(torch.ones(7)).item() == pytest.approx(1)
+    assert effective_sample_size(torch.tensor([1.0, 0.0, 0.0, 0.0])).item() == pytest.approx(1 / 4)
+    assert effective_sample_size(torch.tensor([2.0, 1.0])).item() == pytest.approx(9 / 10)
+
+
+def test_importance_weights_are_truncated_and_carry_no_gradient() -> None:
+    old = torch.tensor([[0.0, -1.0]], requires_grad=True)
+    weights = importance_weights(old, torch.tensor([[-5.0, -0.5]]), cap=2.0)
+    assert weights.tolist()[0] == pytest.approx([2.0, math.exp(-0.5)])
+    assert not weights.requires_grad
+
+
+@pytest.mark.parametrize("estimator", [kl_k1, kl_k3])
+def test_kl_estimators_have_the_exact_mean(estimator: object) -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    exact = (p * (p / q).log()).sum()
+    assert callable(estimator)
+    assert (p * estimator(p.log(), q.log())).sum().item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+def test_k3_is_never_negative() -> None:
+    assert (kl_k3(torch.randn(100), torch.randn(100)) >= 0).all()
+
+
+def test_token_log_probs_are_tempered() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 5.0]])
+    found = token_log_probs(logits, torch.tensor([1, 0]), temperature=1.0)
+    assert found.tolist() == pytest.approx([math.log(0.75), math.log(0.5)])
+    halved = token_log_probs(logits, torch.tensor([1, 0]), temperature=0.5)
+    assert halved.tolist() == pytest.approx([math.log(0.9), math.log(0.5)])
+
+
+def test_entropy_of_a_fair_coin() -> None:
+    assert token_entropies(torch.zeros(1, 2), 1.0).tolist() == pytest.approx([math.log(2)])

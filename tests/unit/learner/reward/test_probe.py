@@ -1,0 +1,169 @@
+"""Whom the probe trusts, by opinions of every kind; and what it reads of an answer."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from learner.data.preferences import Example
+from learner.errors import Interrupted
+from learner.reward.probe import Probed, answer_states, probe
+from learner.reward.reliability import Reliabilities
+from tests.support.tiny import END
+
+LIKED, DISLIKED = 99, 98
+
+
+def probed(model: PreTrainedModel, examples: list[Example]) -> Probed:
+    return probe(model, examples, pad=0, dtype="float32", micro_tokens=256)
+
+
+def found(model: PreTrainedModel, examples: list[Example]) -> Reliabilities:
+    return probed(model, examples).reliabilities
+
+
+def answer(rng: random.Random, *, liked: bool) -> tuple[int, ...]:
+    """Some tokens that nobody minds, one that people like or do not, and the end."""
+    words = [rng.randrange(110, 150) for _ in range(rng.randrange(1, 6))]
+    words.insert(rng.randrange(len(words) + 1), LIKED if liked else DISLIKED)
+    return (*words, END)
+
+
+def opinion(
+    rng: random.Random, kind: str, rater: str, key: int, *, lies: bool, noise: float = 0.1
+) -> Example:
+    prompt = (2, 50 + key % 40, 3)
+    turned = lies ^ (rng.random() < noise)
+    if kind == "thumb":
+        liked = rng.random() < 0.5
+        own, ranks, approvals = [answer(rng, liked=liked)], (), (float(liked ^ turned),)
+    else:
+        likes = [True, False] if kind == "pair" else [True, False, False, True]
+        rng.shuffle(likes)
+        own, approvals = [answer(rng, liked=liked) for liked in likes], ()
+        ranks = tuple(int(liked ^ (not turned)) for liked in likes)
+    sequences = tuple((*prompt, *one) for one in own)
+    return Example(str(key), sequences, tuple(map(len, own)), ranks, approvals, rater)
+
+
+def crowd(kind: str, lies: Callable[[int, random.Random], bool], count: int = 200) -> list[Example]:
+    """Ten raters by turns."""
+    rng = random.Random(1)
+    return [opinion(rng, kind, f"{i % 10}", i, lies=lies(i % 10, rng)) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
+def test_four_in_ten_who_lie_are_found(model: PreTrainedModel, kind: str) -> None:
+    trusted = found(model, crowd(kind, lambda rater, _: rater < 4))
+    assert all(trusted.of(f"{rater}") < 0.45 for rater in range(4))
+    assert all(trusted.of(f"{rater}") > 0.75 for rater in range(4, 10))
+
+
+def test_one_who_tosses_a_coin_counts_for_little(model: PreTrainedModel) -> None:
+    trusted = found(model, crowd("pair", lambda rater, rng: rater == 3 and rng.random() < 0.5))
+    assert trusted.weight("3") < 0.5
+    assert min(trusted.weight(f"{rater}") for rater in range(10) if rater != 3) > 0.6
+
+
+def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel) -> None:
+    told = probed(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
+    assert told.reliabilities.doubted() == 0
+    assert told.gain_lower_bound <= 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_that_thumbs_are_mostly_up_where_others_compare_foretells_nothing(
+    model: PreTrainedModel, seed: int
+) -> None:
+    """Whoever gives thumbs is answered in other words, so that these could pass for a reason."""
+    rng = random.Random(seed)
+    votes = []
+    for place, vote in enumerate(crowd("pair", lambda _, __: rng.random() < 0.5)):
+        if place % 2:
+            words = (2, 60, 3, *(rng.randrange(200, 240) for _ in range(4)), END)
+            up = float(rng.random() < 0.9)
+            vote = replace(vote, sequences=(words,), lengths=(5,), ranks=(), approvals=(up,))
+        votes.append(vote)
+    assert probed(model, votes).gain_lower_bound <= 0
+
+
+@pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
+@pytest.mark.parametrize("raters", [1, 10])
+def test_what_people_agree_on_is_forecast(model: PreTrainedModel, kind: str, raters: int) -> None:
+    votes = crowd(kind, lambda _, __: False, 60)
+    told = probed(model, [replace(e, rater=f"{i % raters}") for i, e in enumerate(votes)])
+    assert told.gain_lower_bound > 0.1
+
+
+@pytest.mark.parametrize("others", ["both bad", "thumbs down"])
+def test_one_who_approves_where_others_seldom_do_contradicts_nobody(
+    model: PreTrainedModel, others: str
+) -> None:
+    """What they approve of is not what the others disliked, as far as can be seen."""
+    votes = crowd("pair", lambda _, rng: rng.random() < 0.5)
+    for place, vote in enumerate(votes):
+        if vote.rater == "0":
+            up = vote.sequences[:1], vote.lengths[:1]
+            votes[place] = replace(vote, sequences=up[0], lengths=up[1], ranks=(), approvals=(1.0,))
+        elif others == "thumbs down":
+            down = vote.sequences[1:], vote.lengths[1:]
+            votes[place] = replace(
+                vote, sequences=down[0], lengths=down[1], ranks=(), approvals=(0.0,)
+            )
+        elif place % 3 == 0:
+            votes[place] = replace(vote, ranks=(0, 0), approvals=(0.0, 0.0))
+    assert found(model, votes).of("0") > 0.7
+
+
+def test_without_a_crowd_nobody_is_contradicted(model: PreTrainedModel) -> None:
+    alone = [replace(e, rater="one") for e in crowd("pair", lambda _, rng: True, 40)]
+    assert found(model, alone).of("one") == pytest.approx(Reliabilities().of("one"))
+    assert found(model, []).doubted() == 0
+
+
+def test_the_same_opinions_give_the_same_trust(model: PreTrainedModel) -> None:
+    votes = crowd("pair", lambda rater, _: rater < 3, 60)
+    first, second = found(model, votes), found(model, votes)
+    assert [first.of(f"{rater}") for rater in range(10)] == [
+        second.of(f"{rater}") for rater in range(10)
+    ]
+
+
+def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
+    def stop() -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        probe(
+            model,
+            crowd("pair", lambda _, __: False, 20),
+            pad=0,
+            dtype="float32",
+            micro_tokens=256,
+            check=stop,
+        )
+
+
+@pytest.mark.parametrize("micro_tokens", [20, 1000])
+def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
+    model: PreTrainedModel, micro_tokens: int
+) -> None:
+    """By hand: embeddings and last states of the answer's own tokens."""
+    examples = [
+        Example("0", ((2, 50, 3, 99, 98, END), (2, 50, 3, 97, END)), (3, 2), (0, 1)),
+        Example("1", ((2, 60, 61, 3, 96, END),), (2,), (), (1.0,)),
+        Example("2", ((70, 71, END),), (3,), (), (0.0,)),  # its prompt was cut off
+    ]
+    means = []
+    for example in examples:
+        for sequence, length in zip(example.sequences, example.lengths, strict=True):
+            ids = torch.tensor([sequence])
+            with torch.no_grad():
+                out = model(ids, output_hidden_states=True)
+            both = torch.cat([model.get_input_embeddings()(ids), out.hidden_states[-1]], dim=-1)
+            means.append(both[0, -length:].mean(0))
+    states = answer_states(model, examples, pad=0, dtype="float32", micro_tokens=micro_tokens)
+    torch.testing.assert_close(states, torch.stack(means), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,85 @@
+"""How far raters are trusted: the mixture by hand, and who is found to contradict the crowd."""
+
+import math
+
+import pytest
+import torch
+
+from learner.reward.reliability import Forecast, Reliabilities, estimate, mixture_losses
+
+
+def test_the_mixture_by_hand() -> None:
+    meant, opposite = torch.tensor([0.8, 0.8]).log(), torch.tensor([0.2, 0.2]).log()
+    found = mixture_losses(meant, opposite, torch.tensor([0.9, 1.0]))
+    assert found.tolist() == pytest.approx([-math.log(0.74), -math.log(0.8)], abs=1e-6)
+
+
+def test_the_gradient_of_a_doubted_opinion_is_turned_round() -> None:
+    """By hand: d/ds of -log(r p + (1 - r) (1 - p)) = -(2 r - 1) p (1 - p) / mixture."""
+    reliabilities = [1.0, 0.98, 0.7, 0.5, 0.1]
+    scores = torch.full((5,), 0.4, requires_grad=True)
+    meant, opposite = (torch.nn.functional.logsigmoid(s) for s in (scores, -scores))
+    mixture_losses(meant, opposite, torch.tensor(reliabilities)).sum().backward()
+    p = 1 / (1 + math.exp(-0.4))
+    mixtures = [r * p + (1 - r) * (1 - p) for r in reliabilities]
+    expected = [
+        -(2 * r - 1) * p * (1 - p) / m for r, m in zip(reliabilities, mixtures, strict=True)
+    ]
+    assert scores.grad is not None
+    assert scores.grad.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_nobody_in_particular_is_believed_and_a_stranger_has_the_prior() -> None:
+    known = Reliabilities({"liar": 0.2, "friend": 0.9})
+    assert (known.of(""), known.of("stranger"), known.of("liar")) == (1.0, 0.9, 0.2)
+    assert (known.weight(""), known.weight("liar")) == (1.0, 0.0)
+    assert known.weight("friend") == pytest.approx(0.8)
+    assert known.doubted() == 1
+
+
+def forecast(rater: str, advantage: float) -> Forecast:
+    """An opinion that is by so much likelier than its opposite; there are no ties."""
+    return Forecast(rater, -math.log1p(math.exp(-advantage)), -math.log1p(math.exp(advantage)))
+
+
+def test_those_who_contradict_are_found() -> None:
+    forecasts = [forecast("friend", 1.5 if i % 5 else -1.5) for i in range(50)]
+    forecasts += [forecast("liar", -1.5 if i % 5 else 1.5) for i in range(50)]
+    forecasts += [forecast("coin", 1.5 if i % 2 else -1.5) for i in range(50)]
+    forecasts += [forecast("", -3.0)] * 50
+    found, _ = estimate(forecasts)
+    assert found.of("friend") > 0.9
+    assert found.of("liar") < 0.35
+    assert 0.4 < found.of("coin") < 0.7
+    assert found.of("") == 1.0
+
+
+def test_one_opinion_that_stands_alone_condemns_nobody() -> None:
+    assert estimate([forecast("new", -2.0)])[0].of("new") > 0.8
+
+
+def test_the_posterior_of_one_opinion_by_hand() -> None:
+    """E[r] = .9 and E[r^2] = .825 under Beta(4.5, .5); the likelihood is .2 r + .8 (1 - r)."""
+    found, evidence = estimate([Forecast("one", math.log(0.2), math.log(0.8))])
+    assert evidence == pytest.approx(math.log(0.2 * 0.9 + 0.8 * 0.1), abs=1e-4)
+    squared = 0.9 * 5.5 / 6
+    mean = (0.2 * squared + 0.8 * (0.9 - squared)) / (0.2 * 0.9 + 0.8 * 0.1)
+    assert found.of("one") == pytest.approx(mean, abs=1e-4)
+
+
+def test_there_is_more_evidence_for_saying_nothing_than_for_being_sure_and_wrong() -> None:
+    sure = [forecast("one", 2.0 if i % 2 else -2.0) for i in range(20)]
+    assert estimate(sure)[1] < estimate([forecast("one", 0.0)] * 20)[1]
+    right = [forecast("one", 2.0)] * 20
+    assert estimate(right)[1] > estimate([forecast("one", 0.0)] * 20)[1]
+
+
+def test_how_far_two_estimates_are_apart() -> None:
+    first, second = Reliabilities({"a": 0.9, "b": 0.5}), Reliabilities({"a": 0.8, "b": 0.55})
+    assert second.change(first) == pytest.approx(0.1)
+    assert Reliabilities({"new": 0.7}).change(Reliabilities()) == pytest.approx(0.2)
+    assert Reliabilities().change(first) == 0
+
+
+def test_ties_say_nothing() -> None:
+    assert estimate([Forecast("tied", -1.0, -1.0)] * 100)[0].of("tied") == pytest.approx(0.9)

@@ -1,0 +1,314 @@
+"""The matrix of routes against roles, on the real routes behind the real middleware."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+
+from feedback.control.keys import Role, make_key, revoke_key
+from feedback.control.policies import publish_event
+from feedback.privacy.identity import mint, owner_of
+from protos.checkpoints.registry import Registry
+from protos.plaudit.v1.policy_pb2 import Published
+from serving.http.access import Access, role_for
+from serving.http.middleware import CompletionMiddleware
+from serving.http.routes import KEPT, health_router, keep_only
+from serving.services import Parts, include_own
+from serving.settings import ServingSettings
+
+MESSAGE = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def stand_ins() -> FastAPI:
+    """Give an app with what is kept of vLLM's, and something of it that is not."""
+    app = FastAPI(openapi_url=None)
+
+    async def answer(_: Any) -> Any:
+        from starlette.responses import JSONResponse
+
+        return JSONResponse({"object": "answer"})
+
+    posted = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
+    for path in sorted(KEPT - {"/metrics"}):
+        app.router.add_route(path, answer, methods=["POST" if path in posted else "GET"])
+    app.router.routes.append(Mount("/metrics", Starlette(routes=[Route("/", answer)])))
+    app.router.add_route("/scale_elastic_ep", answer, methods=["POST"])
+    keep_only(app)
+    return app
+
+
+@dataclass
+class Server:
+    """The app as it is served, without an engine."""
+
+    parts: Parts
+    app: FastAPI
+    wrapped: CompletionMiddleware
+    tokens: dict[str, str]
+
+    def client(self, who: str = "none", host: str = "127.0.0.1:8000") -> httpx.AsyncClient:
+        token = self.tokens.get(who)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        transport = httpx.ASGITransport(self.wrapped)
+        return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers)
+
+    def make_key(self, role: Role, name: str) -> str:
+        self.parts.history.poll()
+        token = make_key(self.parts.log, self.parts.history.keys, role, by="test", name=name)[1]
+        self.parts.history.poll()
+        return token
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A home with two versions, version 2 live; no keys yet."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "report.json").write_text('{"cycle":1}')
+    (model / "report.svg").write_text("<svg/>")
+    registry = Registry(tmp_path / "registry")
+    for version in (1, 2):
+        registry.publish(model, version=version, parent=version - 1, base="tiny")
+    parts = Parts.open(ServingSettings(home=tmp_path))
+    publish_event(parts.log, Published(version=1))
+    publish_event(parts.log, Published(version=2, parent=1))
+    parts.history.poll()
+    app = stand_ins()
+    app.include_router(health_router(lambda: True, lambda: 2, lambda: None))
+    include_own(app, parts, stopping=lambda: True)
+    wrapped = CompletionMiddleware(
+        app,
+        secret=parts.secret,
+        access=Access(parts.secret, lambda: parts.history.keys, parts.usage),
+        max_body_bytes=2048,
+        live_version=lambda: 2,
+        ready=lambda: True,
+    )
+    yield Server(parts, app, wrapped, {})
+    parts.close()
+
+
+@pytest.fixture
+def keyed(server: Server) -> Server:
+    """The same with keys of every role, and one that was revoked."""
+    roles: dict[str, Role] = {
+        "user": "user",
+        "another": "user",
+        "annotator": "annotator",
+        "operator": "operator",
+        "revoked": "operator",
+    }
+    server.tokens = {who: server.make_key(role, who) for who, role in roles.items()}
+    revoke_key(server.parts.log, server.parts.history.keys, "revoked", by="test")
+    server.parts.history.poll()
+    return server
+
+
+def mine(server: Server) -> str:
+    """Give a completion of the user's."""
+    return mint(server.parts.secret, owner_of(server.parts.secret, server.tokens["user"]), 2, 2)
+
+
+def vote(server: Server, **more: Any) -> dict[str, Any]:
+    feedback = {"kind": "rating", "choice": 0, "value": "up"}
+    return {"completion_id": mine(server), "feedback": feedback, **more}
+
+
+async def voted(server: Server) -> str:
+    """Let the user vote; give the vote's id."""
+    async with server.client("user") as http:
+        answer = await http.post("/v1/feedback", json=vote(server))
+    return str(answer.json()["id"])
+
+
+WHO = ("none", "user", "annotator", "operator", "revoked", "another")
+OPEN = (200,) * 6
+# By who: no key, the user, an annotator, an operator, a revoked key, another user.
+USERS = (401, 200, 200, 200, 401, 200)
+THEIRS = (401, 200, 404, 404, 401, 404)  # an operator is no reader of other people's votes
+OPERATORS = (401, 403, 403, 200, 401, 403)
+
+
+@dataclass(frozen=True)
+class Row:
+    method: str
+    path: str
+    statuses: tuple[int, ...]
+    body: Callable[[Server], Any] | None = None
+
+
+def body(**fields: Any) -> Callable[[Server], Any]:
+    return lambda _: fields
+
+
+MATRIX = (
+    Row("GET", "/livez", OPEN),
+    Row("GET", "/readyz", OPEN),
+    Row("GET", "/health", OPEN),
+    Row("GET", "/metrics/", OPEN),
+    Row("GET", "/v1/me", USERS),
+    Row("GET", "/v1/models", USERS),
+    Row("POST", "/v1/chat/completions", USERS, body(**MESSAGE)),
+    Row("POST", "/v1/completions", USERS, body(prompt="Once")),
+    Row("POST", "/tokenize", USERS, body(prompt="Once")),
+    Row("POST", "/detokenize", USERS, body(tokens=[1])),
+    Row("GET", "/v1/feedback", USERS),
+    Row("POST", "/v1/feedback", (401, 201, 404, 404, 401, 404), vote),
+    Row(
+        "POST",
+        "/v1/feedback",
+        (401, 403, 404, 404, 401, 403),
+        lambda server: vote(server, source="annotator"),
+    ),
+    Row("GET", "/v1/feedback/{feedback_id}", THEIRS),
+    Row("DELETE", "/v1/feedback/{feedback_id}", THEIRS),
+    Row("GET", "/v1/learning", USERS),
+    Row("GET", "/v1/learning/events", USERS),
+    Row("GET", "/v1/learning/reports/2", USERS),
+    Row("GET", "/v1/learning/reports/2/chart.svg", USERS),
+    Row("GET", "/v1/policies", OPERATORS),
+    Row("GET", "/v1/policies/1", OPERATORS),
+    Row("POST", "/v1/policies/1/activate", OPERATORS),
+    Row("POST", "/v1/policies/rollback", OPERATORS),
+    Row("POST", "/v1/policies/hold", OPERATORS),
+    Row("POST", "/v1/policies/resume", (401, 403, 403, 409, 401, 403)),
+    Row("GET", "/v1/audit", OPERATORS),
+    Row("GET", "/v1/keys", (401, 403, 403, 404, 401, 403)),
+    Row("POST", "/scale_elastic_ep", (401, 403, 403, 404, 401, 403)),
+    Row("PUT", "/v1/feedback", (401, 403, 403, 405, 401, 403)),
+)
+
+
+@pytest.mark.parametrize("row", MATRIX, ids=lambda row: f"{row.method} {row.path}")
+async def test_every_route_against_every_role(keyed: Server, row: Row) -> None:
+    found = []
+    for who in WHO:
+        path = row.path.replace("{feedback_id}", await voted(keyed))
+        sent = row.body(keyed) if row.body else None
+        async with keyed.client(who) as http:
+            answer = await http.request(row.method, path, json=sent)
+        found.append(answer.status_code)
+        if answer.status_code in (401, 403):
+            error = answer.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            wanted = "invalid_api_key" if answer.status_code == 401 else "role_not_allowed"
+            assert error["code"] == wanted
+    assert dict(zip(WHO, found, strict=True)) == dict(zip(WHO, row.statuses, strict=True))
+
+
+def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
+    for route in app.router.routes:
+        if isinstance(route, Mount):
+            yield "GET", f"{route.path}/"
+            continue
+        assert isinstance(route, Route) or hasattr(route, "methods"), route
+        for method in sorted(route.methods - {"HEAD"}):  # type: ignore[attr-defined]
+            yield method, route.path  # type: ignore[attr-defined]
+
+
+def test_the_matrix_has_a_row_for_every_route_of_the_app(server: Server) -> None:
+    def shape(path: str) -> str:
+        return path.replace("{version:int}", "N").replace("/1", "/N").replace("/2", "/N")
+
+    rows = {(row.method, shape(row.path)) for row in MATRIX}
+    routes = {(method, shape(path)) for method, path in routes_of(server.app)}
+    assert routes <= rows, routes - rows
+
+
+def test_what_the_table_does_not_name_is_the_operators() -> None:
+    for path in (
+        "/v1/policies",
+        "/v1/learning/reports",
+        "/v1/feedback/a/b",
+        "/v1/me/",
+        "//",
+        "/v2",
+    ):
+        assert role_for("GET", path) == "operator", path
+    assert role_for("POST", "/livez") == "operator"
+    assert role_for("GET", "/page/app.js") is None
+    assert role_for("GET", "/pages") == "operator"
+
+
+async def test_without_keys_everybody_is_operator(server: Server) -> None:
+    async with server.client() as http:
+        me = (await http.get("/v1/me")).json()
+        assert me == {
+            "object": "identity",
+            "role": "operator",
+            "name": "local",
+            "keys_required": False,
+        }
+        assert (await http.post("/v1/policies/hold")).status_code == 200
+        assert (await http.get("/nothing")).status_code == 404
+
+
+async def test_with_keys_me_says_whose(keyed: Server) -> None:
+    async with keyed.client("annotator") as http:
+        me = (await http.get("/v1/me")).json()
+    assert me == {
+        "object": "identity",
+        "role": "annotator",
+        "name": "annotator",
+        "keys_required": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:8000", None, 200),
+        ("localhost:8000", "http://localhost:8000", 200),
+        ("127.0.0.1:8000", "http://evil.example", 403),
+        ("127.0.0.1:8000", "http://127.0.0.1:9999", 403),
+        ("127.0.0.1:8000", "null", 403),
+        ("evil.example:8000", "http://evil.example:8000", 403),  # a name bound to 127.0.0.1
+        ("plaudit.example", None, 403),  # a proxy lets others in
+    ],
+)
+async def test_without_keys_another_site_s_page_is_no_operator(
+    server: Server, host: str, origin: str | None, status: int
+) -> None:
+    headers = {"Origin": origin} if origin else {}
+    async with server.client(host=host) as http:
+        answer = await http.post("/v1/policies/hold", headers=headers)
+        chat = await http.post("/v1/chat/completions", headers=headers, json=MESSAGE)
+    assert answer.status_code == status
+    assert chat.status_code == 200
+    if status == 403:
+        assert "plaudit keys create" in answer.json()["error"]["message"]
+    assert server.parts.history.poll().held == (status == 200)
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
+async def test_without_keys_nobody_is_an_operator_through_a_proxy(
+    server: Server, header: str
+) -> None:
+    async with server.client(host="127.0.0.1:8000") as http:  # as nginx names it by itself
+        answer = await http.post("/v1/policies/hold", headers={header: "198.51.100.7"})
+    assert answer.status_code == 403
+    assert not server.parts.history.poll().held
+
+
+async def test_a_key_made_while_it_runs_counts_at_once(server: Server) -> None:
+    async with server.client() as http:
+        assert (await http.get("/v1/models")).status_code == 200
+        server.make_key("user", "first")
+        assert (await http.get("/v1/models")).status_code == 401
+        assert (await http.get("/livez")).status_code == 200
+
+
+async def test_owners_are_told_apart_by_their_keys(keyed: Server) -> None:
+    feedback_id = await voted(keyed)
+    listed = {}
+    for who in ("user", "another", "operator"):
+        async with keyed.client(who) as http:
+            listed[who] = [one["id"] for one in (await http.get("/v1/feedback")).json()["data"]]
+    assert listed == {"user": [feedback_id], "another": [], "operator": []}

@@ -1,0 +1,154 @@
+"""Who answers a request, and the merging of two policies' answers into one."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.context import RequestContext
+from serving.engine.merge import merged
+from serving.engine.recorder import Answer
+from serving.policies.lineup import Lineup, Policy, Share
+from tests.unit.serving.test_parts import output, params, part
+
+ADAPTER: Any = object()
+
+
+def test_without_a_challenger_the_live_version_answers_everything() -> None:
+    lineup = Lineup(1, duel_share=1.0)
+    lineup.live = Policy(2)
+    assert lineup.deal(2, may_duel=True) == [Share(Policy(2), (0, 1))]
+
+
+@pytest.mark.parametrize(("choices", "may_duel"), [(1, True), (2, False)])
+def test_one_choice_or_an_unfit_request_is_no_duel(choices: int, may_duel: bool) -> None:
+    lineup = Lineup(1, duel_share=1.0)
+    lineup.challenger = Policy(3, ADAPTER)
+    assert [s.policy for s in lineup.deal(choices, may_duel=may_duel)] == [Policy(1)]
+
+
+def test_a_share_of_requests_is_a_duel_and_sides_are_even() -> None:
+    lineup = Lineup(1, duel_share=0.25)
+    lineup.challenger = Policy(3, ADAPTER)
+    first: Counter[int] = Counter()
+    for _ in range(4000):
+        shares = lineup.deal(2, may_duel=True)
+        assert sorted(c for s in shares for c in s.choices) == [0, 1]
+        if len(shares) == 2:
+            assert [s.policy.version for s in shares] == [1, 3]
+            first[shares[1].choices[0]] += 1
+    # Five standard deviations around 1000 duels, and around a half of them.
+    assert 863 < first.total() < 1137
+    assert abs(first[0] - first[1]) < 5 * first.total() ** 0.5
+
+
+def test_of_an_odd_number_the_live_version_answers_one_more() -> None:
+    lineup = Lineup(1, duel_share=1.0)
+    lineup.challenger = Policy(3, ADAPTER)
+    live, challenger = lineup.deal(5, may_duel=True)
+    assert (len(live.choices), len(challenger.choices)) == (3, 2)
+    assert sorted(live.choices + challenger.choices) == [0, 1, 2, 3, 4]
+
+
+async def test_adapters_are_in_use_until_their_last_request_ends() -> None:
+    lineup = Lineup(1)
+    adapted = Policy(2, ADAPTER)
+    await asyncio.wait_for(lineup.without_adapters(), 1)
+    with lineup.running([Share(Policy(1), (0,))]):
+        assert not lineup.is_running(Policy(1)), "the base is never in the way"
+        with lineup.running([Share(adapted, (0,))]):
+            with lineup.running([Share(adapted, (0,))]):
+                pass
+            assert lineup.is_running(adapted)
+            waiting = asyncio.create_task(lineup.without_adapters())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await asyncio.wait_for(waiting, 1)
+    assert not lineup.is_running(adapted)
+
+
+async def test_new_requests_wait_while_the_base_is_swapped() -> None:
+    lineup = Lineup(1)
+    async with lineup.closed():
+        waiting = asyncio.create_task(lineup.opened())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 1)
+
+
+class Stream:
+    """Outputs of one engine request, given when told, and whether it was closed early."""
+
+    def __init__(self, outputs: list[Any]) -> None:
+        self.outputs = outputs
+        self.cut = False
+
+    async def __call__(self) -> AsyncGenerator[Any, None]:
+        try:
+            for given in self.outputs:
+                await asyncio.sleep(0)
+                if isinstance(given, Exception):
+                    raise given
+                yield given
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cut = True
+            raise
+
+
+async def test_streams_are_merged_with_their_own_places() -> None:
+    a = Stream([output(False, part(0, "a", [1])), output(True, part(0, "b", [2], "stop"))])
+    b = Stream(
+        [
+            output(False, part(1, "x", [3])),
+            output(False, part(0, "y", [4], "stop")),
+            output(True, part(1, "z", [5], "length")),
+        ]
+    )
+    seen = [o async for o in merged([(a(), (1,)), (b(), (0, 2))], whole=False)]
+    texts = ["", "", ""]
+    for given in seen:
+        for piece in given.outputs:
+            texts[piece.index] += piece.text
+    assert texts == ["y", "ab", "xz"]
+    assert [o.finished for o in seen] == [False] * 4 + [True]
+
+
+async def test_whole_answers_become_one_in_order() -> None:
+    a = Stream([output(True, part(0, "first", [1], "stop"), part(1, "third", [2], "stop"))])
+    b = Stream([output(True, part(0, "second", [3], "stop"))])
+    (only,) = [o async for o in merged([(a(), (0, 2)), (b(), (1,))], whole=True)]
+    assert [(p.index, p.text) for p in only.outputs] == [(0, "first"), (1, "second"), (2, "third")]
+    assert only.finished
+
+
+async def test_a_consumer_that_stops_stops_both() -> None:
+    a, b = (Stream([output(False, part(0, "a", [1]))] * 50) for _ in range(2))
+    stream = merged([(a(), (0,)), (b(), (1,))], whole=False)
+    await anext(stream)
+    await stream.aclose()
+    assert a.cut
+    assert b.cut
+
+
+async def test_a_failure_of_one_fails_the_request_and_stops_the_other() -> None:
+    a = Stream([RuntimeError("the engine died")])
+    b = Stream([output(False, part(0, "a", [1]))] * 50)
+    with pytest.raises(RuntimeError, match="the engine died"):
+        _ = [o async for o in merged([(a(), (0,)), (b(), (1,))], whole=False)]
+    assert b.cut
+
+
+def test_a_choice_made_with_an_adapter_has_its_version_throughout() -> None:
+    shares = [Share(Policy(1), (0,)), Share(Policy(7, ADAPTER), (1,))]
+    answer = Answer(RequestContext("chatcmpl-1", "local", "", []), params(), "m", shares)
+    answer.note(output(False, part(0, "a", [1]), part(1, "x", [2])), 1)
+    base = (SimpleNamespace(version="1", start=0, end=2),)
+    answer.note(output(True, part(0, "b", [3], "stop", base), part(1, "y", [4], "stop", base)), 1)
+    spans = [
+        [(s.policy_version, s.start, s.end) for s in choice.versions]
+        for choice in answer.finish(aborted=False).choices
+    ]
+    assert spans == [[(1, 0, 2)], [(7, 0, 2)]]

@@ -1,0 +1,241 @@
+"""Which steps loading takes, and what stays as it was when one fails; on an engine that notes."""
+
+import asyncio
+import shutil
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedback.control.policies import publish_event
+from feedback.log.sqlite_log import SqliteLog
+from protos.checkpoints.registry import Registry
+from protos.plaudit.v1.policy_pb2 import Published
+from serving.errors import CheckpointUnfit, PolicyLost, SwapFailed
+from serving.policies.lineup import Lineup, Share
+from serving.policies.loader import Loader
+from serving.policies.staging import Staged, stage
+from serving.policies.swapper import Swapper
+from tests.support.models import tiny_adapter, tiny_chat_model
+
+
+class Engine:
+    """Does nothing but note what it is told; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.failing: list[str] = []
+        self.label = "1"
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call in self.failing:
+            self.failing.remove(call)
+            raise RuntimeError(f"{call} failed")
+
+    async def pause_generation(self, **_: Any) -> None:
+        self._note("pause")
+
+    async def resume_generation(self) -> None:
+        self._note("resume")
+
+    async def collective_rpc(self, _: str, kwargs: dict[str, str]) -> None:
+        self._note(f"reload {Path(kwargs['weights_path']).name}")
+
+    async def update_weight_version(self, label: str) -> None:
+        self.label = label
+
+    async def get_weight_version(self) -> str:
+        return self.label
+
+    async def add_lora(self, request: Any) -> None:
+        self._note(f"add {Path(request.lora_path).name}")
+
+    async def remove_lora(self, number: int) -> None:
+        self._note(f"remove {number}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Full weights 1 and 4; adapters 2 and 3 of the first, 5 of the second, 6 of rank 16."""
+    root = tmp_path_factory.mktemp("made")
+    registry = Registry(root / "registry")
+    for version in (1, 4):
+        folder = tiny_chat_model(root / f"m{version}", version)
+        registry.publish(folder, version=version, parent=0, base="tiny")
+    for version, base, rank in ((2, 1, 8), (3, 1, 8), (5, 4, 8), (6, 1, 16)):
+        folder = tiny_adapter(registry.path(base), root / f"m{version}", version, rank)
+        registry.publish(folder, version=version, parent=1, base="tiny", adapter_base=base)
+    return registry
+
+
+@pytest.fixture
+def loader(made: Registry) -> Loader:
+    return Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=5)
+
+
+async def test_adapters_are_loaded_beside_each_other_under_new_names(loader: Loader) -> None:
+    assert await loader.swap(2) == 0
+    second = loader.lineup.live
+    assert await loader.swap(3) == 0
+    third = loader.lineup.live
+    assert (second.version, third.version) == (2, 3)
+    assert second.adapter is not None
+    assert third.adapter is not None
+    assert second.adapter.lora_name != third.adapter.lora_name
+    assert await loader.swap(2) == 0
+    assert loader.lineup.live is second, "it is loaded still"
+    assert loader.engine.calls == ["add v000002", "add v000003"]
+    await loader.drop_adapters({1})
+    assert await loader.swap(3) == 0
+    assert loader.lineup.live.adapter is not None
+    assert loader.lineup.live.adapter.lora_name != third.adapter.lora_name, "a name is used once"
+    assert loader.engine.calls[2:] == ["remove 1", "remove 2", "add v000003"]
+
+
+async def test_an_adapter_is_kept_while_a_request_uses_it(loader: Loader) -> None:
+    await loader.swap(2)
+    with loader.lineup.running([Share(loader.lineup.live, (0,))]):
+        await loader.swap(1)
+        await loader.drop_adapters({1})
+        assert "remove 1" not in loader.engine.calls
+    await loader.drop_adapters({1})
+    assert loader.engine.calls[-1] == "remove 1"
+
+
+async def test_going_back_to_the_base_of_an_adapter_touches_nothing(loader: Loader) -> None:
+    await loader.swap(2)
+    assert await loader.swap(1) == 0
+    assert (loader.lineup.live.version, loader.lineup.live.adapter) == (1, None)
+    assert loader.engine.calls == ["add v000002"]
+
+
+async def test_an_adapter_of_another_base_waits_for_adapters_and_swaps_the_base(
+    loader: Loader,
+) -> None:
+    await loader.swap(2)
+    with loader.lineup.running([Share(loader.lineup.live, (0,))]):
+        swapping = asyncio.create_task(loader.swap(5))
+        await asyncio.sleep(0.3)
+        assert loader.engine.calls == ["add v000002"], "an old request is under way"
+        newcomer = asyncio.create_task(loader.lineup.opened())
+        await asyncio.sleep(0)
+        assert not newcomer.done()
+    assert await swapping > 0
+    await asyncio.wait_for(newcomer, 1)
+    assert (loader.lineup.base, loader.lineup.live.version) == (4, 5)
+    steps = ["pause", "reload v000004", "add v000005", "resume"]
+    assert loader.engine.calls == ["add v000002", *steps]
+
+
+@pytest.mark.parametrize("step", ["pause", "reload v000004", "add v000005", "resume"])
+async def test_a_failure_in_the_middle_puts_base_and_adapter_back(
+    loader: Loader, step: str
+) -> None:
+    await loader.swap(2)
+    loader.engine.failing = [step]
+    with pytest.raises(SwapFailed):
+        await loader.swap(5)
+    assert (loader.lineup.base, loader.lineup.live.version, loader.engine.label) == (1, 2, "1")
+    assert loader.engine.calls[-4:] == ["pause", "reload v000001", "add v000002", "resume"]
+    await asyncio.wait_for(loader.lineup.opened(), 1)
+    assert not loader.lost
+
+
+async def test_a_policy_that_cannot_be_put_back_is_lost(loader: Loader) -> None:
+    loader.engine.failing = ["reload v000004", "reload v000001"]
+    with pytest.raises(PolicyLost):
+        await loader.swap(4)
+    assert loader.lost
+
+
+async def test_requests_that_keep_an_adapter_too_long_keep_the_base(made: Registry) -> None:
+    loader = Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=0.3)
+    await loader.swap(2)
+    with loader.lineup.running([Share(loader.lineup.live, (0,))]):
+        with pytest.raises(SwapFailed, match="still in use"):
+            await loader.swap(4)
+        assert loader.lineup.live.version == 2
+        await asyncio.wait_for(loader.lineup.opened(), 1)
+
+
+async def test_an_adapter_that_does_not_load_changes_nothing(loader: Loader) -> None:
+    loader.engine.failing = ["add v000002"]
+    with pytest.raises(SwapFailed):
+        await loader.swap(2)
+    assert loader.lineup.live.version == 1
+    assert loader.engine.calls == ["add v000002"]
+
+
+async def test_a_challenger_stands_beside_the_live_version(loader: Loader) -> None:
+    await loader.challenge(2)
+    assert loader.lineup.challenger is not None
+    assert (loader.lineup.challenger.version, loader.lineup.live.version) == (2, 1)
+    with pytest.raises(CheckpointUnfit, match="needs the weights of 4"):
+        await loader.challenge(5)
+
+
+def test_staging_says_what_is_under_an_adapter(made: Registry) -> None:
+    loaded = made.path(1)
+    assert stage(made, 2, loaded, 8) == Staged(2, 1, loaded, made.path(2))
+    assert stage(made, 5, loaded, 8) == Staged(5, 4, made.path(4), made.path(5))
+
+
+def test_adapters_that_this_replica_cannot_take_are_refused(made: Registry) -> None:
+    with pytest.raises(CheckpointUnfit, match="PLAUDIT_SERVING_LORA_RANK=8"):
+        stage(made, 2, made.path(1), 0)
+    with pytest.raises(CheckpointUnfit, match="rank 16, this replica takes 8"):
+        stage(made, 6, made.path(1), 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "no LoRA adapter"),
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    ],
+)
+def test_other_kinds_of_adapters_are_refused(
+    made: Registry, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    import json
+
+    registry = Registry(tmp_path / "registry")
+    registry.publish(made.path(1), version=1, parent=0, base="tiny")
+    folder = tmp_path / "adapter"
+    shutil.copytree(made.path(2), folder)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    registry.publish(folder, version=2, parent=1, base="tiny", adapter_base=1)
+    with pytest.raises(CheckpointUnfit, match=message):
+        stage(registry, 2, registry.path(1), 8)
+
+
+def test_an_adapter_of_another_shape_is_refused(made: Registry, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    registry.publish(made.path(1), version=1, parent=0, base="tiny")
+    wide = tiny_chat_model(tmp_path / "wide", hidden_size=96)
+    folder = tiny_adapter(wide, tmp_path / "adapter", 2)
+    registry.publish(folder, version=2, parent=1, base="tiny", adapter_base=1)
+    with pytest.raises(CheckpointUnfit, match="does not fit"):
+        stage(registry, 2, registry.path(1), 8)
+
+
+async def test_copies_of_what_is_served_no_more_are_dropped(
+    made: Registry, loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[tuple[int, Container[int]]] = []
+    monkeypatch.setattr(made, "drop_cached", lambda *given: dropped.append(given))
+    log = SqliteLog(tmp_path / "log.db")
+    for version in (1, 2, 3, 4, 5):
+        publish_event(log, Published(version=version))
+    swapper = Swapper(loader, log, "a", on_live=lambda _: None)
+    following = asyncio.create_task(swapper.follow(0.01))
+    while not dropped:
+        await asyncio.sleep(0.01)
+    following.cancel()
+    log.close()
+    assert swapper.version == 5
+    assert dropped == [(5, {1, 5, 4})], "5 adapts 4, which is also what a roll-back goes to"
