@@ -25,7 +25,7 @@ from feedback.ledger.store import Ledger
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.records import completion_record, feedback_record
-from feedback.privacy.identity import Secret, event_id, mint
+from feedback.privacy.identity import Secret, create_completion_id, event_id
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message, VersionSpan
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
@@ -49,7 +49,10 @@ def completion(seed: random.Random) -> CompletionRecord:
     ]
     asked = [Message(role="user", content=f"What is {seed.random()}?")]
     return CompletionRecord(
-        completion_id=mint(SECRET, "local", 2, 1), owner="local", messages=asked, choices=choices
+        completion_id=create_completion_id(SECRET, "local", 2, 1),
+        owner="local",
+        messages=asked,
+        choices=choices,
     )
 
 

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from bench.servers import machine
 from learner.models.adapters import adapted
 from learner.models.compiled import compile_layers
-from learner.models.model import computing, frozen, trained, trunk_of, twin
+from learner.models.model import compute_in, copy_shared, frozen, trained, trunk_of
 from learner.settings import LearnerSettings
 
 TOKENS = 1024
@@ -38,9 +38,9 @@ SHAPE = LlamaConfig(
 
 
 def seconds_of(model: PreTrainedModel, ids_RT: torch.Tensor) -> float:
-    """Give the seconds of one pass."""
+    """Return the seconds of one pass."""
     start = time.perf_counter()
-    with computing("bfloat16", ids_RT):
+    with compute_in("bfloat16", ids_RT):
         states_RTH = trunk_of(model)(input_ids=ids_RT, use_cache=False).last_hidden_state
     states_RTH.float().square().mean().backward()
     for parameter in trained(model):
@@ -61,7 +61,7 @@ def main() -> None:
     print(machine())
     plain = frozen(LlamaForCausalLM(SHAPE).to(arguments.device).eval(), "bfloat16")
     adapted(plain, LearnerSettings().lora, 0)
-    compiled = twin(plain)
+    compiled = copy_shared(plain)
     compile_layers(compiled)
     models = {"plain": plain, "compiled": compiled}
     rows = {

@@ -61,7 +61,7 @@ class Result:
 
 
 def beside_trl(version: str) -> tuple[str, ...]:
-    """Give the packages of an environment for TRL, with our torch and transformers."""
+    """Return the packages of an environment for TRL, with our torch and transformers."""
     own = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return (f"trl=={version}", *(f"{name}=={own[name].partition('+')[0]}" for name in own))
 
@@ -128,7 +128,7 @@ class _Worker:
         self._log.close()
 
     def read(self) -> dict[str, Any] | None:
-        """Give what it says next; None if it ended instead."""
+        """Return what it says next; None if it ended instead."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         said: dict[str, Any] | None = json.loads(line) if line else None

@@ -9,7 +9,7 @@ import argparse
 import random
 import statistics
 
-from learner.gate.duel import Standing, decide
+from learner.gate.duel import Standing, evaluate_trial
 from learner.settings import DuelSettings
 
 WIN_RATES = (0.3, 0.35, 0.5, 0.65, 0.7)
@@ -19,7 +19,7 @@ def one(win_rate: float, seed: int, settings: DuelSettings) -> Standing:
     """Have one duel."""
     source = random.Random(f"{win_rate} {seed}")
     drawn = (source.random() < win_rate for _ in range(settings.max_votes))
-    return decide([1 if won else -1 for won in drawn], settings)
+    return evaluate_trial([1 if won else -1 for won in drawn], settings)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from deploy.local.broker import Broker
 from feedback.api.routes import feedback_router
 from feedback.api.schema import FeedbackRequest
 from feedback.log.opening import open_log
-from feedback.privacy.identity import load_or_create_secret, mint
+from feedback.privacy.identity import create_completion_id, load_or_create_secret
 from feedback.view.feedback_view import View
 
 CLIENTS = (1, 16, 64)
@@ -57,11 +57,11 @@ def serve(home: Path, port: int) -> None:
 
 
 def request_bytes(home: Path, path: str) -> bytes:
-    """Give a whole HTTP request with a vote."""
+    """Return a whole HTTP request with a vote."""
     secret = load_or_create_secret(home / "secret.json")
     body = json.dumps(
         {
-            "completion_id": mint(secret, "local", 2, 1, now=time.time()),
+            "completion_id": create_completion_id(secret, "local", 2, 1, now=time.time()),
             "user": "bench",
             "feedback": {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"},
         }

@@ -23,7 +23,7 @@ from bench.servers import free_port, machine, plaudit_serve, running
 from bench.serving import load
 from feedback.control.history import History
 from feedback.control.keys import make_key
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret
 from protos.checkpoints.registry import Registry
@@ -38,7 +38,7 @@ def new_home(folder: Path, model: Path, keys: int) -> str:
     """Make a home that serves a model, with so many keys; give the last one's token."""
     Registry(folder / "registry").publish(model, version=1, parent=0, base="bench")
     log = SqliteLog(folder / "log.db")
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     history, token = History(log), ""
     for _ in range(keys):
         history.poll()
@@ -48,7 +48,7 @@ def new_home(folder: Path, model: Path, keys: int) -> str:
 
 
 def admitting(home: Path, token: str) -> float:
-    """Give the microseconds that letting in a chat takes."""
+    """Return the microseconds that letting in a chat takes."""
     log = SqliteLog(home / "log.db")
     history = History(log)
     history.poll()
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def processor_seconds(url: str) -> float:
-    """Give what the server at a URL, with its engine, has used so far."""
+    """Return what the server at a URL, with its engine, has used so far."""
     port = url.rpartition(":")[2]
     server = next(p for p in psutil.Process().children() if port in p.cmdline())
     return sum(

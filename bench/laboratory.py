@@ -17,22 +17,22 @@ from deploy.simulation.raters import PREFERENCES, Preference, judge, prefers
 from learner.corpus import prompts
 from learner.cycle.materials import demonstrated_prompts
 from learner.data.packing import pack_documents
-from learner.data.preferences import Example, prompt_key, split_of
+from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
 from learner.gate.examination import answer_kl
 from learner.models.adapters import adapted
-from learner.models.model import load_model, load_tokenizer, twin
+from learner.models.model import copy_shared, load_model, load_tokenizer
 from learner.ppo.critic import new_critic
-from learner.ppo.off_policy import LiveAnswer
-from learner.ppo.rollouts import rows_of
-from learner.ppo.steps import Players
+from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.rollouts import rows_from_samples
+from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.pretraining.next_token import text_nll
 from learner.pretraining.pretrain import documents, held_out_text, pretrain
 from learner.pretraining.sft import sft
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
-from learner.reward.probe import Probed, probe
+from learner.reward.probe import ProbeResult, probe
 from learner.reward.training import train_reward
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import (
@@ -59,8 +59,8 @@ def example_of(
     *,
     ranks: tuple[int, ...] = (),
     approvals: tuple[float, ...] = (),
-) -> Example:
-    return Example(
+) -> PreferenceExample:
+    return PreferenceExample(
         prompt_key([{"role": "user", "content": prompt}]),
         tuple((*s.prompt, *s.token_ids) for s in samples),
         tuple(len(s.token_ids) for s in samples),
@@ -117,7 +117,9 @@ class Laboratory:
         answers = [samples[i : i + n] for i in range(0, len(samples), n)]
         return Asked(asked, answers, seed)
 
-    def votes(self, asked: Asked, noise: float = 0.7, hostile: float = 0.0) -> list[Example]:
+    def votes(
+        self, asked: Asked, noise: float = 0.7, hostile: float = 0.0
+    ) -> list[PreferenceExample]:
         """Compare two answers each, with noise.
 
         Ten raters take turns, of whom the share `hostile` says the opposite of what they think.
@@ -133,8 +135,8 @@ class Laboratory:
             found.append(example_of(prompt, pair, rater, ranks=ranks))
         return found
 
-    def thumbs(self, asked: Asked, noise: float = 0.7) -> list[Example]:
-        """Give noisy thumbs, each on one answer: up where it beats what people knew first."""
+    def thumbs(self, asked: Asked, noise: float = 0.7) -> list[PreferenceExample]:
+        """Return noisy thumbs, each on one answer: up where it beats what people knew first."""
         scores = [self.preference.score(self.text_of(one)) for (one,) in asked.answers]
         rng, found = random.Random(asked.seed), []
         for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
@@ -143,8 +145,8 @@ class Laboratory:
             found.append(example_of(prompt, answers, number % RATERS, approvals=(float(up),)))
         return found
 
-    def rankings(self, asked: Asked, noise: float = 0.7) -> list[Example]:
-        """Give noisy rankings of all answers to a prompt (Plackett and Luce's model)."""
+    def rankings(self, asked: Asked, noise: float = 0.7) -> list[PreferenceExample]:
+        """Return noisy rankings of all answers to a prompt (Plackett and Luce's model)."""
         rng, found = random.Random(asked.seed), []
         for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
             # The order of scores under Gumbel noise is Plackett and Luce's.
@@ -157,18 +159,18 @@ class Laboratory:
             found.append(example_of(prompt, answers, number % RATERS, ranks=ranks))
         return found
 
-    def live(self, asked: Asked) -> list[LiveAnswer]:
-        """Give the answers as data to learn from, but for those that are held out."""
+    def live(self, asked: Asked) -> list[OffPolicyAnswer]:
+        """Return the answers as data to learn from, but for those that are held out."""
         keys = [prompt_key([{"role": "user", "content": prompt}]) for prompt in asked.prompts]
         return [
-            LiveAnswer(sample, 0)
+            OffPolicyAnswer(sample, 0)
             for key, answers in zip(keys, asked.answers, strict=True)
-            if split_of(key, **SHARES) != "held_out"
+            if prompt_split(key, **SHARES) != "held_out"
             for sample in answers
         ]
 
     def win_rate(self, model: PreTrainedModel) -> float:
-        """Give the win rate over the fine-tuned model under the hidden preference."""
+        """Return the win rate over the fine-tuned model under the hidden preference."""
         ours, theirs = (
             self.sampler(m).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77 + number)
             for number, m in enumerate((model, self.reference))
@@ -185,23 +187,23 @@ class Laboratory:
         return answer_kl(model, self.reference, answers, SMALL_PPO, self.pad)
 
     def to_train(self, lora: LoraSettings | None) -> PreTrainedModel:
-        model = twin(self.reference)
+        model = copy_shared(self.reference)
         return adapted(model.requires_grad_(False), lora, self.seed) if lora else model
 
     def reward_model(
         self,
-        votes: Sequence[Example],
+        votes: Sequence[PreferenceExample],
         settings: RewardSettings,
         lora: LoraSettings | None = None,
         *,
         believed: bool = False,
-    ) -> tuple[RewardModel, RewardReport, Probed]:
+    ) -> tuple[RewardModel, RewardReport, ProbeResult]:
         """Train a reward model; `believed` trusts every rater alike."""
         model = RewardModel(self.to_train(lora), pad=self.pad, seed=self.seed)
-        parts: dict[str, list[Example]] = {"held_out": [], "judge": [], "reward": []}
+        parts: dict[str, list[PreferenceExample]] = {"held_out": [], "judge": [], "reward": []}
         for example in votes:
             voted = replace(example, rater="one and all") if believed else example
-            parts[split_of(example.key, **SHARES)].append(voted)
+            parts[prompt_split(example.key, **SHARES)].append(voted)
         probed = probe(
             self.reference,
             [*parts["reward"], *parts["judge"]],
@@ -219,7 +221,7 @@ class Laboratory:
         )
         known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
         answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
-        model.normalise(rows_of(answers))
+        model.normalise(rows_from_samples(answers))
         return model, report, probed
 
     def ppo(
@@ -229,14 +231,14 @@ class Laboratory:
         settings: PPOSettings,
         folder: Path,
         *,
-        live: Sequence[LiveAnswer],
+        live: Sequence[OffPolicyAnswer],
         cycle: int,
     ) -> Iteration:
         """Train the policy; give the last iteration's figures."""
         text = pack_documents(
             documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
         )
-        players = Players(
+        players = PPOInputs(
             policy=policy,
             critic=new_critic(policy, reward, settings),
             reference=self.reference,

@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 from bench.laboratory import SMALL_PPO, Asked, Laboratory, make_models
 from bench.servers import machine
 from deploy.simulation.raters import PREFERENCES
-from learner.data.preferences import Example
-from learner.ppo.off_policy import LiveAnswer
+from learner.data.preferences import PreferenceExample
+from learner.ppo.off_policy import OffPolicyAnswer
 from learner.pretraining.next_token import text_nll
 from learner.settings import LoraSettings, RewardSettings
 
@@ -33,7 +33,7 @@ VOTES = 400
 CYCLES = 2
 
 
-Raters = Callable[[Laboratory, Asked], list[Example]]
+Raters = Callable[[Laboratory, Asked], list[PreferenceExample]]
 
 
 def hostile(share: float) -> Raters:
@@ -101,14 +101,14 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> Learned:
         }
     )
     policy = lab.to_train(lora)
-    votes: list[Example] = []
-    live: list[LiveAnswer] = []
+    votes: list[PreferenceExample] = []
+    live: list[OffPolicyAnswer] = []
     wins: list[float] = []
     samples = math.nan
     for cycle in range(CYCLES):
         asked = lab.ask(policy, line.prompts // CYCLES, line.answers, cycle)
         votes += line.raters(lab, asked)
-        live = [LiveAnswer(one.sample, one.staleness + 1) for one in live] + lab.live(asked)
+        live = [OffPolicyAnswer(one.sample, one.staleness + 1) for one in live] + lab.live(asked)
         reward, report, probed = lab.reward_model(
             votes, RewardSettings(), lora, believed=line.believed
         )

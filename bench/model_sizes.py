@@ -24,7 +24,7 @@ class Size:
     response: int
 
     def spec(self) -> dict[str, int]:
-        """Give it as what a worker is told."""
+        """Return it as what a worker is told."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def trunk_parameters(self) -> int:
@@ -32,7 +32,7 @@ class Size:
         return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.feed_forward)
 
     def forward_flops(self, *, head: bool) -> float:
-        """Give the operations of a forward pass for one token of a sequence of full length.
+        """Return the operations of a forward pass for one token of a sequence of full length.
 
         A third of the 6N + 12LHQT of a training step in PaLM (Chowdhery et al. 2022,
         arXiv:2204.02311, appendix B), with or without the output head.
@@ -41,7 +41,7 @@ class Size:
         return 2 * parameters + 4 * self.layers * self.hidden * (self.prompt + self.response)
 
     def ppo_flops(self, *, epochs: int, own_critic: bool) -> float:
-        """Give the operations that one PPO step needs, whoever does more.
+        """Return the operations that one PPO step needs, whoever does more.
 
         Sampling, reference and reward model see each token once; so does the critic, which is
         trained like the policy, where it has a trunk of its own.
@@ -53,7 +53,7 @@ class Size:
         return tokens * (once + epochs * 3 * trained)
 
     def reward_flops(self, sequences: int) -> float:
-        """Give the operations of training a reward model on so many sequences."""
+        """Return the operations of training a reward model on so many sequences."""
         tokens = sequences * (self.prompt + self.response)
         return tokens * 3 * self.forward_flops(head=False)
 

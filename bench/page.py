@@ -93,7 +93,7 @@ def streaming(browser: Browser, told: StandIn) -> dict[str, float]:
 
 
 def heap(page: Page, session: CDPSession) -> float:
-    """Give what the page holds after collecting garbage, in MiB: script objects alone."""
+    """Return what the page holds after collecting garbage, in MiB: script objects alone."""
     session.send("HeapProfiler.collectGarbage")
     page.wait_for_timeout(200)
     metrics: list[dict[str, Any]] = session.send("Performance.getMetrics")["metrics"]

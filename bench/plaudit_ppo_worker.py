@@ -18,7 +18,7 @@ from bench.turns import Turns
 from learner.data.packing import Rows
 from learner.models.model import parameters_of
 from learner.ppo.critic import new_critic
-from learner.ppo.steps import Players
+from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, TransformersSampler
@@ -90,7 +90,7 @@ def new_model(spec: dict[str, Any], seed: int) -> LlamaForCausalLM:
 
 
 def settings_of(spec: dict[str, Any]) -> PPOSettings:
-    """Give the settings of TRL's side; `critic` says whether the critic has its own trunk."""
+    """Return the settings of TRL's side; `critic` says whether the critic has its own trunk."""
     return PPOSettings(
         iterations=100_000,
         checkpoint_every=100_000,  # saving is part of neither side's step
@@ -121,7 +121,7 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
         [draw.randrange(spec["vocabulary"]) for _ in range(spec["prompt"])] for _ in range(1024)
     ]
     no_text = torch.zeros((0, 0), dtype=torch.long)
-    players = Players(
+    players = PPOInputs(
         policy=policy,
         critic=critic,
         reference=reference,

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench.plaudit_ppo_worker import new_model
 from bench.turns import Turns
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
 from learner.models.model import parameters_of
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
@@ -48,8 +48,8 @@ class Watch:
         self._steps += 1
 
 
-def rankings(spec: dict[str, Any]) -> list[Example]:
-    """Give each prompt's answers as one ranking without ties; two answers are a pair."""
+def rankings(spec: dict[str, Any]) -> list[PreferenceExample]:
+    """Return each prompt's answers as one ranking without ties; two answers are a pair."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["prompts"], spec["answers"])
 
@@ -60,7 +60,10 @@ def rankings(spec: dict[str, Any]) -> list[Example]:
     sequences = torch.cat([prompts, draw(*shape, spec["response"])], dim=-1).tolist()
     ranks = tuple(range(spec["answers"]))
     lengths = (spec["response"],) * spec["answers"]
-    return [Example(str(i), tuple(map(tuple, s)), lengths, ranks) for i, s in enumerate(sequences)]
+    return [
+        PreferenceExample(str(i), tuple(map(tuple, s)), lengths, ranks)
+        for i, s in enumerate(sequences)
+    ]
 
 
 def main() -> None:

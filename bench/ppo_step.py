@@ -26,7 +26,7 @@ EPOCHS = 4
 
 
 def contestants(size: Size, device: str, threads: int) -> list[Contestant]:
-    """Give TRL in float32 and in both ways of bfloat16, and ours by critic and number format."""
+    """Return TRL in float32 and in both ways of bfloat16, and ours by critic and number format."""
     common = {**size.spec(), "epochs": EPOCHS, "device": device, "threads": threads}
     packages = beside_trl(TRL)
 

@@ -16,13 +16,13 @@ from bench.laboratory import Laboratory, make_models
 from bench.servers import machine
 from deploy.simulation.raters import PREFERENCES
 from learner.data.answers import split_prompt
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
 from learner.reward.model import RewardModel
 from learner.settings import RewardSettings
 
 
-def agreement(model: RewardModel, pairs: list[Example]) -> float:
-    """Give the share of the pairs, ties left out, that the model orders as they are ranked."""
+def agreement(model: RewardModel, pairs: list[PreferenceExample]) -> float:
+    """Return the share of the pairs, ties left out, that the model orders as they are ranked."""
     rows = [row for pair in pairs for row in split_prompt(pair.sequences)]
     scores = model.score(rows).view(-1, 2)
     right = [

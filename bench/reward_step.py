@@ -21,7 +21,7 @@ PROMPTS = 64
 
 
 def contestants(size: Size, answers: int, device: str, threads: int) -> list[Contestant]:
-    """Give TRL and ours, in float32 and in bfloat16 where that is the default."""
+    """Return TRL and ours, in float32 and in bfloat16 where that is the default."""
     default = "bfloat16" if device == "cuda" else best_dtype(cpu_flags())
     common = {
         **size.spec(),

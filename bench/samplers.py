@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 def timed(work: Callable[[], _T]) -> tuple[float, _T]:
-    """Give the seconds that `work` took, and its result."""
+    """Return the seconds that `work` took, and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result

@@ -84,7 +84,7 @@ def running(
 
 
 def bare_vllm(model: Path, port: int, dtype: str, max_num_seqs: int = 64) -> list[str]:
-    """Give vLLM's own server with the engine arguments that Plaudit uses, as vLLM runs it."""
+    """Return vLLM's own server with the engine arguments that Plaudit uses, as vLLM runs it."""
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model), "--served-model-name", "plaudit"),
@@ -95,7 +95,7 @@ def bare_vllm(model: Path, port: int, dtype: str, max_num_seqs: int = 64) -> lis
 
 
 def plaudit_serve(home: Path, port: int, dtype: str) -> list[str]:
-    """Give the command line of `plaudit serve`."""
+    """Return the command line of `plaudit serve`."""
     return [
         *(sys.executable, "-m", "deploy.commands.main", "serve", "--home", str(home)),
         *("--port", str(port), "--dtype", dtype),

@@ -46,7 +46,7 @@ async def one(client: httpx.AsyncClient, url: str) -> tuple[float, int]:
 
 
 async def load(url: str, clients: int, requests: int, key: str = "") -> tuple[float, float]:
-    """Give tokens per second and the median time to first token, in seconds."""
+    """Return tokens per second and the median time to first token, in seconds."""
     limits = httpx.Limits(max_connections=clients)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(timeout=120, limits=limits, headers=headers) as client:

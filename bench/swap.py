@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from bench.servers import free_port, machine, plaudit_serve, running
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
@@ -60,7 +60,7 @@ async def measure(url: str, home: Path, swaps: int, streams: int) -> None:
     tasks = [asyncio.create_task(gaps(url, stop, own)) for own in seen]
     await asyncio.sleep(5)
     for version in range(2, 2 + swaps):
-        publish_event(log, Published(version=version, parent=version - 1))
+        append_policy_event(log, Published(version=version, parent=version - 1))
         await asyncio.sleep(3)
     stop.set()
     failures = sum(await asyncio.gather(*tasks))
@@ -101,7 +101,7 @@ def main() -> None:
     source = Registry(options.home / "registry").path(1)
     Registry(home / "registry").publish(source, version=1, parent=0, base="bench")
     log = SqliteLog(home / "log.db")
-    publish_event(log, Published(version=1, parent=0))
+    append_policy_event(log, Published(version=1, parent=0))
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with running(plaudit_serve(home, port, options.dtype), url, "/readyz", home / "serve.log"):

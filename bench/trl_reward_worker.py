@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
 
 
 def pairs(spec: dict[str, Any]) -> Dataset:
-    """Give every pair of every prompt's ranked answers, the better one as chosen."""
+    """Return every pair of every prompt's ranked answers, the better one as chosen."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["prompts"], spec["answers"])
 
@@ -81,7 +81,7 @@ def pairs(spec: dict[str, Any]) -> Dataset:
 
 
 def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Give a tokenizer whose padding and end have ids outside the model's vocabulary."""
+    """Return a tokenizer whose padding and end have ids outside the model's vocabulary."""
     words = {f"w{i}": i for i in range(vocabulary)}
     words |= {"<pad>": len(words), "<end>": len(words) + 1}
     return PreTrainedTokenizerFast(

@@ -11,7 +11,7 @@ SamplerKind = Literal["transformers", "vllm"]
 Tune = Literal["full", "lora"]
 # Above this many parameters a model is tuned by adapters, with smaller batches. Each trained copy
 # of all the weights, with gradients and optimizer, would take 16 bytes a parameter.
-LARGE: Final = 30_000_000
+LARGE_MODEL_PARAMETERS: Final = 30_000_000
 LORA_RATE: Final = 5e-4  # learning rate of a policy's adapters, whatever the size of the model
 OWN_TEXT_COEF: Final = 0.5  # of the divergence from what the model wrote itself
 REWARD_LORA_RATE: Final = 2e-4  # of a reward model's; temperature 1.3 after 280 opinions
@@ -187,7 +187,7 @@ class LearnerSettings(BaseSettings):
     def for_model(
         self, parameters: int, temperature: float, *, own_text: bool = False
     ) -> "LearnerSettings":
-        """Give settings that fit a model; what was set by hand stays.
+        """Return settings that fit a model; what was set by hand stays.
 
         It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters is
         tuned by adapters, compiled, on fewer and shorter answers.
@@ -199,15 +199,15 @@ class LearnerSettings(BaseSettings):
         """
         tune = tune_for(parameters, self.tune)
         reward, gate = self.reward, self.gate
-        ppo = _unless_set(self.ppo, temperature=temperature)
+        ppo = _with_defaults(self.ppo, temperature=temperature)
         if own_text:
-            ppo = _unless_set(ppo, text_coef=OWN_TEXT_COEF)
+            ppo = _with_defaults(ppo, text_coef=OWN_TEXT_COEF)
         if tune == "lora":
-            reward = _unless_set(reward, learning_rate=REWARD_LORA_RATE)
-            ppo = _unless_set(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
-        if parameters > LARGE:
-            reward = _unless_set(reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32)
-            ppo = _unless_set(
+            reward = _with_defaults(reward, learning_rate=REWARD_LORA_RATE)
+            ppo = _with_defaults(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
+        if parameters > LARGE_MODEL_PARAMETERS:
+            reward = _with_defaults(reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32)
+            ppo = _with_defaults(
                 ppo,
                 iterations=12,
                 rollouts=16,
@@ -219,8 +219,8 @@ class LearnerSettings(BaseSettings):
                 micro_tokens=1024,
                 checkpoint_every=1,
             )
-            gate = _unless_set(gate, prompts=48)
-        compiled = parameters > LARGE if self.compiled is None else self.compiled
+            gate = _with_defaults(gate, prompts=48)
+        compiled = parameters > LARGE_MODEL_PARAMETERS if self.compiled is None else self.compiled
         return self.model_copy(
             update={
                 "tune": tune,
@@ -233,10 +233,10 @@ class LearnerSettings(BaseSettings):
 
 
 def tune_for(parameters: int, wanted: Tune | None = None) -> Tune:
-    """Give how a model of this size is tuned: as wanted, else by adapters above `LARGE`."""
-    return wanted or ("lora" if parameters > LARGE else "full")
+    """Return how a model of this size is tuned: as wanted, else by adapters above `LARGE`."""
+    return wanted or ("lora" if parameters > LARGE_MODEL_PARAMETERS else "full")
 
 
-def _unless_set(section: _Section, **values: Any) -> _Section:
+def _with_defaults(section: _Section, **values: Any) -> _Section:
     chosen = {k: v for k, v in values.items() if k not in section.model_fields_set}
     return section.model_copy(update=chosen)

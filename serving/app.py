@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from feedback.control.policies import PolicyState, publish_event
+from feedback.control.policies import PolicyState, append_policy_event
 from feedback.log.event_log import LogError
 from feedback.metrics import show_disk
 from protos.checkpoints.registry import CheckpointInvalid, Registry, RegistryError
@@ -25,12 +25,12 @@ from serving.errors import ServingError
 from serving.http.access import Access
 from serving.http.middleware import CompletionMiddleware
 from serving.http.page_routes import page_router
-from serving.http.routes import health_router, keep_only
+from serving.http.routes import health_router, restrict_routes
 from serving.policies.lineup import Lineup
 from serving.policies.loader import Loader
-from serving.policies.staging import adapter_rank, base_of
+from serving.policies.staging import adapter_rank, full_weights_version
 from serving.policies.swapper import Swapper
-from serving.services import Parts, check_keys, follow_history, follow_view, include_own
+from serving.services import Services, check_keys, follow_history, follow_view, mount_routes
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("plaudit.serving")
@@ -57,12 +57,12 @@ def starting_version(registry: Registry, state: PolicyState) -> int:
     raise ServingError("no policy is published: 'plaudit up' trains or brings in the first one")
 
 
-def _show_live(version: int) -> None:
+def _report_live_version(version: int) -> None:
     metrics.ACTIVE_VERSION.set(version)
     metrics.POLICY.info({"version": str(version)})
 
 
-def _say_versions(handler: Any, live: Callable[[], int]) -> None:
+def _patch_system_fingerprint(handler: Any, live: Callable[[], int]) -> None:
     """Have a handler of vLLM's give as `system_fingerprint` the version of the answer at hand.
 
     vLLM reads it from the handler when the last chunk is made, and takes it to be the same for
@@ -88,7 +88,7 @@ async def _build_app(
     args: Any,
     engine: RecordingEngine,
     swapper: Swapper,
-    parts: Parts,
+    parts: Services,
     settings: ServingSettings,
     stopping: Callable[[], bool],
 ) -> CompletionMiddleware:
@@ -98,15 +98,15 @@ async def _build_app(
     tasks = await engine.get_supported_tasks()
     app: FastAPI = build_app(args, tasks, engine.model_config)
     await init_app_state(engine, app.state, args, tasks)
-    keep_only(app)
+    restrict_routes(app)
     app.include_router(
         health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
     )
-    include_own(app, parts, stopping)
+    mount_routes(app, parts, stopping)
     app.include_router(page_router())
     for name in ("openai_serving_chat", "openai_serving_completion"):
         if (handler := getattr(app.state, name, None)) is not None:
-            _say_versions(handler, lambda: swapper.version)
+            _patch_system_fingerprint(handler, lambda: swapper.version)
     return CompletionMiddleware(
         app,
         secret=parts.secret,
@@ -118,7 +118,7 @@ async def _build_app(
 
 
 def _stop_on_failure(server: uvicorn.Server) -> Callable[[asyncio.Task[None]], None]:
-    """Give what stops this replica where one of its tasks fails.
+    """Return what stops this replica where one of its tasks fails.
 
     Without that task it would go on with old policies, or let revoked keys in, unseen.
     """
@@ -143,7 +143,7 @@ async def _watch_engine(engine: Any, stopping: Callable[[], bool]) -> None:
         await asyncio.sleep(ENGINE_CHECK_SECONDS)
 
 
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _cancel_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Cancel tasks and wait for them.
 
     Raises:
@@ -187,7 +187,7 @@ async def serve(settings: ServingSettings) -> None:
 
     """
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
-    parts = Parts.open(settings)
+    parts = Services.open(settings)
     show_disk(settings.home)
     state = await asyncio.to_thread(parts.history.poll)
     check_keys(settings.host, parts.history, settings.home)
@@ -215,13 +215,13 @@ async def serve(settings: ServingSettings) -> None:
 
 
 def _base_and_rank(registry: Registry, version: int) -> tuple[int, int]:
-    """Give the version of the weights to start with, and the rank of the adapter on them (or 0).
+    """Return the version of the weights to start with, and the rank of the adapter on them (or 0).
 
     Raises:
         ServingError: The version is an adapter whose base is not there.
 
     """
-    base = base_of(registry, version)
+    base = full_weights_version(registry, version)
     if base == version:
         return base, 0
     try:
@@ -235,19 +235,19 @@ async def _serve_engine(
     loader: Loader,
     args: Any,
     listener: socket.socket,
-    parts: Parts,
+    parts: Services,
     settings: ServingSettings,
 ) -> None:
     inner = loader.engine
     recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
-    swapper = Swapper(loader, parts.log, settings.replica, on_live=_show_live)
+    swapper = Swapper(loader, parts.log, settings.replica, on_live=_report_live_version)
     engine = RecordingEngine(inner, recorder, settings.model_name, loader.lineup)
 
     def stopping() -> bool:
         return server.should_exit
 
     app = await _build_app(args, engine, swapper, parts, settings, stopping)
-    _show_live(swapper.version)
+    _report_live_version(swapper.version)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -257,7 +257,7 @@ async def _serve_engine(
     )
     server = uvicorn.Server(config)
     started = Swapped(replica=settings.replica, version=swapper.version)
-    await asyncio.to_thread(publish_event, parts.log, started)
+    await asyncio.to_thread(append_policy_event, parts.log, started)
     following = [
         asyncio.create_task(work, name=name)
         for name, work in {
@@ -272,8 +272,10 @@ async def _serve_engine(
         task.add_done_callback(_stop_on_failure(server))
     await server.serve(sockets=[listener])
     try:
-        await _ended(following)
+        await _cancel_tasks(following)
     finally:
         await recorder.drain()
         with contextlib.suppress(LogError):  # it is known to be gone, or not; nothing hangs on it
-            await asyncio.to_thread(publish_event, parts.log, Swapped(replica=settings.replica))
+            await asyncio.to_thread(
+                append_policy_event, parts.log, Swapped(replica=settings.replica)
+            )

@@ -7,7 +7,7 @@ class ServingError(Exception):
     """Something is wrong in the serving process."""
 
 
-class CheckpointUnfit(ServingError):
+class CheckpointIncompatible(ServingError):
     """A checkpoint cannot replace the one that is live; the message says why."""
 
 
@@ -19,11 +19,11 @@ class PolicyLost(ServingError):
     """A swap failed and the old policy could not be put back: this process must restart."""
 
 
-class NotRecorded(ServingError):
+class RecordingFailed(ServingError):
     """The log did not take an answer's record, and the operator wants no answer without one."""
 
 
-class BadRequest(ServingError):
+class RequestError(ServingError):
     """A request that is refused before vLLM sees it."""
 
     def __init__(

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from feedback.api.routes import feedback_router
 from feedback.control.history import History
-from feedback.control.keys import no_valid_key
+from feedback.control.keys import no_valid_key_message
 from feedback.control.learning import Learning
 from feedback.control.operations import Operations
 from feedback.errors import FeedbackError
@@ -30,7 +30,7 @@ from serving.settings import ServingSettings
 
 
 @dataclass(frozen=True)
-class Parts:
+class Services:
     """What serving keeps in its home folder."""
 
     secret: Secret
@@ -41,7 +41,7 @@ class Parts:
     usage: Usage
 
     @classmethod
-    def open(cls, settings: ServingSettings) -> "Parts":
+    def open(cls, settings: ServingSettings) -> "Services":
         """Open or create them."""
         home = settings.home
         outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
@@ -62,7 +62,7 @@ class Parts:
         self.log.close()
 
 
-def include_own(app: FastAPI, parts: Parts, stopping: Callable[[], bool]) -> None:
+def mount_routes(app: FastAPI, parts: Services, stopping: Callable[[], bool]) -> None:
     """Add the routes that need no engine: feedback, learning, operators', who one is."""
     history, registry = parts.history, parts.registry
     app.include_router(
@@ -75,7 +75,7 @@ def include_own(app: FastAPI, parts: Parts, stopping: Callable[[], bool]) -> Non
     app.include_router(operators_router(operations, history, registry))
 
 
-async def follow_view(parts: Parts, poll_seconds: float) -> None:
+async def follow_view(parts: Services, poll_seconds: float) -> None:
     """Keep the view up to date, until cancelled."""
     while True:
         with contextlib.suppress(FeedbackError):  # it reads on when the log is back
@@ -104,4 +104,4 @@ def check_keys(host: str, history: History, home: Path) -> None:
 
     """
     if not is_loopback(host) and not history.keys.usable:
-        raise ServingError(no_valid_key(history.keys, host, home))
+        raise ServingError(no_valid_key_message(history.keys, host, home))

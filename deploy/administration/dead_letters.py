@@ -17,7 +17,7 @@ def _ledger(home: Path) -> Ledger:
 
 
 def list_dead_letters(home: Path) -> Table:
-    """Give a table of them.
+    """Return a table of them.
 
     Raises:
         DeployError: There is no ledger in `home`.

@@ -20,7 +20,7 @@ from deploy.errors import DeployError
 from feedback.ledger.rows import JudgedEvent
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog
-from feedback.log.events import target_of
+from feedback.log.events import event_target
 from feedback.log.records import completion_record, feedback_record
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import (
@@ -40,30 +40,30 @@ class _Message(BaseModel):
     content: str
 
 
-_Said = str | Annotated[list[_Message], Field(min_length=1)]
+_TextOrMessages = str | Annotated[list[_Message], Field(min_length=1)]
 
 
 class Pair(BaseModel):
     """One answer preferred to another."""
 
-    prompt: _Said
-    chosen: _Said
-    rejected: _Said
+    prompt: _TextOrMessages
+    chosen: _TextOrMessages
+    rejected: _TextOrMessages
 
 
-class Single(BaseModel):
+class LabelledAnswer(BaseModel):
     """One answer, liked or not."""
 
-    prompt: _Said
-    completion: _Said
+    prompt: _TextOrMessages
+    completion: _TextOrMessages
     label: bool
 
 
-_ROW: Final[TypeAdapter[Pair | Single]] = TypeAdapter(Pair | Single)
+_ROW: Final[TypeAdapter[Pair | LabelledAnswer]] = TypeAdapter(Pair | LabelledAnswer)
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportCounts:
     """What an export wrote, and what it had no shape for."""
 
     pairs: int
@@ -71,7 +71,7 @@ class Exported:
     left_out: int
 
 
-def export_feedback(home: Path, out: Path) -> Exported:
+def export_feedback(home: Path, out: Path) -> ExportCounts:
     """Write every opinion that counts to `out`.
 
     Raises:
@@ -94,7 +94,7 @@ def export_feedback(home: Path, out: Path) -> Exported:
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
     finally:
         ledger.close()
-    return Exported(pairs, singles, left_out)
+    return ExportCounts(pairs, singles, left_out)
 
 
 def _rows(judged: JudgedEvent) -> Iterator[dict[str, Any]]:
@@ -162,7 +162,7 @@ def import_feedback(file: Path, log: EventLog, model: Path) -> int:
     return len(rows)
 
 
-def _read(file: Path) -> Iterator[Pair | Single]:
+def _read(file: Path) -> Iterator[Pair | LabelledAnswer]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +179,7 @@ def _read(file: Path) -> Iterator[Pair | Single]:
             ) from error
 
 
-def _events(row: Pair | Single, tokenizer: Any) -> tuple[CompletionRecord, FeedbackEvent]:
+def _events(row: Pair | LabelledAnswer, tokenizer: Any) -> tuple[CompletionRecord, FeedbackEvent]:
     identity = hashlib.sha256(row.model_dump_json().encode()).hexdigest()[:40]
     record = _record(row, f"import-{identity}", tokenizer)
     candidates = [
@@ -199,11 +199,11 @@ def _events(row: Pair | Single, tokenizer: Any) -> tuple[CompletionRecord, Feedb
     else:
         value = Rating.VALUE_UP if row.label else Rating.VALUE_DOWN
         event.rating.CopyFrom(Rating(candidate=candidates[0], value=value))
-    event.target = target_of(event)
+    event.target = event_target(event)
     return record, event
 
 
-def _record(row: Pair | Single, completion_id: str, tokenizer: Any) -> CompletionRecord:
+def _record(row: Pair | LabelledAnswer, completion_id: str, tokenizer: Any) -> CompletionRecord:
     from learner.data.tokenizer import encode_answer, encode_chat, encode_text
 
     answers = [row.chosen, row.rejected] if isinstance(row, Pair) else [row.completion]

@@ -23,7 +23,7 @@ from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import compaction_lags
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.forgetting import ORDER, Search, search_log
+from feedback.privacy.forgetting import ERASE_ORDER, ForgettingSearch, search_log
 from feedback.privacy.identity import load_or_create_secret, owner_of, subject_of
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
@@ -59,8 +59,8 @@ def forget(home: Path, user: str, api_key: str | None, say: Say) -> None:
     subject = subject_of(secret, owner, user)
     log = open_log(home)
     try:
-        event = _announce(log, owner, subject)
-        search = Search(owner, subject, event.forgetting.until_ms)
+        event = _append_forgetting(log, owner, subject)
+        search = ForgettingSearch(owner, subject, event.forgetting.until_ms)
         found = _erase_from_outboxes(home, search, say) + _erase_from_log(log, search, say)
         _await_views(home, log, event.event_id, say)
         erasures = _await_ledger(home, log, event, say)
@@ -70,12 +70,12 @@ def forget(home: Path, user: str, api_key: str | None, say: Say) -> None:
                 f"Nothing of '{user}' was found. Where the service requires API keys, name theirs "
                 "with --api-key."
             )
-        _tell_versions(home, log, erased, say)
+        _report_versions(home, log, erased, say)
     finally:
         log.close()
 
 
-def _announce(log: EventLog, owner: str, subject: str) -> FeedbackEvent:
+def _append_forgetting(log: EventLog, owner: str, subject: str) -> FeedbackEvent:
     now_ms = int(time.time() * 1000)
     event = FeedbackEvent(
         event_id=f"fg-{secrets.token_urlsafe(18)}",
@@ -88,7 +88,7 @@ def _announce(log: EventLog, owner: str, subject: str) -> FeedbackEvent:
     return event
 
 
-def _erase_from_outboxes(home: Path, search: Search, say: Say) -> int:
+def _erase_from_outboxes(home: Path, search: ForgettingSearch, say: Say) -> int:
     count = 0
     for path in sorted(home.glob("outbox-*.db")):
         outbox = SqliteLog(path)
@@ -102,9 +102,9 @@ def _erase_from_outboxes(home: Path, search: Search, say: Say) -> int:
     return count
 
 
-def _erase_from_log(log: EventLog, search: Search, say: Say) -> int:
+def _erase_from_log(log: EventLog, search: ForgettingSearch, say: Say) -> int:
     found = search_log(log, search)
-    for topic in ORDER:
+    for topic in ERASE_ORDER:
         if found[topic]:
             log.erase(topic, list(found[topic]))
     completions, events, letters = (
@@ -117,13 +117,13 @@ def _erase_from_log(log: EventLog, search: Search, say: Say) -> int:
     count = completions + events + letters
     kafka = KafkaSettings()
     if count and kafka.servers:
-        topics = [topic for topic in ORDER if found[topic]]
+        topics = [topic for topic in ERASE_ORDER if found[topic]]
         for name, lag_ms in sorted(compaction_lags(kafka.client(), kafka.prefix, topics).items()):
-            say(_when(name, lag_ms))
+            say(_erasure_schedule(name, lag_ms))
     return count
 
 
-def _when(topic: str, lag_ms: int | None) -> str:
+def _erasure_schedule(topic: str, lag_ms: int | None) -> str:
     if lag_ms is None:
         return (
             f"Kafka's topic {topic} never removes them: set cleanup.policy=compact and "
@@ -143,7 +143,7 @@ def _await_views(home: Path, log: EventLog, event_id: str, say: Say) -> None:
         view = View(path)
 
         def done(view: View = view) -> bool:
-            return view.has_forgotten(event_id)
+            return view.has_applied_forgetting(event_id)
 
         try:
             erased = _wait(done, deadline)
@@ -170,7 +170,7 @@ def _await_ledger(
 
     def done() -> bool:
         erasures = ledger.erasures(event.owner, subject)
-        return ledger.is_wiped() and event.event_id in {e.event_id for e in erasures}
+        return ledger.is_erasure_complete() and event.event_id in {e.event_id for e in erasures}
 
     try:
         with FileLease(home / "learner" / "lease.lock") as own:
@@ -199,7 +199,7 @@ def _wait(done: Callable[[], bool], deadline: float) -> bool:
 def learned_from(
     manifests: Sequence[Manifest], erasures: Sequence[Erasure]
 ) -> tuple[list[int], list[int]]:
-    """Give the versions whose reward model learned from what was erased, and their descendants.
+    """Return the versions whose reward model learned from what was erased, and their descendants.
 
     Args:
         manifests: Of the versions there are, ascending; one whose parent was deleted counts as a
@@ -222,7 +222,7 @@ def learned_from(
     return direct, descended
 
 
-def _tell_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], say: Say) -> None:
+def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], say: Say) -> None:
     if not erasures:
         return
     registry = open_registry(home)

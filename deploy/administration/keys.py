@@ -12,7 +12,7 @@ from serving.http.usage import Usage, usage_file
 
 
 def list_keys(home: Path) -> Table:
-    """Give a table of all keys."""
+    """Return a table of all keys."""
     history = History(open_log(home))
     history.poll()
     usage = Usage(usage_file(home))

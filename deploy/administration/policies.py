@@ -33,14 +33,14 @@ def open_log(home: Path) -> EventLog:
     return opening.open_log(home)
 
 
-def whereabouts(home: Path) -> str:
+def log_description(home: Path) -> str:
     """Say which log the settings name."""
     servers = KafkaSettings().servers
     return f"Kafka at {servers}" if servers else f"SQLite, {(home / 'log.db').absolute()}"
 
 
 def list_policies(home: Path) -> Table:
-    """Give a table of all versions."""
+    """Return a table of all versions."""
     history = History(open_log(home))
     state = history.poll()
     table = Table(title="held: nothing new goes live" if state.held else None)
@@ -63,7 +63,7 @@ def list_policies(home: Path) -> Table:
 
 
 def show(home: Path, version: int) -> str:
-    """Give a version's manifest as JSON, after checking its files.
+    """Return a version's manifest as JSON, after checking its files.
 
     Raises:
         DeployError: It does not exist or has been altered.
@@ -77,7 +77,7 @@ def show(home: Path, version: int) -> str:
 
 
 def report_folder(home: Path, version: int | None) -> Path:
-    """Give the folder where a version's report is, if it has one (the first has none).
+    """Return the folder where a version's report is, if it has one (the first has none).
 
     Args:
         version: None for the last learning cycle that ended in this home, published or not.
@@ -96,7 +96,7 @@ def report_folder(home: Path, version: int | None) -> Path:
 
 
 def operations(home: Path) -> Operations:
-    """Give what operators do to the policies of an installation.
+    """Return what operators do to the policies of an installation.
 
     Raises:
         DeployError: There is none in `home`.

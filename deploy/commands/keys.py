@@ -31,7 +31,7 @@ def keys_create(
     kafka: Kafka = None,
 ) -> None:
     """Make a key, and print it: this once, since only its hash is kept."""
-    from deploy.administration.policies import whereabouts
+    from deploy.administration.policies import log_description
     from feedback.control.history import History
     from feedback.control.keys import make_key
     from feedback.log.opening import open_log
@@ -44,7 +44,7 @@ def keys_create(
     )
     if not history.keys.required:
         say("From now on every request needs a key.")
-    say(f"Key '{name}' ({role}), in {whereabouts(home)}, shown this once:")
+    say(f"Key '{name}' ({role}), in {log_description(home)}, shown this once:")
     typer.echo(token)
 
 

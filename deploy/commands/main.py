@@ -41,7 +41,7 @@ def _dtype(given: str) -> Any:
     return best_dtype(cpu_flags()) if given == "auto" else given
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _drop_none(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -64,7 +64,7 @@ def up(
     """Run all of Plaudit on this machine: train the first model if need be, serve, learn."""
     from deploy.local.up import up as run_up
 
-    options = _given(
+    options = _drop_none(
         home=home,
         host=host,
         port=port,
@@ -141,7 +141,7 @@ def learn(
     stop = stop_on_signals()
     if tune is None and (tuning := tuning_here(home)) is not None:
         tune = tuning.tune
-    options = _given(dtype=_dtype(dtype), metrics_port=metrics_port, tune=tune)
+    options = _drop_none(dtype=_dtype(dtype), metrics_port=metrics_port, tune=tune)
     run(home, LearnerSettings(**options), stop)
 
 
@@ -269,7 +269,7 @@ def _log_to_stderr() -> None:
 
 
 def _user_errors() -> tuple[type[BaseException], ...]:
-    """Give the errors whose message is meant for the user, of the packages that are loaded."""
+    """Return the errors whose message is meant for the user, of the packages that are loaded."""
     names = (
         ("serving.errors", "ServingError"),
         ("learner.errors", "LearnerError"),

@@ -20,7 +20,7 @@ _WATCH_SECONDS = 1.0
 
 
 def _home_of(url: str) -> Path | None:
-    """Give this folder's installation, unless the server is another machine's."""
+    """Return this folder's installation, unless the server is another machine's."""
     from serving.http.access import is_loopback
 
     return DEFAULT_HOME if is_loopback(urlsplit(url).hostname or "") else None

@@ -11,19 +11,19 @@ import httpx
 from deploy.errors import DeployError
 from deploy.inspection.findings import Finding
 from deploy.inspection.stores import (
-    Records,
+    LogState,
     check_clock,
     check_registry,
-    first_folder,
-    nearest,
+    first_policy_folder,
+    nearest_existing,
 )
-from deploy.local.addresses import LOCAL, local_url, url_of, why_taken
+from deploy.local.addresses import LOCAL, local_url, port_problem, url_of
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape, plan_here, shape_of
-from deploy.sizing.plan import GIB, PROGRAMS, Plan
+from deploy.sizing.model_checks import check_architecture, check_chat, check_config
+from deploy.sizing.plan import GIB, PROGRAM_BYTES, Plan
 from deploy.sizing.processor import best_dtype, cpu_flags
-from deploy.sizing.usable import check_architecture, check_chat, check_config
-from feedback.control.keys import KeyRing, create_command, no_valid_key
+from feedback.control.keys import KeyRing, key_create_command, no_valid_key_message
 from serving.http.access import is_loopback
 
 _FEW_VERSIONS: Final = 20  # for which there should be room on the disk
@@ -32,8 +32,8 @@ _FEW_VERSIONS: Final = 20  # for which there should be room on the disk
 def examine(settings: UpSettings) -> Iterator[Finding]:
     """Check one thing after the other; one that fails is a problem found, and the others go on."""
     home, host, learner = settings.home, settings.host, settings.learner_port
-    running, first = is_plaudit(host, settings.port), first_folder(home)
-    records = Records()
+    running, first = is_plaudit(host, settings.port), first_policy_folder(home)
+    records = LogState()
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("processor", lambda: check_processor(settings.dtype, cpu_flags(), cores())),
         (
@@ -52,12 +52,12 @@ def examine(settings: UpSettings) -> Iterator[Finding]:
         ("keys", lambda: check_keys(host, records.keys, home)),
     )
     for check, find in checks:
-        yield tried(check, find)
+        yield run_check(check, find)
     records.close()
 
 
-def tried(check: str, find: Callable[[], Finding]) -> Finding:
-    """Give what a check finds, or that it failed."""
+def run_check(check: str, find: Callable[[], Finding]) -> Finding:
+    """Return what a check finds, or that it failed."""
     try:
         return find()
     except Exception as error:  # noqa: BLE001  it is for what nobody foresaw
@@ -66,7 +66,7 @@ def tried(check: str, find: Callable[[], Finding]) -> Finding:
 
 
 def cores() -> int:
-    """Give how many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -85,7 +85,7 @@ def check_processor(dtype: str, flags: frozenset[str], cores: int) -> Finding:
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Give the bytes that programs can have now."""
+    """Return the bytes that programs can have now."""
     for line in meminfo.read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -100,7 +100,7 @@ def check_memory(planned: Callable[[], Plan], available: int | None) -> Finding:
         advice = "take a smaller model or a larger machine; --tune lora needs less"
         return Finding("problem", "memory", str(error).splitlines()[-1], advice)
     on_gpu = plan.gpu_share is not None
-    need = PROGRAMS + (0 if on_gpu else plan.serving + plan.cache + plan.learner)
+    need = PROGRAM_BYTES + (0 if on_gpu else plan.serving + plan.cache + plan.learner)
     text = f"it needs about {need / GIB:.1f} GiB"
     if available is None or available >= need:
         return Finding("ok", "memory", f"{text}; {plan.place}")
@@ -114,7 +114,7 @@ def check_memory(planned: Callable[[], Plan], available: int | None) -> Finding:
 
 def check_disk(home: Path, version_bytes: int) -> Finding:
     """Look whether there is room for versions to come."""
-    there = nearest(home)
+    there = nearest_existing(home)
     free = shutil.disk_usage(there).free
     text = f"{free / GIB:.1f} GiB are free in {there}; a version takes {version_bytes / GIB:.2f}"
     advice = "make room, or delete old versions: plaudit policies prune"
@@ -143,7 +143,7 @@ def is_learner(port: int) -> bool:
 
 def check_port(host: str, port: int, option: str, running: bool) -> Finding:
     """Look whether a port is free, or taken by the Plaudit that runs."""
-    reason = why_taken(host, port)
+    reason = port_problem(host, port)
     if reason is None:
         return Finding("ok", "port", f"{host}:{port} is free")
     if running:
@@ -186,7 +186,7 @@ def check_keys(host: str, keys: KeyRing | None, home: Path) -> Finding:
         text = "not known, since the log cannot be read"
         return Finding("warning", "keys", text, "mend the log, then run this again")
     if not is_loopback(host) and not keys.usable:
-        text, _, advice = no_valid_key(keys, host, home).partition("\n")
+        text, _, advice = no_valid_key_message(keys, host, home).partition("\n")
         return Finding("problem", "keys", text, advice)
     if not keys.required:
         text = f"none, and none needed: only this machine reaches {host}"
@@ -194,7 +194,7 @@ def check_keys(host: str, keys: KeyRing | None, home: Path) -> Finding:
     valid = [key for key in keys.keys.values() if key.revoked_ms is None]
     if not any(key.role == "operator" for key in valid):
         text = "no valid key is an operator's: nobody can roll back over HTTP"
-        return Finding("warning" if valid else "problem", "keys", text, create_command(home))
+        return Finding("warning" if valid else "problem", "keys", text, key_create_command(home))
     return Finding("ok", "keys", f"{len(valid)} valid, of {len(keys.keys)} made")
 
 

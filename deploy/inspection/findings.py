@@ -21,6 +21,6 @@ class Finding:
     advice: str = ""
 
     def line(self) -> str:
-        """Give it as a line; a second one says what to do."""
+        """Return it as a line; a second one says what to do."""
         told = f"{self.level:8} {self.check:10} {self.text}"
         return f"{told}\n{'':20}→ {self.advice}" if self.advice else told

@@ -18,7 +18,7 @@ from deploy.administration.policies import open_log
 from feedback.control.history import History
 from feedback.control.learning import Learning
 from feedback.errors import FeedbackError
-from feedback.ledger.store import FOLLOWED
+from feedback.ledger.store import FOLLOWED_TOPICS
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
 from protos.checkpoints.registry import RegistryError
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class LoggedError:
     """An error that a part wrote into its log."""
 
     part: str
@@ -60,7 +60,7 @@ class Status:
     learning: dict[str, Any] | None
     lag: int | None
     cycle: dict[str, Any] | None
-    errors: tuple[Complaint, ...]
+    errors: tuple[LoggedError, ...]
     unseen: tuple[str, ...] = ()
 
 
@@ -83,7 +83,7 @@ class Observer:
 
     def look(self) -> Status:
         """Look now."""
-        answer, learning = self._ask()
+        answer, learning = self._query_server()
         home, unseen = self._home, list[str]()
         if home is None:
             return Status(self._url, answer, learning, lag=None, cycle=None, errors=())
@@ -98,7 +98,7 @@ class Observer:
         ledger = home / "ledger.db"
         log = None
         if learning is None or ledger.is_file():
-            log = seen("The log", lambda: self._opened(home))
+            log = seen("The log", lambda: self._open_log(home))
         if learning is None and log is not None:
             learning = seen("How it learns", lambda: self._from_log(home, log))
         lag = None
@@ -114,7 +114,7 @@ class Observer:
             unseen=tuple(unseen),
         )
 
-    def _ask(self) -> tuple[str, dict[str, Any] | None]:
+    def _query_server(self) -> tuple[str, dict[str, Any] | None]:
         try:
             ready = self._http.get(f"{self._url}/readyz")
             asked = self._http.get(f"{self._url}/v1/learning")
@@ -130,7 +130,7 @@ class Observer:
             return f"{answer}, and wants a key (--api-key or PLAUDIT_API_KEY)", None
         return f"{answer}, and does not tell how it learns ({asked.status_code})", None
 
-    def _opened(self, home: Path) -> EventLog | None:
+    def _open_log(self, home: Path) -> EventLog | None:
         here = (home / "log.db").is_file() or bool(KafkaSettings().servers)
         if here and self._log is None:
             self._log = open_log(home)
@@ -156,12 +156,14 @@ def ledger_lag(ledger: Path, log: EventLog) -> int:
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=5)) as db:
         rows = db.execute("SELECT topic, partition, next FROM positions").fetchall()
     taken: dict[tuple[str, int], int] = {(topic, number): offset for topic, number, offset in rows}
-    ends = {(topic, number): end for topic in FOLLOWED for number, end in log.ends(topic).items()}
+    ends = {
+        (topic, number): end for topic in FOLLOWED_TOPICS for number, end in log.ends(topic).items()
+    }
     return sum(max(0, end - taken.get(which, 0)) for which, end in ends.items())
 
 
 def last_cycle(home: Path) -> dict[str, Any] | None:
-    """Give the last cycle's state, as the learner saved it; None where there is none here."""
+    """Return the last cycle's state, as the learner saved it; None where there is none here."""
     found = list((home / "learner" / "cycles").glob("*/state.json"))
     if not found:
         return None
@@ -170,13 +172,13 @@ def last_cycle(home: Path) -> dict[str, Any] | None:
     return state
 
 
-def last_errors(files: Sequence[Path], count: int = _ERRORS) -> tuple[Complaint, ...]:
-    """Give the last errors of each file's end, the latest last where they have times."""
+def last_errors(files: Sequence[Path], count: int = _ERRORS) -> tuple[LoggedError, ...]:
+    """Return the last errors of each file's end, the latest last where they have times."""
     found = []
     for file in files:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
             lines = stream.read().decode(errors="replace").splitlines()
         matches = [match for line in lines if (match := _ERROR.match(line))]
-        found += [Complaint(file.stem, m["when"] or "", m["text"].strip()) for m in matches]
+        found += [LoggedError(file.stem, m["when"] or "", m["text"].strip()) for m in matches]
     return tuple(sorted(found, key=lambda one: one.when)[-count:])

@@ -16,7 +16,7 @@ _WIDEST: Final = 160  # characters of an error
 
 
 def screen(status: Status, now: float | None = None) -> RenderableType:
-    """Give what to show; `now` in Unix seconds."""
+    """Return what to show; `now` in Unix seconds."""
     now = time.time() if now is None else now
     learning = status.learning
     parts: list[RenderableType] = [Text.assemble((f"{status.url} ", "bold"), status.answer)]

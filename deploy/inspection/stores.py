@@ -10,7 +10,7 @@ from typing import Final
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.administration.policies import whereabouts
+from deploy.administration.policies import log_description
 from deploy.inspection.findings import Finding
 from feedback.control.history import History
 from feedback.control.keys import KeyRing
@@ -27,7 +27,7 @@ _COUNTED: Final[tuple[Topic, ...]] = ("completions", "feedback")
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs"})
 
 
-class Records:
+class LogState:
     """The log and what its policy events say, as far as they can be read.
 
     Attributes:
@@ -49,7 +49,7 @@ class Records:
             advice = "use a folder on a disk of this machine, or Kafka (--kafka)"
             return Finding("problem", "log", text, advice)
         try:
-            if absent := _absent(settings, home):
+            if absent := _missing_parts(settings, home):
                 self.keys = KeyRing()
                 return Finding("ok", "log", f"{absent} is made on the first start")
             self.log = open_log(home)
@@ -61,7 +61,7 @@ class Records:
             advice = mend if settings.servers else "see who holds the file"
             return Finding("problem", "log", str(error), f"{advice}; then run this again")
         counted = f"{ends['completions']} completions, {ends['feedback']} feedback events"
-        return Finding("ok", "log", f"{whereabouts(home)}: {counted}")
+        return Finding("ok", "log", f"{log_description(home)}: {counted}")
 
     def close(self) -> None:
         """Let go of the log."""
@@ -69,7 +69,7 @@ class Records:
             self.log.close()
 
 
-def _absent(settings: KafkaSettings, home: Path) -> str:
+def _missing_parts(settings: KafkaSettings, home: Path) -> str:
     """Name what opening the log would make; empty where all of it is there.
 
     Raises:
@@ -89,13 +89,13 @@ def _absent(settings: KafkaSettings, home: Path) -> str:
     return f"Kafka at {settings.servers}: {absent}" if absent else ""
 
 
-def nearest(path: Path) -> Path:
-    """Give the path, or the nearest folder above it that is there."""
+def nearest_existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """Give the kind of file system that a path is on; empty where it cannot be told."""
+    """Return the kind of file system that a path is on; empty where it cannot be told."""
     found = ("", "")
     where = str(path.absolute())
     for line in mounts.read_text().splitlines() if mounts.is_file() else []:
@@ -110,7 +110,7 @@ def check_registry(home: Path, live: int) -> Finding:
     """Write to the registry, and check the files of the live version (0: there is none)."""
     advice = "see that the URL of --registry, its driver, credentials and rights are right"
     if not live and not _is_made(home):
-        folder = nearest(home)
+        folder = nearest_existing(home)
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             text = f"{home / 'registry'} cannot be made: {folder} is no folder to write in"
             return Finding("problem", "registry", text, "give another --home, or rights to it")
@@ -134,8 +134,8 @@ def _is_made(home: Path) -> bool:
     return bool(RegistrySettings().registry) or (home / "registry").is_dir()
 
 
-def first_folder(home: Path) -> Path | None:
-    """Give the folder of version 1, whole; None where there is none, or it cannot be read."""
+def first_policy_folder(home: Path) -> Path | None:
+    """Return the folder of version 1, whole; None where there is none, or it cannot be read."""
     try:
         if not _is_made(home):
             return None
@@ -167,7 +167,7 @@ def check_clock(home: Path, log: EventLog | None, now: Callable[[], float] = tim
 
 
 def last_record(log: EventLog, topic: Topic) -> float:
-    """Give the time of a topic's last records, Unix seconds; 0 for none."""
+    """Return the time of a topic's last records, Unix seconds; 0 for none."""
     ends = {partition: end for partition, end in log.ends(topic).items() if end > 0}
     if not ends:
         return 0.0

@@ -8,16 +8,16 @@ _LOCAL: Final = {"0.0.0.0": LOCAL, "::": "::1"}
 
 
 def url_of(host: str, port: int) -> str:
-    """Give the URL of a host by name or address."""
+    """Return the URL of a host by name or address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def local_url(host: str, port: int) -> str:
-    """Give the URL by which this machine reaches what listens on `host`."""
+    """Return the URL by which this machine reaches what listens on `host`."""
     return url_of(_LOCAL.get(host, host), port)
 
 
-def why_taken(host: str, port: int) -> str | None:
+def port_problem(host: str, port: int) -> str | None:
     """Say why this machine cannot listen there; None where it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:

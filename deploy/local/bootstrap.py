@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deploy.errors import DeployError
 from deploy.local.processes import plaudit_command
-from feedback.control.policies import current, publish_event
+from feedback.control.policies import append_policy_event, current
 from feedback.log.opening import open_log
 from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
@@ -38,7 +38,7 @@ def ensure_first_policy(home: Path, model: str, dtype: str, say: Callable[[str],
     log = open_log(home)
     try:
         if FIRST_VERSION not in current(log).published:
-            publish_event(log, Published(version=FIRST_VERSION, parent=0))
+            append_policy_event(log, Published(version=FIRST_VERSION, parent=0))
     finally:
         log.close()
 

@@ -25,12 +25,12 @@ _DOWNLOAD_SECONDS: Final = 600.0
 
 
 def missing_tools() -> list[str]:
-    """Give what a local broker needs and this machine lacks."""
+    """Return what a local broker needs and this machine lacks."""
     return [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
 
 
 def jars(say: Callable[[str], None]) -> Path:
-    """Give the folder of Kafka's jars, fetched on first use.
+    """Return the folder of Kafka's jars, fetched on first use.
 
     Raises:
         DeployError: Java or Maven is not there, or the download failed.
@@ -85,7 +85,7 @@ class Broker:
 
     @property
     def address(self) -> str:
-        """Give what clients connect to."""
+        """Return what clients connect to."""
         return f"{self.host}:{self.port}"
 
     def start(self, say: Callable[[str], None]) -> None:

@@ -20,7 +20,7 @@ _STEADY_SECONDS = 120.0
 
 
 def stop_on_signals() -> threading.Event:
-    """Give an event that SIGINT and SIGTERM set from now on, however often they come.
+    """Return an event that SIGINT and SIGTERM set from now on, however often they come.
 
     A handler runs in the midst of whatever the main thread is at, which may be a call on this
     event; setting it there would wait for ever for the lock that the call holds. A thread sets it,
@@ -40,7 +40,7 @@ def stop_on_signals() -> threading.Event:
 
 
 def plaudit_command(*arguments: str) -> list[str]:
-    """Give the command line that runs a `plaudit` command in this environment."""
+    """Return the command line that runs a `plaudit` command in this environment."""
     return [sys.executable, "-m", "deploy.commands.main", *arguments]
 
 

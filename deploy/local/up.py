@@ -9,12 +9,12 @@ import httpx
 from filelock import FileLock, Timeout
 
 from deploy.errors import DeployError
-from deploy.local.addresses import local_url, url_of, why_taken
+from deploy.local.addresses import local_url, port_problem, url_of
 from deploy.local.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.local.processes import Child, plaudit_command, stop_all, stop_on_signals
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape, first_shape, plan_here, shape_of
-from deploy.sizing.plan import Plan, Shape
+from deploy.sizing.plan import ModelShape, Plan
 from deploy.sizing.processor import best_dtype, cpu_flags
 from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
@@ -33,12 +33,12 @@ def check_address(settings: UpSettings) -> None:
 
     """
     for port, option in ((settings.port, "--port"), (settings.learner_port, "--learner-port")):
-        if reason := why_taken(settings.host, port):
+        if reason := port_problem(settings.host, port):
             raise DeployError(f"{reason}; choose another port with {option}")
 
 
 def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) -> list[Child]:
-    """Give the parts that run side by side, each where the plan has it."""
+    """Return the parts that run side by side, each where the plan has it."""
     logs = settings.home / "logs"
     home = str(settings.home)
     serve = ["serve", "--home", home, "--host", settings.host, "--port", str(settings.port)]
@@ -124,8 +124,8 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
         say("Stopped. 'plaudit up' goes on from here.")
 
 
-def _shape(settings: UpSettings) -> Shape | None:
-    """Give the model's, as far as it is known before it is brought in."""
+def _shape(settings: UpSettings) -> ModelShape | None:
+    """Return the model's, as far as it is known before it is brought in."""
     shape = first_shape(settings.home)
     return default_shape() if shape is None and settings.model == "default" else shape
 
@@ -145,10 +145,12 @@ def _watch(
             was_ready = False
         elif not was_ready and (keyed := needs_key(settings)) is not None:
             was_ready = True
-            _welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), say)
+            _print_welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), say)
 
 
-def _welcome(settings: UpSettings, keyed: bool, seconds: float, say: Callable[[str], None]) -> None:
+def _print_welcome(
+    settings: UpSettings, keyed: bool, seconds: float, say: Callable[[str], None]
+) -> None:
     url = url_of(settings.host, settings.port)
     say(
         f"Ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {url}/v1 (model 'plaudit')."

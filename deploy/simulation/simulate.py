@@ -102,7 +102,7 @@ class Simulation:
         self.baseline: list[str] = []
 
     async def ask(self, prompt: str, n: int, asker: int) -> tuple[str, list[str], int]:
-        """Give completion id, answers and the policy version of one chat."""
+        """Return completion id, answers and the policy version of one chat."""
         client = self.clients[asker % len(self.clients)]
         answer = await client.chat.completions.create(
             model=MODEL,
@@ -200,7 +200,7 @@ class Simulation:
             await self.vote(queue.get_nowait(), rater, rng, progress)
 
     async def live(self, otherwise: int) -> tuple[int, bool]:
-        """Give the version that all replicas serve, the lowest where they differ, and if a trial
+        """Return the version that all replicas serve, the lowest where they differ, and if a trial
         is on.
         """
         ready = await asyncio.gather(*(http.get("/readyz") for http in self.https))

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from deploy.errors import DeployError
-from deploy.sizing.plan import GIB, Machine, Plan, Shape, plan
+from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
 from deploy.sizing.processor import Dtype
-from deploy.sizing.tuning import Tuning, chosen_tune, tuning_of
+from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
 from learner.settings import LearnerSettings, PretrainSettings, Tune
 from protos.checkpoints.shared_registry import open_registry
 from serving.settings import ServingSettings
@@ -49,12 +49,12 @@ def matmul_flops(size: int = 1024, times: int = 16) -> float:
     return float(2 * size**3 / min(seconds))
 
 
-def default_shape() -> Shape:
-    """Give that of the model that is trained here on the first start."""
+def default_shape() -> ModelShape:
+    """Return that of the model that is trained here on the first start."""
     made = PretrainSettings()
     linear = [(made.hidden, made.hidden)] * 4 + [(made.hidden, made.feed_forward)] * 3
     weights = sum(a * b for a, b in linear) + 2 * made.hidden
-    return Shape(
+    return ModelShape(
         architecture="LlamaForCausalLM",
         parameters=made.layers * weights + made.hidden * (made.vocabulary + 1),
         layers=made.layers,
@@ -64,7 +64,7 @@ def default_shape() -> Shape:
     )
 
 
-def shape_of(folder: Path) -> Shape:
+def shape_of(folder: Path) -> ModelShape:
     """Read a model folder's, from its configuration and the headers of its safetensors.
 
     Raises:
@@ -87,7 +87,7 @@ def shape_of(folder: Path) -> Shape:
                 sides += sum(tensor["shape"])
     if not parameters:
         raise DeployError(f"{folder} holds no safetensors; bring the model in with import-model")
-    return Shape(
+    return ModelShape(
         architecture=(whole.architectures or [""])[0],
         parameters=parameters,
         layers=config.num_hidden_layers,
@@ -97,7 +97,7 @@ def shape_of(folder: Path) -> Shape:
     )
 
 
-def first_shape(home: Path) -> Shape | None:
+def first_shape(home: Path) -> ModelShape | None:
     """Read the shape of version 1, which all later ones have; None where there is none yet.
 
     Raises:
@@ -122,17 +122,17 @@ def tuning_here(home: Path, wanted: Tune | None = None) -> Tuning | None:
     shape = first_shape(home)
     if shape is None:
         return None
-    return tuning_of(home, chosen_tune(shape.architecture, shape.parameters, wanted))
+    return tuning_of(home, choose_tune(shape.architecture, shape.parameters, wanted))
 
 
-def plan_here(shape: Shape, dtype: Dtype, wanted: Tune | None = None) -> Plan:
+def plan_here(shape: ModelShape, dtype: Dtype, wanted: Tune | None = None) -> Plan:
     """Plan a model on this machine, with the settings in force, tuned as `wanted` if that is said.
 
     Raises:
         DeployError: It does not fit, or is wanted tuned as it cannot be; says what to change.
 
     """
-    own, tune = LearnerSettings(), chosen_tune(shape.architecture, shape.parameters, wanted)
+    own, tune = LearnerSettings(), choose_tune(shape.architecture, shape.parameters, wanted)
     found = plan(
         shape,
         this_machine(),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import DeployError
-from deploy.sizing.usable import (
+from deploy.sizing.model_checks import (
     check_chat,
     check_config,
     check_served,

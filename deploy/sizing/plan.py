@@ -12,13 +12,15 @@ from deploy.sizing.processor import Dtype
 from learner.settings import LearnerSettings, Tune
 
 GIB: Final = 2**30
-PROGRAMS: Final = 3 * GIB  # PyTorch and vLLM themselves, in the server's and learner's processes
-USABLE: Final = 0.9  # of a machine's or a GPU's memory
+PROGRAM_BYTES: Final = (
+    3 * GIB
+)  # PyTorch and vLLM themselves, in the server's and learner's processes
+USABLE_SHARE: Final = 0.9  # of a machine's or a GPU's memory
 _FLOAT32: Final = 4
 _LEAST_CACHE: Final = GIB  # vLLM's on a GPU, with what it computes in
 # Bytes that a layer keeps for its gradient, per token and hidden unit: 34 in 16 bits (Korthikanti
 # et al. 2022, arXiv:2205.05198, table 2, without attention scores), twice that in float32.
-_KEPT: Final = 68
+_ACTIVATION_BYTES: Final = 68
 _LOGITS: Final = 3  # of each token: logits, their log-softmax, its gradient
 _PROMPT: Final = 32  # tokens of a typical question
 # PPO was half of the measured cycles, and ran at .6 of the speed of a large matrix product.
@@ -27,7 +29,7 @@ _EFFICIENCY: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """What of a model decides what it needs.
 
     Attributes:
@@ -76,7 +78,7 @@ class Plan:
 
     """
 
-    shape: Shape
+    shape: ModelShape
     tune: Tune
     trained: int
     place: str
@@ -116,7 +118,7 @@ class Plan:
 
 
 def plan(
-    shape: Shape,
+    shape: ModelShape,
     machine: Machine,
     *,
     tune: Tune,
@@ -144,7 +146,10 @@ def plan(
         "gradients": _FLOAT32 * 2 * trained,  # policy and critic
         "optimizer": _FLOAT32 * 2 * 2 * trained,  # AdamW's two moments of each
         "activations": tokens
-        * (2 * _KEPT * shape.hidden * shape.layers + _LOGITS * _FLOAT32 * shape.vocabulary),
+        * (
+            2 * _ACTIVATION_BYTES * shape.hidden * shape.layers
+            + _LOGITS * _FLOAT32 * shape.vocabulary
+        ),
     }
     placed = _place(machine, serving, cache, sum(needs.values()))
     flops = _cycle_flops(shape, settings)
@@ -167,7 +172,7 @@ def plan(
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class _Placement:
     place: str
     cache: int
     gpu_share: float | None = None
@@ -187,47 +192,49 @@ class _Placed:
         return {} if self.gpu_share is None else {"CUDA_VISIBLE_DEVICES": self.gpus[1]}
 
 
-def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placed:
+def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placement:
     if not machine.gpus:
-        need = PROGRAMS + serving + cache + learner
+        need = PROGRAM_BYTES + serving + cache + learner
         place = f"serving and learning share {machine.cores} cores, {_gib(machine.memory)}"
-        return _Placed(place, cache, problem=_lack(need, machine.memory, "this machine"))
+        return _Placement(
+            place, cache, problem=_memory_problem(need, machine.memory, "this machine")
+        )
     first = machine.gpus[0]
     least = serving + _LEAST_CACHE
     if len(machine.gpus) > 1:
-        cache = max(0, int(first * USABLE) - serving)
+        cache = max(0, int(first * USABLE_SHARE) - serving)
         smallest = min(range(1, len(machine.gpus)), key=machine.gpus.__getitem__)
-        problem = _lack(least, first, "GPU 0, which serves,") or _lack(
+        problem = _memory_problem(least, first, "GPU 0, which serves,") or _memory_problem(
             learner, machine.gpus[smallest], f"GPU {smallest}, which learns,"
         )
         others = ",".join(map(str, range(1, len(machine.gpus))))
         place = f"serving on GPU 0, learning on GPU {others}"
-        return _Placed(place, cache, USABLE, ("0", others), problem=problem)
-    share = math.floor(100 * (USABLE - learner / first)) / 100
+        return _Placement(place, cache, USABLE_SHARE, ("0", others), problem=problem)
+    share = math.floor(100 * (USABLE_SHARE - learner / first)) / 100
     if share * first >= least:
         cache = int(share * first) - serving
-        return _Placed("serving and learning share GPU 0", cache, share, ("0", "0"))
-    cache = max(0, int(first * USABLE) - serving)
-    problem = _lack(max(least, learner), first, "GPU 0") or (
+        return _Placement("serving and learning share GPU 0", cache, share, ("0", "0"))
+    cache = max(0, int(first * USABLE_SHARE) - serving)
+    problem = _memory_problem(max(least, learner), first, "GPU 0") or (
         f"serving and learning need {_gib(least + learner)} together, GPU 0 has {_gib(first)}: "
         "they would have to take turns by vLLM's sleep mode, and chats would wait for minutes; "
         "use a second GPU or a smaller model"
     )
-    return _Placed(
-        "serving and learning take turns on GPU 0", cache, USABLE, ("0", "0"), True, problem
+    return _Placement(
+        "serving and learning take turns on GPU 0", cache, USABLE_SHARE, ("0", "0"), True, problem
     )
 
 
-def _lack(need: int, have: int, where: str) -> str | None:
-    if need <= have * USABLE:
+def _memory_problem(need: int, have: int, where: str) -> str | None:
+    if need <= have * USABLE_SHARE:
         return None
     return (
-        f"it needs about {_gib(need)}, and {where} has {_gib(have)}, of which {USABLE:.0%} can be "
-        "used; take a smaller model, or lower PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
+        f"it needs about {_gib(need)}, and {where} has {_gib(have)}, of which {USABLE_SHARE:.0%} "
+        "can be used; take a smaller model, or lower PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
     )
 
 
-def _cycle_flops(shape: Shape, settings: LearnerSettings) -> float:
+def _cycle_flops(shape: ModelShape, settings: LearnerSettings) -> float:
     """Count 2 operations per parameter and token forward, 4 backward."""
     ppo = settings.ppo
     answers = ppo.iterations * ppo.rollouts * (_PROMPT + ppo.max_tokens / 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.errors import DeployError
-from deploy.sizing.usable import serves_adapters
+from deploy.sizing.model_checks import serves_adapters
 from learner.settings import LearnerSettings, Tune, tune_for
 from protos.checkpoints.registry import Registry
 from protos.checkpoints.shared_registry import open_registry
@@ -22,11 +22,11 @@ class Tuning:
     lora_rank: int
 
     def serving_environment(self) -> dict[str, str]:
-        """Give the environment variables of the serving process."""
+        """Return the environment variables of the serving process."""
         return {LORA_RANK: str(self.lora_rank)}
 
 
-def chosen_tune(architecture: str, parameters: int, wanted: Tune | None = None) -> Tune:
+def choose_tune(architecture: str, parameters: int, wanted: Tune | None = None) -> Tune:
     """Decide what is trained: as wanted, else as the learner is set, else by the model's size.
 
     Raises:
@@ -51,10 +51,10 @@ def tuning_of(home: Path, tune: Tune) -> Tuning:
     """
     registry = open_registry(home)
     ranks = _ranks(registry) + ([LearnerSettings().lora.rank] if tune == "lora" else [])
-    return Tuning(tune, _served(max(ranks, default=0)))
+    return Tuning(tune, _served_rank(max(ranks, default=0)))
 
 
-def _served(rank: int) -> int:
+def _served_rank(rank: int) -> int:
     """Round up to a highest rank that vLLM can be set to: 8, 16, 32 and so on to 256."""
     return max(8, 1 << (rank - 1).bit_length()) if rank else 0
 

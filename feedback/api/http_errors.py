@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.responses import JSONResponse
 
-from feedback.api.schema import CHOICE_TAGS, OWN_ERRORS
+from feedback.api.schema import CHOICE_TAGS, CUSTOM_ERROR_TYPES
 from feedback.errors import FeedbackError
 from feedback.log.events import KINDS
 
@@ -31,7 +31,7 @@ class ApiError(FeedbackError):
         self.headers = headers
 
     def response(self) -> JSONResponse:
-        """Give the response, `{"error": {"message", "type", "param", "code"}}`."""
+        """Return the response, `{"error": {"message", "type", "param", "code"}}`."""
         error = {
             "message": self.message,
             "type": "server_error" if self.status >= 500 else "invalid_request_error",
@@ -41,7 +41,7 @@ class ApiError(FeedbackError):
         return JSONResponse({"error": error}, self.status, headers=self.headers)
 
 
-_SENTENCES: Final[dict[str, str]] = {
+_MESSAGES: Final[dict[str, str]] = {
     "missing": "is missing",
     "extra_forbidden": "is not a known field: check its spelling, or leave it out",
     "int_type": "must be an integer",
@@ -65,7 +65,7 @@ _SENTENCES: Final[dict[str, str]] = {
 }
 
 
-def from_validation(error: ValidationError) -> ApiError:
+def api_error_from_validation(error: ValidationError) -> ApiError:
     """Turn pydantic's errors into one readable sentence that names the field."""
     details = error.errors(include_url=False, include_input=False)
     first = details[0]
@@ -85,16 +85,16 @@ def from_validation(error: ValidationError) -> ApiError:
 
 
 def _sentence(detail: ErrorDetails) -> str:
-    sentence = _SENTENCES.get(detail["type"])
+    sentence = _MESSAGES.get(detail["type"])
     if sentence is not None:
         return sentence.format(**detail.get("ctx", {}))
-    if detail["type"] in OWN_ERRORS:
+    if detail["type"] in CUSTOM_ERROR_TYPES:
         return detail["msg"]
     return f"is not right: {detail['msg']}"
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """Give `feedback.groups[0][1]` for pydantic's location, without its unions' tags."""
+    """Return `feedback.groups[0][1]` for pydantic's location, without its unions' tags."""
     parts = [part for part in location if part not in CHOICE_TAGS]
     if len(parts) > 1 and parts[0] == "feedback" and parts[1] in KINDS:
         del parts[1]

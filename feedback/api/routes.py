@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from feedback.api.http_errors import ApiError, from_validation
+from feedback.api.http_errors import ApiError, api_error_from_validation
 from feedback.api.schema import (
     MAX_BODY_BYTES,
     MAX_IDEMPOTENCY_KEY,
@@ -26,10 +26,10 @@ from feedback.api.schema import (
     FeedbackRequest,
 )
 from feedback.api.service import FeedbackService, needs_view
-from feedback.api.translate import object_of
+from feedback.api.translate import feedback_object
 from feedback.control.keys import Caller
 from feedback.log.event_log import EventLog, LogError
-from feedback.log.events import kind_of
+from feedback.log.events import feedback_kind
 from feedback.log.group_commit import GroupCommit
 from feedback.metrics import FEEDBACK, REJECTED
 from feedback.privacy.identity import Secret, owner_of
@@ -46,7 +46,7 @@ Handler = Callable[[Any, Request], Awaitable[Response]]
 T = TypeVar("T")
 
 
-def _answering_errors(handler: Handler) -> Callable[[Any, Request], Awaitable[Response]]:
+def _handle_errors(handler: Handler) -> Callable[[Any, Request], Awaitable[Response]]:
     @functools.wraps(handler)
     async def answering(self: Any, request: Request) -> Response:
         try:
@@ -81,7 +81,7 @@ class FeedbackApi:
         self._limiter = anyio.CapacityLimiter(clients)
         self._accepting = GroupCommit(service.accept)
 
-    @_answering_errors
+    @_handle_errors
     async def create(self, request: Request) -> Response:
         """Take one opinion: 201 once it is durable, 200 if it was already."""
         caller = self._caller(request)
@@ -93,23 +93,23 @@ class FeedbackApi:
         try:
             body = FeedbackRequest.model_validate_json(await _body(request))
         except ValidationError as error:
-            raise from_validation(error) from error
+            raise api_error_from_validation(error) from error
         if body.source == "annotator" and not caller.may("annotator"):
-            raise _no_annotator()
+            raise _annotator_forbidden_error()
         if needs_view(body):
             event = await self._blocking(self._service.event_for, body, owner, key)
         else:
             event = self._service.event_for(body, owner, key)
         first = await self._accepting.put(event)
         if first.body_digest != event.body_digest:
-            raise _key_reused()
+            raise _key_reused_error()
         new = first is event
-        FEEDBACK.labels(kind_of(event), "accepted" if new else "duplicate").inc()
+        FEEDBACK.labels(feedback_kind(event), "accepted" if new else "duplicate").inc()
         if new:
-            return JSONResponse(object_of(first), 201)
+            return JSONResponse(feedback_object(first), 201)
         return JSONResponse(await self._blocking(self._service.repeated, first))
 
-    @_answering_errors
+    @_handle_errors
     async def page(self, request: Request) -> Response:
         """List the caller's opinions, oldest first."""
         query = _query(request)
@@ -121,17 +121,17 @@ class FeedbackApi:
             query.get("after"),
             limit,
         )
-        data = self._service.objects(seen)
+        data = self._service.to_objects(seen)
         return JSONResponse({"object": "list", "data": data, "has_more": more})
 
-    @_answering_errors
+    @_handle_errors
     async def read(self, request: Request) -> Response:
-        """Give one of the caller's opinions."""
+        """Return one of the caller's opinions."""
         wanted = request.path_params["feedback_id"]
         seen = await self._blocking(self._service.get, self._caller(request).owner, wanted)
-        return JSONResponse(self._service.objects([seen])[0])
+        return JSONResponse(self._service.to_objects([seen])[0])
 
-    @_answering_errors
+    @_handle_errors
     async def delete(self, request: Request) -> Response:
         """Take one of the caller's opinions back; doing so again changes nothing."""
         wanted = request.path_params["feedback_id"]
@@ -139,7 +139,7 @@ class FeedbackApi:
             self._service.retract, self._caller(request).owner, wanted
         )
         if stood:
-            FEEDBACK.labels(kind_of(event), "retracted").inc()
+            FEEDBACK.labels(feedback_kind(event), "retracted").inc()
         return JSONResponse(FeedbackDeleted(id=wanted).model_dump())
 
     def _caller(self, request: Request) -> Caller:
@@ -154,7 +154,7 @@ class FeedbackApi:
         return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
 
 
-def _key_reused() -> ApiError:
+def _key_reused_error() -> ApiError:
     return ApiError(
         409,
         "idempotency_key_reused",
@@ -164,7 +164,7 @@ def _key_reused() -> ApiError:
     )
 
 
-def _no_annotator() -> ApiError:
+def _annotator_forbidden_error() -> ApiError:
     message = "A key of role 'user' may not give feedback as an annotator: leave 'source' out."
     return ApiError(403, "role_not_allowed", message, "source")
 
@@ -215,7 +215,7 @@ def feedback_router(
     lineage: Callable[[], Lineage] = Lineage,
     clients: int = 64,
 ) -> APIRouter:
-    """Give the routes POST and GET /v1/feedback, and GET and DELETE /v1/feedback/{id}.
+    """Return the routes POST and GET /v1/feedback, and GET and DELETE /v1/feedback/{id}.
 
     Whom a request comes from is `request.state.caller` where a middleware has set it.
 

@@ -25,7 +25,7 @@ MAX_UINT32: Final = 2**32 - 1
 # Tags of the two forms of a choice; they stand in pydantic's error paths, never in JSON.
 CHOICE_TAGS: Final = ("<choice>", "<candidate>")
 # Types of the errors made here, whose messages go on from the field's name.
-OWN_ERRORS: Final = frozenset({"blank", "twice", "many", "few", "own"})
+CUSTOM_ERROR_TYPES: Final = frozenset({"blank", "twice", "many", "few", "own"})
 
 CompletionId = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -112,13 +112,13 @@ class Comment(_Strict):
     text: Text
 
 
-Opinion = Annotated[
+Feedback = Annotated[
     Rating | Score | Comparison | Ranking | Demonstration | Comment, Field(discriminator="kind")
 ]
 
 
-def choices_of(opinion: Opinion) -> Iterator[tuple[str, int | CandidateRef]]:
-    """Give each choice an opinion is about, with the path it stands at."""
+def iter_choices(opinion: Feedback) -> Iterator[tuple[str, int | CandidateRef]]:
+    """Yield each choice an opinion is about, with the path it stands at."""
     match opinion:
         case Comparison():
             yield "feedback.left", opinion.left
@@ -132,7 +132,7 @@ def choices_of(opinion: Opinion) -> Iterator[tuple[str, int | CandidateRef]]:
 
 
 def resolve(completion_id: str, choice: int | CandidateRef) -> tuple[str, int]:
-    """Give the candidate that a choice means in a request about `completion_id`."""
+    """Return the candidate that a choice means in a request about `completion_id`."""
     if isinstance(choice, CandidateRef):
         return choice.completion_id, choice.choice
     return completion_id, choice
@@ -147,15 +147,15 @@ class FeedbackRequest(_Strict):
     source: Literal["page", "api", "annotator", "simulated"] = "api"
     shown: Annotated[list[Choice], Field(max_length=MAX_CANDIDATES)] | None = None
     decision_ms: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
-    feedback: Opinion
+    feedback: Feedback
 
     @field_validator("feedback", mode="after")
     @classmethod
-    def _one_opinion_a_candidate(cls, opinion: Opinion, info: ValidationInfo) -> Opinion:
+    def _check_candidates(cls, opinion: Feedback, info: ValidationInfo) -> Feedback:
         own = info.data.get("completion_id")
         if own is None:
             return opinion  # it has an error of its own
-        pairs = [resolve(own, choice) for _, choice in choices_of(opinion)]
+        pairs = [resolve(own, choice) for _, choice in iter_choices(opinion)]
         if len(set(pairs)) < len(pairs):
             raise PydanticCustomError("twice", "names the same choice twice")
         if len(pairs) > MAX_CANDIDATES:
@@ -178,7 +178,7 @@ class FeedbackObject(BaseModel):
     created: int
     completion_id: str
     policy_version: int
-    feedback: Opinion
+    feedback: Feedback
     learned_in: int | None
     superseded: bool | None = None
 

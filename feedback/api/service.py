@@ -9,25 +9,25 @@ from contextlib import suppress
 from typing import Any
 
 from feedback.api.http_errors import ApiError
-from feedback.api.schema import CandidateRef, FeedbackRequest, choices_of
-from feedback.api.translate import event_of, object_of
+from feedback.api.schema import CandidateRef, FeedbackRequest, iter_choices
+from feedback.api.translate import event_of, feedback_object
 from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog
-from feedback.log.events import kind_of, target_of
+from feedback.log.events import event_target, feedback_kind
 from feedback.log.records import feedback_record
 from feedback.privacy.identity import (
     CompletionIdClaims,
     ExpiredId,
     ForgedId,
     Secret,
-    certify,
     check,
     event_id,
     retraction_id,
     subject_of,
+    verify_owner,
 )
-from feedback.privacy.lineage import SILENT, Lineage
-from feedback.view.feedback_view import SeenEvent, View
+from feedback.privacy.lineage import NON_TRAINING_KINDS, Lineage
+from feedback.view.feedback_view import View, ViewEvent
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Retraction, Source
 
 Clock = Callable[[], float]
@@ -103,47 +103,49 @@ class FeedbackService:
                         first[event.event_id] = seen.event
         return [first[event.event_id] for event in events]
 
-    def _followed(self, wanted: str) -> SeenEvent | None:
+    def _fetch_event(self, wanted: str) -> ViewEvent | None:
         self.view.follow(self.log)
         return self.view.event(wanted)
 
-    def get(self, owner: str, wanted: str) -> SeenEvent:
-        """Give an owner's event that is not retracted, by its id.
+    def get(self, owner: str, wanted: str) -> ViewEvent:
+        """Return an owner's event that is not retracted, by its id.
 
         Raises:
             ApiError: There is none.
             LogUnavailable, ViewError: It cannot be told.
 
         """
-        seen = self._followed(wanted)
+        seen = self._fetch_event(wanted)
         if seen is None or seen.event.owner != owner or seen.retracted:
-            raise _no_feedback(404, "id")
+            raise _feedback_not_found(404, "id")
         return seen
 
-    def learned_in(self, seen: SeenEvent) -> int | None:
-        """Give the first version that learned from an opinion; None: none has."""
-        if kind_of(seen.event) in SILENT:
+    def learned_in(self, seen: ViewEvent) -> int | None:
+        """Return the first version that learned from an opinion; None: none has."""
+        if feedback_kind(seen.event) in NON_TRAINING_KINDS:
             return None
         return self._lineage().learned_in(seen.place, seen.ended)
 
-    def objects(self, seen: Sequence[SeenEvent]) -> list[dict[str, Any]]:
-        """Give opinions as reads answer them."""
-        return [object_of(one.event, one.superseded, self.learned_in(one)) for one in seen]
+    def to_objects(self, seen: Sequence[ViewEvent]) -> list[dict[str, Any]]:
+        """Return opinions as reads answer them."""
+        return [feedback_object(one.event, one.superseded, self.learned_in(one)) for one in seen]
 
     def repeated(self, event: FeedbackEvent) -> dict[str, Any]:
-        """Give an opinion that was accepted before as a repeated POST answers it.
+        """Return an opinion that was accepted before as a repeated POST answers it.
 
         Raises:
             ViewError: It cannot be told which version learned from it.
 
         """
         seen = self.view.event(event.event_id)
-        return object_of(event, learned_in=self.learned_in(seen) if seen is not None else None)
+        return feedback_object(
+            event, learned_in=self.learned_in(seen) if seen is not None else None
+        )
 
     def page(
         self, owner: str, completion_id: str | None, after: str | None, limit: int
-    ) -> tuple[list[SeenEvent], bool]:
-        """Give up to `limit` of an owner's events, oldest first, and whether there are more.
+    ) -> tuple[list[ViewEvent], bool]:
+        """Return up to `limit` of an owner's events, oldest first, and whether there are more.
 
         Raises:
             ApiError: The completion is not the owner's, or there is no event `after`.
@@ -152,14 +154,14 @@ class FeedbackService:
         """
         if completion_id is not None:
             try:
-                certify(self.secret, completion_id, owner)
+                verify_owner(self.secret, completion_id, owner)
             except ForgedId as error:
-                raise _no_completion("completion_id") from error
+                raise _completion_not_found("completion_id") from error
         self.view.follow(self.log)
         try:
             events = self.view.events(owner, completion_id, after, limit + 1)
         except LookupError as error:
-            raise _no_feedback(400, "after") from error
+            raise _feedback_not_found(400, "after") from error
         return events[:limit], len(events) > limit
 
     def retract(self, owner: str, wanted: str) -> tuple[FeedbackEvent, bool]:
@@ -171,9 +173,9 @@ class FeedbackService:
             ViewError: It cannot be told whether there is one.
 
         """
-        seen = self._followed(wanted)
+        seen = self._fetch_event(wanted)
         if seen is None or seen.event.owner != owner:
-            raise _no_feedback(404, "id")
+            raise _feedback_not_found(404, "id")
         if seen.retracted:
             return seen.event, False
         retraction = FeedbackEvent(
@@ -185,7 +187,7 @@ class FeedbackService:
             source=Source.SOURCE_API,
             retraction=Retraction(event_id=wanted),
         )
-        retraction.target = target_of(retraction)
+        retraction.target = event_target(retraction)
         self.log.append("feedback", [feedback_record(retraction)])
         return seen.event, True
 
@@ -194,7 +196,7 @@ class FeedbackService:
         claims = {
             request.completion_id: self._claims(request.completion_id, owner, "completion_id")
         }
-        choices = [*choices_of(request.feedback)]
+        choices = [*iter_choices(request.feedback)]
         choices += [(f"shown[{i}]", choice) for i, choice in enumerate(request.shown or [])]
         for path, choice in choices:
             completion_id, index = request.completion_id, choice
@@ -206,15 +208,15 @@ class FeedbackService:
                 claims[completion_id] = self._claims(completion_id, owner, param)
             assert isinstance(index, int)
             if index >= claims[completion_id].choices:
-                raise _no_choice(path, index, claims[completion_id].choices)
+                raise _choice_not_found(path, index, claims[completion_id].choices)
         if len(claims) > 1:
-            self._check_same_messages(claims)
+            self._check_same_prompt(claims)
 
     def _claims(self, completion_id: str, owner: str, param: str) -> CompletionIdClaims:
         try:
             return check(self.secret, completion_id, owner, self._clock())
         except ForgedId as error:
-            raise _no_completion(param) from error
+            raise _completion_not_found(param) from error
         except ExpiredId as error:
             raise ApiError(
                 410,
@@ -224,7 +226,7 @@ class FeedbackService:
                 param,
             ) from error
 
-    def _check_same_messages(self, completions: dict[str, CompletionIdClaims]) -> None:
+    def _check_same_prompt(self, completions: dict[str, CompletionIdClaims]) -> None:
         # One that the view does not know yet is let through here; the ledger checks it again.
         self.view.follow(self.log)
         hashes = {self.view.messages_hash(completion) for completion in completions}
@@ -240,11 +242,11 @@ class FeedbackService:
 
 def needs_view(request: FeedbackRequest) -> bool:
     """Tell a request about several completions, which must answer the same messages."""
-    choices = [choice for _, choice in choices_of(request.feedback)]
+    choices = [choice for _, choice in iter_choices(request.feedback)]
     return any(isinstance(choice, CandidateRef) for choice in [*choices, *(request.shown or [])])
 
 
-def _no_completion(param: str) -> ApiError:
+def _completion_not_found(param: str) -> ApiError:
     return ApiError(
         404,
         "completion_not_found",
@@ -254,7 +256,7 @@ def _no_completion(param: str) -> ApiError:
     )
 
 
-def _no_feedback(status: int, param: str) -> ApiError:
+def _feedback_not_found(status: int, param: str) -> ApiError:
     return ApiError(
         status,
         "feedback_not_found",
@@ -264,7 +266,7 @@ def _no_feedback(status: int, param: str) -> ApiError:
     )
 
 
-def _no_choice(path: str, index: int, choices: int) -> ApiError:
+def _choice_not_found(path: str, index: int, choices: int) -> ApiError:
     has = f"has choices 0 to {choices - 1}" if choices else "takes no feedback"
     return ApiError(
         400, "choice_not_found", f"'{path}' is {index}, but the completion {has}.", path

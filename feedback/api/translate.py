@@ -6,8 +6,8 @@ from typing import Any
 
 from feedback.api import schema
 from feedback.api.schema import CandidateRef, FeedbackRequest, resolve
-from feedback.log.events import KINDS, kind_of, target_of
-from feedback.privacy.identity import ForgedId, claims_of
+from feedback.log.events import KINDS, event_target, feedback_kind
+from feedback.privacy.identity import ForgedId, parse_claims
 from protos.plaudit.v1.feedback_pb2 import (
     Candidate,
     Comparison,
@@ -18,7 +18,7 @@ from protos.plaudit.v1.feedback_pb2 import (
 
 
 def body_digest(request: FeedbackRequest) -> bytes:
-    """Give the SHA-256 of what the body says; spaces, key order and defaults do not matter."""
+    """Return the SHA-256 of what the body says; spaces, key order and defaults do not matter."""
     canonical = json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()
 
@@ -32,7 +32,7 @@ def event_of(
     created_ms: int,
     repeatable: bool = True,
 ) -> FeedbackEvent:
-    """Give the event that a request asks to record, with its body's digest if `repeatable`."""
+    """Return the event that a request asks to record, with its body's digest if `repeatable`."""
     event = FeedbackEvent(
         event_id=event_id,
         completion_id=request.completion_id,
@@ -49,8 +49,8 @@ def event_of(
         event.shown.extend(candidate.choice for candidate in shown)
     else:
         event.shown_candidates.extend(shown)
-    _set_opinion(event, request)
-    event.target = target_of(event)
+    _set_feedback(event, request)
+    event.target = event_target(event)
     return event
 
 
@@ -59,7 +59,7 @@ def _candidate(request: FeedbackRequest, choice: int | CandidateRef) -> Candidat
     return Candidate(completion_id=completion_id, choice=index)
 
 
-def _set_opinion(event: FeedbackEvent, request: FeedbackRequest) -> None:
+def _set_feedback(event: FeedbackEvent, request: FeedbackRequest) -> None:
     match request.feedback:
         case schema.Rating(choice=choice, value=value):
             rating = Rating(candidate=_candidate(request, choice), value=f"VALUE_{value.upper()}")
@@ -93,12 +93,12 @@ def _choice(event: FeedbackEvent, candidate: Candidate) -> Any:
     return {"completion_id": candidate.completion_id, "choice": candidate.choice}
 
 
-def opinion_of(event: FeedbackEvent) -> dict[str, Any]:
-    """Give the opinion as the API writes it, a choice of the event's own completion as a number.
+def feedback_payload(event: FeedbackEvent) -> dict[str, Any]:
+    """Return the opinion as the API writes it, a choice of the event's own completion as a number.
 
     The event must be sound (`events.defect_of`) and no retraction.
     """
-    kind = kind_of(event)
+    kind = feedback_kind(event)
     assert kind in KINDS
     if kind == "comparison":
         verdict = Comparison.Verdict.Name(event.comparison.verdict)
@@ -123,15 +123,15 @@ def opinion_of(event: FeedbackEvent) -> dict[str, Any]:
 
 def _policy_version(completion_id: str) -> int:
     try:
-        return claims_of(completion_id).policy_version
+        return parse_claims(completion_id).policy_version
     except ForgedId:
         return 0  # from a producer with ids of its own
 
 
-def object_of(
+def feedback_object(
     event: FeedbackEvent, superseded: bool | None = None, learned_in: int | None = None
 ) -> dict[str, Any]:
-    """Give an accepted opinion as the API answers it: `schema.FeedbackObject` as JSON.
+    """Return an accepted opinion as the API answers it: `schema.FeedbackObject` as JSON.
 
     Args:
         event: A sound event, and no retraction.
@@ -145,7 +145,7 @@ def object_of(
         "created": event.created_ms // 1000,
         "completion_id": event.completion_id,
         "policy_version": _policy_version(event.completion_id),
-        "feedback": opinion_of(event),
+        "feedback": feedback_payload(event),
         "learned_in": learned_in,
     }
     return answer if superseded is None else {**answer, "superseded": superseded}

@@ -20,7 +20,7 @@ LEARNER = "learner"
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class AuditEntry:
     """One thing done.
 
     Attributes:
@@ -45,15 +45,15 @@ class _Change:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _AuditText:
     by: str
     action: str
     version: int
     text: str
 
 
-def deed_of(event: PolicyEvent, before: PolicyState, after: PolicyState) -> Deed | None:
-    """Give what an event has done; None for one that changed nothing, or is about no deed.
+def audit_entry(event: PolicyEvent, before: PolicyState, after: PolicyState) -> AuditEntry | None:
+    """Return what an event has done; None for one that changed nothing, or is about no deed.
 
     Args:
         before: The state before the event ...
@@ -64,49 +64,51 @@ def deed_of(event: PolicyEvent, before: PolicyState, after: PolicyState) -> Deed
     told = _told(getattr(event, kind), _Change(before, after)) if kind is not None else None
     if told is None:
         return None
-    return Deed(event.created_ms, told.by, told.action, told.version, told.text)
+    return AuditEntry(event.created_ms, told.by, told.action, told.version, told.text)
 
 
-def _because(text: str, reason: str) -> str:
+def _with_reason(text: str, reason: str) -> str:
     return f"{text}: {reason}" if reason else text
 
 
 @singledispatch
-def _told(_message: object, _change: _Change) -> _Told | None:
+def _told(_message: object, _change: _Change) -> _AuditText | None:
     """Swapped, Leads and Stage: they happen by themselves."""
     return None
 
 
 @_told.register
-def _(message: Activated, change: _Change) -> _Told | None:
+def _(message: Activated, change: _Change) -> _AuditText | None:
     if change.before == change.after:
         return None
     if message.version < change.before.live:
         text = (
             f"went back from version {change.before.live} to {message.version}; publishing is held"
         )
-        return _Told(message.by, "rolled_back", message.version, _because(text, message.reason))
+        return _AuditText(
+            message.by, "rolled_back", message.version, _with_reason(text, message.reason)
+        )
     text = f"made version {message.version} live"
     if change.before.challenger:
         text += f"; the trial of version {change.before.challenger} ends"
-    return _Told(message.by, "activated", message.version, _because(text, message.reason))
+    return _AuditText(message.by, "activated", message.version, _with_reason(text, message.reason))
 
 
 @_told.register
-def _(message: Hold, change: _Change) -> _Told | None:
+def _(message: Hold, change: _Change) -> _AuditText | None:
     if message.held == change.before.held:
         return None
     if message.held:
-        text = _because("holds publishing: nothing new goes live", message.reason)
-        return _Told(message.by, "held", change.before.live, text)
+        text = _with_reason("holds publishing: nothing new goes live", message.reason)
+        return _AuditText(message.by, "held", change.before.live, text)
     text = "lets new versions go live again"
     if change.after.live != change.before.live:
         text += f"; version {change.after.live} goes live"
-    return _Told(message.by, "resumed", change.after.live, _because(text, message.reason))
+    return _AuditText(message.by, "resumed", change.after.live, _with_reason(text, message.reason))
 
 
 @_told.register
-def _(message: Published, change: _Change) -> _Told | None:
+def _(message: Published, change: _Change) -> _AuditText | None:
     if change.before.published == change.after.published:
         return None
     text = f"published version {message.version}"
@@ -116,36 +118,38 @@ def _(message: Published, change: _Change) -> _Told | None:
         text += "; it is on trial"
     elif change.after.live != message.version:
         text += "; it waits for an operator"
-    return _Told(LEARNER if message.parent else "setup", "published", message.version, text)
+    return _AuditText(LEARNER if message.parent else "setup", "published", message.version, text)
 
 
 @_told.register
-def _(message: Refused, _: _Change) -> _Told:
+def _(message: Refused, _: _Change) -> _AuditText:
     text = f"kept a candidate made from version {message.parent} back"
-    return _Told(LEARNER, "refused", 0, _because(text, "; ".join(message.reasons)))
+    return _AuditText(LEARNER, "refused", 0, _with_reason(text, "; ".join(message.reasons)))
 
 
 @_told.register
-def _(message: DuelEnded, change: _Change) -> _Told | None:
+def _(message: DuelEnded, change: _Change) -> _AuditText | None:
     if change.before == change.after:
         return None
     action, verb = ("promoted", "live") if message.promoted else ("rolled_back", "rolled back")
     votes = f"{message.wins} votes for it, {message.losses} against, {message.ties} for neither"
     text = f"the trial of version {message.version} ends, it is {verb} ({votes})"
-    return _Told(LEARNER, action, message.version, _because(text, message.reason))
+    return _AuditText(LEARNER, action, message.version, _with_reason(text, message.reason))
 
 
 @_told.register
-def _(message: SwapFailed, _: _Change) -> _Told:
+def _(message: SwapFailed, _: _Change) -> _AuditText:
     text = f"could not load version {message.version}, serves {message.serving} still"
-    return _Told(message.replica, "failed", message.version, _because(text, message.reason))
+    return _AuditText(
+        message.replica, "failed", message.version, _with_reason(text, message.reason)
+    )
 
 
 @_told.register
-def _(message: KeyMade, _: _Change) -> _Told:
-    return _Told(message.by, "key_made", 0, f"made the key '{message.name}' ({message.role})")
+def _(message: KeyMade, _: _Change) -> _AuditText:
+    return _AuditText(message.by, "key_made", 0, f"made the key '{message.name}' ({message.role})")
 
 
 @_told.register
-def _(message: KeyRevoked, _: _Change) -> _Told:
-    return _Told(message.by, "key_revoked", 0, f"revoked the key '{message.name}'")
+def _(message: KeyRevoked, _: _Change) -> _AuditText:
+    return _AuditText(message.by, "key_revoked", 0, f"revoked the key '{message.name}'")

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from feedback.control.audit import Deed, deed_of
+from feedback.control.audit import AuditEntry, audit_entry
 from feedback.control.keys import KeyRing
 from feedback.control.policies import PolicyFollower, PolicyState
 from feedback.log.event_log import EventLog
 from feedback.privacy.lineage import Lineage
 from protos.plaudit.v1.policy_pb2 import PolicyEvent
 
-_REFUSED: Final = 20
-_FAILED: Final = 20
-_DEEDS: Final = 1000
+_MAX_REFUSALS: Final = 20
+_MAX_FAILURES: Final = 20
+_MAX_AUDIT_ENTRIES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class PublishedVersion:
     """A version that counts.
 
     Attributes:
@@ -48,7 +48,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class LearnerStatus:
     """Where the learner that leads is.
 
     Attributes:
@@ -75,7 +75,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class HistorySnapshot:
     """What the events up to some point tell; the tuples begin with the oldest.
 
     Attributes:
@@ -84,11 +84,11 @@ class Told:
     """
 
     state: PolicyState
-    publications: Mapping[int, Publication]
+    publications: Mapping[int, PublishedVersion]
     refused: tuple[Refusal, ...]
     failures: tuple[Failure, ...]
-    deeds: tuple[Deed, ...]
-    loop: Whereabouts
+    deeds: tuple[AuditEntry, ...]
+    loop: LearnerStatus
     lineage: Lineage
     keys: KeyRing
 
@@ -100,11 +100,11 @@ class History(PolicyFollower):
         """Follow `log`; nothing is read before the first `poll`."""
         super().__init__(log)
         self._lock = threading.Lock()
-        self._publications: dict[int, Publication] = {}
-        self._refused: deque[Refusal] = deque(maxlen=_REFUSED)
-        self._failures: deque[Failure] = deque(maxlen=_FAILED)
-        self._deeds: deque[Deed] = deque(maxlen=_DEEDS)
-        self._loop = Whereabouts()
+        self._publications: dict[int, PublishedVersion] = {}
+        self._refused: deque[Refusal] = deque(maxlen=_MAX_REFUSALS)
+        self._failures: deque[Failure] = deque(maxlen=_MAX_FAILURES)
+        self._deeds: deque[AuditEntry] = deque(maxlen=_MAX_AUDIT_ENTRIES)
+        self._loop = LearnerStatus()
         self.lineage = Lineage()
         self.keys = KeyRing()
 
@@ -118,10 +118,10 @@ class History(PolicyFollower):
         with self._lock:
             return super().poll()
 
-    def told(self) -> Told:
-        """Give what was read so far."""
+    def told(self) -> HistorySnapshot:
+        """Return what was read so far."""
         with self._lock:
-            return Told(
+            return HistorySnapshot(
                 self.state,
                 dict(self._publications),
                 tuple(self._refused),
@@ -135,7 +135,7 @@ class History(PolicyFollower):
     def _fold(self, event: PolicyEvent) -> None:
         before = self.state
         super()._fold(event)
-        deed = deed_of(event, before, self.state)
+        deed = audit_entry(event, before, self.state)
         if deed is not None:
             self._deeds.append(deed)
         match event.WhichOneof("kind"):
@@ -152,27 +152,29 @@ class History(PolicyFollower):
                     Failure(event.created_ms, failed.replica, failed.version, failed.reason)
                 )
             case "leads":
-                self._loop = Whereabouts()  # what the one before said is over
+                self._loop = LearnerStatus()  # what the one before said is over
             case "stage":
-                self._move(event)
+                self._update_learner_status(event)
             case "key_made":
-                self.keys = self.keys.with_made(event.key_made, event.created_ms)
+                self.keys = self.keys.add_key(event.key_made, event.created_ms)
             case "key_revoked":
-                self.keys = self.keys.with_revoked(event.key_revoked, event.created_ms)
+                self.keys = self.keys.revoke(event.key_revoked, event.created_ms)
 
     def _publish(self, event: PolicyEvent, before: PolicyState) -> None:
         if self.state.published == before.published:
             return  # it does not count
         told = event.published
-        self._publications[told.version] = Publication(
+        self._publications[told.version] = PublishedVersion(
             told.version, told.parent, event.created_ms, dict(told.votes)
         )
         self.lineage = self.lineage.with_version(told.version, told.lessons)
 
-    def _move(self, event: PolicyEvent) -> None:
+    def _update_learner_status(self, event: PolicyEvent) -> None:
         told = event.stage
         if told.leader != self.state.leader:
             return
-        at = Whereabouts(told.stage, told.cycle, event.created_ms, told.iteration, told.iterations)
+        at = LearnerStatus(
+            told.stage, told.cycle, event.created_ms, told.iteration, told.iterations
+        )
         same = (at.stage, at.cycle) == (self._loop.stage, self._loop.cycle)
         self._loop = replace(at, since_ms=self._loop.since_ms) if same else at

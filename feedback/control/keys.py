@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from feedback.control.audit import LEARNER
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
@@ -30,10 +30,10 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _PREFIX: Final = "plk-"
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 # Who else stands in the audit trail.
-_OTHERS: Final = frozenset({LEARNER, "setup", LOCAL_OWNER})
+_RESERVED_NAMES: Final = frozenset({LEARNER, "setup", LOCAL_OWNER})
 
 
-class KeyRefused(FeedbackError):
+class KeyRejected(FeedbackError):
     """A key cannot be made or revoked; the message says why."""
 
 
@@ -99,11 +99,11 @@ class KeyRing:
         return bool(self._valid)
 
     def find(self, token: str) -> Key | None:
-        """Give the valid key that a caller's token is; None if it is none."""
+        """Return the valid key that a caller's token is; None if it is none."""
         return self._valid.get(_digest(token))
 
-    def with_made(self, made: KeyMade, made_ms: int) -> "KeyRing":
-        """Give the ring with one more key; one of a role unknown here opens nothing."""
+    def add_key(self, made: KeyMade, made_ms: int) -> "KeyRing":
+        """Return the ring with one more key; one of a role unknown here opens nothing."""
         role = next((role for role in ROLES if role == made.role), None)
         if made.id in self.keys:
             return self
@@ -111,8 +111,8 @@ class KeyRing:
         valid = self._valid if role is None else {**self._valid, made.digest: key}
         return KeyRing({**self.keys, made.id: key}, valid)
 
-    def with_revoked(self, revoked: KeyRevoked, revoked_ms: int) -> "KeyRing":
-        """Give the ring without one key; it stays listed."""
+    def revoke(self, revoked: KeyRevoked, revoked_ms: int) -> "KeyRing":
+        """Return the ring without one key; it stays listed."""
         key = self.keys.get(revoked.id)
         if key is None or key.revoked_ms is not None:
             return self
@@ -148,17 +148,17 @@ def make_key(
     """
     key_id = f"key-{secrets.token_hex(4)}"
     name = key_id if name is None else name
-    if not _NAME.fullmatch(name) or name.lower() in _OTHERS:
-        raise KeyRefused(
+    if not _NAME.fullmatch(name) or name.lower() in _RESERVED_NAMES:
+        raise KeyRejected(
             f"a key cannot be named {name!r}: a name is 1 to 64 of A-Z, a-z, 0-9 and ._@-, and "
-            f"none of {', '.join(sorted(_OTHERS))}"
+            f"none of {', '.join(sorted(_RESERVED_NAMES))}"
         )
     if any(name in (key.name, key.id) for key in ring.keys.values() if key.revoked_ms is None):
-        raise KeyRefused(f"there is a key '{name}' already; revoke it, or choose another name")
+        raise KeyRejected(f"there is a key '{name}' already; revoke it, or choose another name")
     token = _PREFIX + secrets.token_urlsafe(32)
     made = KeyMade(id=key_id, name=name, role=role, rate=rate, quota=quota, by=by)
     made.digest = _digest(token)
-    publish_event(log, made)
+    append_policy_event(log, made)
     return name, token
 
 
@@ -175,14 +175,14 @@ def revoke_key(log: EventLog, ring: KeyRing, name_or_id: str, *, by: str) -> lis
     valid = (key for key in ring.keys.values() if key.revoked_ms is None)
     found = [key for key in valid if name_or_id in (key.id, key.name)]
     if not found:
-        raise KeyRefused(f"there is no valid key '{name_or_id}'; see 'plaudit keys list'")
+        raise KeyRejected(f"there is no valid key '{name_or_id}'; see 'plaudit keys list'")
     for key in found:
-        publish_event(log, KeyRevoked(id=key.id, name=key.name, by=by))
+        append_policy_event(log, KeyRevoked(id=key.id, name=key.name, by=by))
     return found
 
 
-def create_command(home: Path | None) -> str:
-    """Give the command that makes an operator's key for the installation of this process.
+def key_create_command(home: Path | None) -> str:
+    """Return the command that makes an operator's key for the installation of this process.
 
     Args:
         home: Its folder; None where it is not known.
@@ -193,11 +193,11 @@ def create_command(home: Path | None) -> str:
     return shlex.join(["plaudit", "keys", "create", "--role", "operator", *options])
 
 
-def no_valid_key(ring: KeyRing, host: str, home: Path | None) -> str:
+def no_valid_key_message(ring: KeyRing, host: str, home: Path | None) -> str:
     """Say that others reach `host` and no key is valid, and on a second line what to do."""
     if ring.required:
         lack = "every API key is revoked: nobody could do anything"
     else:
         lack = "there is no API key yet, without which everybody may do everything"
-    advice = f"use --host 127.0.0.1, or make a key: {create_command(home)}"
+    advice = f"use --host 127.0.0.1, or make a key: {key_create_command(home)}"
     return f"{host} can be reached from other machines, and {lack}\n{advice}"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from feedback.control.history import History, Told
-from feedback.control.versions import Versions, finite
-from feedback.privacy.lineage import SILENT
+from feedback.control.history import History, HistorySnapshot
+from feedback.control.versions import Versions, finite_figures
+from feedback.privacy.lineage import NON_TRAINING_KINDS
 from feedback.view.feedback_view import View
 from protos.checkpoints.registry import Registry
 
@@ -22,7 +22,7 @@ class Learning:
         self._view = view
 
     def snapshot(self) -> dict[str, Any]:
-        """Give the snapshot, as JSON.
+        """Return the snapshot, as JSON.
 
         Raises:
             ViewError: The view cannot be read.
@@ -36,13 +36,13 @@ class Learning:
             "held": told.state.held,
             "loop": _loop(told),
             "votes": None if self._view is None else _votes(self._view, told),
-            "versions": [version.public() for version in self._versions.listed(told)],
+            "versions": [version.to_public_json() for version in self._versions.listed(told)],
             "refused": [
                 {
                     "parent": refusal.parent,
                     "created": refusal.created_ms / 1000,
                     "reasons": list(refusal.reasons),
-                    "figures": finite(refusal.figures),
+                    "figures": finite_figures(refusal.figures),
                 }
                 for refusal in told.refused
             ],
@@ -50,14 +50,14 @@ class Learning:
         }
 
 
-def _votes(view: View, told: Told) -> dict[str, Any]:
+def _votes(view: View, told: HistorySnapshot) -> dict[str, Any]:
     kinds = view.standing()
-    kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in SILENT}
+    kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in NON_TRAINING_KINDS}
     waiting = view.waiting(told.lineage.last)
     return {"total": sum(kinds.values()), "waiting": waiting, "kinds": kinds}
 
 
-def _loop(told: Told) -> dict[str, Any]:
+def _loop(told: HistorySnapshot) -> dict[str, Any]:
     loop = told.loop
     return {
         "stage": loop.stage,

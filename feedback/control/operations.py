@@ -5,18 +5,18 @@ follows from it.
 """
 
 from feedback.control.history import History
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog
 from protos.checkpoints.registry import CheckpointInvalid, Registry
 from protos.plaudit.v1.policy_pb2 import Activated, Hold
 
 
-class NotPossible(FeedbackError):
+class OperationRefused(FeedbackError):
     """It cannot be done as things are; the message says why."""
 
 
-class NoSuchVersion(NotPossible):
+class NoSuchVersion(OperationRefused):
     """The version was never published."""
 
 
@@ -45,12 +45,12 @@ class Operations:
         if version not in state.published:
             raise NoSuchVersion(f"there is no version {version}")
         if version == state.live and not state.challenger:
-            raise NotPossible(f"version {version} is live already")
+            raise OperationRefused(f"version {version} is live already")
         try:
             self._registry.check(version)
         except CheckpointInvalid as error:
-            raise NotPossible(str(error)) from error
-        publish_event(self._log, Activated(version=version, by=by, reason=reason))
+            raise OperationRefused(str(error)) from error
+        append_policy_event(self._log, Activated(version=version, by=by, reason=reason))
         if version < state.live:
             return (
                 f"Rolling back from version {state.live} to {version}. Nothing new goes live "
@@ -68,7 +68,7 @@ class Operations:
         """
         state = self._history.poll()
         if not state.previous:
-            raise NotPossible(f"there is no version before {state.live} to go back to")
+            raise OperationRefused(f"there is no version before {state.live} to go back to")
         return self.activate(state.previous, by, reason)
 
     def hold(self, by: str, reason: str = "") -> str:
@@ -79,8 +79,8 @@ class Operations:
 
         """
         if self._history.poll().held:
-            raise NotPossible("publishing is held already")
-        publish_event(self._log, Hold(held=True, by=by, reason=reason))
+            raise OperationRefused("publishing is held already")
+        append_policy_event(self._log, Hold(held=True, by=by, reason=reason))
         return "Nothing new goes live until publishing is resumed."
 
     def resume(self, by: str, reason: str = "") -> str:
@@ -91,6 +91,6 @@ class Operations:
 
         """
         if not self._history.poll().held:
-            raise NotPossible("publishing is not held")
-        publish_event(self._log, Hold(held=False, by=by, reason=reason))
+            raise OperationRefused("publishing is not held")
+        append_policy_event(self._log, Hold(held=False, by=by, reason=reason))
         return "New versions go live again."

@@ -98,12 +98,12 @@ class PolicyState:
 
 
 def parent(state: PolicyState) -> int:
-    """Give the version that the next cycle starts from: the live one; 0 for none."""
+    """Return the version that the next cycle starts from: the live one; 0 for none."""
     return state.live
 
 
 def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
-    """Give the state after one more event; an event of an unknown kind changes nothing."""
+    """Return the state after one more event; an event of an unknown kind changes nothing."""
     kind = event.WhichOneof("kind")
     if kind is None:
         return state
@@ -127,7 +127,7 @@ def _(message: Published, state: PolicyState) -> PolicyState:
     state = replace(state, published=(*state.published, message.version))
     if message.trial:
         state = replace(state, trials=state.trials | {message.version})
-    return state if state.held else _let_go(state, message.version)
+    return state if state.held else _release(state, message.version)
 
 
 @_apply.register
@@ -146,7 +146,7 @@ def _(message: Hold, state: PolicyState) -> PolicyState:
     state = replace(state, held=message.held)
     waiting = [v for v in state.published if v > state.live and v not in state.rolled_back]
     waiting = [v for v in waiting if v != state.challenger]
-    return state if state.held or not waiting else _let_go(state, waiting[-1])
+    return state if state.held or not waiting else _release(state, waiting[-1])
 
 
 @_apply.register
@@ -169,11 +169,11 @@ def _(message: DuelEnded, state: PolicyState) -> PolicyState:
     if message.leader and message.leader != state.leader:
         return state
     if not message.promoted:
-        return _without_challenger(state)
+        return _roll_back_challenger(state)
     return state if state.held else _go_live(state, message.version)
 
 
-def _let_go(state: PolicyState, version: int) -> PolicyState:
+def _release(state: PolicyState, version: int) -> PolicyState:
     """Put `version` on trial if it was published for that, else make it live."""
     if version not in state.trials or not state.live:
         return _go_live(state, version)
@@ -182,7 +182,7 @@ def _let_go(state: PolicyState, version: int) -> PolicyState:
     return replace(state, challenger=version, trial_failure="")
 
 
-def _without_challenger(state: PolicyState) -> PolicyState:
+def _roll_back_challenger(state: PolicyState) -> PolicyState:
     """Roll the challenger back, if there is one."""
     lost = {state.challenger} - {0}
     return replace(state, challenger=0, trial_failure="", rolled_back=state.rolled_back | lost)
@@ -190,7 +190,7 @@ def _without_challenger(state: PolicyState) -> PolicyState:
 
 def _go_live(state: PolicyState, version: int) -> PolicyState:
     """Make `version` live; whatever else is on trial is rolled back."""
-    state = _without_challenger(state)
+    state = _roll_back_challenger(state)
     state = replace(state, rolled_back=state.rolled_back - {version})
     served = tuple(sorted({*state.served, version}))
     below = (v for v in served if v < version and v not in state.rolled_back)
@@ -236,7 +236,7 @@ class PolicyFollower:
 
 
 def current(log: EventLog) -> PolicyState:
-    """Give the state after every policy event in the log.
+    """Return the state after every policy event in the log.
 
     Raises:
         LogUnavailable: The log did not give its records.
@@ -245,7 +245,7 @@ def current(log: EventLog) -> PolicyState:
     return PolicyFollower(log).poll()
 
 
-def publish_event(log: EventLog, message: PolicyMessage) -> PolicyEvent:
+def append_policy_event(log: EventLog, message: PolicyMessage) -> PolicyEvent:
     """Append one policy event, with an id and a time of its own; return once it is durable.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from feedback.control.history import Publication, Told
+from feedback.control.history import HistorySnapshot, PublishedVersion
 from feedback.control.policies import PolicyState
 from protos.checkpoints.registry import CheckpointInvalid, Registry, RegistryUnavailable
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_LORA, Manifest
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 REPORT: Final = "report.json"
 CHART: Final = "report.svg"
-_LOOK_SECONDS: Final = 10.0  # how often the registry is asked what it holds
+_REFRESH_SECONDS: Final = 10.0  # how often the registry is asked what it holds
 
 Standing = Literal["live", "published", "on_trial", "rolled_back", "waiting"]
 
@@ -44,8 +44,8 @@ class Version:
     has_report: bool = False
     size: int = 0
 
-    def public(self) -> dict[str, Any]:
-        """Give it as /v1/learning shows it."""
+    def to_public_json(self) -> dict[str, Any]:
+        """Return it as /v1/learning shows it."""
         return {
             "version": self.version,
             "parent": self.parent or None,
@@ -54,25 +54,25 @@ class Version:
             "state": self.standing,
             "votes": self.votes,
             "from_votes": dict(self.from_votes),
-            "figures": finite(self.figures),
+            "figures": finite_figures(self.figures),
             "has_report": self.has_report,
         }
 
-    def for_operators(self, state: PolicyState) -> dict[str, Any]:
-        """Give it as /v1/policies shows it: with who serves it, and its size."""
-        return {**self.public(), "replicas": self.serving(state), "bytes": self.size}
+    def to_operator_json(self, state: PolicyState) -> dict[str, Any]:
+        """Return it as /v1/policies shows it: with who serves it, and its size."""
+        return {**self.to_public_json(), "replicas": self.serving(state), "bytes": self.size}
 
     def serving(self, state: PolicyState) -> list[str]:
-        """Give the replicas that serve it."""
+        """Return the replicas that serve it."""
         return sorted(name for name, version in state.replicas.items() if version == self.version)
 
 
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
+def finite_figures(figures: Mapping[str, float]) -> dict[str, float]:
     """Leave out what JSON has no word for."""
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def standing_of(version: int, state: PolicyState) -> Standing:
+def version_status(version: int, state: PolicyState) -> Standing:
     """Say where a published version stands."""
     if version == state.live:
         return "live"
@@ -93,8 +93,8 @@ class Versions:
         self._there: set[int] = set()
         self._looked: tuple[float, tuple[int, ...]] = (-math.inf, ())
 
-    def listed(self, told: Told) -> list[Version]:
-        """Give all that were published, ascending.
+    def listed(self, told: HistorySnapshot) -> list[Version]:
+        """Return all that were published, ascending.
 
         Where the registry is away, or holds a version no longer, that one has no figures.
         """
@@ -110,7 +110,7 @@ class Versions:
 
     def _look(self, published: tuple[int, ...]) -> None:
         now, (looked, then) = time.monotonic(), self._looked
-        if then == published and now - looked < _LOOK_SECONDS:
+        if then == published and now - looked < _REFRESH_SECONDS:
             return
         self._looked = (now, published)
         try:
@@ -124,8 +124,8 @@ class Versions:
             logger.warning("figures may be missing: %s", error)
 
 
-def _version(told: Publication, state: PolicyState, manifest: Manifest | None) -> Version:
-    standing = standing_of(told.version, state)
+def _version(told: PublishedVersion, state: PolicyState, manifest: Manifest | None) -> Version:
+    standing = version_status(told.version, state)
     if manifest is None:
         manifest = Manifest(parent=told.parent, created_ms=told.created_ms)
     return Version(

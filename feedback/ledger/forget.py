@@ -10,23 +10,28 @@ from feedback.ledger.rows import max_seq
 from feedback.log.event_log import RecordKey, Topic
 from feedback.log.records import dead_letter_record
 from feedback.log.sqlite import mark_for_wiping
-from feedback.privacy.forgetting import Search, event_key, remember, remember_completions
+from feedback.privacy.forgetting import (
+    ForgettingSearch,
+    event_key,
+    record_erased_completions,
+    record_forgetting,
+)
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
 
 
 def forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
     """Erase all that goes with the person whom a forgetting names; once for each forgetting."""
-    number = remember(db, event)
+    number = record_forgetting(db, event)
     if number is None:
         return
     person = event.forgetting
-    search = Search(event.owner, person.subject, person.until_ms)
+    search = ForgettingSearch(event.owner, person.subject, person.until_ms)
     last_seq = max_seq(db)
     prompted = _erase_completions(db, search)
     voted = erase_events(db, search)
     _erase_dead_letters(db, search)
-    remember_completions(db, search.completions)
+    record_erased_completions(db, search.completions)
     db.execute(
         "INSERT INTO erasures VALUES (?, ?, ?, ?, ?)",
         (
@@ -42,15 +47,15 @@ def forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
 
 def erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) -> None:
     """Leave out a completion of somebody who was forgotten, and the events that waited for it."""
-    remember_completions(db, [completion.completion_id])
-    to_erase(db, "completions", [RecordKey(completion.completion_id)])
-    search = Search(completion.owner, completion.subject, 0, {completion.completion_id})
+    record_erased_completions(db, [completion.completion_id])
+    queue_erasure(db, "completions", [RecordKey(completion.completion_id)])
+    search = ForgettingSearch(completion.owner, completion.subject, 0, {completion.completion_id})
     erase_events(db, search)
     if search.events:
         mark_for_wiping(db)
 
 
-def to_erase(db: sqlite3.Connection, topic: Topic, keys: Iterable[RecordKey]) -> None:
+def queue_erasure(db: sqlite3.Connection, topic: Topic, keys: Iterable[RecordKey]) -> None:
     """Note what is to be erased from the log."""
     db.executemany(
         "INSERT OR IGNORE INTO to_erase VALUES (?, ?, ?)",
@@ -58,18 +63,18 @@ def to_erase(db: sqlite3.Connection, topic: Topic, keys: Iterable[RecordKey]) ->
     )
 
 
-def _erase_completions(db: sqlite3.Connection, search: Search) -> list[int]:
+def _erase_completions(db: sqlite3.Connection, search: ForgettingSearch) -> list[int]:
     """Erase their completions; give the first seq as of which each was a prompt to learn on."""
     rows = db.execute(
         "SELECT arrival, chat, after_seq, value FROM completions WHERE owner = ?", (search.owner,)
     )
     found = [row[:3] for row in rows if search.completion(CompletionRecord.FromString(row[3]))]
     db.executemany("DELETE FROM completions WHERE arrival = ?", [row[:1] for row in found])
-    to_erase(db, "completions", map(RecordKey, search.completions))
+    queue_erasure(db, "completions", map(RecordKey, search.completions))
     return [after_seq + 1 for _, chat, after_seq in found if chat]
 
 
-def erase_events(db: sqlite3.Connection, search: Search) -> list[int]:
+def erase_events(db: sqlite3.Connection, search: ForgettingSearch) -> list[int]:
     """Erase the events that go with the person; give the numbers they had."""
     rows = db.execute(
         "SELECT arrival, seq, value FROM events WHERE owner = ? ORDER BY arrival", (search.owner,)
@@ -81,11 +86,11 @@ def erase_events(db: sqlite3.Connection, search: Search) -> list[int]:
             found.append((arrival, seq, event_key(event)))
     for table in ("events", "needs"):
         db.executemany(f"DELETE FROM {table} WHERE arrival = ?", [row[:1] for row in found])
-    to_erase(db, "feedback", [key for _, _, key in found])
+    queue_erasure(db, "feedback", [key for _, _, key in found])
     return [seq for _, seq, _ in found if seq is not None]
 
 
-def _erase_dead_letters(db: sqlite3.Connection, search: Search) -> None:
+def _erase_dead_letters(db: sqlite3.Connection, search: ForgettingSearch) -> None:
     names = ("topic", "partition", "offset", "key", "type", "value")
     rows = db.execute(f"SELECT {', '.join(names)} FROM dead_letters").fetchall()
     for row in rows:
@@ -96,8 +101,8 @@ def _erase_dead_letters(db: sqlite3.Connection, search: Search) -> None:
         db.execute(
             "DELETE FROM dead_letters WHERE topic = ? AND partition = ? AND offset = ?", place
         )
-        to_erase(db, "dead-letter", [RecordKey(dead_letter_record(letter).key)])
+        queue_erasure(db, "dead-letter", [RecordKey(dead_letter_record(letter).key)])
         if letter.topic == "feedback":
-            to_erase(db, "feedback", [event_key(FeedbackEvent.FromString(letter.value))])
+            queue_erasure(db, "feedback", [event_key(FeedbackEvent.FromString(letter.value))])
         else:
-            to_erase(db, "completions", [RecordKey(letter.key)])
+            queue_erasure(db, "completions", [RecordKey(letter.key)])

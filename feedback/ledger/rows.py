@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from feedback.log.events import candidates_of, kind_of
+from feedback.log.events import event_candidates, feedback_kind
 from feedback.privacy import forgetting
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
@@ -123,7 +123,7 @@ class DeadLetter:
 
 
 def max_seq(db: sqlite3.Connection) -> int:
-    """Give the last number given, also where what had it is erased; 0 for none."""
+    """Return the last number given, also where what had it is erased; 0 for none."""
     row = db.execute(
         "SELECT MAX(COALESCE((SELECT MAX(seq) FROM events), 0), "
         "COALESCE((SELECT MAX(last_seq) FROM erasures), 0))"
@@ -131,7 +131,7 @@ def max_seq(db: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def only_held(
+def restrict_to_recorded(
     event: FeedbackEvent, completions: Mapping[str, CompletionRecord]
 ) -> FeedbackEvent | None:
     """Leave out candidates that their record does not hold; None where no opinion remains.
@@ -139,9 +139,9 @@ def only_held(
     A ranking keeps what it says about the others; any other kind is about all it names.
     """
     held = {(c, choice.index) for c, record in completions.items() for choice in record.choices}
-    if all((c.completion_id, c.choice) in held for c in candidates_of(event)):
+    if all((c.completion_id, c.choice) in held for c in event_candidates(event)):
         return event
-    if kind_of(event) != "ranking":
+    if feedback_kind(event) != "ranking":
         return None
     trimmed = FeedbackEvent()
     trimmed.CopyFrom(event)
@@ -150,4 +150,4 @@ def only_held(
         kept = [c for c in group.candidates if (c.completion_id, c.choice) in held]
         if kept:
             trimmed.ranking.groups.add(candidates=kept)
-    return trimmed if len(candidates_of(trimmed)) >= 2 else None
+    return trimmed if len(event_candidates(trimmed)) >= 2 else None

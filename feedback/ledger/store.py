@@ -23,7 +23,7 @@ from typing import Final
 
 from feedback.errors import FeedbackError
 from feedback.failpoints import failpoint
-from feedback.ledger.intake import Intake
+from feedback.ledger.intake import RecordIngester
 from feedback.ledger.rows import (
     SCHEMA,
     DeadLetter,
@@ -31,21 +31,21 @@ from feedback.ledger.rows import (
     JudgedEvent,
     LedgerCounts,
     max_seq,
-    only_held,
+    restrict_to_recorded,
 )
 from feedback.log.event_log import EventLog, LogRecord, NewRecord, RecordKey, Topic
-from feedback.log.events import completions_of, kind_of
+from feedback.log.events import event_completion_ids, feedback_kind
 from feedback.log.records import dead_letter_record
 from feedback.log.sqlite import connect, must_wipe, transaction, wipe
-from feedback.privacy.forgetting import ORDER
-from feedback.privacy.lineage import SILENT, lessons_of
+from feedback.privacy.forgetting import ERASE_ORDER
+from feedback.privacy.lineage import NON_TRAINING_KINDS, read_coverage
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter as DeadLetterMessage
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Lessons
 
-FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
-_JUDGED = """
+FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
+_EFFECTIVE_EVENTS = """
 SELECT seq, value FROM events AS e
 WHERE seq > :after AND seq <= :upto AND retracts IS NULL
 AND NOT EXISTS (SELECT 1 FROM events AS r
@@ -100,15 +100,15 @@ class Ledger:
         with self._lock:
             wipe(self._db)  # what a crash, or a reader, kept from being wiped
             before = self.positions()
-            batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED}
+            batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED_TOPICS}
             if not any(batches.values()):
                 return 0
             with transaction(self._db):
                 if before != self.positions():
                     raise LedgerError(f"another process follows with the ledger {self.path}")
-                intake = Intake(self._db)
-                intake.take_completions(batches["completions"])
-                intake.take_feedback(batches["feedback"])
+                intake = RecordIngester(self._db)
+                intake.ingest_completions(batches["completions"])
+                intake.ingest_feedback(batches["feedback"])
                 for batch in batches.values():
                     self._advance(batch)
                 failpoint("ledger.commit.before")
@@ -119,10 +119,10 @@ class Ledger:
     def positions(self) -> dict[Topic, dict[int, int]]:
         """Give, by topic and partition, the offset that is read next."""
         with self._lock:
-            return {topic: self._positions(topic) for topic in FOLLOWED}
+            return {topic: self._positions(topic) for topic in FOLLOWED_TOPICS}
 
     def lag(self, log: EventLog) -> int:
-        """Give how many records the log has that the ledger has not, tombstones included.
+        """Return how many records the log has that the ledger has not, tombstones included.
 
         Raises:
             LogUnavailable: The log did not say where it ends.
@@ -147,13 +147,13 @@ class Ledger:
             return LedgerCounts(events, completions, waiting, dead, max_seq(self._db))
 
     def event_ids(self) -> list[str]:
-        """Give the ids of all events, in order of arrival, dead ones left out."""
+        """Return the ids of all events, in order of arrival, dead ones left out."""
         with self._lock:
             rows = self._db.execute("SELECT event_id FROM events WHERE dead = 0 ORDER BY arrival")
             return [row[0] for row in rows]
 
     def dead_letters(self) -> list[DeadLetter]:
-        """Give the records set aside, in the order of their topics and offsets."""
+        """Return the records set aside, in the order of their topics and offsets."""
         columns = "topic, partition, offset, key, type, value, reason"
         with self._lock:
             rows = self._db.execute(
@@ -203,7 +203,7 @@ class Ledger:
             letters = self.dead_letters()
             self._db.execute("DELETE FROM dead_letters")
             self._db.execute("DELETE FROM events WHERE dead = 1")
-            for topic in FOLLOWED:
+            for topic in FOLLOWED_TOPICS:
                 own = [NewRecord(d.key, d.type, d.value) for d in letters if d.topic == topic]
                 log.append(topic, own)
         return len(letters)
@@ -219,7 +219,7 @@ class Ledger:
             rows = self._db.execute("SELECT topic, key, partition_key FROM to_erase").fetchall()
         if not rows:
             return 0
-        for topic in ORDER:
+        for topic in ERASE_ORDER:
             keys = [RecordKey(*row[1:]) for row in rows if row[0] == topic]
             if keys:
                 log.erase(topic, keys)
@@ -230,7 +230,7 @@ class Ledger:
         return len(rows)
 
     def erasures(self, owner: str, subject: str) -> list[Erasure]:
-        """Give what forgetting a person has erased, each time, the first one first."""
+        """Return what forgetting a person has erased, each time, the first one first."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT number, event_id, first_seq, events, completions "
@@ -241,23 +241,23 @@ class Ledger:
             return [Erasure(*row) for row in rows]
 
     def forgettings(self) -> int:
-        """Give the number of the last forgetting that erased something to learn from; 0: none."""
+        """Return the number of the last forgetting that erased something to learn from; 0: none."""
         with self._lock:
             row = self._db.execute("SELECT MAX(number) FROM erasures WHERE first_seq IS NOT NULL")
             return int(row.fetchone()[0] or 0)
 
-    def is_wiped(self) -> bool:
+    def is_erasure_complete(self) -> bool:
         """Tell whether the file holds no byte of what was erased."""
         with self._lock:
             return not must_wipe(self._db)
 
     def lessons(self, upto_seq: int) -> list[Lessons]:
-        """Give where in the log the events are that are numbered up to `upto_seq`."""
+        """Return where in the log the events are that are numbered up to `upto_seq`."""
         with self._lock:
-            return lessons_of(self._db, upto_seq)
+            return read_coverage(self._db, upto_seq)
 
     def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
-        """Give the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.
+        """Return the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.
 
         Retracted and replaced ones are left out; what is numbered above `upto_seq` is not
         looked at. An empty subject is its owner's one anonymous subject.
@@ -269,25 +269,27 @@ class Ledger:
         """
         with self._lock:
             upto = max_seq(self._db) if upto_seq is None else upto_seq
-            rows = self._db.execute(_JUDGED, {"after": after_seq, "upto": upto}).fetchall()
+            rows = self._db.execute(
+                _EFFECTIVE_EVENTS, {"after": after_seq, "upto": upto}
+            ).fetchall()
             events = [(seq, FeedbackEvent.FromString(value)) for seq, value in rows]
-            needed = {c for _, event in events for c in completions_of(event)}
+            needed = {c for _, event in events for c in event_completion_ids(event)}
             records = self._completions(needed)
         judged = []
         for seq, event in events:
-            own = {c: records[c] for c in sorted(completions_of(event))}
-            held = only_held(event, own)
+            own = {c: records[c] for c in sorted(event_completion_ids(event))}
+            held = restrict_to_recorded(event, own)
             assert held is not None, "an event of which nothing is held is given no seq"
             judged.append(JudgedEvent(seq, held, own))
         return judged
 
     def votes(self, after_seq: int, upto_seq: int) -> dict[str, int]:
         """Count the opinions of `judged` that teach something, by kind."""
-        kinds = (str(kind_of(one.event)) for one in self.judged(after_seq, upto_seq))
-        return dict(Counter(kind for kind in kinds if kind not in SILENT))
+        kinds = (str(feedback_kind(one.event)) for one in self.judged(after_seq, upto_seq))
+        return dict(Counter(kind for kind in kinds if kind not in NON_TRAINING_KINDS))
 
     def prompts(self, limit: int, upto_seq: int | None = None) -> list[list[dict[str, str]]]:
-        """Give the distinct lists of messages that people asked, the latest first.
+        """Return the distinct lists of messages that people asked, the latest first.
 
         Each is `[{"role": ..., "content": ...}, ...]`. Text completions and what could not
         be recorded are left out.

@@ -102,7 +102,7 @@ class EventLog(Protocol):
         ...
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
-        """Give up to `limit` records at or after `positions`, in order within a partition.
+        """Return up to `limit` records at or after `positions`, in order within a partition.
 
         Returns at once, empty where there is nothing new.
         """

@@ -18,15 +18,15 @@ RETRACTION: Final = "retraction"
 FORGETTING: Final = "forgetting"
 
 
-def kind_of(event: FeedbackEvent) -> str | None:
-    """Give the name of the opinion's kind; None where this version knows none."""
+def feedback_kind(event: FeedbackEvent) -> str | None:
+    """Return the name of the opinion's kind; None where this version knows none."""
     kind: str | None = event.WhichOneof("kind")
     return kind
 
 
-def candidates_of(event: FeedbackEvent) -> list[Candidate]:
-    """Give the candidates that the opinion is about, in its own order; none where it is none."""
-    kind = kind_of(event)
+def event_candidates(event: FeedbackEvent) -> list[Candidate]:
+    """Return the candidates that the opinion is about, in its own order; none where it is none."""
+    kind = feedback_kind(event)
     if kind is None or kind in (RETRACTION, FORGETTING):
         return []
     if kind == "comparison":
@@ -36,36 +36,36 @@ def candidates_of(event: FeedbackEvent) -> list[Candidate]:
     return [getattr(event, kind).candidate]
 
 
-def completions_of(event: FeedbackEvent) -> set[str]:
-    """Give the ids of the completions that must be known before the opinion can be used."""
-    if kind_of(event) in (RETRACTION, FORGETTING):
+def event_completion_ids(event: FeedbackEvent) -> set[str]:
+    """Return the ids of the completions that must be known before the opinion can be used."""
+    if feedback_kind(event) in (RETRACTION, FORGETTING):
         return set()
-    return {event.completion_id, *(c.completion_id for c in candidates_of(event))}
+    return {event.completion_id, *(c.completion_id for c in event_candidates(event))}
 
 
-def target_of(event: FeedbackEvent) -> str:
-    """Give the canonical form of the event's target, `kind:completion/0,1;completion/0`."""
-    kind = kind_of(event)
+def event_target(event: FeedbackEvent) -> str:
+    """Return the canonical form of the event's target, `kind:completion/0,1;completion/0`."""
+    kind = feedback_kind(event)
     if kind == RETRACTION:
         return f"{RETRACTION}:{event.retraction.event_id}"
     choices: dict[str, set[int]] = defaultdict(set)
-    for candidate in candidates_of(event):
+    for candidate in event_candidates(event):
         choices[candidate.completion_id].add(candidate.choice)
     parts = (f"{c}/{','.join(map(str, sorted(choices[c])))}" for c in sorted(choices))
     return f"{kind}:{';'.join(parts)}"
 
 
-def defect_of(event: FeedbackEvent) -> str | None:
+def find_defect(event: FeedbackEvent) -> str | None:
     """Say why the event cannot be used, or None.
 
     An absent opinion, an enum value that this version does not know and a figure out of
     range are defects; nothing is ever read as a default.
     """
-    return next(_defects(event), None)
+    return next(_iter_defects(event), None)
 
 
-def _defects(event: FeedbackEvent) -> Iterator[str]:
-    kind = kind_of(event)
+def _iter_defects(event: FeedbackEvent) -> Iterator[str]:
+    kind = feedback_kind(event)
     if kind is None:
         yield "it has no opinion, or one of a kind that this version does not know"
     if event.source not in Source.values():
@@ -91,8 +91,8 @@ def _defects(event: FeedbackEvent) -> Iterator[str]:
 
 
 def _candidate_defects(event: FeedbackEvent) -> Iterator[str]:
-    kind = kind_of(event)
-    pairs = [(c.completion_id, c.choice) for c in candidates_of(event)]
+    kind = feedback_kind(event)
+    pairs = [(c.completion_id, c.choice) for c in event_candidates(event)]
     if not all(completion_id for completion_id, _ in pairs):
         yield "a candidate names no completion"
     if len(set(pairs)) < len(pairs):

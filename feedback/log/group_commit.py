@@ -28,7 +28,7 @@ class GroupCommit(Generic[Item, Outcome]):
         self._task: asyncio.Task[None] | None = None
 
     async def put(self, item: Item) -> Outcome:
-        """Give the item's outcome.
+        """Return the item's outcome.
 
         Raises:
             LogUnavailable: Too many wait already; nothing was done.

@@ -42,7 +42,7 @@ _TOMBSTONES: Final = 500  # under way at once
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Give a key's partition, as Kafka's own clients choose it."""
+    """Return a key's partition, as Kafka's own clients choose it."""
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
 
 
@@ -65,7 +65,7 @@ class KafkaLog:
         self._closed = False
         self._sending = threading.Lock()  # keeps the records of one call together
         self._pending = threading.BoundedSemaphore(settings.max_pending)
-        with self._translated("reach"):
+        with self._translate_errors("reach"):
             check_topics(settings.client(), settings.prefix, settings.replication)
             self._producer = KafkaProducer(
                 **settings.client(),
@@ -118,10 +118,10 @@ class KafkaLog:
         name = name_of(self._settings.prefix, topic)
         if not records:
             return
-        with APPEND_SECONDS.labels(topic).time(), self._room(len(records)):
+        with APPEND_SECONDS.labels(topic).time(), self._reserve(len(records)):
             failpoint(f"{topic}.append.before")
             deadline = time.monotonic() + self._settings.append_seconds
-            with self._translated("write to"):
+            with self._translate_errors("write to"):
                 with self._sending:
                     partitions = self._counts[topic] = self._partitions(name)
                     futures = [
@@ -134,7 +134,7 @@ class KafkaLog:
             failpoint(f"{topic}.append.after")
 
     @contextmanager
-    def _room(self, count: int) -> Iterator[None]:
+    def _reserve(self, count: int) -> Iterator[None]:
         taken = 0
         try:
             for _ in range(min(count, self._settings.max_pending)):
@@ -165,14 +165,14 @@ class KafkaLog:
         )
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
-        """Give up to `limit` records at or after `positions`, in order within a partition.
+        """Return up to `limit` records at or after `positions`, in order within a partition.
 
         Raises:
             LogUnavailable: Kafka did not answer in time.
             LogError: The log is closed.
 
         """
-        with self._translated("read from"):
+        with self._translate_errors("read from"):
             return self._reader(topic).read(positions, limit, self._counts.get(topic, 0))
 
     def ends(self, topic: Topic) -> dict[int, int]:
@@ -183,7 +183,7 @@ class KafkaLog:
             LogError: The log is closed.
 
         """
-        with self._translated("read from"):
+        with self._translate_errors("read from"):
             return self._reader(topic).ends()
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class KafkaLog:
             raise LogError("the log is closed")
 
     @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         """Turn Kafka's errors into ours."""
         try:
             yield

@@ -23,11 +23,11 @@ _EVERY_SECONDS: Final = 1.0
 
 
 def group_of(prefix: str, home: Path) -> str:
-    """Give the group of the ledger in `home`: each ledger has its own."""
+    """Return the group of the ledger in `home`: each ledger has its own."""
     return f"{prefix}.ledger@{socket.gethostname()}:{home.resolve()}"
 
 
-class ShownOffsets:
+class OffsetReporter:
     """The offsets of one ledger's group. For one thread."""
 
     def __init__(self, settings: KafkaSettings, home: Path) -> None:
@@ -55,7 +55,7 @@ class ShownOffsets:
         self._next = time.monotonic() + _EVERY_SECONDS
         failpoint("offsets.commit.before")
         try:
-            self._connected().commit(offsets, timeout_ms=int(self._settings.read_seconds * 1000))
+            self._connect().commit(offsets, timeout_ms=int(self._settings.read_seconds * 1000))
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"cannot commit the ledger's offsets to Kafka: {error}") from error
         failpoint("offsets.commit.after")
@@ -66,7 +66,7 @@ class ShownOffsets:
         if self._consumer is not None:
             self._consumer.close(autocommit=False)
 
-    def _connected(self) -> KafkaConsumer:
+    def _connect(self) -> KafkaConsumer:
         if self._consumer is None:
             self._consumer = KafkaConsumer(
                 **self._settings.client(), group_id=self._group, enable_auto_commit=False

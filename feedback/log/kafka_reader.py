@@ -37,7 +37,7 @@ class KafkaReader:
         )
 
     def read(self, positions: Positions, limit: int, at_least: int) -> list[LogRecord]:
-        """Give up to `limit` records at or after `positions`, of `at_least` so many partitions.
+        """Return up to `limit` records at or after `positions`, of `at_least` so many partitions.
 
         Raises:
             TimeoutError, KafkaError: Kafka did not give them in time.

@@ -29,7 +29,7 @@ class KafkaSettings(BaseSettings):
     max_pending: int = Field(10_000, ge=1, description="Records under way; more are refused.")
 
     def client(self) -> dict[str, Any]:
-        """Give the options that every client of kafka-python takes."""
+        """Return the options that every client of kafka-python takes."""
         secret = {
             "sasl_plain_password": self.sasl_plain_password,
             "ssl_password": self.ssl_password,

@@ -23,7 +23,7 @@ _CONFIGS: Final = {
 
 
 def name_of(prefix: str, topic: Topic) -> str:
-    """Give a topic's name on Kafka.
+    """Return a topic's name on Kafka.
 
     Raises:
         ValueError: There is no such topic.
@@ -35,7 +35,7 @@ def name_of(prefix: str, topic: Topic) -> str:
 
 
 def lease_topic(prefix: str) -> str:
-    """Give the topic whose one partition says which learner leads; it holds no records."""
+    """Return the topic whose one partition says which learner leads; it holds no records."""
     return f"{prefix}.lease"
 
 

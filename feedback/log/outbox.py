@@ -87,11 +87,11 @@ class OutboxLog:
         return self._log.read(topic, positions, limit)
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        """Give the ends of the log itself."""
+        """Return the ends of the log itself."""
         return self._log.ends(topic)
 
     def waiting(self) -> int:
-        """Give how many records wait in the outbox."""
+        """Return how many records wait in the outbox."""
         try:
             return self._outbox.count(_TOPIC)
         except LogError:
@@ -111,7 +111,7 @@ class OutboxLog:
         failures = 0
         while not self._closed.is_set():
             try:
-                moved = self._pass_on()
+                moved = self._forward()
             except LogError as error:
                 pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                 failures += 1
@@ -133,7 +133,7 @@ class OutboxLog:
         except LogError as error:
             logger.warning("the outbox is wiped later: %s", error)
 
-    def _pass_on(self) -> int:
+    def _forward(self) -> int:
         batch = self._outbox.read(_TOPIC, {0: self._next}, _BATCH)
         if not batch:
             return 0

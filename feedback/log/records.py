@@ -21,17 +21,17 @@ class Undecodable(FeedbackError):
 
 
 def completion_record(record: CompletionRecord) -> NewRecord:
-    """Give the record to append to `completions`."""
+    """Return the record to append to `completions`."""
     return NewRecord(record.completion_id, COMPLETION_TYPE, record.SerializeToString())
 
 
 def feedback_record(event: FeedbackEvent) -> NewRecord:
-    """Give the record to append to `feedback`; one completion's events stay in order."""
+    """Return the record to append to `feedback`; one completion's events stay in order."""
     return NewRecord(event.event_id, FEEDBACK_TYPE, event.SerializeToString(), event.completion_id)
 
 
 def dead_letter_record(letter: DeadLetter) -> NewRecord:
-    """Give the record to append to `dead-letter`; the same letter has the same key."""
+    """Return the record to append to `dead-letter`; the same letter has the same key."""
     key = f"{letter.topic}/{letter.partition}/{letter.offset}"
     return NewRecord(key, DEAD_LETTER_TYPE, letter.SerializeToString())
 
@@ -95,7 +95,7 @@ def _framed(parts: Sequence[str]) -> bytes:
 
 
 def messages_hash(record: CompletionRecord) -> bytes:
-    """Give 32 bytes that two completions share where they answer the same prompt.
+    """Return 32 bytes that two completions share where they answer the same prompt.
 
     The prompt is the messages, or a text completion's prompt, or, where that came as token
     ids, those. One that was not recorded (images, say) is not the same as any other's.

@@ -76,7 +76,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def holding(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
+def hold_lock(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
     """Hold the lock that the writers of a file take turns by, waiting `seconds`, or for ever.
 
     Raises:

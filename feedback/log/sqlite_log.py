@@ -33,7 +33,7 @@ from feedback.log.event_log import (
     RecordKey,
     Topic,
 )
-from feedback.log.sqlite import connect, holding, mark_for_wiping, transaction, wipe
+from feedback.log.sqlite import connect, hold_lock, mark_for_wiping, transaction, wipe
 from feedback.metrics import APPEND_SECONDS
 
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
@@ -101,8 +101,8 @@ class SqliteLog:
         self._reading = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._turn = path.with_name(f"{path.name}.lock").open("ab")
-            with holding(self._turn, busy_seconds):
+            self._write_lock = path.with_name(f"{path.name}.lock").open("ab")
+            with hold_lock(self._write_lock, busy_seconds):
                 self._write = connect(path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds)
                 self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
         except (sqlite3.Error, OSError) as error:
@@ -156,7 +156,7 @@ class SqliteLog:
             ) from error
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
-        """Give up to `limit` records at or after `positions`, oldest first.
+        """Return up to `limit` records at or after `positions`, oldest first.
 
         Raises:
             LogUnavailable: The file cannot be read.
@@ -171,7 +171,7 @@ class SqliteLog:
         return [LogRecord(topic, 0, row[0] - 1, *row[1:]) for row in rows]
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        """Give the next record's offset, by partition: `{0: offset}`.
+        """Return the next record's offset, by partition: `{0: offset}`.
 
         Raises:
             LogUnavailable: The file cannot be read.
@@ -182,7 +182,7 @@ class SqliteLog:
         return {0: rows[0][0]}
 
     def count(self, topic: Topic) -> int:
-        """Give the number of records.
+        """Return the number of records.
 
         Raises:
             LogUnavailable: The file cannot be read.
@@ -192,7 +192,7 @@ class SqliteLog:
         return self._select(f"SELECT COUNT(*) FROM {_table(topic)}", ())[0][0]
 
     def size(self) -> int:
-        """Give the bytes that hold records, on disk.
+        """Return the bytes that hold records, on disk.
 
         Raises:
             LogUnavailable: The file cannot be read.
@@ -245,7 +245,7 @@ class SqliteLog:
                 self._commit(batch)
         finally:
             self._write.close()
-            self._turn.close()
+            self._write_lock.close()
 
     def _take(self) -> list[_Append] | None:
         """Wait for a call and give it with those queued behind it; None when closed."""
@@ -275,7 +275,7 @@ class SqliteLog:
     def _try(self, batch: list[_Append]) -> Exception | None:
         """Write the calls in one transaction; give what went wrong."""
         try:
-            with holding(self._turn):
+            with hold_lock(self._write_lock):
                 with transaction(self._write):
                     for call in batch:
                         self._do(call)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from feedback.log.event_log import EventLog, LogRecord, RecordKey, Topic
-from feedback.log.events import FORGETTING, RETRACTION, completions_of, kind_of
+from feedback.log.events import FORGETTING, RETRACTION, event_completion_ids, feedback_kind
 from feedback.log.records import (
     Undecodable,
     decode_completion,
@@ -32,11 +32,11 @@ CREATE INDEX IF NOT EXISTS forgotten_subject ON forgotten (owner, subject, until
 CREATE TABLE IF NOT EXISTS erased_completions (completion_id TEXT PRIMARY KEY) WITHOUT ROWID
 """
 # Completions last: after a crash in between they still tell which opinions need them.
-ORDER: Final[tuple[Topic, ...]] = ("dead-letter", "feedback", "completions")
+ERASE_ORDER: Final[tuple[Topic, ...]] = ("dead-letter", "feedback", "completions")
 
 
 @dataclass(slots=True)
-class Search:
+class ForgettingSearch:
     """Finds what is a person's, when shown completions first, then events, then dead letters.
 
     Attributes:
@@ -52,24 +52,26 @@ class Search:
     completions: set[str] = field(default_factory=set)
     events: set[str] = field(default_factory=set)
 
-    def _said(self, message: CompletionRecord | FeedbackEvent) -> bool:
+    def _is_by_subject(self, message: CompletionRecord | FeedbackEvent) -> bool:
         return message.subject == self.subject and message.created_ms <= self.until_ms
 
     def completion(self, record: CompletionRecord) -> bool:
         """Tell whether a completion is theirs, and note it."""
-        found = record.owner == self.owner and self._said(record)
+        found = record.owner == self.owner and self._is_by_subject(record)
         if found:
             self.completions.add(record.completion_id)
         return found
 
     def event(self, event: FeedbackEvent) -> bool:
         """Tell whether an event goes with them, and note it."""
-        if event.owner != self.owner or kind_of(event) == FORGETTING:
+        if event.owner != self.owner or feedback_kind(event) == FORGETTING:
             return False
-        if kind_of(event) == RETRACTION:
-            found = self._said(event) or event.retraction.event_id in self.events
+        if feedback_kind(event) == RETRACTION:
+            found = self._is_by_subject(event) or event.retraction.event_id in self.events
         else:
-            found = self._said(event) or not self.completions.isdisjoint(completions_of(event))
+            found = self._is_by_subject(event) or not self.completions.isdisjoint(
+                event_completion_ids(event)
+            )
         if found:
             self.events.add(event.event_id)
         return found
@@ -86,35 +88,35 @@ class Search:
 
 
 def event_key(event: FeedbackEvent) -> RecordKey:
-    """Give what names an event's record in the log."""
+    """Return what names an event's record in the log."""
     record = feedback_record(event)
     return RecordKey(record.key, record.partition_key)
 
 
-def search_log(log: EventLog, search: Search) -> dict[Topic, set[RecordKey]]:
+def search_log(log: EventLog, search: ForgettingSearch) -> dict[Topic, set[RecordKey]]:
     """Read the whole log; give the keys, by topic, of what goes with the person.
 
     Raises:
         LogUnavailable: The log did not give its records.
 
     """
-    found: dict[Topic, set[RecordKey]] = {topic: set() for topic in ORDER}
+    found: dict[Topic, set[RecordKey]] = {topic: set() for topic in ERASE_ORDER}
     for topic in ("completions", "feedback", "dead-letter"):
-        for record in _all_of(log, topic):
-            key = _key_if_theirs(record, search)
+        for record in _iter_records(log, topic):
+            key = _matching_key(record, search)
             if key is not None:
                 found[topic].add(key)
     return found
 
 
-def _all_of(log: EventLog, topic: Topic) -> Iterable[LogRecord]:
+def _iter_records(log: EventLog, topic: Topic) -> Iterable[LogRecord]:
     positions: dict[int, int] = {}
     while batch := log.read(topic, positions):
         yield from batch
         positions |= {record.partition: record.offset + 1 for record in batch}
 
 
-def _key_if_theirs(record: LogRecord, search: Search) -> RecordKey | None:
+def _matching_key(record: LogRecord, search: ForgettingSearch) -> RecordKey | None:
     try:
         if record.topic == "completions":
             theirs = search.completion(decode_completion(record))
@@ -128,7 +130,7 @@ def _key_if_theirs(record: LogRecord, search: Search) -> RecordKey | None:
     return RecordKey(record.key) if theirs else None
 
 
-def remember(db: sqlite3.Connection, event: FeedbackEvent) -> int | None:
+def record_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> int | None:
     """Note a forgetting, whose completions are not known yet; None if it was noted before."""
     row = db.execute(
         "INSERT OR IGNORE INTO forgotten (event_id, owner, subject, until_ms) "
@@ -138,22 +140,22 @@ def remember(db: sqlite3.Connection, event: FeedbackEvent) -> int | None:
     return None if row is None else int(row[0])
 
 
-def remember_completions(db: sqlite3.Connection, ids: Iterable[str]) -> None:
+def record_erased_completions(db: sqlite3.Connection, ids: Iterable[str]) -> None:
     """Note which completions went with a person."""
     db.executemany("INSERT OR IGNORE INTO erased_completions VALUES (?)", [(i,) for i in ids])
 
 
-def was_forgotten(db: sqlite3.Connection, message: CompletionRecord | FeedbackEvent) -> bool:
+def is_forgotten(db: sqlite3.Connection, message: CompletionRecord | FeedbackEvent) -> bool:
     """Tell whether something that comes late is of a person who was forgotten after it."""
     said = (message.owner, message.subject, message.created_ms)
     sql = "SELECT 1 FROM forgotten WHERE owner = ? AND subject = ? AND until_ms >= ? LIMIT 1"
     return bool(message.subject) and db.execute(sql, said).fetchone() is not None
 
 
-def goes_with_forgotten(db: sqlite3.Connection, event: FeedbackEvent) -> bool:
+def is_forgotten_event(db: sqlite3.Connection, event: FeedbackEvent) -> bool:
     """Tell whether an event that comes late is theirs, or names a completion that was."""
     sql = "SELECT 1 FROM erased_completions WHERE completion_id = ?"
-    return was_forgotten(db, event) or any(
+    return is_forgotten(db, event) or any(
         db.execute(sql, (completion,)).fetchone() is not None
-        for completion in completions_of(event)
+        for completion in event_completion_ids(event)
     )

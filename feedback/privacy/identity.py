@@ -135,13 +135,13 @@ def _digest(key: bytes, purpose: bytes, *parts: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def _keyed(key: bytes) -> hmac.HMAC:
+def _keyed_hmac(key: bytes) -> hmac.HMAC:
     return hmac.new(key, digestmod="sha256")
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:
     """HMAC-SHA-256; a third of the time of `hmac.digest`, and it does not let go of the GIL."""
-    digest = _keyed(key).copy()
+    digest = _keyed_hmac(key).copy()
     digest.update(message)
     return digest.digest()
 
@@ -151,21 +151,21 @@ def _text(digest: bytes) -> str:
 
 
 def owner_of(secret: Secret, api_key: str | None) -> str:
-    """Give the owner behind an API key, 24 characters; 'local' where no key is required."""
+    """Return the owner behind an API key, 24 characters; 'local' where no key is required."""
     if api_key is None:
         return LOCAL_OWNER
     return _text(_digest(secret.identity, b"owner", api_key.encode()))
 
 
 def subject_of(secret: Secret, owner: str, user: str | None) -> str:
-    """Give the pseudonym of an owner's `user`, 24 characters; '' where none is named."""
+    """Return the pseudonym of an owner's `user`, 24 characters; '' where none is named."""
     if not user:
         return ""
     return _text(_digest(secret.identity, b"subject", owner.encode(), user.encode()))
 
 
 def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:
-    """Give a feedback event's id: the same for the same owner and key, else a new one."""
+    """Return a feedback event's id: the same for the same owner and key, else a new one."""
     if idempotency_key is None:
         return f"fb-{_text(secrets.token_bytes(18))}"
     key = idempotency_key.encode()
@@ -173,7 +173,7 @@ def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:
 
 
 def retraction_id(secret: Secret, owner: str, retracted: str) -> str:
-    """Give the id of the one event that retracts the event `retracted`."""
+    """Return the id of the one event that retracts the event `retracted`."""
     digest = _digest(secret.identity, b"retraction", owner.encode(), retracted.encode())
     return f"fb-{_text(digest)}"
 
@@ -183,7 +183,7 @@ def _tag(key: bytes, payload: bytes, owner: str) -> bytes:
     return _hmac(key, b"completion-id" + payload + owner.encode())[:_TAG_BYTES]
 
 
-def mint(
+def create_completion_id(
     secret: Secret, owner: str, choices: int, policy_version: int, now: float | None = None
 ) -> str:
     """Make a completion id, 61 characters, that may be voted on for 30 days.
@@ -218,7 +218,7 @@ def mint(
 
 
 def _parse(completion_id: str) -> tuple[bytes, bytes, str, CompletionIdClaims]:
-    """Give payload, tag, key id and claims; nothing is certified by this."""
+    """Return payload, tag, key id and claims; nothing is certified by this."""
     match = _ID.fullmatch(completion_id)
     if match is None:
         raise ForgedId("not a completion id")
@@ -230,7 +230,7 @@ def _parse(completion_id: str) -> tuple[bytes, bytes, str, CompletionIdClaims]:
     return payload, tag, key_id.hex(), CompletionIdClaims(choices, expires, version)
 
 
-def claims_of(completion_id: str) -> CompletionIdClaims:
+def parse_claims(completion_id: str) -> CompletionIdClaims:
     """Read a completion id's claims without checking it: for ids that were checked before.
 
     Raises:
@@ -240,7 +240,7 @@ def claims_of(completion_id: str) -> CompletionIdClaims:
     return _parse(completion_id)[3]
 
 
-def certify(secret: Secret, completion_id: str, owner: str) -> CompletionIdClaims:
+def verify_owner(secret: Secret, completion_id: str, owner: str) -> CompletionIdClaims:
     """Check that an id was given to this owner, however long ago.
 
     Raises:
@@ -264,7 +264,7 @@ def check(
         ExpiredId: It was, more than 30 days ago.
 
     """
-    claims = certify(secret, completion_id, owner)
+    claims = verify_owner(secret, completion_id, owner)
     if (time.time() if now is None else now) >= claims.expires:
         raise ExpiredId("the completion is too old to be voted on")
     return claims

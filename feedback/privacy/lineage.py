@@ -13,7 +13,7 @@ from feedback.log.events import FORGETTING, RETRACTION
 from protos.plaudit.v1.policy_pb2 import Lessons
 
 # Opinions of these kinds teach nothing.
-SILENT: Final = frozenset({RETRACTION, FORGETTING, "comment"})
+NON_TRAINING_KINDS: Final = frozenset({RETRACTION, FORGETTING, "comment"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Coverage:
         missing = (Place(part.partition, offset) for part in lessons for offset in part.missing)
         return cls({part.partition: part.next for part in lessons}, frozenset(missing))
 
-    def holds(self, place: Place) -> bool:
+    def includes(self, place: Place) -> bool:
         """Tell whether an event was there to learn from."""
         return place.offset < self.next.get(place.partition, 0) and place not in self.missing
 
@@ -61,12 +61,12 @@ class Lineage:
         return self.versions[-1][1] if self.versions else Coverage()
 
     def with_version(self, version: int, lessons: Iterable[Lessons]) -> "Lineage":
-        """Give the lineage with one more version."""
+        """Return the lineage with one more version."""
         coverage = Coverage.of(lessons)
         return self if not coverage.next else Lineage((*self.versions, (version, coverage)))
 
     def learned_in(self, place: Place, ended: Place | None) -> int | None:
-        """Give the first version that learned from an opinion; None: none has.
+        """Return the first version that learned from an opinion; None: none has.
 
         Args:
             place: Of the opinion.
@@ -74,13 +74,13 @@ class Lineage:
 
         """
         for version, coverage in self.versions:
-            if coverage.holds(place):
-                return None if ended is not None and coverage.holds(ended) else version
+            if coverage.includes(place):
+                return None if ended is not None and coverage.includes(ended) else version
         return None
 
 
-def lessons_of(ledger: sqlite3.Connection, upto_seq: int) -> list[Lessons]:
-    """Give the positions of what a ledger has numbered up to `upto_seq`, by partition."""
+def read_coverage(ledger: sqlite3.Connection, upto_seq: int) -> list[Lessons]:
+    """Return the positions of what a ledger has numbered up to `upto_seq`, by partition."""
     next_offsets: dict[int, int] = dict(
         ledger.execute(
             "SELECT partition, MAX(offset) + 1 FROM events WHERE seq <= ? GROUP BY partition",

@@ -17,17 +17,17 @@ from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog, Topic
 from feedback.log.events import KINDS
 from feedback.log.sqlite import connect, must_wipe, transaction, wipe
-from feedback.privacy.lineage import SILENT, Coverage, Place
+from feedback.privacy.lineage import NON_TRAINING_KINDS, Coverage, Place
 from feedback.view.intake import SCHEMA, take
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
-_FOLLOWED: Final[tuple[Topic, ...]] = ("completions", "feedback")
-_EVENTS: Final = """
+_FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
+_SELECT_EVENTS: Final = """
 SELECT value, superseded, EXISTS (SELECT 1 FROM retractions AS r
     WHERE r.event_id = e.event_id AND r.owner = e.owner) AS retracted,
     partition, offset, ended_partition, ended_offset FROM events AS e
 """
-_STANDING: Final = "SELECT COUNT(*) FROM events WHERE ended_offset IS NULL"
+_COUNT_EFFECTIVE: Final = "SELECT COUNT(*) FROM events WHERE ended_offset IS NULL"
 
 
 class ViewError(FeedbackError):
@@ -35,7 +35,7 @@ class ViewError(FeedbackError):
 
 
 @dataclass(frozen=True, slots=True)
-class SeenEvent:
+class ViewEvent:
     """An event of the view.
 
     Attributes:
@@ -94,7 +94,7 @@ class View:
         taken = 0
         with self._following, self._errors():
             while True:
-                batches = [log.read(t, self._positions(t), limit) for t in _FOLLOWED]
+                batches = [log.read(t, self._positions(t), limit) for t in _FOLLOWED_TOPICS]
                 if not any(batches):
                     wipe(self._write)
                     return taken
@@ -103,9 +103,9 @@ class View:
                         take(self._write, record)
                 taken += sum(map(len, batches))
 
-    def event(self, event_id: str) -> SeenEvent | None:
-        """Give an event by its id, retracted or not; None where there is none (yet)."""
-        rows = self._select(f"{_EVENTS} WHERE event_id = ?", (event_id,))
+    def event(self, event_id: str) -> ViewEvent | None:
+        """Return an event by its id, retracted or not; None where there is none (yet)."""
+        rows = self._select(f"{_SELECT_EVENTS} WHERE event_id = ?", (event_id,))
         return _seen(rows[0]) if rows else None
 
     def events(
@@ -114,8 +114,8 @@ class View:
         completion_id: str | None = None,
         after: str | None = None,
         limit: int = 20,
-    ) -> list[SeenEvent]:
-        """Give an owner's events that are not retracted, oldest first.
+    ) -> list[ViewEvent]:
+        """Return an owner's events that are not retracted, oldest first.
 
         Args:
             owner: Whose.
@@ -138,10 +138,12 @@ class View:
         where, values = "owner = ? AND arrival > ? AND NOT retracted", [owner, start]
         if completion_id is not None:
             where, values = f"{where} AND completion_id = ?", [*values, completion_id]
-        rows = self._select(f"{_EVENTS} WHERE {where} ORDER BY arrival LIMIT ?", (*values, limit))
+        rows = self._select(
+            f"{_SELECT_EVENTS} WHERE {where} ORDER BY arrival LIMIT ?", (*values, limit)
+        )
         return [_seen(row) for row in rows]
 
-    def has_forgotten(self, event_id: str) -> bool:
+    def has_applied_forgetting(self, event_id: str) -> bool:
         """Tell whether it has taken in a forgetting, and no byte is left of what that erased."""
         rows = self._select("SELECT 1 FROM forgotten WHERE event_id = ?", (event_id,))
         with self._reading, self._errors():
@@ -156,24 +158,24 @@ class View:
 
     def waiting(self, learned: Coverage) -> int:
         """Count those of them that teach something and were not there to learn from."""
-        kinds = [kind for kind in KINDS if kind not in SILENT]
+        kinds = [kind for kind in KINDS if kind not in NON_TRAINING_KINDS]
         partitions = self._select("SELECT partition FROM positions WHERE topic = 'feedback'", ())
         waiting = 0
         for kind in kinds:
             for (partition,) in partitions:
                 waiting += self._count(
-                    f"{_STANDING} AND kind = ? AND partition = ? AND offset >= ?",
+                    f"{_COUNT_EFFECTIVE} AND kind = ? AND partition = ? AND offset >= ?",
                     (kind, partition, learned.next.get(partition, 0)),
                 )
             for place in learned.missing:
                 waiting += self._count(
-                    f"{_STANDING} AND kind = ? AND partition = ? AND offset = ?",
+                    f"{_COUNT_EFFECTIVE} AND kind = ? AND partition = ? AND offset = ?",
                     (kind, place.partition, place.offset),
                 )
         return waiting
 
     def messages_hash(self, completion_id: str) -> bytes | None:
-        """Give what completions of the same prompt share; None for one not seen yet."""
+        """Return what completions of the same prompt share; None for one not seen yet."""
         rows = self._select(
             "SELECT messages_hash FROM completions WHERE completion_id = ?", (completion_id,)
         )
@@ -213,11 +215,11 @@ def _rebuild_if_older(connection: sqlite3.Connection) -> None:
                 connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-def _seen(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> SeenEvent:
+def _seen(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> ViewEvent:
     value, superseded, retracted, *place, ended_partition, ended_offset = row
     ended = None
     if ended_partition is not None and ended_offset is not None:
         ended = Place(ended_partition, ended_offset)
-    return SeenEvent(
+    return ViewEvent(
         FeedbackEvent.FromString(value), bool(superseded), bool(retracted), Place(*place), ended
     )

@@ -4,7 +4,7 @@ import sqlite3
 from typing import Final
 
 from feedback.log.event_log import LogRecord
-from feedback.log.events import FORGETTING, RETRACTION, defect_of, kind_of, target_of
+from feedback.log.events import FORGETTING, RETRACTION, event_target, feedback_kind, find_defect
 from feedback.log.records import Undecodable, decode_completion, decode_feedback, messages_hash
 from feedback.log.sqlite import mark_for_wiping
 from feedback.privacy import forgetting
@@ -43,10 +43,10 @@ def take(db: sqlite3.Connection, record: LogRecord) -> None:
     """Take one record in; an event id that the view has, and what cannot be used, is skipped."""
     try:
         if record.topic == "completions":
-            _take_completion(db, record)
+            _ingest_completion(db, record)
         else:
             place = Place(record.partition, record.offset)
-            _take_event(db, decode_feedback(record), place)
+            _ingest_event(db, decode_feedback(record), place)
     except Undecodable:
         pass  # the ledger keeps it, as a dead letter
     db.execute(
@@ -56,10 +56,10 @@ def take(db: sqlite3.Connection, record: LogRecord) -> None:
     )
 
 
-def _take_completion(db: sqlite3.Connection, record: LogRecord) -> None:
+def _ingest_completion(db: sqlite3.Connection, record: LogRecord) -> None:
     completion = decode_completion(record)
-    if forgetting.was_forgotten(db, completion):
-        _erase_late(db, completion)
+    if forgetting.is_forgotten(db, completion):
+        _erase_late_completion(db, completion)
         return
     db.execute(
         "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?)",
@@ -74,10 +74,10 @@ def _take_completion(db: sqlite3.Connection, record: LogRecord) -> None:
     )
 
 
-def _take_event(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None:
-    if defect_of(event) is not None or forgetting.goes_with_forgotten(db, event):
+def _ingest_event(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None:
+    if find_defect(event) is not None or forgetting.is_forgotten_event(db, event):
         return
-    kind = kind_of(event)
+    kind = feedback_kind(event)
     if kind == FORGETTING:
         _forget(db, event)
     elif kind == RETRACTION:
@@ -97,7 +97,7 @@ def _retract(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None
 
 
 def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: Place) -> None:
-    target = (event.owner, event.subject, target_of(event))
+    target = (event.owner, event.subject, event_target(event))
     at = (place.partition, place.offset)
     row = db.execute(
         "INSERT OR IGNORE INTO events (event_id, owner, subject, target, completion_id, "
@@ -122,7 +122,7 @@ def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: Place) 
 
 
 def _forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
-    if forgetting.remember(db, event) is None:
+    if forgetting.record_forgetting(db, event) is None:
         return
     person = event.forgetting
     said = (event.owner, person.subject, person.until_ms)
@@ -132,17 +132,17 @@ def _forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
         said,
     )
     found = {row[0] for row in rows.fetchall()}
-    forgetting.remember_completions(db, found)
-    _erase_events(db, forgetting.Search(*said, found))
+    forgetting.record_erased_completions(db, found)
+    _erase_events(db, forgetting.ForgettingSearch(*said, found))
 
 
-def _erase_late(db: sqlite3.Connection, completion: CompletionRecord) -> None:
+def _erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) -> None:
     own = {completion.completion_id}
-    forgetting.remember_completions(db, own)
-    _erase_events(db, forgetting.Search(completion.owner, completion.subject, 0, own))
+    forgetting.record_erased_completions(db, own)
+    _erase_events(db, forgetting.ForgettingSearch(completion.owner, completion.subject, 0, own))
 
 
-def _erase_events(db: sqlite3.Connection, search: forgetting.Search) -> None:
+def _erase_events(db: sqlite3.Connection, search: forgetting.ForgettingSearch) -> None:
     rows = db.execute("SELECT value FROM events WHERE owner = ?", (search.owner,))
     for row in rows.fetchall():
         search.event(FeedbackEvent.FromString(row[0]))

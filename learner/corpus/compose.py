@@ -17,7 +17,7 @@ MAX_WORDS = 90
 POLITE_RATE = 0.33
 QUESTION_RATE = 0.33
 DETAILED_RATE = 0.5
-_SENTENCES = ((1, 0.46), (2, 0.16), (3, 0.15), (4, 0.14), (5, 0.09))
+_MESSAGES = ((1, 0.46), (2, 0.16), (3, 0.15), (4, 0.14), (5, 0.09))
 _TONES = (("plain", 0.55), ("friendly", 0.25), ("enthusiastic", 0.2))
 _CHEERFUL = ("answer", "request", "chat", "thanks")  # where an answer may end with "!"
 
@@ -64,7 +64,7 @@ def ordered(first: str, others: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 def draw_style(rng: random.Random) -> Style:
     """A style whose axes are independent of each other."""
     return Style(
-        rng.choices([n for n, _ in _SENTENCES], [w for _, w in _SENTENCES])[0],
+        rng.choices([n for n, _ in _MESSAGES], [w for _, w in _MESSAGES])[0],
         rng.random() < POLITE_RATE,
         rng.random() < DETAILED_RATE,
         rng.random() < QUESTION_RATE,

@@ -25,7 +25,7 @@ _YES = ("Yes, please.", "Yes", "yes please", "Yes, tell me.", "Sure", "ok")
 Messages = list[dict[str, str]]
 
 
-def _turn(rng: random.Random, draft: Draft) -> Messages:
+def _write_lock(rng: random.Random, draft: Draft) -> Messages:
     demonstration = demonstrate(rng, draft)
     return [
         {"role": "user", "content": demonstration.prompt},
@@ -64,14 +64,14 @@ def _several_turns(rng: random.Random) -> Messages:
     """Two or three turns that hang together."""
     messages: Messages = []
     if rng.random() < 0.2:
-        messages += _turn(rng, small_talk(rng, rng.choice(("hello", "how are you", "meet"))))
+        messages += _write_lock(rng, small_talk(rng, rng.choice(("hello", "how are you", "meet"))))
     draft = draw_draft(rng)
-    messages += _turn(rng, draft)
+    messages += _write_lock(rng, draft)
     if draft.topic is not None and rng.random() < 0.7:
         messages += _more(rng, draft.topic, messages[-1]["content"])
     if len(messages) < 4 or (len(messages) < 6 and rng.random() < 0.4):
         closing = rng.choice(("thanks", "thanks", "thanks", "ok", "bye"))
-        messages += _turn(rng, small_talk(rng, closing))
+        messages += _write_lock(rng, small_talk(rng, closing))
     return messages
 
 
@@ -85,6 +85,6 @@ def conversations(seed: int = 0) -> Iterator[Messages]:
     rng = random.Random(f"conversations {seed}")
     while True:
         if rng.random() < _SINGLE_TURN:
-            yield _turn(rng, draw_draft(rng))
+            yield _write_lock(rng, draw_draft(rng))
         else:
             yield _several_turns(rng)

@@ -15,7 +15,7 @@ from learner.corpus.text import capitalise, plain_part, with_detail
 from learner.corpus.wishes import SITUATIONS
 
 
-def _said(rng: random.Random, lines: list[str]) -> str:
+def _is_by_subject(rng: random.Random, lines: list[str]) -> str:
     """The lines as one text, each with its detail or without."""
     sentences = [with_detail(line, detailed=rng.random() < 0.6) for line in lines]
     return " ".join(each if each.endswith((".", "!", "?")) else f"{each}." for each in sentences)
@@ -34,7 +34,7 @@ def _article(rng: random.Random) -> str:
         else entity.line(attribute.follow, attribute)
         for at, attribute in enumerate(attributes)
     ]
-    return _said(rng, lines)
+    return _is_by_subject(rng, lines)
 
 
 def _comparison(rng: random.Random) -> str:
@@ -45,21 +45,21 @@ def _comparison(rng: random.Random) -> str:
     chosen = rng.sample(alike, min(4, len(alike)))
     lines = [contrast(rng, chosen[0], chosen[1], attribute)]
     lines += [entity.lead(rng, attribute) for entity in chosen[2:]]
-    return _said(rng, lines)
+    return _is_by_subject(rng, lines)
 
 
 def _story(rng: random.Random) -> str:
     summary, lines = story_lines(rng)
     if rng.random() < 0.2:
         lines = [summary]
-    return _said(rng, lines)
+    return _is_by_subject(rng, lines)
 
 
 def _instructions(rng: random.Random) -> str:
     row = rng.choice(HOWTOS)
     goal = row[0].replace("my ", "your ")
     lengths = howto_lines(row, f"To {goal}, {row[1]}")
-    return _said(rng, [f"This is how to {goal}", *rng.choice(lengths)])
+    return _is_by_subject(rng, [f"This is how to {goal}", *rng.choice(lengths)])
 
 
 def _advice(rng: random.Random) -> str:
@@ -67,7 +67,7 @@ def _advice(rng: random.Random) -> str:
     question = prompts.split(" / ")[0]
     name, _ = rng.choice(PEOPLE)
     first, second = rng.sample(options, 2)
-    return f"{name} asked: {question} " + _said(
+    return f"{name} asked: {question} " + _is_by_subject(
         rng, [f"One idea is to {first}", f"You could also {second}"]
     )
 
@@ -80,7 +80,7 @@ def _quiz(rng: random.Random) -> str:
         while draft.kind == "unknown":
             draft = draw_draft(rng)
         turns.append(
-            f"{as_typed(rng, draft.prompt)}\n{_said(rng, [draft.content.by_length[0][0]])}"
+            f"{as_typed(rng, draft.prompt)}\n{_is_by_subject(rng, [draft.content.by_length[0][0]])}"
         )
     return "\n".join(turns)
 

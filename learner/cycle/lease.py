@@ -33,7 +33,7 @@ class Lease(Protocol):
         ...
 
     def close(self) -> None:
-        """Give it up."""
+        """Return it up."""
         ...
 
 
@@ -59,7 +59,7 @@ class FileLease:
         return self._lock.is_locked
 
     def close(self) -> None:
-        """Give it up."""
+        """Return it up."""
         self._lock.release()
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from feedback.ledger.store import Ledger
 from learner import corpus
 from learner.data.packing import IGNORED, Rows, pack_documents
-from learner.data.preferences import prompt_key, split_of
+from learner.data.preferences import prompt_key, prompt_split
 from learner.data.tokenizer import encode_answer, encode_chat, end_token_ids, pad_token_id
 from learner.errors import ModelUnusable
 from learner.models.adapters import adapted
@@ -21,13 +21,13 @@ from learner.models.checkpoint import model_exists
 from learner.models.compiled import compile_layers
 from learner.models.model import (
     best_device,
+    copy_shared,
     frozen,
-    is_trained,
+    is_trainable,
     load_model,
     load_tokenizer,
     parameters_of,
     temperature_of,
-    twin,
 )
 from learner.pretraining.next_token import text_nll
 from learner.pretraining.pretrain import documents, held_out_text
@@ -41,8 +41,10 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from learner.sampling.vllm_sampler import VllmEngine
 
-_DEMONSTRATED: Final = 600  # prompts of the demonstrations, beside those that people asked
-_ASKED: Final = 4000
+_MAX_DEMONSTRATION_PROMPTS: Final = (
+    600  # prompts of the demonstrations, beside those that people asked
+)
+_MAX_USER_PROMPTS: Final = 4000
 _TEXT_TOKENS: Final = 100_000
 _HELD_OUT_TEXT_TOKENS: Final = 16_384
 
@@ -110,8 +112,8 @@ class Materials:
 
     def to_train(self, seed: int, model: PreTrainedModel | None = None) -> PreTrainedModel:
         """Make `model` (else a copy of the reference) one to train: a frozen one by an adapter."""
-        model = twin(self.reference) if model is None else model
-        if not is_trained(model):
+        model = copy_shared(self.reference) if model is None else model
+        if not is_trainable(model):
             adapted(model, self.settings.lora, seed)
         settings = self.settings
         if settings.compiled and settings.tune == "lora" and settings.dtype == "bfloat16":
@@ -119,7 +121,7 @@ class Materials:
         return model
 
     def encode_answer(self, text: str) -> list[int]:
-        """Give the tokens of an answer that nobody sampled, with its end."""
+        """Return the tokens of an answer that nobody sampled, with its end."""
         return encode_answer(self.tokenizer, text)
 
 
@@ -151,8 +153,12 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
             home,
             home / "models" / "pretrained",
         )
-    asked = ledger.prompts(_ASKED, upto_seq)
-    shown = list(islice(_demonstrated(settings.seed), _DEMONSTRATED)) if made_here else []
+    asked = ledger.prompts(_MAX_USER_PROMPTS, upto_seq)
+    shown = (
+        list(islice(_demonstration_prompts(settings.seed), _MAX_DEMONSTRATION_PROMPTS))
+        if made_here
+        else []
+    )
     prompts, held_out = _prompts([*asked, *shown], tokenizer, settings)
     materials = Materials(
         settings=settings,
@@ -186,10 +192,10 @@ def _add_text(materials: Materials, home: Path, asked: Sequence[list[dict[str, s
         )
         if materials.made_here:
             base = load_model(home / "models" / "pretrained", base.device)
-    elif beginnings := _beginnings(asked, tokenizer, row // 2):
+    elif beginnings := _text_prefixes(asked, tokenizer, row // 2):
         count = max(2, 4 * settings.ppo.text_rows)
         samples = materials.sampler(base).sample(
-            _repeated(beginnings, 2 * count), 1, row, 1.0, settings.seed
+            _repeat_prompts(beginnings, 2 * count), 1, row, 1.0, settings.seed
         )
         materials.text = _sampled_rows(samples[::2], materials.pad)
         materials.held_out_text = _sampled_rows(samples[1::2], materials.pad)
@@ -197,7 +203,7 @@ def _add_text(materials: Materials, home: Path, asked: Sequence[list[dict[str, s
         materials.base_text_nll = text_nll(base, materials.held_out_text)
 
 
-def _beginnings(
+def _text_prefixes(
     conversations: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, most: int
 ) -> list[list[int]]:
     """Encode what people asked as plain text to go on with, without the chat template.
@@ -209,7 +215,7 @@ def _beginnings(
 
 
 def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
-    """Give what the reference wrote as text to keep likely; the beginnings have no loss."""
+    """Return what the reference wrote as text to keep likely; the beginnings have no loss."""
     sequences = [(*s.prompt, *s.token_ids) for s in samples]
     width = max(map(len, sequences))
     ids = [[*s, *[pad] * (width - len(s))] for s in sequences]
@@ -221,8 +227,8 @@ def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
     return Rows(torch.tensor(ids), torch.tensor(labels), positions_NT)
 
 
-def _demonstrated(seed: int) -> Iterator[list[dict[str, str]]]:
-    """Give the conversations of the SFT set up to where the assistant speaks last."""
+def _demonstration_prompts(seed: int) -> Iterator[list[dict[str, str]]]:
+    """Return the conversations of the SFT set up to where the assistant speaks last."""
     return (conversation[:-1] for conversation in corpus.conversations(seed))
 
 
@@ -238,7 +244,7 @@ def _prompts(
         if not messages:
             continue
         key = prompt_key(messages)
-        split = split_of(
+        split = prompt_split(
             key,
             held_out_share=settings.reward.held_out_share,
             judge_share=settings.reward.judge_share,
@@ -248,16 +254,18 @@ def _prompts(
             into[key] = encode_chat(tokenizer, messages, answer=True)
     limit = settings.ppo.max_prompt_tokens
     short = [[p for p in part.values() if len(p) <= limit] for part in (learned, held_out)]
-    return short[0], _repeated(short[1], settings.gate.prompts)
+    return short[0], _repeat_prompts(short[1], settings.gate.prompts)
 
 
 def demonstrated_prompts(
     tokenizer: PreTrainedTokenizerBase, seed: int, count: int
 ) -> list[list[int]]:
     """Encode the first prompts of the generated demonstrations."""
-    return [encode_chat(tokenizer, m, answer=True) for m in islice(_demonstrated(seed), count)]
+    return [
+        encode_chat(tokenizer, m, answer=True) for m in islice(_demonstration_prompts(seed), count)
+    ]
 
 
-def _repeated(prompts: list[list[int]], count: int) -> list[list[int]]:
-    """Give `count` prompts, where need be the same ones several times, at most four."""
+def _repeat_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
+    """Return `count` prompts, where need be the same ones several times, at most four."""
     return (prompts * 4)[:count]

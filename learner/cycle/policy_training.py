@@ -25,13 +25,13 @@ from transformers import PreTrainedModel
 from feedback.ledger.store import Ledger
 from learner.cycle.materials import Materials, gather
 from learner.cycle.reward_models import RewardModels
-from learner.cycle.state import CycleState, folder_of
+from learner.cycle.state import CycleState, cycle_folder
 from learner.models.checkpoint import save_adapter, save_model
-from learner.models.model import twin_with
+from learner.models.model import load_variant
 from learner.models.ranks import Ranks, joined
 from learner.ppo.critic import new_critic
-from learner.ppo.off_policy import live_answers
-from learner.ppo.steps import Players
+from learner.ppo.off_policy import off_policy_answers
+from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.settings import LearnerSettings
 from protos.checkpoints.shared_registry import open_registry
@@ -61,7 +61,7 @@ class PolicyTraining:
     @property
     def folder(self) -> Path:
         """Of the cycle."""
-        return folder_of(self.home, self.state.number)
+        return cycle_folder(self.home, self.state.number)
 
     @property
     def candidate(self) -> Path:
@@ -69,7 +69,7 @@ class PolicyTraining:
         return self.folder / "candidate"
 
     def reward_models(self) -> RewardModels:
-        """Give those of the cycle."""
+        """Return those of the cycle."""
         return RewardModels(self.folder, self.materials, self._seed)
 
     def live(self) -> PreTrainedModel:
@@ -88,7 +88,7 @@ class PolicyTraining:
         registry = open_registry(self.home)
         base = int(registry.manifest(self.state.parent).adapter_base) or self.state.parent
         registry.verify(base)
-        return twin_with(self.materials.reference, folder, registry.path(base))
+        return load_variant(self.materials.reference, folder, registry.path(base))
 
     def train(
         self,
@@ -108,7 +108,7 @@ class PolicyTraining:
         reward = self.reward_models().load("reward.pt")
         policy = materials.to_train(self._seed(6), self.live())
         trained = run_ppo(
-            Players(
+            PPOInputs(
                 policy=policy,
                 critic=new_critic(policy, reward, settings.ppo),
                 reference=materials.reference,
@@ -117,7 +117,7 @@ class PolicyTraining:
                 prompts=materials.prompts,
                 text=materials.text,
                 text_by_reference=materials.text_by_reference,
-                live=live_answers(
+                live=off_policy_answers(
                     self.ledger.judged(upto_seq=self.state.upto_seq),
                     version=self.state.parent,
                     ppo=settings.ppo,
@@ -162,7 +162,7 @@ class PolicyTraining:
             text=True,
             env=_ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)},
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_set_parent_death_signal,
         )
         try:
             for line in _lines(process, check):
@@ -179,7 +179,7 @@ class PolicyTraining:
         return self.state.seed(self.materials.settings.seed, salt)
 
 
-def _die_with_parent() -> None:
+def _set_parent_death_signal() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -195,7 +195,7 @@ def _torchrun(count: int) -> list[str]:
 
 
 def _lines(process: "subprocess.Popen[str]", check: Callable[[], None]) -> Iterator[str]:
-    """Give the lines that a process writes; calls `check` meanwhile."""
+    """Yield the lines that a process writes; calls `check` meanwhile."""
     queue: SimpleQueue[str] = SimpleQueue()
     output = process.stdout
     assert output is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from feedback.control.policies import PolicyFollower, PolicyState, publish_event
+from feedback.control.policies import PolicyFollower, PolicyState, append_policy_event
 from feedback.failpoints import failpoint
 from feedback.log.event_log import EventLog, LogUnavailable
 from learner.cycle.state import CycleState
@@ -21,8 +21,8 @@ from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Lessons, Published, R
 
 logger = logging.getLogger(__name__)
 
-_TELL_SECONDS: Final = 3.0  # between two words on how far a stage has come
-_AWAY_SECONDS: Final = 60.0  # of silence where the log was away
+_REPORT_SECONDS: Final = 3.0  # between two words on how far a stage has come
+_BACKOFF_SECONDS: Final = 60.0  # of silence where the log was away
 
 
 class Publisher:
@@ -53,10 +53,10 @@ class Publisher:
             LogUnavailable: It may or may not be known; say it again.
 
         """
-        self._leader = publish_event(self._log, Leads(learner=learner)).event_id
+        self._leader = append_policy_event(self._log, Leads(learner=learner)).event_id
         self._told = ("", 0)
 
-    def tell_stage(
+    def report_stage(
         self, stage: str, cycle: int = 0, iteration: int = 0, iterations: int = 0
     ) -> None:
         """Tell people where the learner is: once a stage, then how far it has come, now and then.
@@ -68,7 +68,7 @@ class Publisher:
         new = (stage, cycle) != self._told
         if now < self._quiet_until or not (new or iteration):
             return
-        if not new and now - self._told_at < _TELL_SECONDS:
+        if not new and now - self._told_at < _REPORT_SECONDS:
             return
         told = Stage(
             stage=stage,
@@ -78,15 +78,15 @@ class Publisher:
             leader=self._leader,
         )
         try:
-            publish_event(self._log, told)
+            append_policy_event(self._log, told)
         except LogUnavailable as error:
-            self._quiet_until = time.monotonic() + _AWAY_SECONDS
+            self._quiet_until = time.monotonic() + _BACKOFF_SECONDS
             logger.warning("nobody is told of stage '%s': %s", stage, error)
         else:
             self._told, self._told_at = (stage, cycle), now
 
     def state(self) -> PolicyState:
-        """Give what the policy events say now.
+        """Return what the policy events say now.
 
         Raises:
             LogUnavailable: The log did not give its records.
@@ -95,11 +95,11 @@ class Publisher:
         return self._follower.poll()
 
     def learned_upto(self, version: int) -> int:
-        """Give the last ledger row that a version learned from; 0 for the first."""
+        """Return the last ledger row that a version learned from; 0 for the first."""
         return int(self._registry.manifest(version).learned_from.to_seq)
 
     def weights_of(self, version: int) -> int:
-        """Give the version that holds a version's full weights: under an adapter, or itself."""
+        """Return the version that holds a version's full weights: under an adapter, or itself."""
         return int(self._registry.manifest(version).adapter_base) or version
 
     def has(self, version: int) -> bool:
@@ -107,11 +107,11 @@ class Publisher:
         return version > 0 and version in self._registry.versions()
 
     def base(self) -> str:
-        """Give what the family of policies descends from."""
+        """Return what the family of policies descends from."""
         return str(self._registry.manifest(1).base)
 
     def next_version(self) -> int:
-        """Give a number above all that were ever published."""
+        """Return a number above all that were ever published."""
         return max([0, *self._registry.versions(), *self.state().published]) + 1
 
     def wait_while_held(self, stopped: Callable[[], bool], poll_seconds: float) -> bool:
@@ -148,7 +148,7 @@ class Publisher:
         failpoint("learner.published")
         if cycle.version in self.state().published:
             return
-        publish_event(
+        append_policy_event(
             self._log,
             Published(
                 version=cycle.version,
@@ -177,7 +177,7 @@ class Publisher:
             LogUnavailable: The event may or may not be in the log; say it again.
 
         """
-        publish_event(
+        append_policy_event(
             self._log,
             DuelEnded(
                 version=policies.challenger,
@@ -212,6 +212,6 @@ class Publisher:
 
     def refuse(self, cycle: CycleState) -> None:
         """Say that the gate kept a candidate back, and why (again, after a crash in between)."""
-        publish_event(
+        append_policy_event(
             self._log, Refused(parent=cycle.parent, reasons=cycle.reasons, gate=cycle.figures)
         )

@@ -16,18 +16,18 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.ledger.rows import JudgedEvent
-from feedback.log.events import kind_of
+from feedback.log.events import feedback_kind
 from learner import corpus
 from learner.cycle.materials import Materials
 from learner.cycle.state import CycleState
-from learner.data.preferences import Example, Split, prompt_key, split_of
+from learner.data.preferences import PreferenceExample, Split, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat
 from learner.errors import StateUnusable
 from learner.gate.criteria import criteria
 from learner.models.checkpoint import write_bytes
 from learner.report.chart import chart
 from learner.report.contents import Data, Notes, Outcome, Report, SampledPrompt
-from learner.report.page import PICTURE, markdown
+from learner.report.page import CHART_FILE, markdown
 from learner.sampling.sampler import Sample
 from learner.settings import RewardSettings
 
@@ -58,7 +58,7 @@ class Reporter:
     def began(
         self,
         judged: Sequence[JudgedEvent],
-        opinions: Mapping[Split, Sequence[Example]],
+        opinions: Mapping[Split, Sequence[PreferenceExample]],
         materials: Materials,
     ) -> None:
         """Note what the cycle learns from, and which weights it trains."""
@@ -67,7 +67,7 @@ class Reporter:
         self._note(
             tuned=adapters if materials.settings.tune == "lora" else "all weights",
             data=Data(
-                votes=dict(Counter(str(kind_of(j.event)) for j in judged)),
+                votes=dict(Counter(str(feedback_kind(j.event)) for j in judged)),
                 raters=len({(j.event.owner, j.event.subject) for j in judged}),
                 opinions={split: len(part) for split, part in opinions.items()},
                 prompts=len(materials.prompts),
@@ -75,13 +75,13 @@ class Reporter:
             ),
         )
 
-    def iterated(self, figures: dict[str, float]) -> None:
+    def add_iteration(self, figures: dict[str, float]) -> None:
         """Note a PPO iteration; those from its number on, noted before a kill, are replaced."""
         earlier = [i for i in self._notes().iterations if i["number"] < figures["number"]]
         self._note(iterations=(*earlier, figures))
 
     def last_iteration(self) -> dict[str, float]:
-        """Give the figures of PPO's last iteration, noted by whichever process did it."""
+        """Return the figures of PPO's last iteration, noted by whichever process did it."""
         return dict(*self._notes().iterations[-1:])
 
     def examined(
@@ -95,7 +95,7 @@ class Reporter:
         """Note what the gate demanded, and what the live policy and the candidate answer."""
         self._note(
             criteria=criteria(figures, materials.settings.gate),
-            samples=_answered(materials, live, candidate),
+            samples=_sample_answers(materials, live, candidate),
         )
 
     def write(self, into: Path, state: CycleState, outcome: Outcome, base: str) -> None:
@@ -123,7 +123,7 @@ class Reporter:
             seconds=state.seconds,
         )
         write_bytes(into / "report.json", report.model_dump_json(indent=2).encode())
-        write_bytes(into / PICTURE, chart(report.iterations).encode())
+        write_bytes(into / CHART_FILE, chart(report.iterations).encode())
         write_bytes(into / "report.md", markdown(report).encode())
         logger.info("cycle %d: its report is %s", state.number, into / "report.md")
 
@@ -141,8 +141,8 @@ class Reporter:
         write_bytes(self._folder / NOTES, notes.model_dump_json(indent=2).encode())
 
 
-def prompts_to_show(made_here: bool, seed: int, settings: RewardSettings) -> list[str]:
-    """Give the prompts that a report's samples answer; the same ones in every cycle.
+def report_prompts(made_here: bool, seed: int, settings: RewardSettings) -> list[str]:
+    """Return the prompts that a report's samples answer; the same ones in every cycle.
 
     They are never what somebody asked: nothing could take that out of a published checkpoint.
 
@@ -156,7 +156,7 @@ def prompts_to_show(made_here: bool, seed: int, settings: RewardSettings) -> lis
         return list(_GENERAL)
     found: dict[str, None] = {}
     for first, *others in islice(corpus.conversations(seed), _SEARCHED):
-        split = split_of(
+        split = prompt_split(
             prompt_key([first]),
             held_out_share=settings.held_out_share,
             judge_share=settings.judge_share,
@@ -166,12 +166,12 @@ def prompts_to_show(made_here: bool, seed: int, settings: RewardSettings) -> lis
     return list(found)[:_SAMPLED]
 
 
-def _answered(
+def _sample_answers(
     materials: Materials, live: PreTrainedModel, candidate: PreTrainedModel
 ) -> tuple[SampledPrompt, ...]:
     """Let both policies answer, at the temperature at which they are served."""
     settings, tokenizer = materials.settings, materials.tokenizer
-    prompts = prompts_to_show(materials.made_here, settings.seed, settings.reward)
+    prompts = report_prompts(materials.made_here, settings.seed, settings.reward)
     ids = [encode_chat(tokenizer, [{"role": "user", "content": p}], answer=True) for p in prompts]
     before, after = (
         materials.sampler(model).sample(

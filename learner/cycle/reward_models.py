@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learner.cycle.materials import Materials
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
 from learner.models.checkpoint import load_state, save_state
-from learner.ppo.rollouts import rows_of
+from learner.ppo.rollouts import rows_from_samples
 from learner.reward.evaluation import RewardReport
-from learner.reward.model import RewardModel, put_back, trained_state
-from learner.reward.probe import Probed, probe
+from learner.reward.model import RewardModel, load_trained_state, trained_state
+from learner.reward.probe import ProbeResult, probe
 from learner.reward.reliability import Reliabilities
 from learner.reward.training import train_reward
 
@@ -31,7 +31,9 @@ class RewardModels:
     materials: Materials
     seed: Callable[[int], int]
 
-    def probe(self, examples: Sequence[Example], check: Callable[[], None]) -> Probed:
+    def probe(
+        self, examples: Sequence[PreferenceExample], check: Callable[[], None]
+    ) -> ProbeResult:
         """Find what opinions tell, and how far each rater can be trusted."""
         settings = self.materials.settings
         return probe(
@@ -45,8 +47,8 @@ class RewardModels:
 
     def train(
         self,
-        examples: Sequence[Example],
-        held_out: Sequence[Example],
+        examples: Sequence[PreferenceExample],
+        held_out: Sequence[PreferenceExample],
         salt: int,
         *,
         reliabilities: Reliabilities,
@@ -70,7 +72,7 @@ class RewardModels:
             told = self.materials.sampler(self.materials.reference).sample(
                 prompts, 1, ppo.max_tokens, ppo.temperature, self.seed(_TOLD)
             )
-            model.normalise(rows_of(told))
+            model.normalise(rows_from_samples(told))
         return model, report
 
     def save(self, model: RewardModel, file: str) -> None:
@@ -78,11 +80,11 @@ class RewardModels:
         save_state(self.folder / file, {**trained_state(model)})
 
     def load(self, file: str) -> RewardModel:
-        """Give the model that was saved to a file of the cycle."""
+        """Return the model that was saved to a file of the cycle."""
         model = self._new(0)
         state = load_state(self.folder / file)
         assert state is not None, f"{file} is written before the stage that reads it"
-        put_back(model, state)
+        load_trained_state(model, state)
         return model
 
     def _new(self, salt: int) -> RewardModel:

@@ -17,7 +17,7 @@ import torch
 from feedback.control.policies import PolicyFollower
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog, LogUnavailable
-from feedback.log.kafka_offsets import ShownOffsets
+from feedback.log.kafka_offsets import OffsetReporter
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.opening import open_log
 from learner.cycle.lease import FileLease, KafkaLease, Lease
@@ -54,17 +54,17 @@ def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
             logger.info("another learner works on %s; this one stands by", home)
         while not stop.is_set():
             if own.acquire(settings.poll_seconds):
-                _work(home, settings, stop, metrics, own)
+                _run_learner(home, settings, stop, metrics, own)
 
 
-def _work(
+def _run_learner(
     home: Path, settings: LearnerSettings, stop: threading.Event, metrics: Metrics, own: FileLease
 ) -> None:
     """Keep the ledger up to date, and learn while this learner has the lease."""
     log = open_log(home)
     ledger = Ledger(home / "ledger.db")
     kafka = KafkaSettings()
-    shown = ShownOffsets(kafka, home) if kafka.servers else None
+    shown = OffsetReporter(kafka, home) if kafka.servers else None
     follower = _Follower(log, ledger, metrics, settings.poll_seconds, shown)
     follower.start()
     lease: Lease = KafkaLease(kafka) if kafka.servers else own
@@ -76,7 +76,7 @@ def _work(
             follower.check()
     finally:
         lease.close()
-        follower.halt()
+        follower.stop_and_join()
         ledger.close()
         log.close()
 
@@ -90,7 +90,7 @@ class _Follower(threading.Thread):
         ledger: Ledger,
         metrics: Metrics,
         poll_seconds: float,
-        shown: ShownOffsets | None = None,
+        shown: OffsetReporter | None = None,
     ) -> None:
         super().__init__(name="ledger-follower", daemon=True)
         self._log = log
@@ -126,7 +126,7 @@ class _Follower(threading.Thread):
             self._shown.close()
         self.ended_well = True
 
-    def halt(self) -> None:
+    def stop_and_join(self) -> None:
         """Stop, and wait until it has."""
         self._halted.set()
         self.join()
@@ -179,7 +179,7 @@ class _Learner:
             pass
         if self._stop.is_set():
             logger.info("stopped; the next start goes on from here")
-            self._publisher.tell_stage("standby")
+            self._publisher.report_stage("standby")
         elif not self._lease.held():
             logger.warning("another learner leads now; this one stands by")
             self._metrics.stage("standby")
@@ -197,26 +197,26 @@ class _Learner:
         logger.info("cycle %d: %s %s", done.number, done.outcome, "; ".join(done.reasons))
 
     def _next(self) -> CycleState:
-        """Give the cycle that a stop left undone, or wait for the next one.
+        """Return the cycle that a stop left undone, or wait for the next one.
 
         Raises:
             Interrupted: The service stops.
 
         """
-        self._see_trial_out()
+        self._wait_for_trial()
         last = latest(self._home)
         if last is not None and last.stage != "done":
             logger.info("cycle %d: going on with %s", last.number, last.stage)
             return last
-        self._say_waiting()
+        self._report_waiting()
         number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
         return self._wait_for_votes(number, upto)
 
-    def _say_waiting(self) -> None:
+    def _report_waiting(self) -> None:
         self._metrics.stage("waiting")
-        self._publisher.tell_stage("waiting")
+        self._publisher.report_stage("waiting")
 
-    def _see_trial_out(self) -> None:
+    def _wait_for_trial(self) -> None:
         """Wait while a version is on trial: what is learned next starts from the one that wins.
 
         Raises:
@@ -234,8 +234,8 @@ class _Learner:
             self._follower.check()
             policies = self._publisher.state()
             if policies.challenger:
-                self._see_trial_out()
-                self._say_waiting()
+                self._wait_for_trial()
+                self._report_waiting()
                 continue
             max_seq = self._ledger.counts().max_seq
             if max_seq - upto < self._settings.min_events:

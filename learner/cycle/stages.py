@@ -28,15 +28,15 @@ from learner.cycle.policy_training import PolicyTraining
 from learner.cycle.publishing import Publisher
 from learner.cycle.reporting import NOTES, Reporter
 from learner.cycle.reward_models import RewardModels
-from learner.cycle.state import CycleState, Stage, folder_of
-from learner.data.preferences import Example, Split, examples, split_examples
+from learner.cycle.state import CycleState, Stage, cycle_folder
+from learner.data.preferences import PreferenceExample, Split, examples, split_examples
 from learner.errors import Interrupted, Overtaken
 from learner.gate.examination import examine
 from learner.models.checkpoint import model_exists
-from learner.ppo.trainer import Iteration, as_figures
+from learner.ppo.trainer import Iteration, iteration_figures
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
-from learner.reward.probe import Probed
+from learner.reward.probe import ProbeResult
 from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Cycle:
         """Do the cycle that `state` describes; nothing happens before `run`."""
         self._home = home
         self._state = state
-        self._folder = folder_of(home, state.number)
+        self._folder = cycle_folder(home, state.number)
         self._own_settings = settings
         self._ledger = ledger
         self._publisher = publisher
@@ -96,12 +96,12 @@ class Cycle:
             "cycle %d: %d opinions since version %d; next is its stage '%s'",
             *(state.number, state.events, state.parent, state.stage),
         )
-        self._leave_other_tuning()
+        self._restart_if_tuning_changed()
         while state.stage != "done":
-            self._leave_out_forgotten()
+            self._restart_if_forgotten()
             stage = state.stage
             self._metrics.stage(stage)
-            self._publisher.tell_stage(stage, state.number)
+            self._publisher.report_stage(stage, state.number)
             failpoint(f"learner.{stage}")
             started = time.monotonic()
             self._stages[stage]()
@@ -111,10 +111,10 @@ class Cycle:
             state.save(self._folder)
             logger.info("cycle %d: %s took %.0f s", state.number, stage, state.seconds[stage])
         self._metrics.ended(state)
-        self._drop_trained()
+        self._delete_trained()
         return state
 
-    def _drop_trained(self) -> None:
+    def _delete_trained(self) -> None:
         for name in _TRAINED:
             path = self._folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -126,27 +126,27 @@ class Cycle:
             state.version
         )
 
-    def _leave_out_forgotten(self) -> None:
+    def _restart_if_forgotten(self) -> None:
         if self._is_outdated():
-            self._start_afresh("somebody was forgotten")
+            self._restart("somebody was forgotten")
 
-    def _leave_other_tuning(self) -> None:
+    def _restart_if_tuning_changed(self) -> None:
         """Drop what was trained in another way than is set now: it fits no model of this one."""
         state = self._state
         under_way = state.stage in ("judge", "ppo", "gate")  # a candidate to publish is whole
         if under_way and state.tuning != self._settings.tuning:
-            self._start_afresh(f"it was begun with '{state.tuning}', not '{self._settings.tuning}'")
+            self._restart(f"it was begun with '{state.tuning}', not '{self._settings.tuning}'")
 
-    def _start_afresh(self, why: str) -> None:
+    def _restart(self, why: str) -> None:
         state = self._state
         logger.info("cycle %d: %s; it starts afresh", state.number, why)
-        self._drop_trained()  # before the state says so: a stage goes on from what it finds
+        self._delete_trained()  # before the state says so: a stage goes on from what it finds
         self._close()
         for cached in ("_materials", "_examples", "_probed"):
             self.__dict__.pop(cached, None)
         forgettings = self._ledger.forgettings()
         events = len(self._ledger.judged(state.after_seq, state.upto_seq))
-        state.start_afresh(events=events, forgettings=forgettings)
+        state.restart(events=events, forgettings=forgettings)
         state.save(self._folder)
 
     def _close(self) -> None:
@@ -166,7 +166,7 @@ class Cycle:
             raise Interrupted
 
     @cached_property
-    def _examples(self) -> dict[Split, list[Example]]:
+    def _examples(self) -> dict[Split, list[PreferenceExample]]:
         context = getattr(self._materials.reference.config, "max_position_embeddings", 2048)
         found = examples(
             self._ledger.judged(upto_seq=self._state.upto_seq),
@@ -176,7 +176,7 @@ class Cycle:
         return split_examples(found, self._settings.reward)
 
     @cached_property
-    def _probed(self) -> Probed:
+    def _probe_result(self) -> ProbeResult:
         """What opinions tell and how far each rater is trusted, by all that are not held out.
 
         The judge shares this with the reward model: it is about people, and what the judge is to
@@ -190,8 +190,8 @@ class Cycle:
         self._reporter.began(judged, self._examples, self._materials)
         model, report = self._train("reward", 1)
         self._state.figures |= {
-            "probe_gain": self._probed.gain,
-            "probe_gain_lower_bound": self._probed.gain_lower_bound,
+            "probe_gain": self._probe_result.gain,
+            "probe_gain_lower_bound": self._probe_result.gain_lower_bound,
         }
         held_out = len(self._examples["held_out"])
         if report.epochs == 0 or not held_out or not self._materials.prompts:
@@ -199,12 +199,12 @@ class Cycle:
                 "too_few_votes",
                 [f"{report.trained_on} opinions to learn from, {held_out} to measure by"],
             )
-        elif self._probed.gain_lower_bound <= 0:
+        elif self._probe_result.gain_lower_bound <= 0:
             self._state.end(
                 "reward_model_weak",
                 [
-                    f"a linear probe forecasts opinions by {self._probed.gain:.3f} nats each "
-                    f"better than chance, at least {self._probed.gain_lower_bound:.3f}"
+                    f"a linear probe forecasts opinions by {self._probe_result.gain:.3f} nats each "
+                    f"better than chance, at least {self._probe_result.gain_lower_bound:.3f}"
                 ],
             )
         elif report.gain_upper_bound <= 0:
@@ -234,7 +234,7 @@ class Cycle:
             self._examples[split],
             self._examples["held_out"],
             salt,
-            reliabilities=self._probed.reliabilities,
+            reliabilities=self._probe_result.reliabilities,
             on_epoch=lambda report: logger.info("cycle %d: %s", self._state.number, report),
             check=self._check,
         )
@@ -253,18 +253,18 @@ class Cycle:
         training = self._policy_training
         count = self._settings.processes or max(1, torch.cuda.device_count())
         if count == 1:
-            training.train(self._iterated, self._check)
+            training.train(self._on_iteration, self._check)
         else:
-            training.train_in_processes(count, self._iterated, self._check)
+            training.train_in_processes(count, self._on_iteration, self._check)
         failpoint("learner.ppo.trained")
         self._state.figures |= {f"ppo_{k}": v for k, v in self._reporter.last_iteration().items()}
         self._state.stage = "gate"
 
-    def _iterated(self, iteration: Iteration) -> None:
-        self._reporter.iterated(as_figures(iteration))
+    def _on_iteration(self, iteration: Iteration) -> None:
+        self._reporter.add_iteration(iteration_figures(iteration))
         failpoint("learner.ppo.iteration")
         self._metrics.iteration(iteration)
-        self._publisher.tell_stage(
+        self._publisher.report_stage(
             "ppo", self._state.number, iteration.number, self._settings.ppo.iterations
         )
         logger.info("cycle %d: %s", self._state.number, iteration)

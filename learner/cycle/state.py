@@ -55,10 +55,10 @@ class CycleState(BaseModel):
         write_bytes(folder / FILE, self.model_dump_json(indent=2).encode())
 
     def seed(self, base: int, salt: int) -> int:
-        """Give the seed of one of the cycle's steps, for a learner's own seed."""
+        """Return the seed of one of the cycle's steps, for a learner's own seed."""
         return base * 1_000_003 + self.number * 101 + salt
 
-    def start_afresh(self, *, events: int, forgettings: int) -> None:
+    def restart(self, *, events: int, forgettings: int) -> None:
         """Begin with the first stage again, since opinions were erased."""
         self.events = events
         self.forgettings = forgettings
@@ -73,8 +73,8 @@ class CycleState(BaseModel):
         self.reasons = reasons
 
 
-def folder_of(home: Path, number: int) -> Path:
-    """Give the folder of a cycle."""
+def cycle_folder(home: Path, number: int) -> Path:
+    """Return the folder of a cycle."""
     return home / "learner" / "cycles" / f"{number:03d}"
 
 

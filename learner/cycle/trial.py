@@ -6,7 +6,7 @@ from feedback.control.policies import PolicyState
 from feedback.ledger.store import Ledger
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
-from learner.gate.duel import Standing, decide, votes_of
+from learner.gate.duel import Standing, evaluate_trial, votes_of
 from learner.settings import DuelSettings
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Trials:
         if not policies.challenger:
             return False
         self._metrics.stage("duel")
-        self._publisher.tell_stage("trial")
+        self._publisher.report_stage("trial")
         if policies.held:
             return True  # nothing new goes live until an operator lets it
         standing = self._standing(policies)
@@ -67,7 +67,7 @@ class Trials:
         votes = votes_of(
             self._ledger.judged(after, last), live=policies.live, challenger=policies.challenger
         )
-        standing = decide(votes, self._settings)
+        standing = evaluate_trial(votes, self._settings)
         self._metrics.duel(standing)
         if standing.promoted is None:
             self._counted = (policies.challenger, last)

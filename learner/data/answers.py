@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class PromptAnswers:
     """A prompt and the answers to it, as token ids; each answer has at least one."""
 
     prompt: tuple[int, ...]
@@ -26,7 +26,7 @@ class Answered:
         return len(self.prompt) + sum(map(len, self.answers))
 
 
-def split_prompt(sequences: Sequence[Sequence[int]], *, shared: bool = True) -> list[Answered]:
+def split_prompt(sequences: Sequence[Sequence[int]], *, shared: bool = True) -> list[PromptAnswers]:
     """Take the tokens that all sequences begin with as their prompt; with one, all but the last.
 
     Args:
@@ -40,7 +40,7 @@ def split_prompt(sequences: Sequence[Sequence[int]], *, shared: bool = True) -> 
     common = next(
         (i for i in range(shortest) if any(s[i] != first[i] for s in sequences)), shortest
     )
-    return [Answered(tuple(first[:common]), tuple(tuple(s[common:]) for s in sequences))]
+    return [PromptAnswers(tuple(first[:common]), tuple(tuple(s[common:]) for s in sequences))]
 
 
 def can_share(config: PreTrainedConfig) -> bool:
@@ -69,23 +69,27 @@ class AnswerBatch:
 
     ids_RT: Tensor
     positions_RT: Tensor
-    seen_R1TT: Tensor | None
+    attention_mask_R1TT: Tensor | None
     tokens_N: Tensor
-    before_N: Tensor
-    last_A: Tensor
-    chosen_AL: Tensor
+    state_index_N: Tensor
+    last_index_A: Tensor
+    answer_mask_AL: Tensor
 
     def padded(self, values_N: Tensor) -> Tensor:
-        """Give one row for each answer, [A, L], zero behind its end."""
-        values_AL = values_N.new_zeros(self.chosen_AL.shape)
-        return values_AL.masked_scatter(self.chosen_AL, values_N)
+        """Return one row for each answer, [A, L], zero behind its end."""
+        values_AL = values_N.new_zeros(self.answer_mask_AL.shape)
+        return values_AL.masked_scatter(self.answer_mask_AL, values_N)
 
     def per_token(self, values_A: Tensor) -> Tensor:
-        """Give each token of the answers what its answer has, [N]."""
-        return values_A.to(self.chosen_AL.device).repeat_interleave(self.chosen_AL.sum(-1))
+        """Return each token of the answers what its answer has, [N]."""
+        return values_A.to(self.answer_mask_AL.device).repeat_interleave(
+            self.answer_mask_AL.sum(-1)
+        )
 
 
-def lay_out(rows: Sequence[Answered], *, pad: int, device: torch.device) -> AnswerBatch:
+def build_answer_batch(
+    rows: Sequence[PromptAnswers], *, pad: int, device: torch.device
+) -> AnswerBatch:
     """Lay rows out for one forward pass."""
     width = max(row.length for row in rows)
     ids, positions, before, last = [], [], [], []
@@ -108,16 +112,16 @@ def lay_out(rows: Sequence[Answered], *, pad: int, device: torch.device) -> Answ
     return AnswerBatch(
         ids_RT=torch.tensor(ids, device=device),
         positions_RT=torch.tensor(positions, device=device),
-        seen_R1TT=_seen(rows, width).to(device) if shared else None,
+        attention_mask_R1TT=_seen(rows, width).to(device) if shared else None,
         tokens_N=torch.tensor(tokens, device=device),
-        before_N=torch.tensor(before, device=device),
-        last_A=torch.tensor(last, device=device),
-        chosen_AL=(torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
+        state_index_N=torch.tensor(before, device=device),
+        last_index_A=torch.tensor(last, device=device),
+        answer_mask_AL=(torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
     )
 
 
-def _seen(rows: Sequence[Answered], width: int) -> Tensor:
-    """Give which tokens each token attends to: the prompt, and those before it in its answer."""
+def _seen(rows: Sequence[PromptAnswers], width: int) -> Tensor:
+    """Return which tokens each token attends to: the prompt, and those before it in its answer."""
     branch_RT = torch.full((len(rows), width), -1)  # -1: the prompt (and the padding)
     for number, row in enumerate(rows):
         at = len(row.prompt)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Give token ids and the mask of real tokens, each [B, T], padded on the right."""
+    """Return token ids and the mask of real tokens, each [B, T], padded on the right."""
     width = max(map(len, sequences))
     ids_BT = torch.full((len(sequences), width), pad, dtype=torch.long)
     mask_BT = torch.zeros((len(sequences), width), dtype=torch.bool)
@@ -18,7 +18,7 @@ def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Ten
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Give token ids and the mask of real tokens, each [B, T], padded on the left."""
+    """Return token ids and the mask of real tokens, each [B, T], padded on the left."""
     width = max(map(len, sequences))
     ids_BT = torch.full((len(sequences), width), pad, dtype=torch.long)
     mask_BT = torch.zeros((len(sequences), width), dtype=torch.bool)
@@ -42,8 +42,8 @@ def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return groups
 
 
-def in_number(groups: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-    """Give the same members in `count` groups: the largest are halved, the smallest joined.
+def resize_groups(groups: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """Return the same members in `count` groups: the largest are halved, the smallest joined.
 
     Args:
         count: At most the number of members.

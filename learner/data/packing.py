@@ -33,7 +33,7 @@ class Rows:
         return int((self.labels_NT[picked][:, 1:] != IGNORED).sum())
 
     def some(self, picked: Tensor | slice, device: torch.device) -> "Rows":
-        """Give some of the rows, on a device."""
+        """Return some of the rows, on a device."""
         return Rows(
             self.input_ids_NT[picked].to(device),
             self.labels_NT[picked].to(device),
@@ -62,7 +62,7 @@ def pack_documents(
 def encode_conversation(
     messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int]]:
-    """Give token ids and labels of a conversation; only what the assistant says has labels.
+    """Return token ids and labels of a conversation; only what the assistant says has labels.
 
     The end token that closes an assistant's turn is something that it says. Works for every
     template whose rendering of the first messages is a prefix of its rendering of all.
@@ -124,7 +124,7 @@ def joined(first: Rows, second: Rows) -> Rows:
 
 
 def batches(rows: Rows, *, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Give `steps` batches of row indices: every row once in a new order, then again."""
+    """Yield `steps` batches of row indices: every row once in a new order, then again."""
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     for _ in range(steps):

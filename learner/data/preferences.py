@@ -32,7 +32,7 @@ class JudgedEvent(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class PreferenceExample:
     """One opinion.
 
     Attributes:
@@ -54,13 +54,13 @@ class Example:
 
 
 def prompt_key(messages: Sequence[dict[str, str]]) -> str:
-    """Give the hash of a conversation's messages."""
+    """Return the hash of a conversation's messages."""
     plain = json.dumps([[m["role"], m["content"].strip()] for m in messages])
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def split_of(key: str, *, held_out_share: float, judge_share: float) -> Split:
-    """Give the part that a prompt belongs to; it never moves while the shares stay."""
+def prompt_split(key: str, *, held_out_share: float, judge_share: float) -> Split:
+    """Return the part that a prompt belongs to; it never moves while the shares stay."""
     first, second = int(key[:8], 16) / 2**32, int(key[8:16], 16) / 2**32
     if first < held_out_share:
         return "held_out"
@@ -68,12 +68,12 @@ def split_of(key: str, *, held_out_share: float, judge_share: float) -> Split:
 
 
 def split_examples(
-    found: Iterable[Example], settings: RewardSettings
-) -> dict[Split, list[Example]]:
+    found: Iterable[PreferenceExample], settings: RewardSettings
+) -> dict[Split, list[PreferenceExample]]:
     """Put every example where its prompt belongs."""
-    parts: dict[Split, list[Example]] = {"reward": [], "judge": [], "held_out": []}
+    parts: dict[Split, list[PreferenceExample]] = {"reward": [], "judge": [], "held_out": []}
     for example in found:
-        split = split_of(
+        split = prompt_split(
             example.key,
             held_out_share=settings.held_out_share,
             judge_share=settings.judge_share,
@@ -84,7 +84,7 @@ def split_examples(
 
 def examples(
     events: Iterable[JudgedEvent], encode_answer: Callable[[str], list[int]], *, context: int
-) -> list[Example]:
+) -> list[PreferenceExample]:
     """Turn judged events into examples; comments, and what was not recorded, teach nothing.
 
     Args:
@@ -94,7 +94,7 @@ def examples(
     """
     found = []
     for judged in events:
-        example = _example(judged, encode_answer)
+        example = _build_example(judged, encode_answer)
         if example is not None:
             cut = tuple(s[-context:] for s in example.sequences)
             lengths = tuple(min(length, context) for length in example.lengths)
@@ -103,7 +103,9 @@ def examples(
     return found
 
 
-def _example(judged: JudgedEvent, encode_answer: Callable[[str], list[int]]) -> Example | None:
+def _build_example(
+    judged: JudgedEvent, encode_answer: Callable[[str], list[int]]
+) -> PreferenceExample | None:
     event = judged.event
     match event.WhichOneof("kind"):
         case "comparison":
@@ -120,7 +122,7 @@ def _example(judged: JudgedEvent, encode_answer: Callable[[str], list[int]]) -> 
     return None
 
 
-def _comparison(judged: JudgedEvent, comparison: Comparison) -> Example | None:
+def _comparison(judged: JudgedEvent, comparison: Comparison) -> PreferenceExample | None:
     candidates = [comparison.left, comparison.right]
     match comparison.verdict:
         case Comparison.VERDICT_LEFT:
@@ -134,7 +136,7 @@ def _comparison(judged: JudgedEvent, comparison: Comparison) -> Example | None:
     return None
 
 
-def _ranking(judged: JudgedEvent, ranking: Ranking) -> Example | None:
+def _ranking(judged: JudgedEvent, ranking: Ranking) -> PreferenceExample | None:
     placed = [(c, rank) for rank, group in enumerate(ranking.groups) for c in group.candidates]
     if len(placed) < 2:
         return None
@@ -143,7 +145,7 @@ def _ranking(judged: JudgedEvent, ranking: Ranking) -> Example | None:
 
 def _demonstration(
     judged: JudgedEvent, encode_answer: Callable[[str], list[int]]
-) -> Example | None:
+) -> PreferenceExample | None:
     demonstration = judged.event.demonstration
     original = _build(judged, [demonstration.candidate])
     if original is None:
@@ -164,7 +166,7 @@ def _build(
     *,
     ranks: tuple[int, ...] = (),
     approvals: tuple[float, ...] = (),
-) -> Example | None:
+) -> PreferenceExample | None:
     sequences, lengths = [], []
     for candidate in candidates:
         record = judged.completions[candidate.completion_id]
@@ -174,11 +176,13 @@ def _build(
         sequences.append((*record.prompt_token_ids, *choice.token_ids))
         lengths.append(len(choice.token_ids))
     record = judged.completions[candidates[0].completion_id]
-    return Example(record_key(record), tuple(sequences), tuple(lengths), ranks, approvals)
+    return PreferenceExample(
+        record_prompt_key(record), tuple(sequences), tuple(lengths), ranks, approvals
+    )
 
 
-def record_key(record: CompletionRecord) -> str:
-    """Give the hash of what a completion answers."""
+def record_prompt_key(record: CompletionRecord) -> str:
+    """Return the hash of what a completion answers."""
     if record.messages:
         return prompt_key([{"role": m.role, "content": m.content} for m in record.messages])
     return prompt_key([{"role": "text", "content": record.prompt}])

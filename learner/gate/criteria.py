@@ -39,11 +39,11 @@ def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Crit
             figure=figures[name],
             sense=sense,
             bound=bound,
-            passed=_holds(figures[name], sense, bound),
+            passed=_meets_bound(figures[name], sense, bound),
         )
         for name, sense, bound in demands
     )
 
 
-def _holds(figure: float, sense: Sense, bound: float) -> bool:
+def _meets_bound(figure: float, sense: Sense, bound: float) -> bool:
     return figure >= bound if sense == "at least" else figure <= bound

@@ -60,7 +60,7 @@ class Standing:
     reason: str = ""
 
 
-def decide(votes: Iterable[Vote], settings: DuelSettings) -> Standing:
+def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> Standing:
     """Take votes in their order until they decide; what comes after that is not looked at."""
     won = math.log((0.5 + settings.edge) / 0.5)
     lost = math.log((0.5 - settings.edge) / 0.5)
@@ -81,7 +81,7 @@ def decide(votes: Iterable[Vote], settings: DuelSettings) -> Standing:
 
 
 def votes_of(events: Iterable[JudgedEvent], *, live: int, challenger: int) -> list[Vote]:
-    """Give the votes on answers of which one was sampled by each version, in their order.
+    """Return the votes on answers of which one was sampled by each version, in their order.
 
     A person has one vote a completion, the last one: of a ranking of more than two answers, or
     of several comparisons of them, that is not several independent opinions.
@@ -101,7 +101,7 @@ def votes_of(events: Iterable[JudgedEvent], *, live: int, challenger: int) -> li
 
 
 def _sides(record: CompletionRecord, *, live: int, challenger: int) -> dict[int, Vote]:
-    """Give by choice whose it is: 1 of the challenger, -1 of the live version."""
+    """Return by choice whose it is: 1 of the challenger, -1 of the live version."""
     sides: dict[int, Vote] = {}
     for choice in record.choices:
         versions = {span.policy_version for span in choice.versions}
@@ -115,13 +115,13 @@ def _sides(record: CompletionRecord, *, live: int, challenger: int) -> dict[int,
 def _vote(event: FeedbackEvent, sides: dict[int, Vote]) -> Vote | None:
     match event.WhichOneof("kind"):
         case "comparison":
-            return _of_comparison(event.comparison, sides)
+            return _comparison_vote(event.comparison, sides)
         case "ranking":
-            return _of_ranking([list(g.candidates) for g in event.ranking.groups], sides)
+            return _ranking_vote([list(g.candidates) for g in event.ranking.groups], sides)
     return None
 
 
-def _of_comparison(comparison: Comparison, sides: dict[int, Vote]) -> Vote | None:
+def _comparison_vote(comparison: Comparison, sides: dict[int, Vote]) -> Vote | None:
     left, right = sides.get(comparison.left.choice), sides.get(comparison.right.choice)
     verdict = _VERDICTS.get(comparison.verdict)
     if left is None or right is None or left == right or verdict is None:
@@ -129,8 +129,8 @@ def _of_comparison(comparison: Comparison, sides: dict[int, Vote]) -> Vote | Non
     return _sign(verdict * left)
 
 
-def _of_ranking(groups: Sequence[Sequence[Candidate]], sides: dict[int, Vote]) -> Vote | None:
-    """Give the version that is ahead in more of the pairs of one answer from each."""
+def _ranking_vote(groups: Sequence[Sequence[Candidate]], sides: dict[int, Vote]) -> Vote | None:
+    """Return the version that is ahead in more of the pairs of one answer from each."""
     ranks: dict[int, list[int]] = {1: [], -1: []}
     for rank, group in enumerate(groups):
         for candidate in group:

@@ -15,7 +15,7 @@ from learner.gate.criteria import criteria
 from learner.models.model import choices
 from learner.models.ranks import Ranks
 from learner.ppo.losses import token_log_probs
-from learner.ppo.rollouts import collect, rows_of
+from learner.ppo.rollouts import batch_rollouts, rows_from_samples
 from learner.pretraining.next_token import text_nll
 from learner.reward.model import RewardModel
 from learner.reward.statistics import wilson_lower
@@ -43,9 +43,12 @@ class Verdict:
         return not self.reasons
 
 
-def judged_wins(judge: RewardModel, ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
+def count_wins(judge: RewardModel, ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
     """Count the prompts on which the judge prefers ours; a tie is half a win."""
-    our_scores, their_scores = judge.score(rows_of(ours)), judge.score(rows_of(theirs))
+    our_scores, their_scores = (
+        judge.score(rows_from_samples(ours)),
+        judge.score(rows_from_samples(theirs)),
+    )
     wins = (our_scores > their_scores).float() + 0.5 * (our_scores == their_scores).float()
     return wins.sum().item()
 
@@ -60,7 +63,7 @@ def answer_kl(
 ) -> float:
     """Estimate KL(policy, reference) in nats in an answer, on the policy's own samples."""
     total = 0.0
-    for group in collect(
+    for group in batch_rollouts(
         samples,
         [True] * len(samples),
         pad=pad,
@@ -109,10 +112,10 @@ def examine(
         sampler.sample(prompts, 1, ppo.max_tokens, ppo.temperature, seed + number)
         for number, sampler in enumerate(samplers)
     )
-    wins = first_wins = judged_wins(judge, ours, theirs)
+    wins = first_wins = count_wins(judge, ours, theirs)
     if first is not None:
         firsts = first.sample(prompts, 1, ppo.max_tokens, ppo.temperature, seed + 2)
-        first_wins = judged_wins(judge, ours, firsts)
+        first_wins = count_wins(judge, ours, firsts)
     nll = text_nll(candidate, text)
     figures = {
         "win_rate": wins / len(prompts),

@@ -64,7 +64,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 
 def training_state(model: nn.Module, optimizer: Optimizer, step: int, key: str) -> dict[str, Any]:
-    """Give all that a training run needs to go on from after `step` steps.
+    """Return all that a training run needs to go on from after `step` steps.
 
     Args:
         key: What the run depends on; a state under another key is not resumed.
@@ -117,7 +117,7 @@ def save_sharded(
     if ranks.rank == 0:
         shutil.rmtree(aside, ignore_errors=True)
     ranks.wait()
-    state = {"training": _Trained(module, optimizer), "key": key, "extra": extra}
+    state = {"training": _TrainedState(module, optimizer), "key": key, "extra": extra}
     with _quiet():
         save(state, checkpoint_id=aside, no_dist=ranks.size == 1)
     ranks.wait()
@@ -149,7 +149,7 @@ def load_sharded(
         load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
     if state["key"] != key:
         raise StateUnusable(f"saved training state is for {state['key']!r}, not {key!r}")
-    training = {"training": _Trained(module, optimizer)}
+    training = {"training": _TrainedState(module, optimizer)}
     with _quiet():
         load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
     extra: dict[str, float] = state["extra"]
@@ -164,7 +164,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Trained(Stateful):
+class _TrainedState(Stateful):
     """Trained parameters and the optimizer's state by the parameters' names."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
@@ -204,7 +204,7 @@ def save_adapter(model: PreTrainedModel, out: Path) -> Path:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write to; it takes the place of `out` in the end."""
+    """Return a folder to write to; it takes the place of `out` in the end."""
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -14,7 +14,7 @@ _BASE = ".base_layer."  # peft's name for what an adapter adapts
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Give every weight by its name without adapters, adapted ones as W + s·B·A.
+    """Yield every weight by its name without adapters, adapted ones as W + s·B·A.
 
     The model is not changed; weights without an adapter are given as they are, not copied.
 

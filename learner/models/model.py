@@ -37,7 +37,7 @@ transformers.utils.logging.disable_progress_bar()  # of loading weights: it clut
 
 
 def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Give a Llama with random weights from the settings' seed."""
+    """Return a Llama with random weights from the settings' seed."""
     torch.manual_seed(settings.seed)
     ends = list(end_token_ids(tokenizer))
     config = LlamaConfig(
@@ -63,7 +63,7 @@ def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def best_device() -> torch.device:
-    """Give this process's GPU, or the processor; CUDA_VISIBLE_DEVICES decides what it may use."""
+    """Return this process's GPU, or the processor; CUDA_VISIBLE_DEVICES decides what it may use."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -82,7 +82,7 @@ def load_model(folder: Path | str, device: torch.device | None = None) -> PreTra
 
 
 def temperature_of(model: PreTrainedModel) -> float:
-    """Give the temperature at which a model wants to be sampled; 1 where it does not say."""
+    """Return the temperature at which a model wants to be sampled; 1 where it does not say."""
     wanted = model.generation_config
     if wanted is None or not wanted.do_sample:
         return 1.0
@@ -104,7 +104,7 @@ def parameters_of(model: nn.Module) -> int:
 
 
 @contextmanager
-def computing(dtype: Dtype, ids_BT: Tensor) -> Iterator[None]:
+def compute_in(dtype: Dtype, ids_BT: Tensor) -> Iterator[None]:
     """Compute matrix products on these rows in `dtype`; the weights stay float32.
 
     On a processor short rows take plain attention: flash attention's backward pass in bfloat16
@@ -139,33 +139,33 @@ def _cast(model: PreTrainedModel, dtype: Dtype) -> PreTrainedModel:
     return model
 
 
-def in_format(model: PreTrainedModel, dtype: Dtype) -> PreTrainedModel:
-    """Give a model whose trained weights are in `dtype`: a copy where they are not."""
+def cast_copy(model: PreTrainedModel, dtype: Dtype) -> PreTrainedModel:
+    """Return a model whose trained weights are in `dtype`: a copy where they are not."""
     wanted = getattr(torch, dtype)
     if all(p.dtype == wanted for p in trained(model)):
         return model
-    return _cast(twin(model), dtype)
+    return _cast(copy_shared(model), dtype)
 
 
 def hidden_size(model: PreTrainedModel) -> int:
-    """Give the width of a model's states."""
+    """Return the width of a model's states."""
     return int(model.config.get_text_config().hidden_size)
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
-    """Give the part of a causal language model below its output head."""
+    """Return the part of a causal language model below its output head."""
     trunk = model.base_model
     assert isinstance(trunk, nn.Module)
     return trunk
 
 
 def layers_of(model: nn.Module) -> Sequence[nn.Module]:
-    """Give the layers of a model, which are alike; none where it has no list of them."""
+    """Return the layers of a model, which are alike; none where it has no list of them."""
     lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
     return tuple(next(lists, ()))
 
 
-def twin(model: _Module) -> _Module:
+def copy_shared(model: _Module) -> _Module:
     """Copy a model; frozen parameters are shared with the copy, trained ones are its own.
 
     What is compiled of it is not in the copy.
@@ -173,7 +173,7 @@ def twin(model: _Module) -> _Module:
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
 
-def twin_with(
+def load_variant(
     model: PreTrainedModel, folder: Path | str, base: Path | str | None = None
 ) -> PreTrainedModel:
     """Load a policy of the model's family, to be trained like it.
@@ -186,10 +186,10 @@ def twin_with(
         base: Folder of the full weights under an adapter.
 
     """
-    full = is_trained(model)
+    full = is_trainable(model)
     if is_adapter(folder):
         assert base is not None, "an adapter is nothing without its base"
-        weights = twin_with(model, base)
+        weights = load_variant(model, base)
         return merged(weights, folder) if full else with_adapter(weights, folder)
     other = load_model(folder, model.device)
     if full:
@@ -197,17 +197,17 @@ def twin_with(
     frozen(other, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
     theirs = dict(other.named_parameters())
     if all(torch.equal(p, theirs[name]) for name, p in model.named_parameters()):
-        return twin(model)
+        return copy_shared(model)
     return other
 
 
-def is_trained(model: nn.Module) -> bool:
+def is_trainable(model: nn.Module) -> bool:
     """Say whether training changes anything of a model."""
     return any(p.requires_grad for p in model.parameters())
 
 
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Give the parameters that training changes."""
+    """Return the parameters that training changes."""
     return (p for p in model.parameters() if p.requires_grad)
 
 
@@ -233,31 +233,31 @@ class ScalarModel(nn.Module):
             self.head.bias.zero_()
 
     def forward(self, batch: AnswerBatch) -> Tensor:
-        """Give a number for every token of the flattened rows."""
+        """Return a number for every token of the flattened rows."""
         values: Tensor = self.head(self.states(batch)).squeeze(-1)
         return values
 
     def states(self, batch: AnswerBatch) -> Tensor:
-        """Give the last state at every token of the flattened rows, [RT, H]."""
-        with computing(self.dtype, batch.ids_RT):
-            states: Tensor = self.trunk(**inputs(batch)).last_hidden_state
+        """Return the last state at every token of the flattened rows, [RT, H]."""
+        with compute_in(self.dtype, batch.ids_RT):
+            states: Tensor = self.trunk(**model_inputs(batch)).last_hidden_state
         return states.flatten(0, 1).float()
 
 
-def inputs(batch: AnswerBatch) -> dict[str, Any]:
-    """Give the arguments of a trunk, or of a whole model, for a batch of answers."""
-    if batch.seen_R1TT is None:  # causal is all it takes, and the padding comes last
+def model_inputs(batch: AnswerBatch) -> dict[str, Any]:
+    """Return the arguments of a trunk, or of a whole model, for a batch of answers."""
+    if batch.attention_mask_R1TT is None:  # causal is all it takes, and the padding comes last
         return {"input_ids": batch.ids_RT, "use_cache": False}
     return {
         "input_ids": batch.ids_RT,
         "position_ids": batch.positions_RT,
-        "attention_mask": batch.seen_R1TT,
+        "attention_mask": batch.attention_mask_R1TT,
         "use_cache": False,
     }
 
 
 def choices(model: PreTrainedModel, batch: AnswerBatch, dtype: Dtype) -> tuple[Tensor, Tensor]:
-    """Give logits where a token of an answer was chosen, [N, V], and the states there, [N, H].
+    """Return logits where a token of an answer was chosen, [N, V], and the states there, [N, H].
 
     The output head sees nothing else, so that no logits are made of the prompt.
     """
@@ -265,18 +265,18 @@ def choices(model: PreTrainedModel, batch: AnswerBatch, dtype: Dtype) -> tuple[T
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        kept.append(arguments[0].flatten(0, 1)[batch.before_N])
+        kept.append(arguments[0].flatten(0, 1)[batch.state_index_N])
         return (kept[0],)
 
     hook = head.register_forward_pre_hook(keep)
     try:
-        with computing(dtype, batch.ids_RT):
-            logits_NV: Tensor = model(**inputs(batch)).logits
+        with compute_in(dtype, batch.ids_RT):
+            logits_NV: Tensor = model(**model_inputs(batch)).logits
     finally:
         hook.remove()
     return logits_NV, kept[0]
 
 
 def positions(mask_BT: Tensor) -> Tensor:
-    """Give each real token its position in its own row, whichever side the padding is on."""
+    """Return each real token its position in its own row, whichever side the padding is on."""
     return (mask_BT.long().cumsum(-1) - 1).clamp_min(0)

@@ -29,21 +29,21 @@ class Ranks:
         self.size = size
 
     def share(self, items: Sequence[_T]) -> list[_T]:
-        """Give this process's part of a list that all have."""
+        """Return this process's part of a list that all have."""
         return list(items[self.rank :: self.size])
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """Give the tensors of all processes, by rank."""
+        """Return the tensors of all processes, by rank."""
         return (
             [values] if self.size == 1 else [t.to(values.device) for t in self._all(values.cpu())]
         )
 
     def total(self, value: float) -> float:
-        """Give the sum over all processes."""
+        """Return the sum over all processes."""
         return value if self.size == 1 else sum(self._all(value))
 
     def most(self, value: int) -> int:
-        """Give the greatest of all processes' values."""
+        """Return the greatest of all processes' values."""
         return value if self.size == 1 else max(self._all(value))
 
     def wait(self) -> None:
@@ -100,7 +100,7 @@ def joined() -> Iterator[Ranks]:
 
 
 @torch.no_grad()
-def copy_whole(model: PreTrainedModel, into: PreTrainedModel) -> None:
+def copy_unsharded(model: PreTrainedModel, into: PreTrainedModel) -> None:
     """Copy the trained parameters of a model that may be spread into a whole one."""
     theirs = dict(into.named_parameters())
     for name, parameter in model.named_parameters():

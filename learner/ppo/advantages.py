@@ -11,7 +11,7 @@ def token_rewards(
     mask_BT: Tensor,
     kl_coef: float,
 ) -> Tensor:
-    """Give -kl_coef * (log p - log p_ref) at every chosen token, plus the score at the last one.
+    """Return -kl_coef * (log p - log p_ref) at every chosen token, plus the score at the last one.
 
     Args:
         mask_BT: Tokens that the policy chose; at least one in every row.
@@ -24,7 +24,7 @@ def token_rewards(
 
 
 def last_chosen(mask_BT: Tensor) -> Tensor:
-    """Give the index of each row's last true entry, [B]."""
+    """Return the index of each row's last true entry, [B]."""
     indices_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return torch.where(mask_BT, indices_T, -1).amax(-1)
 
@@ -32,7 +32,7 @@ def last_chosen(mask_BT: Tensor) -> Tensor:
 def gae(
     rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Give advantages and returns (Schulman et al. 2016, arXiv:1506.02438), zero off the mask.
+    """Return advantages and returns (Schulman et al. 2016, arXiv:1506.02438), zero off the mask.
 
     `values_BT[:, t]` is the value of the state in which token t was chosen. The chosen tokens
     of a row are contiguous, and nothing follows the last one.
@@ -51,7 +51,7 @@ def gae(
 
 
 def whiten(values_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Give the entries weighted mean 0 and deviation 1; with no weight at all, as they are."""
+    """Return the entries weighted mean 0 and deviation 1; with no weight at all, as they are."""
     total = weights_N.sum()
     if total == 0:
         return values_N

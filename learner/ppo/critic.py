@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from learner.data.answers import AnswerBatch
-from learner.models.model import ScalarModel, hidden_size, twin
+from learner.models.model import ScalarModel, copy_shared, hidden_size
 from learner.reward.model import RewardModel
 from learner.settings import PPOSettings
 
@@ -18,7 +18,7 @@ class Critic(Protocol):
     """Gives values, and is trained; also a torch module."""
 
     def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:
-        """Give the value of each state, [N], from the policy's own states or a trunk's."""
+        """Return the value of each state, [N], from the policy's own states or a trunk's."""
         ...
 
     def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
@@ -37,7 +37,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:  # noqa: ARG002
-        """Give the value of each state, [N]."""
+        """Return the value of each state, [N]."""
         values: Tensor = self.linear(states_NH.float()).squeeze(-1)
         return values
 
@@ -69,8 +69,8 @@ class SeparateCritic(nn.Module):
         self.scalar = scalar
 
     def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:  # noqa: ARG002
-        """Give the value of each state, [N]."""
-        values: Tensor = self.scalar(batch)[batch.before_N]
+        """Return the value of each state, [N]."""
+        values: Tensor = self.scalar(batch)[batch.state_index_N]
         return values
 
     def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
@@ -80,15 +80,15 @@ class SeparateCritic(nn.Module):
 def new_critic(
     policy: PreTrainedModel, reward: RewardModel, settings: PPOSettings
 ) -> ValueHead | SeparateCritic:
-    """Give the critic that the settings ask for."""
+    """Return the critic that the settings ask for."""
     if settings.separate_critic:
-        return critic_of(reward)
+        return critic_from_reward_model(reward)
     return ValueHead(hidden_size(policy)).to(policy.device)
 
 
-def critic_of(reward: RewardModel) -> SeparateCritic:
+def critic_from_reward_model(reward: RewardModel) -> SeparateCritic:
     """Copy a reward model into a critic that starts from its normalised scores."""
-    scalar = twin(reward.scalar)
+    scalar = copy_shared(reward.scalar)
     with torch.no_grad():
         scalar.head.weight.div_(reward.std)
         scalar.head.bias.sub_(reward.mean).div_(reward.std)

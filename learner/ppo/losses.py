@@ -17,7 +17,7 @@ def policy_loss(
     clip: float,
     count: float,
 ) -> Tensor:
-    """Give PPO's clipped surrogate loss (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
+    """Return PPO's clipped surrogate loss (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
 
     Where tokens were sampled by an earlier policy this is the decoupled objective: clipped about
     the policy as the iteration found it, weighed by what that is to the one that sampled (Hilton
@@ -37,7 +37,7 @@ def policy_loss(
 def clipped_share(
     log_probs_N: Tensor, old_log_probs_N: Tensor, *, clip: float, count: float
 ) -> Tensor:
-    """Give the share of tokens whose ratio is outside the clipping range, for logs."""
+    """Return the share of tokens whose ratio is outside the clipping range, for logs."""
     ratio_N = (log_probs_N - old_log_probs_N).exp()
     return ((ratio_N - 1).abs() > clip).sum() / count
 
@@ -51,7 +51,7 @@ def value_loss(
     clip: float,
     count: float,
 ) -> Tensor:
-    """Give half the squared error, the worse of the value and the value clipped to the old one.
+    """Return half the squared error, the worse of the value and the value clipped to the old one.
 
     Args:
         weights_N: As in `policy_loss`: what an earlier policy's answers return is not what this
@@ -64,7 +64,7 @@ def value_loss(
 
 
 def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap: float) -> Tensor:
-    """Give min(p_trainer / p_sampler, cap) for each token, without gradient.
+    """Return min(p_trainer / p_sampler, cap) for each token, without gradient.
 
     Truncated importance sampling between the engine that sampled and the one that trains
     (Ionides 2008; Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy").
@@ -84,7 +84,7 @@ def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
 
 def token_log_probs(logits_NV: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
-    """Give the log-probability of each token that was chosen from these logits."""
+    """Return the log-probability of each token that was chosen from these logits."""
     return -F.cross_entropy(_tempered(logits_NV, temperature), tokens_N, reduction="none")
 
 
@@ -95,13 +95,13 @@ def _tempered(logits_NV: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def token_entropies(logits_NV: Tensor, temperature: float) -> Tensor:
-    """Give the entropy in nats of each distribution."""
+    """Return the entropy in nats of each distribution."""
     log_probs_NV = _tempered(logits_NV, temperature).log_softmax(-1)
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
 
 def effective_sample_size(weights_N: Tensor) -> Tensor:
-    """Give Kish's effective number of samples as a share of their number: (sum w)^2 / (N sum w^2).
+    """Return Kish's effective sample size as a share of N: (sum w)^2 / (N sum w^2).
 
     1 where all weights are equal, 1/N where one outweighs all others (Kish 1965).
     """

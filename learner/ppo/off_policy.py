@@ -6,14 +6,14 @@ What each token's probability was is recorded with them, so that they can be cor
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from learner.data.preferences import JudgedEvent, record_key, split_of
+from learner.data.preferences import JudgedEvent, prompt_split, record_prompt_key
 from learner.sampling.sampler import Sample
 from learner.settings import PPOSettings, RewardSettings
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord
 
 
 @dataclass(frozen=True, slots=True)
-class LiveAnswer:
+class OffPolicyAnswer:
     """An answer that somebody rated.
 
     Attributes:
@@ -25,14 +25,14 @@ class LiveAnswer:
     staleness: int
 
 
-def live_answers(
+def off_policy_answers(
     events: Iterable[JudgedEvent],
     *,
     version: int,
     ppo: PPOSettings,
     reward: RewardSettings,
-) -> list[LiveAnswer]:
-    """Give the answers that can be learned from off-policy, each once.
+) -> list[OffPolicyAnswer]:
+    """Return the answers that can be learned from off-policy, each once.
 
     Left out are those sampled with filters or penalties (what was recorded is not the policy's
     own probability then), those that somebody stopped, those of versions too long ago, and those
@@ -42,7 +42,7 @@ def live_answers(
         version: That learns now.
 
     """
-    found: dict[tuple[str, int], LiveAnswer] = {}
+    found: dict[tuple[str, int], OffPolicyAnswer] = {}
     for judged in events:
         for record in judged.completions.values():
             if not _usable(record, ppo, reward):
@@ -51,13 +51,13 @@ def live_answers(
                 staleness = _staleness(choice, version)
                 if staleness is not None and staleness <= ppo.max_staleness:
                     place = (record.completion_id, choice.index)
-                    found[place] = LiveAnswer(_sample(record, choice), staleness)
+                    found[place] = OffPolicyAnswer(_sample(record, choice), staleness)
     return list(found.values())
 
 
 def _usable(record: CompletionRecord, ppo: PPOSettings, reward: RewardSettings) -> bool:
-    split = split_of(
-        record_key(record),
+    split = prompt_split(
+        record_prompt_key(record),
         held_out_share=reward.held_out_share,
         judge_share=reward.judge_share,
     )
@@ -70,7 +70,7 @@ def _usable(record: CompletionRecord, ppo: PPOSettings, reward: RewardSettings) 
 
 
 def _staleness(choice: Choice, version: int) -> int | None:
-    """Give how many versions ago its oldest token was sampled; None where it cannot be used."""
+    """Return how many versions ago its oldest token was sampled; None where it cannot be used."""
     whole = choice.finish_reason in {"stop", "length"}
     if not whole or not choice.token_ids or len(choice.log_probs) != len(choice.token_ids):
         return None

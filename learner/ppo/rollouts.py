@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learner.data.answers import AnswerBatch, Answered, lay_out
-from learner.data.batching import in_number, parts
+from learner.data.answers import AnswerBatch, PromptAnswers, build_answer_batch
+from learner.data.batching import parts, resize_groups
 from learner.models.model import choices
 from learner.models.ranks import Ranks
 from learner.ppo.advantages import gae, token_rewards, whiten
@@ -25,7 +25,7 @@ from learner.settings import Dtype, PPOSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RolloutBatch:
     """A answers that take one forward pass.
 
     The old log-probabilities and the loss use the same groups, so that the first step's ratio is
@@ -47,7 +47,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
+class PPOTargets:
     """What is computed for a group before the policy moves; one figure for each token."""
 
     old_log_probs_N: Tensor
@@ -58,7 +58,7 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class RolloutStats:
     """Figures of an iteration's answers before the policy moves, of all processes.
 
     Those of whole answers are of the answers sampled now, where there are any.
@@ -85,12 +85,12 @@ class Measured:
     effective_sample_size: float
 
 
-def rows_of(samples: Sequence[Sample]) -> list[Answered]:
-    """Give each sample a row of its own."""
-    return [Answered(sample.prompt, (sample.token_ids,)) for sample in samples]
+def rows_from_samples(samples: Sequence[Sample]) -> list[PromptAnswers]:
+    """Return each sample a row of its own."""
+    return [PromptAnswers(sample.prompt, (sample.token_ids,)) for sample in samples]
 
 
-def collect(
+def batch_rollouts(
     samples: Sequence[Sample],
     fresh: Sequence[bool],
     *,
@@ -98,17 +98,17 @@ def collect(
     micro_tokens: int,
     device: torch.device,
     ranks: Ranks,
-) -> list[Group]:
+) -> list[RolloutBatch]:
     """Group samples of like length for forward passes of at most `micro_tokens` tokens.
 
     Every process makes as many groups, since each forward pass takes them all.
     """
-    rows = rows_of(samples)
+    rows = rows_from_samples(samples)
     groups = parts([row.length for row in rows], micro_tokens)
     count = min(ranks.most(len(groups)), -ranks.most(-len(samples)))
     return [
-        Group(
-            batch=lay_out([rows[i] for i in members], pad=pad, device=device),
+        RolloutBatch(
+            batch=build_answer_batch([rows[i] for i in members], pad=pad, device=device),
             members=members,
             sampler_log_probs_N=torch.tensor(
                 [log_prob for i in members for log_prob in samples[i].log_probs], device=device
@@ -116,19 +116,19 @@ def collect(
             ended_A=torch.tensor([samples[i].finished for i in members], device=device),
             fresh_A=torch.tensor([fresh[i] for i in members], device=device),
         )
-        for members in in_number(groups, count)
+        for members in resize_groups(groups, count)
     ]
 
 
-def ended_share(groups: Sequence[Group], ranks: Ranks) -> float:
-    """Give the share of the answers sampled now (of all, where none is) that ended, everywhere."""
+def finished_share(groups: Sequence[RolloutBatch], ranks: Ranks) -> float:
+    """Return the share of the fresh answers (of all, if none is fresh) that ended, on all ranks."""
     own = torch.cat([torch.stack([g.ended_A, g.fresh_A]).float() for g in groups], dim=-1)
     ended_A, fresh_A = torch.cat(ranks.gather(own), dim=-1)
     return float((ended_A[fresh_A > 0] if fresh_A.any() else ended_A).mean())
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _ForwardOutputs:
     """What the models say of a group, without gradient."""
 
     scores_A: Tensor
@@ -140,7 +140,7 @@ class _Look:
 
 @torch.no_grad()
 def targets(
-    groups: Sequence[Group],
+    groups: Sequence[RolloutBatch],
     *,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
@@ -152,7 +152,7 @@ def targets(
     dtype: Dtype,
     ranks: Ranks,
     first: bool = False,
-) -> tuple[list[Targets], Measured]:
+) -> tuple[list[PPOTargets], RolloutStats]:
     """Compute old log-probabilities, values, advantages and returns with the policy as it is.
 
     Args:
@@ -169,33 +169,33 @@ def targets(
     ]
     if first:
         to_go = [
-            rewards_AL.flip(-1).cumsum(-1).flip(-1)[group.batch.chosen_AL]
+            rewards_AL.flip(-1).cumsum(-1).flip(-1)[group.batch.answer_mask_AL]
             for group, rewards_AL in zip(groups, rewards, strict=True)
         ]
         states_NH = torch.cat([look.states_NH.float() for look in looks])
         critic.fit(*(torch.cat(ranks.gather(x)) for x in (states_NH, torch.cat(to_go))))
     found = [
-        _target(*of_group, critic, settings)
+        _group_targets(*of_group, critic, settings)
         for of_group in zip(groups, looks, rewards, strict=True)
     ]
-    return _whitened(found, ranks), _measure(groups, looks, found, ranks)
+    return _whiten_advantages(found, ranks), _rollout_stats(groups, looks, found, ranks)
 
 
 def _look(
-    group: Group,
+    group: RolloutBatch,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     reward: RewardModel,
     temperature: float,
     dtype: Dtype,
-) -> _Look:
+) -> _ForwardOutputs:
     tokens_N = group.batch.tokens_N
     reference_NV, _ = choices(reference, group.batch, dtype)
     reference_N = token_log_probs(reference_NV, tokens_N, temperature)
     del reference_NV  # a large vocabulary's logits are most of the memory
     with torch.enable_grad():  # as in the loss: what is compiled without rounds otherwise
         logits_NV, states_NH = (x.detach() for x in choices(policy, group.batch, dtype))
-    return _Look(
+    return _ForwardOutputs(
         scores_A=reward.normal(reward(group.batch)),
         old_N=token_log_probs(logits_NV, tokens_N, temperature),
         reference_N=reference_N,
@@ -204,38 +204,42 @@ def _look(
     )
 
 
-def _rewards(group: Group, look: _Look, kl_coef: float, penalty: float) -> Tensor:
+def _rewards(group: RolloutBatch, look: _ForwardOutputs, kl_coef: float, penalty: float) -> Tensor:
     return token_rewards(
         group.batch.padded(look.old_N),
         group.batch.padded(look.reference_N),
         torch.where(group.ended_A, look.scores_A, look.scores_A - penalty),
-        group.batch.chosen_AL,
+        group.batch.answer_mask_AL,
         kl_coef,
     )
 
 
-def _target(
-    group: Group, look: _Look, rewards_AL: Tensor, critic: Critic, settings: PPOSettings
-) -> Targets:
-    chosen_AL = group.batch.chosen_AL
+def _group_targets(
+    group: RolloutBatch,
+    look: _ForwardOutputs,
+    rewards_AL: Tensor,
+    critic: Critic,
+    settings: PPOSettings,
+) -> PPOTargets:
+    answer_mask_AL = group.batch.answer_mask_AL
     values_N = critic.values(group.batch, look.states_NH)
     advantages_AL, returns_AL = gae(
         rewards_AL,
         group.batch.padded(values_N),
-        chosen_AL,
+        answer_mask_AL,
         gamma=settings.gamma,
         lam=settings.lam,
     )
-    return Targets(
+    return PPOTargets(
         old_log_probs_N=look.old_N,
         old_values_N=values_N,
-        advantages_N=advantages_AL[chosen_AL],
-        returns_N=returns_AL[chosen_AL],
+        advantages_N=advantages_AL[answer_mask_AL],
+        returns_N=returns_AL[answer_mask_AL],
         weights_N=_weights(group, look.old_N, settings.importance_cap),
     )
 
 
-def _weights(group: Group, old_N: Tensor, cap: float) -> Tensor:
+def _weights(group: RolloutBatch, old_N: Tensor, cap: float) -> Tensor:
     """Weigh fresh answers token by token, since there only the arithmetic differs; others whole.
 
     An earlier policy's answer is one that this policy gives as often as all its tokens together
@@ -250,7 +254,7 @@ def _weights(group: Group, old_N: Tensor, cap: float) -> Tensor:
     return torch.where(batch.per_token(group.fresh_A), of_tokens_N, batch.per_token(of_answers_A))
 
 
-def _whitened(found: Sequence[Targets], ranks: Ranks) -> list[Targets]:
+def _whiten_advantages(found: Sequence[PPOTargets], ranks: Ranks) -> list[PPOTargets]:
     """Whiten advantages over all tokens of the iteration, each as far as it counts."""
     advantages = ranks.gather(torch.cat([target.advantages_N for target in found]))
     weights = ranks.gather(torch.cat([target.weights_N for target in found]))
@@ -260,9 +264,12 @@ def _whitened(found: Sequence[Targets], ranks: Ranks) -> list[Targets]:
     return [replace(t, advantages_N=a) for t, a in zip(found, own, strict=True)]
 
 
-def _measure(
-    groups: Sequence[Group], looks: Sequence[_Look], found: Sequence[Targets], ranks: Ranks
-) -> Measured:
+def _rollout_stats(
+    groups: Sequence[RolloutBatch],
+    looks: Sequence[_ForwardOutputs],
+    found: Sequence[PPOTargets],
+    ranks: Ranks,
+) -> RolloutStats:
     def everywhere(figures: Sequence[Tensor]) -> Tensor:
         return torch.cat(ranks.gather(torch.cat(list(figures), dim=-1)), dim=-1)
 
@@ -291,11 +298,11 @@ def _measure(
     else:
         own_N, own_A = fresh_N == 0, fresh_A == 0
     earlier_N = fresh_N == 0
-    return Measured(
+    return RolloutStats(
         score=scores_A[own_A].mean().item(),
         kl=nats_N[own_N].sum().item() / int(own_A.sum()),
         length=int(own_N.sum()) / int(own_A.sum()),
-        ended=ended_share(groups, ranks),
+        ended=finished_share(groups, ranks),
         entropy=entropies_N.mean().item(),
         mismatch_kl=mismatch_N[fresh_N > 0].mean().item() if fresh_A.any() else 0.0,
         effective_sample_size=(

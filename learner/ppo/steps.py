@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 
 from learner.data.answers import AnswerBatch
 from learner.data.packing import Rows
-from learner.models.model import choices, computing, trained
+from learner.models.model import choices, compute_in, trained
 from learner.models.ranks import Ranks
 from learner.ppo.critic import SeparateCritic, ValueHead
 from learner.ppo.losses import clipped_share, policy_loss, token_log_probs, value_loss
-from learner.ppo.off_policy import LiveAnswer
-from learner.ppo.rollouts import Group, Targets
+from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.rollouts import PPOTargets, RolloutBatch
 from learner.pretraining.next_token import rows_divergence, rows_loss
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sampler
@@ -23,7 +23,7 @@ from learner.settings import Dtype, PPOSettings
 
 
 @dataclass(slots=True)
-class Players:
+class PPOInputs:
     """The models of one PPO run, and what they learn from.
 
     Attributes:
@@ -48,10 +48,10 @@ class Players:
     prompts: Sequence[Sequence[int]]
     text: Rows
     text_by_reference: bool = False
-    live: Sequence[LiveAnswer] = ()
+    live: Sequence[OffPolicyAnswer] = ()
 
 
-class Steps:
+class PPOUpdater:
     """The steps of one run, with one optimizer for policy and critic.
 
     Attributes:
@@ -62,7 +62,7 @@ class Steps:
 
     def __init__(
         self,
-        players: Players,
+        players: PPOInputs,
         settings: PPOSettings,
         dtype: Dtype,
         ranks: Ranks,
@@ -84,7 +84,7 @@ class Steps:
 
     def take(
         self,
-        minibatches: Sequence[Sequence[tuple[Group, Targets]]],
+        minibatches: Sequence[Sequence[tuple[RolloutBatch, PPOTargets]]],
         generator: torch.Generator,
     ) -> tuple[float, float, float]:
         """Take all steps of an iteration; gives mean clip share, value loss and text NLL."""
@@ -102,7 +102,7 @@ class Steps:
 
     def _step(
         self,
-        minibatch: Sequence[tuple[Group, Targets]],
+        minibatch: Sequence[tuple[RolloutBatch, PPOTargets]],
         count: float,
         generator: torch.Generator,
     ) -> Tensor:
@@ -121,7 +121,7 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
         return figures
 
-    def _backward(self, batch: AnswerBatch, fixed: Targets, count: float) -> Tensor:
+    def _backward(self, batch: AnswerBatch, fixed: PPOTargets, count: float) -> Tensor:
         settings = self._settings
         logits_NV, states_NH = choices(self._players.policy, batch, self._dtype)
         log_probs_N = token_log_probs(logits_NV, batch.tokens_N, settings.temperature)
@@ -159,7 +159,7 @@ class Steps:
         if not len(own):
             own = picked[:1]  # its share is nothing, but a forward pass takes all processes
         part = text.some(own, policy.device)
-        with computing(self._dtype, part.input_ids_NT):
+        with compute_in(self._dtype, part.input_ids_NT):
             if self._players.text_by_reference:
                 loss, nll = rows_divergence(policy, self._players.reference, part)
             else:

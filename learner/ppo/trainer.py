@@ -14,12 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from learner.models.checkpoint import load_sharded, save_sharded
-from learner.models.model import twin
-from learner.models.ranks import Ranks, copy_whole
+from learner.models.model import copy_shared
+from learner.models.ranks import Ranks, copy_unsharded
 from learner.ppo.advantages import adapted_kl_coef
-from learner.ppo.off_policy import LiveAnswer
-from learner.ppo.rollouts import Group, collect, ended_share, targets
-from learner.ppo.steps import Players, Steps
+from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.rollouts import RolloutBatch, batch_rollouts, finished_share, targets
+from learner.ppo.steps import PPOInputs, PPOUpdater
 from learner.sampling.sampler import Sample
 from learner.settings import Dtype, PPOSettings
 
@@ -64,7 +64,7 @@ class Iteration:
 
 
 def run_ppo(
-    players: Players,
+    players: PPOInputs,
     settings: PPOSettings,
     *,
     seed: int,
@@ -103,7 +103,7 @@ class _Trainer:
 
     def __init__(
         self,
-        players: Players,
+        players: PPOInputs,
         settings: PPOSettings,
         seed: int,
         dtype: Dtype,
@@ -121,15 +121,15 @@ class _Trainer:
         self._kl_coef = settings.kl_coef
         self._unfinished_penalty = settings.unfinished_penalty
         # What is sampled from is whole: a token takes one process, not all of them.
-        self._whole = players.policy if ranks.size == 1 else twin(players.policy)
+        self._whole = players.policy if ranks.size == 1 else copy_shared(players.policy)
         self._sampler = players.sampler(self._whole)
         for model in (players.policy, players.reference, players.reward.scalar.trunk):
             ranks.shard(model)
-        self._steps = Steps(players, settings, dtype, ranks, check)
+        self._steps = PPOUpdater(players, settings, dtype, ranks, check)
         self._key = f"ppo {seed} {dtype} {settings.model_dump_json()}"
 
     def resume(self, folder: Path) -> int:
-        """Give the number of iterations done."""
+        """Return the number of iterations done."""
         saved = load_sharded(
             folder, self._steps.modules, self._steps.optimizer, self._key, self._ranks
         )
@@ -151,9 +151,9 @@ class _Trainer:
         )
 
     def whole(self) -> PreTrainedModel:
-        """Give the policy as it is, on one device."""
+        """Return the policy as it is, on one device."""
         if self._ranks.size > 1:
-            copy_whole(self._players.policy, self._whole)
+            copy_unsharded(self._players.policy, self._whole)
         return self._whole
 
     def iterate(self, number: int) -> Iteration:
@@ -161,14 +161,14 @@ class _Trainer:
         seed = self._seed * 100_003 + number
         generator = torch.Generator().manual_seed(seed)
         started = time.monotonic()
-        live = self._take_live(generator)
+        live = self._pick_off_policy(generator)
         minibatches = self._collect(live, generator, seed)
         sampled = time.monotonic()
         players = self._players
         groups = [group for minibatch in minibatches for group in minibatch]
         if number == 0:
             # Who is cut off as a rule, for want of tokens, is not to learn brevity by that.
-            self._unfinished_penalty *= ended_share(groups, self._ranks)
+            self._unfinished_penalty *= finished_share(groups, self._ranks)
         fixed, measured = targets(
             groups,
             policy=players.policy,
@@ -210,16 +210,16 @@ class _Trainer:
             )
         return iteration
 
-    def _take_live(self, generator: torch.Generator) -> list[LiveAnswer]:
+    def _pick_off_policy(self, generator: torch.Generator) -> list[OffPolicyAnswer]:
         pool = self._players.live
         count = min(round(self._settings.rollouts * self._settings.live_share), len(pool))
         order = torch.randperm(len(pool), generator=generator)[:count]
         return [pool[i] for i in order.tolist()]
 
     def _collect(
-        self, live: Sequence[LiveAnswer], generator: torch.Generator, seed: int
-    ) -> list[list[Group]]:
-        """Give the iteration's minibatches, as this process's groups of each."""
+        self, live: Sequence[OffPolicyAnswer], generator: torch.Generator, seed: int
+    ) -> list[list[RolloutBatch]]:
+        """Return the iteration's minibatches, as this process's groups of each."""
         settings, prompts = self._settings, self._players.prompts
         fresh = settings.rollouts - len(live)
         picked = torch.randint(len(prompts), (fresh,), generator=generator).tolist()
@@ -232,7 +232,7 @@ class _Trainer:
         for start in range(settings.minibatches):
             own = [number for number in order[start :: settings.minibatches] if number in samples]
             minibatches.append(
-                collect(
+                batch_rollouts(
                     [samples[number] for number in own],
                     [number < fresh for number in own],
                     pad=self._players.reward.pad,
@@ -257,6 +257,6 @@ class _Trainer:
         )
 
 
-def as_figures(iteration: Iteration) -> dict[str, float]:
-    """Give an iteration's figures by name, for metrics and files."""
+def iteration_figures(iteration: Iteration) -> dict[str, float]:
+    """Return an iteration's figures by name, for metrics and files."""
     return {name: float(value) for name, value in asdict(iteration).items()}

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import IGNORED, Rows, batches
 from learner.models.checkpoint import load_state, restore, save_state, training_state
-from learner.models.model import computing, trained
+from learner.models.model import compute_in, trained
 from learner.pretraining.progress import Advance, OnAdvance
 from learner.settings import Dtype, PretrainSettings, SftSettings
 
@@ -47,7 +47,7 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup_ratio: float) ->
 
 
 def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Give the mean negative log-likelihood of the labels, in nats, each predicted one before."""
+    """Return the mean negative log-likelihood of the labels, in nats, each predicted one before."""
     return F.cross_entropy(
         logits_BTV[:, :-1].flatten(0, 1).float(),
         labels_BT[:, 1:].flatten(),
@@ -56,14 +56,14 @@ def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
 
 
 def rows_loss(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """Give the mean negative log-likelihood of the labels of rows on the model's device, nats."""
+    """Return the mean negative log-likelihood of the labels of rows on the model's device, nats."""
     return next_token_loss(_logits(model, rows), rows.labels_NT)
 
 
 def rows_divergence(
     model: PreTrainedModel, reference: PreTrainedModel, rows: Rows
 ) -> tuple[Tensor, Tensor]:
-    """Give KL(reference, model) where rows have labels, without gradient their loss; mean, nats.
+    """Return KL(reference, model) where rows have labels, without gradient their loss; mean, nats.
 
     On text that the reference wrote the two differ by a constant on average. But the divergence
     is zero, and so is its gradient, as long as the model is the reference.
@@ -140,7 +140,7 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     part = rows.some(picked, model.device)
-    with computing(stage.dtype, part.input_ids_NT):
+    with compute_in(stage.dtype, part.input_ids_NT):
         loss = rows_loss(model, part)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(trained(model), stage.settings.clip_norm)
@@ -151,7 +151,7 @@ def _step(
 
 @torch.no_grad()
 def text_nll(model: PreTrainedModel, rows: Rows, *, batch: int = 16) -> float:
-    """Give the mean negative log-likelihood of the rows' labels, in nats per token."""
+    """Return the mean negative log-likelihood of the rows' labels, in nats per token."""
     total = 0.0
     count = 0
     for start in range(0, len(rows), batch):

@@ -78,12 +78,12 @@ def pretrain(
 
 
 def _tokenizer(text: Sequence[Path] | None, settings: PretrainSettings) -> PreTrainedTokenizerBase:
-    texts = up_to(_TOKENIZER_CHARACTERS, documents(text, settings.seed, repeat=False))
+    texts = take_characters(_TOKENIZER_CHARACTERS, documents(text, settings.seed, repeat=False))
     return train_tokenizer(texts, vocabulary=settings.vocabulary, context=settings.context)
 
 
-def up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
-    """Give texts until they have so many characters."""
+def take_characters(characters: int, texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts until they have so many characters."""
     seen = 0
     for one in texts:
         yield one
@@ -93,7 +93,7 @@ def up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
 
 
 def documents(text: Sequence[Path] | None, seed: int, *, repeat: bool) -> Iterator[str]:
-    """Give the documents of the files, or of the generated corpus, which has no end."""
+    """Yield the documents of the files, or of the generated corpus, which has no end."""
     if text is None:
         yield from corpus.pretraining_documents(seed)
         return
@@ -119,7 +119,7 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def fingerprint(rows: Rows) -> str:
-    """Give a short hash of the rows, to know that a run is resumed on the same data."""
+    """Return a short hash of the rows, to know that a run is resumed on the same data."""
     return hashlib.sha256(rows.input_ids_NT.numpy().tobytes()).hexdigest()[:16]
 
 

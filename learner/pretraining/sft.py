@@ -93,7 +93,7 @@ def _rows(
 
 
 def conversations(data: Path | None, seed: int) -> Iterator[Messages]:
-    """Give conversations without end: the file's over and over, or generated ones."""
+    """Yield conversations without end: the file's over and over, or generated ones."""
     if data is None:
         yield from corpus.conversations(seed)
         return

@@ -6,7 +6,7 @@ from typing import Final
 
 from learner.report.contents import Report
 
-PICTURE: Final = "report.svg"
+CHART_FILE: Final = "report.svg"
 _OUTCOMES: Final[dict[str, str]] = {
     "published": "It passed the gate.",
     "refused": "The gate refused the candidate:",
@@ -44,7 +44,7 @@ _ROWS: Final = 16  # of PPO's table, at most; the JSON has every iteration
 
 
 def markdown(report: Report) -> str:
-    """Give the report as a page of Markdown, beside which the picture lies."""
+    """Return the report as a page of Markdown, beside which the picture lies."""
     parts = (_head, _gate, _data, _reward_models, _ppo, _samples, _time)
     return "\n\n".join(text for part in parts if (text := part(report))) + "\n"
 
@@ -129,17 +129,17 @@ def _ppo(report: Report) -> str:
         return ""
     rows = [
         [_cell(iteration, name) for name in ("number", *_CURVES)]
-        for iteration in _thinned(report.iterations)
+        for iteration in _subsample(report.iterations)
     ]
     return (
-        f"## PPO\n\n![Reward, KL and entropy by iteration]({PICTURE})\n\n"
+        f"## PPO\n\n![Reward, KL and entropy by iteration]({CHART_FILE})\n\n"
         + _table(("iteration", *_CURVES.values()), rows)
         + "\n\nReward: mean, normalised. KL: nats in an answer. Entropy: nats in a token. "
         "Clipped: share of tokens. Length: tokens."
     )
 
 
-def _thinned(iterations: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+def _subsample(iterations: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     """Leave so many that the table has room, the first and the last among them."""
     if len(iterations) <= _ROWS:
         return list(iterations)
@@ -151,7 +151,7 @@ def _samples(report: Report) -> str:
     if not report.samples:
         return ""
     blocks = [
-        _fenced(f"> {sample.prompt}", f"before: {sample.before}", f"after:  {sample.after}")
+        _code_block(f"> {sample.prompt}", f"before: {sample.before}", f"after:  {sample.after}")
         for sample in report.samples
     ]
     told = f"Before: version {report.parent}. Sampled as it is served, with one seed."
@@ -165,7 +165,7 @@ def _time(report: Report) -> str:
     return f"## Time\n\n{told}"
 
 
-def _fenced(*lines: str) -> str:
+def _code_block(*lines: str) -> str:
     """Put what a model said where nothing in it acts as Markdown."""
     text = "\n".join(lines)
     fence = "```"

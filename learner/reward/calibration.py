@@ -32,7 +32,7 @@ def _sigmoid(x: float) -> float:
 
 
 def best_temperature(judged: Sequence[Judged]) -> float:
-    """Give the temperature under which these outcomes are likeliest; 1 where there are none.
+    """Return the temperature under which these outcomes are likeliest; 1 where there are none.
 
     One number divides all differences (Guo et al. 2017, arXiv:1706.04599). The likelihood is
     convex in its inverse, so where the slope changes its sign is found by halving.
@@ -54,7 +54,7 @@ def best_temperature(judged: Sequence[Judged]) -> float:
 
 
 def calibration_error(judged: Sequence[Judged], temperature: Sequence[float]) -> float:
-    """Give the expected calibration error over ten bins of equal width (Guo et al. 2017).
+    """Return the expected calibration error over ten bins of equal width (Guo et al. 2017).
 
     Each pair is read from the side of the answer that the scores prefer, so that which one is
     called the first does not matter, and counts by its weight.
@@ -69,7 +69,7 @@ def calibration_error(judged: Sequence[Judged], temperature: Sequence[float]) ->
 
 
 def calibration(judged: Sequence[Judged]) -> tuple[float, float, float]:
-    """Give the best temperature, the calibration error with one, and without.
+    """Return the best temperature, the calibration error with one, and without.
 
     A temperature is not measured on the pairs that it was found on: the error is that of each half
     of the prompts with the other half's.

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
+from learner.reward.batches import PreferenceBatch, batch_preferences
 from learner.reward.calibration import Judged, calibration
-from learner.reward.linear import PENALTIES, cross_fitted, standardised
+from learner.reward.linear import PENALTIES, cross_fit, standardise
 from learner.reward.model import RewardModel
-from learner.reward.opinions import OpinionBatch, lay_out_opinions
 from learner.reward.reliability import Reliabilities, mixture_losses
-from learner.reward.statistics import Keyed, mean_bounds, wilson_lower
+from learner.reward.statistics import KeyedValue, mean_bounds, wilson_lower
 from learner.settings import RewardSettings
 
 
@@ -52,21 +52,21 @@ class RewardReport:
     doubted_raters: int
 
 
-def opinion_losses(
-    model: RewardModel, batch: OpinionBatch, raters: Sequence[str], reliabilities: Reliabilities
+def example_losses(
+    model: RewardModel, batch: PreferenceBatch, raters: Sequence[str], reliabilities: Reliabilities
 ) -> tuple[Tensor, Tensor]:
-    """Give each opinion's loss, [E], and the scores, [A]."""
+    """Return each opinion's loss, [E], and the scores, [A]."""
     scores_A = model(batch.answers)
     meant_E, opposite_E = batch.opinions.log_likelihoods(scores_A, model.log_tie, model.offset)
-    believed_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in batch.members])
-    return mixture_losses(meant_E, opposite_E, believed_E), scores_A
+    reliability_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in batch.members])
+    return mixture_losses(meant_E, opposite_E, reliability_E), scores_A
 
 
-def laid_out(
-    model: RewardModel, examples: Sequence[Example], settings: RewardSettings
-) -> list[OpinionBatch]:
-    """Give the opinions in forward passes of at most `settings.micro_tokens` tokens."""
-    return lay_out_opinions(
+def build_preference_batches(
+    model: RewardModel, examples: Sequence[PreferenceExample], settings: RewardSettings
+) -> list[PreferenceBatch]:
+    """Return the opinions in forward passes of at most `settings.micro_tokens` tokens."""
+    return batch_preferences(
         examples,
         micro_tokens=settings.micro_tokens,
         shared=model.shares,
@@ -78,7 +78,7 @@ def laid_out(
 @torch.no_grad()
 def evaluate(
     model: RewardModel,
-    held_out: Sequence[Example],
+    held_out: Sequence[PreferenceExample],
     reliabilities: Reliabilities,
     settings: RewardSettings,
     *,
@@ -90,12 +90,12 @@ def evaluate(
     loss = 0.0
     told = []
     judged: list[Judged] = []
-    batches = laid_out(model, held_out, settings)
+    batches = build_preference_batches(model, held_out, settings)
     for batch in batches:
-        losses_E, scores_A = opinion_losses(model, batch, raters, reliabilities)
+        losses_E, scores_A = example_losses(model, batch, raters, reliabilities)
         loss += losses_E.sum().item()
         told.append(scores_A)
-        judged += _judged(scores_A, batch, held_out, reliabilities)
+        judged += _scored_pairs(scores_A, batch, held_out, reliabilities)
     right = sum(one.weight * ((one.difference > 0) == one.first_won) for one in judged)
     total, squares = sum(o.weight for o in judged), sum(o.weight**2 for o in judged)
     accuracy = right / max(total, 1e-9)
@@ -116,14 +116,17 @@ def evaluate(
         gain_lower_bound=lower,
         gain_upper_bound=upper,
         epochs=epochs,
-        doubted_raters=reliabilities.doubted(),
+        doubted_raters=reliabilities.count_unreliable(),
     )
 
 
-def _judged(
-    scores_A: Tensor, batch: OpinionBatch, held_out: Sequence[Example], reliabilities: Reliabilities
+def _scored_pairs(
+    scores_A: Tensor,
+    batch: PreferenceBatch,
+    held_out: Sequence[PreferenceExample],
+    reliabilities: Reliabilities,
 ) -> list[Judged]:
-    """Give the pairs of which somebody preferred one, by raters who are trusted at all."""
+    """Return the pairs of which somebody preferred one, by raters who are trusted at all."""
     opinions, found = batch.opinions, []
     for difference, outcome, of in zip(
         opinions.differences(scores_A).tolist(),
@@ -139,16 +142,16 @@ def _judged(
 
 
 def _gains(
-    scores: Sequence[Tensor], examples: Sequence[Example], reliabilities: Reliabilities
-) -> list[Keyed]:
-    """Give what the scores gain on each opinion, in nats, and its prompt.
+    scores: Sequence[Tensor], examples: Sequence[PreferenceExample], reliabilities: Reliabilities
+) -> list[KeyedValue]:
+    """Return what the scores gain on each opinion, in nats, and its prompt.
 
     Their scale is fitted to the opinions on the other prompts, so that nothing is gained by it.
     """
     if not examples:
         return []
-    states_A1 = standardised(torch.cat([*scores])[:, None], examples)[0]
-    believed_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
-    fitted = cross_fitted(states_A1, examples, believed_E, penalties=PENALTIES[:1])
+    states_A1 = standardise(torch.cat([*scores])[:, None], examples)[0]
+    reliability_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
+    fitted = cross_fit(states_A1, examples, reliability_E, penalties=PENALTIES[:1])
     gains_E = torch.where(fitted.weights_ED.squeeze(-1) > 0, fitted.gains_E, 0)
     return list(zip((example.key for example in examples), gains_E.tolist(), strict=True))

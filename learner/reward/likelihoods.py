@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def davidson_log_probs(difference: Tensor, log_tie: Tensor) -> Tensor:
-    """Give log-probabilities of win, loss and tie, [..., 3], by Davidson's model of ties.
+    """Return log-probabilities of win, loss and tie, [..., 3], by Davidson's model of ties.
 
     With strengths exp(s): win : loss : tie = exp(d/2) : exp(-d/2) : nu, for d the difference of
     scores. Davidson 1970, "On extending the Bradley-Terry model to accommodate ties". Without
@@ -27,7 +27,7 @@ def davidson_log_probs(difference: Tensor, log_tie: Tensor) -> Tensor:
 def pair_log_likelihoods(
     differences_P: Tensor, outcomes_P: Tensor, log_tie: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Give the log-likelihood of each pair's outcome, and that of the opposite outcome.
+    """Return the log-likelihood of each pair's outcome, and that of the opposite outcome.
 
     Args:
         differences_P: Score of the first minus score of the second.
@@ -43,7 +43,7 @@ def pair_log_likelihoods(
 
 
 def approval_log_likelihoods(scores_M: Tensor, approvals_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the logistic log-likelihood of graded approval in [0, 1], and of the opposite.
+    """Return the logistic log-likelihood of graded approval in [0, 1], and of the opposite.
 
     Args:
         scores_M: Score less the offset at which people are as likely to approve as not.

@@ -7,8 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from learner.data.preferences import Example
-from learner.reward.opinions import opinions_of
+from learner.data.preferences import PreferenceExample
+from learner.reward.batches import preference_labels
 from learner.reward.reliability import mixture_losses
 
 PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
@@ -42,8 +42,10 @@ def minimise(
     optimizer.step(evaluate)  # type: ignore[no-untyped-call]
 
 
-def standardised(states_AD: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the states of the examples' answers as deviations, and how that was done.
+def standardise(
+    states_AD: Tensor, examples: Sequence[PreferenceExample]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the states of the examples' answers as deviations, and how that was done.
 
     From the mean of the answers that somebody approved of or not, where there are any: the fits
     have no offset, and what differs between these and others must not serve as one.
@@ -53,7 +55,7 @@ def standardised(states_AD: Tensor, examples: Sequence[Example]) -> tuple[Tensor
         root of D times their standard deviation, [D], by which they were divided.
 
     """
-    approved_M = opinions_of(examples, states_AD.device).approved_M
+    approved_M = preference_labels(examples, states_AD.device).approved_M
     mean_D = (states_AD[approved_M] if len(approved_M) else states_AD).mean(0)
     scale_D = states_AD.std(0, correction=0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
     return (states_AD - mean_D) / scale_D, mean_D, scale_D
@@ -73,7 +75,7 @@ class LinearFits:
     def __init__(
         self,
         states_AD: Tensor,
-        examples: Sequence[Example],
+        examples: Sequence[PreferenceExample],
         *,
         folds: int = _FOLDS,
         check: Callable[[], None] = lambda: None,
@@ -81,7 +83,7 @@ class LinearFits:
         """Take the standardised states of the examples' answers, in order; one fold is none."""
         self._states_AD, self._check, self._folds = states_AD, check, folds
         # Each has a copy of all opinions, so that one pass fits them all.
-        self._opinions_FE = opinions_of([*examples] * folds, states_AD.device)
+        self._opinions_FE = preference_labels([*examples] * folds, states_AD.device)
         place = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
         self.fold_E = torch.tensor(
             [place[e.key] % folds for e in examples], device=states_AD.device
@@ -90,11 +92,11 @@ class LinearFits:
         self._fitted_FE = ~self._own_FE if folds > 1 else self._own_FE
 
     def begin(self) -> tuple[Tensor, Tensor]:
-        """Give the parameters to fit: the weights, [D, F], and log nu of ties."""
+        """Return the parameters to fit: the weights, [D, F], and log nu of ties."""
         weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], self._folds)
         return weights_DF.requires_grad_(), self._states_AD.new_tensor(_TIE).requires_grad_()
 
-    def fit(self, parameters: tuple[Tensor, Tensor], believed_E: Tensor, penalty: float) -> None:
+    def fit(self, parameters: tuple[Tensor, Tensor], reliability_E: Tensor, penalty: float) -> None:
         """Go on from the parameters, in place; those that require no gradient stay.
 
         Args:
@@ -104,7 +106,7 @@ class LinearFits:
         """
 
         def loss() -> Tensor:
-            losses_FE = mixture_losses(*self._log_likelihoods(*parameters), believed_E)
+            losses_FE = mixture_losses(*self._log_likelihoods(*parameters), reliability_E)
             return losses_FE[self._fitted_FE].sum() + penalty / 2 * (parameters[0] ** 2).sum()
 
         with torch.enable_grad():
@@ -113,7 +115,7 @@ class LinearFits:
 
     @torch.no_grad()
     def forecast(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give log-likelihoods of the opinions and their opposites, each by its fold's fit, [E]."""
+        """Return log-likelihoods of examples and of their opposites, each by its fold's fit, [E]."""
         meant_FE, opposite_FE = self._log_likelihoods(*parameters)
         return self._by_own_fold(meant_FE), self._by_own_fold(opposite_FE)
 
@@ -130,7 +132,7 @@ class LinearFits:
 
 
 @dataclass(frozen=True, slots=True)
-class CrossFitted:
+class CrossFitResult:
     """How well opinions on other prompts than it was fitted to are explained by a linear fit.
 
     Attributes:
@@ -145,20 +147,20 @@ class CrossFitted:
     weights_ED: Tensor
 
 
-def cross_fitted(
+def cross_fit(
     states_AD: Tensor,
-    examples: Sequence[Example],
-    believed_E: Tensor,
+    examples: Sequence[PreferenceExample],
+    reliability_E: Tensor,
     *,
     penalties: Sequence[float] = PENALTIES,
     check: Callable[[], None] = lambda: None,
-) -> CrossFitted:
+) -> CrossFitResult:
     """Explain opinions by linear fits to those on other prompts; with the best of the penalties."""
     fits = LinearFits(states_AD, examples, check=check)
 
     def losses(parameters: tuple[Tensor, Tensor], penalty: float) -> Tensor:
-        fits.fit(parameters, believed_E, penalty)
-        return mixture_losses(*fits.forecast(parameters), believed_E)
+        fits.fit(parameters, reliability_E, penalty)
+        return mixture_losses(*fits.forecast(parameters), reliability_E)
 
     alike, log_tie = fits.begin()
     chance_E = losses((alike.requires_grad_(False), log_tie), 0.0)
@@ -167,4 +169,4 @@ def cross_fitted(
         parameters = fits.begin()
         found.append((losses(parameters, penalty), penalty, parameters[0].detach()))
     losses_E, penalty, weights_DF = min(found, key=lambda one: one[0].sum().item())
-    return CrossFitted(penalty, chance_E - losses_E, weights_DF.T[fits.fold_E])
+    return CrossFitResult(penalty, chance_E - losses_E, weights_DF.T[fits.fold_E])

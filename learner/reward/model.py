@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from learner.data.answers import AnswerBatch, Answered, can_share, lay_out
+from learner.data.answers import AnswerBatch, PromptAnswers, build_answer_batch, can_share
 from learner.data.batching import parts
 from learner.models.model import ScalarModel
 from learner.settings import Dtype
@@ -45,29 +45,29 @@ class RewardModel(nn.Module):
         return self.mean.device
 
     def forward(self, batch: AnswerBatch) -> Tensor:
-        """Give a score before normalisation for each answer, [A], with gradient."""
-        scores_A: Tensor = self.scalar(batch)[batch.last_A]
+        """Return a score before normalisation for each answer, [A], with gradient."""
+        scores_A: Tensor = self.scalar(batch)[batch.last_index_A]
         return scores_A
 
     @torch.no_grad()
     def score(
-        self, rows: Sequence[Answered], *, micro_tokens: int = 4096, normal: bool = True
+        self, rows: Sequence[PromptAnswers], *, micro_tokens: int = 4096, normal: bool = True
     ) -> Tensor:
-        """Give the scores of all answers in order, without gradient; `normal` or as trained."""
+        """Return the scores of all answers in order, without gradient; `normal` or as trained."""
         found: dict[int, Tensor] = {}
         for part in parts([row.length for row in rows], micro_tokens):
             own = [rows[i] for i in part]
-            scores_A = self(lay_out(own, pad=self.pad, device=self.device))
+            scores_A = self(build_answer_batch(own, pad=self.pad, device=self.device))
             scores = scores_A.split([len(row.answers) for row in own])
             found.update(zip(part, scores, strict=True))
         flat = torch.cat([found[i] for i in range(len(rows))])
         return (self.normal(flat) if normal else flat).cpu()
 
     def normal(self, scores_A: Tensor) -> Tensor:
-        """Give scores as `normalise` has fixed their scale."""
+        """Return scores as `normalise` has fixed their scale."""
         return (scores_A - self.mean) / self.std
 
-    def normalise(self, rows: Sequence[Answered]) -> None:
+    def normalise(self, rows: Sequence[PromptAnswers]) -> None:
         """Make the scores of these reference answers have mean 0 and deviation 1."""
         scores = self.score(rows, normal=False)
         self.mean.copy_(scores.mean())
@@ -75,7 +75,7 @@ class RewardModel(nn.Module):
 
 
 @torch.no_grad()
-def put_weights_back(model: RewardModel, kept: Mapping[str, Tensor]) -> None:
+def load_weights(model: RewardModel, kept: Mapping[str, Tensor]) -> None:
     """Set those weights that `kept` names."""
     for name, parameter in model.named_parameters():
         if name in kept:
@@ -83,13 +83,13 @@ def put_weights_back(model: RewardModel, kept: Mapping[str, Tensor]) -> None:
 
 
 def trained_state(model: RewardModel) -> dict[str, Tensor]:
-    """Give what training and normalising changed, to save."""
+    """Return what training and normalising changed, to save."""
     changed = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     return changed | {"mean": model.mean, "std": model.std}
 
 
-def put_back(model: RewardModel, state: dict[str, Tensor]) -> None:
+def load_trained_state(model: RewardModel, state: dict[str, Tensor]) -> None:
     """Undo `trained_state` on a reward model made from the same language model."""
-    put_weights_back(model, state)
+    load_weights(model, state)
     model.mean.copy_(state["mean"])
     model.std.copy_(state["std"])

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learner.data.answers import Answered, lay_out
+from learner.data.answers import PromptAnswers, build_answer_batch
 from learner.data.batching import parts
-from learner.data.preferences import Example
-from learner.models.model import computing, inputs, trunk_of
-from learner.reward.linear import PENALTIES, LinearFits, cross_fitted, standardised
-from learner.reward.reliability import Forecast, Reliabilities, estimate
+from learner.data.preferences import PreferenceExample
+from learner.models.model import compute_in, model_inputs, trunk_of
+from learner.reward.linear import PENALTIES, LinearFits, cross_fit, standardise
+from learner.reward.reliability import Prediction, Reliabilities, estimate
 from learner.reward.statistics import mean_bounds
 from learner.settings import Dtype
 
-_ROUNDS: Final = 10
-_AGREED: Final = 0.02
+_MAX_ROUNDS: Final = 10
+_TOLERANCE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbeResult:
     """What a probe of opinions found.
 
     Attributes:
@@ -50,13 +50,13 @@ class Probed:
 
 def probe(
     model: PreTrainedModel,
-    examples: Sequence[Example],
+    examples: Sequence[PreferenceExample],
     *,
     pad: int,
     dtype: Dtype,
     micro_tokens: int,
     check: Callable[[], None] = lambda: None,
-) -> Probed:
+) -> ProbeResult:
     """Probe all opinions together.
 
     Args:
@@ -66,8 +66,8 @@ def probe(
 
     """
     if not examples:
-        return Probed(Reliabilities(), 0.0, mean_bounds([])[0])
-    states_AD, _, _ = standardised(
+        return ProbeResult(Reliabilities(), 0.0, mean_bounds([])[0])
+    states_AD, _, _ = standardise(
         answer_states(
             model, examples, pad=pad, dtype=dtype, micro_tokens=micro_tokens, check=check
         ),
@@ -75,10 +75,10 @@ def probe(
     )
     fits = LinearFits(states_AD, examples, check=check)
     raters = [example.rater for example in examples]
-    told = [Forecast(rater, 0.0, 0.0) for rater in raters]
+    told = [Prediction(rater, 0.0, 0.0) for rater in raters]
     if len({*raters} - {""}) > 1:  # else there is no crowd to contradict
         told = max(
-            (_search(fits, states_AD, raters, penalty) for penalty in PENALTIES),
+            (_fit_reliabilities(fits, states_AD, raters, penalty) for penalty in PENALTIES),
             key=lambda told: estimate(told)[1],
         )
     # What an opinion gains must not depend on a trust that it has earned itself.
@@ -87,26 +87,26 @@ def probe(
         fold: estimate(one for one, own in zip(told, folds, strict=True) if own != fold)[0]
         for fold in {*folds}
     }
-    believed_E = states_AD.new_tensor(
+    reliability_E = states_AD.new_tensor(
         [others[fold].of(rater) for rater, fold in zip(raters, folds, strict=True)]
     )
-    gains = cross_fitted(states_AD, examples, believed_E, check=check).gains_E.tolist()
+    gains = cross_fit(states_AD, examples, reliability_E, check=check).gains_E.tolist()
     keyed = list(zip((example.key for example in examples), gains, strict=True))
-    return Probed(estimate(told)[0], sum(gains) / len(gains), mean_bounds(keyed)[0])
+    return ProbeResult(estimate(told)[0], sum(gains) / len(gains), mean_bounds(keyed)[0])
 
 
-def _search(
+def _fit_reliabilities(
     fits: LinearFits, states_AD: Tensor, raters: Sequence[str], penalty: float
-) -> list[Forecast]:
+) -> list[Prediction]:
     """Fit the probes and see whom to trust, by turns; give each opinion's last forecast."""
     found, parameters = Reliabilities(), fits.begin()
-    for _ in range(_ROUNDS):
-        believed_E = states_AD.new_tensor([found.of(rater) for rater in raters])
-        fits.fit(parameters, believed_E, penalty)
+    for _ in range(_MAX_ROUNDS):
+        reliability_E = states_AD.new_tensor([found.of(rater) for rater in raters])
+        fits.fit(parameters, reliability_E, penalty)
         forecasts = (likelihoods_E.tolist() for likelihoods_E in fits.forecast(parameters))
-        told = [Forecast(*one) for one in zip(raters, *forecasts, strict=True)]
+        told = [Prediction(*one) for one in zip(raters, *forecasts, strict=True)]
         last, (found, _) = found, estimate(told)
-        if found.change(last) < _AGREED:
+        if found.change(last) < _TOLERANCE:
             break
     return told
 
@@ -114,20 +114,20 @@ def _search(
 @torch.no_grad()
 def answer_states(
     model: PreTrainedModel,
-    examples: Sequence[Example],
+    examples: Sequence[PreferenceExample],
     *,
     pad: int,
     dtype: Dtype,
     micro_tokens: int,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Give what the model's states tell of each answer, [A, D], in order.
+    """Return what the model's states tell of each answer, [A, D], in order.
 
     D is twice the model's width: the means over the answer's tokens of their embeddings and of
     their last states.
     """
     rows = [
-        Answered(tuple(sequence[:-length]), (tuple(sequence[-length:]),))
+        PromptAnswers(tuple(sequence[:-length]), (tuple(sequence[-length:]),))
         for example in examples
         for sequence, length in zip(example.sequences, example.lengths, strict=True)
     ]
@@ -135,13 +135,13 @@ def answer_states(
     found: dict[int, Tensor] = {}
     for part in parts([row.length for row in rows], micro_tokens):
         check()
-        batch = lay_out([rows[i] for i in part], pad=pad, device=model.device)
-        with computing(dtype, batch.ids_RT):
-            states = trunk(**inputs(batch)).last_hidden_state.flatten(0, 1)
-        lengths_A = batch.chosen_AL.sum(-1)
-        first_A = batch.last_A - lengths_A + 1
-        at_AL = first_A[:, None] + torch.arange(batch.chosen_AL.shape[1], device=model.device)
-        at_N = at_AL[batch.chosen_AL]
+        batch = build_answer_batch([rows[i] for i in part], pad=pad, device=model.device)
+        with compute_in(dtype, batch.ids_RT):
+            states = trunk(**model_inputs(batch)).last_hidden_state.flatten(0, 1)
+        lengths_A = batch.answer_mask_AL.sum(-1)
+        first_A = batch.last_index_A - lengths_A + 1
+        at_AL = first_A[:, None] + torch.arange(batch.answer_mask_AL.shape[1], device=model.device)
+        at_N = at_AL[batch.answer_mask_AL]
         values_ND = torch.cat([embedding(batch.tokens_N).float(), states[at_N].float()], dim=-1)
         of_N = torch.arange(len(part), device=model.device).repeat_interleave(lengths_A)
         sums_AD = values_ND.new_zeros(len(part), values_ND.shape[1]).index_add(0, of_N, values_ND)

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 # Beta prior: nine of ten opinions are meant, which weighs as much as five opinions.
-_MEANT: Final = 4.5
-_NOT_MEANT: Final = 0.5
-_PRIOR: Final = _MEANT / (_MEANT + _NOT_MEANT)
+_PRIOR_ALPHA: Final = 4.5
+_PRIOR_BETA: Final = 0.5
+_PRIOR: Final = _PRIOR_ALPHA / (_PRIOR_ALPHA + _PRIOR_BETA)
 _GRID: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Prediction:
     """How likely an opinion is to a model that was not trained on it.
 
     Attributes:
@@ -51,24 +51,24 @@ class Reliabilities:
         self._by_rater = dict(by_rater or {})
 
     def of(self, rater: str) -> float:
-        """Give a rater's probability."""
+        """Return a rater's probability."""
         return self._by_rater.get(rater, _PRIOR) if rater else 1.0
 
     def weight(self, rater: str) -> float:
-        """Give how much an opinion tells, 0 (a coin would do as well) to 1."""
+        """Return how much an opinion tells, 0 (a coin would do as well) to 1."""
         return max(0.0, 2 * self.of(rater) - 1)
 
     def change(self, other: "Reliabilities") -> float:
-        """Give the largest difference to another estimate of the same raters."""
+        """Return the largest difference to another estimate of the same raters."""
         return max((abs(r - other.of(rater)) for rater, r in self._by_rater.items()), default=0.0)
 
-    def doubted(self) -> int:
+    def count_unreliable(self) -> int:
         """Count those who contradict the crowd more often than not."""
         return sum(r < 0.5 for r in self._by_rater.values())
 
 
 def mixture_losses(meant_E: Tensor, opposite_E: Tensor, reliability_E: Tensor) -> Tensor:
-    """Give the negative log-likelihood of each opinion, [E].
+    """Return the negative log-likelihood of each opinion, [E].
 
     Args:
         meant_E: Log-likelihoods of the opinions as they stand.
@@ -79,8 +79,8 @@ def mixture_losses(meant_E: Tensor, opposite_E: Tensor, reliability_E: Tensor) -
     return -torch.logaddexp(reliability_E.log() + meant_E, (1 - reliability_E).log() + opposite_E)
 
 
-def estimate(forecasts: Iterable[Forecast]) -> tuple[Reliabilities, float]:
-    """Give each rater's probability (its posterior mean), and the evidence.
+def estimate(forecasts: Iterable[Prediction]) -> tuple[Reliabilities, float]:
+    """Return each rater's probability (its posterior mean), and the evidence.
 
     The evidence is the logarithm of how likely all opinions were, in nats, whatever the raters'
     probabilities: a model that forecasts nothing has no less of it than one that is sure and
@@ -102,7 +102,7 @@ def _posterior(likelihoods_N2: Tensor) -> tuple[float, float]:
     # times u^(2 _NOT_MEANT - 1).
     grid_G = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
     reliabilities_G = 1 - grid_G**2
-    prior_G = (_MEANT - 1) * reliabilities_G.log() + (2 * _NOT_MEANT - 1) * grid_G.log()
+    prior_G = (_PRIOR_ALPHA - 1) * reliabilities_G.log() + (2 * _PRIOR_BETA - 1) * grid_G.log()
     meant_1N, opposite_1N = likelihoods_N2.T[:, None]
     mixtures_GN = -mixture_losses(meant_1N, opposite_1N, reliabilities_G[:, None])
     joint_G = prior_G.log_softmax(0) + mixtures_GN.sum(-1)

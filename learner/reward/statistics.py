@@ -5,13 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-Keyed = tuple[str, float]  # values of the same key hang together
+KeyedValue = tuple[str, float]  # values of the same key hang together
 
 _NO_BOUND: Final = 1e3  # in place of infinity, which JSON does not have
 
 
 def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
-    """Give the lower end of Wilson's interval of a proportion; one-sided 95 % by default.
+    """Return the lower end of Wilson's interval of a proportion; one-sided 95 % by default.
 
     Wilson 1927. 0 where there are no trials. Half successes (ties) may be counted.
     """
@@ -23,8 +23,8 @@ def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     return max(0.0, (centre - spread) / (1 + z * z / trials))  # it is rounded at 0
 
 
-def mean_bounds(values: Iterable[Keyed], z: float = 1.645) -> tuple[float, float]:
-    """Give bounds of the mean of values that hang together by key; 95 % each.
+def mean_bounds(values: Iterable[KeyedValue], z: float = 1.645) -> tuple[float, float]:
+    """Return bounds of the mean of values that hang together by key; 95 % each.
 
     By the keys' sums, as clusters (Liang and Zeger 1986), and Student's distribution in Cornish
     and Fisher's expansion. -1000 and 1000 where there are fewer than two keys.

@@ -8,20 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
 from learner.models.model import trained
-from learner.reward.evaluation import RewardReport, evaluate, laid_out, opinion_losses
-from learner.reward.linear import LinearFits, cross_fitted, standardised
-from learner.reward.model import RewardModel, put_weights_back
+from learner.reward.evaluation import (
+    RewardReport,
+    build_preference_batches,
+    evaluate,
+    example_losses,
+)
+from learner.reward.linear import LinearFits, cross_fit, standardise
+from learner.reward.model import RewardModel, load_weights
 from learner.reward.reliability import Reliabilities
 from learner.settings import RewardSettings
 
 _RATES_LEARNING_RATE: Final = 0.02  # of readiness to tie and offset
 
 
-def begin_at_linear_fit(
+def initialise_from_linear_fit(
     model: RewardModel,
-    examples: Sequence[Example],
+    examples: Sequence[PreferenceExample],
     reliabilities: Reliabilities,
     settings: RewardSettings,
     check: Callable[[], None] = lambda: None,
@@ -32,19 +37,19 @@ def begin_at_linear_fit(
     2022, arXiv:2202.10054); nor find out in a few dozen small steps how often people tie and
     approve.
     """
-    batches = laid_out(model, examples, settings)
+    batches = build_preference_batches(model, examples, settings)
     found = []
     with torch.no_grad():
         for batch in batches:
             check()
-            found.append(model.scalar.states(batch.answers)[batch.answers.last_A])
+            found.append(model.scalar.states(batch.answers)[batch.answers.last_index_A])
     members = [examples[i] for batch in batches for i in batch.members]
-    states_AH, mean_H, scale_H = standardised(torch.cat(found), members)
-    believed_E = states_AH.new_tensor([reliabilities.of(example.rater) for example in members])
+    states_AH, mean_H, scale_H = standardise(torch.cat(found), members)
+    reliability_E = states_AH.new_tensor([reliabilities.of(example.rater) for example in members])
     fits = LinearFits(states_AH, members, folds=1, check=check)
     weights_H1, log_tie = fits.begin()
-    penalty = cross_fitted(states_AH, members, believed_E, check=check).penalty
-    fits.fit((weights_H1, log_tie), believed_E, penalty)
+    penalty = cross_fit(states_AH, members, reliability_E, check=check).penalty
+    fits.fit((weights_H1, log_tie), reliability_E, penalty)
     with torch.no_grad():
         head_1H = weights_H1.T / scale_H
         model.scalar.head.weight.copy_(head_1H)
@@ -55,13 +60,13 @@ def begin_at_linear_fit(
         model.offset.fill_(-math.log(approved / (1 - approved)))
 
 
-class _Training:
+class _RewardTrainer:
     """Epochs of steps on one model."""
 
     def __init__(
         self,
         model: RewardModel,
-        examples: Sequence[Example],
+        examples: Sequence[PreferenceExample],
         settings: RewardSettings,
         *,
         seed: int,
@@ -99,17 +104,19 @@ class _Training:
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()
 
-    def _backward(self, examples: Sequence[Example], reliabilities: Reliabilities) -> None:
+    def _backward(
+        self, examples: Sequence[PreferenceExample], reliabilities: Reliabilities
+    ) -> None:
         raters = [example.rater for example in examples]
-        for batch in laid_out(self._model, examples, self._settings):
-            losses_E, _ = opinion_losses(self._model, batch, raters, reliabilities)
+        for batch in build_preference_batches(self._model, examples, self._settings):
+            losses_E, _ = example_losses(self._model, batch, raters, reliabilities)
             (losses_E.sum() / len(examples)).backward()  # type: ignore[no-untyped-call]
 
 
 def train_reward(
     model: RewardModel,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
+    examples: Sequence[PreferenceExample],
+    held_out: Sequence[PreferenceExample],
     settings: RewardSettings,
     *,
     seed: int,
@@ -132,8 +139,8 @@ def train_reward(
         return evaluate(
             model, held_out, reliabilities, settings, trained_on=len(examples), epochs=0
         )
-    begin_at_linear_fit(model, examples, reliabilities, settings, check)
-    own = _Training(model, examples, settings, seed=seed, check=check)
+    initialise_from_linear_fit(model, examples, reliabilities, settings, check)
+    own = _RewardTrainer(model, examples, settings, seed=seed, check=check)
     best: RewardReport | None = None
     kept: dict[str, Tensor] = {}
     for epoch in range(settings.epochs):
@@ -148,5 +155,5 @@ def train_reward(
         elif report.epochs - best.epochs >= settings.patience:
             break
     assert best is not None
-    put_weights_back(model, kept)
+    load_weights(model, kept)
     return best

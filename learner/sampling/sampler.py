@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from learner.data.batching import pad_left
-from learner.models.model import in_format, positions
+from learner.models.model import cast_copy, positions
 from learner.settings import Dtype
 
 
@@ -46,7 +46,7 @@ class Sampler(Protocol):
         seed: int,
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Give n answers to each prompt, those to one prompt next to each other.
+        """Return n answers to each prompt, those to one prompt next to each other.
 
         Args:
             numbers: Of the prompts, where they are part of a longer list. An answer depends on
@@ -90,14 +90,14 @@ class TransformersSampler:
         seed: int,
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Give n answers to each prompt, those to one prompt next to each other."""
+        """Return n answers to each prompt, those to one prompt next to each other."""
         wanted, own = each(prompts, n, numbers)
-        model = in_format(self._model, self._dtype)
+        model = cast_copy(self._model, self._dtype)
         order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
         samples: dict[int, Sample] = {}
         for start in range(0, len(order), self._batch):
             picked = order[start : start + self._batch]
-            chances_BT = torch.stack([_chances(seed, own[i], max_tokens) for i in picked])
+            chances_BT = torch.stack([_uniform_draws(seed, own[i], max_tokens) for i in picked])
             answers = self._decode(model, [wanted[i] for i in picked], chances_BT, temperature)
             samples.update(zip(picked, answers, strict=True))
         return [samples[i] for i in range(len(wanted))]
@@ -169,18 +169,18 @@ def _next(
 def each(
     prompts: Sequence[Sequence[int]], n: int, numbers: Sequence[int] | None
 ) -> tuple[list[Sequence[int]], list[int]]:
-    """Give the prompt of every answer, and the answer's number, which its seed goes by."""
+    """Return the prompt of every answer, and the answer's number, which its seed goes by."""
     numbers = range(len(prompts)) if numbers is None else numbers
     wanted = [prompt for prompt in prompts for _ in range(n)]
     return wanted, [number * n + i for number in numbers for i in range(n)]
 
 
-def _chances(seed: int, number: int, count: int) -> Tensor:
-    """Give the random numbers in [0, 1) that an answer's tokens are chosen by."""
+def _uniform_draws(seed: int, number: int, count: int) -> Tensor:
+    """Return the random numbers in [0, 1) that an answer's tokens are chosen by."""
     generator = torch.Generator().manual_seed(answer_seed(seed, number))
     return torch.rand(count, generator=generator)
 
 
 def answer_seed(seed: int, number: int) -> int:
-    """Give the seed of one answer of many."""
+    """Return the seed of one answer of many."""
     return (seed * 1_000_003 + number) % 2**63

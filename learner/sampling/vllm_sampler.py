@@ -51,7 +51,7 @@ class VllmEngine:
             ModelUnusable: vLLM is not installed, or does not know the architecture.
 
         """
-        with _contained(), tempfile.TemporaryDirectory() as folder:
+        with _isolated_environment(), tempfile.TemporaryDirectory() as folder:
             model.config.save_pretrained(folder)
             context = getattr(model.config, "max_position_embeddings", max_tokens)
             self._llm: LLM | None = _start(folder, min(max_tokens, context), batch, dtype)
@@ -76,7 +76,7 @@ class VllmEngine:
         temperature: float,
         seeds: Sequence[int],
     ) -> list[Sample]:
-        """Give one answer to each prompt, drawn by its seed, from the weights last loaded."""
+        """Return one answer to each prompt, drawn by its seed, from the weights last loaded."""
         from vllm import SamplingParams, TokensPrompt
 
         wanted = [
@@ -135,7 +135,7 @@ class VllmSampler:
         seed: int,
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Give n answers to each prompt, those to one prompt next to each other."""
+        """Return n answers to each prompt, those to one prompt next to each other."""
         wanted, own = each(prompts, n, numbers)
         seeds = [answer_seed(seed, number) for number in own]
         self._engine.load(self._model)
@@ -178,7 +178,7 @@ def _sample_of(prompt: Sequence[int], output: "RequestOutput") -> Sample:
 
 
 @contextmanager
-def _contained() -> Iterator[None]:
+def _isolated_environment() -> Iterator[None]:
     """Start vLLM without a trace in what the trainer uses.
 
     It seeds the global random state, sets variables for processes that it might start, and on

@@ -63,11 +63,11 @@ class Registry:
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, version: int) -> Path:
-        """Give the folder of a version, whether or not it exists."""
+        """Return the folder of a version, whether or not it exists."""
         return self.root / f"v{version:06d}"
 
     def versions(self) -> list[int]:
-        """Give the published versions, ascending (manifest present; files not verified)."""
+        """Return the published versions, ascending (manifest present; files not verified)."""
         found = (p.parent.name[1:] for p in self.root.glob(f"v*/{MANIFEST}"))
         return sorted(int(v) for v in found if v.isdigit())
 
@@ -180,7 +180,7 @@ class Registry:
         target = self.path(version)
         if (target / MANIFEST).exists():
             raise VersionTaken(f"version {version} is published already")
-        aside = self._aside(version)
+        aside = self._staging_path(version)
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside, ignore=shutil.ignore_patterns(MANIFEST))
         manifest = Manifest(
@@ -204,7 +204,7 @@ class Registry:
             )
         for folder in [aside, *(p for p in aside.rglob("*") if p.is_dir())]:
             _fsync(folder)
-        self._put_in_place(aside, target)
+        self._replace_directory(aside, target)
         self._write_manifest(target, manifest)
         return manifest
 
@@ -229,10 +229,10 @@ class Registry:
         (self.path(version) / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.path(version), ignore_errors=True)
 
-    def _aside(self, version: int) -> Path:
+    def _staging_path(self, version: int) -> Path:
         return self.root / f".{self.path(version).name}.{os.getpid()}"
 
-    def _put_in_place(self, aside: Path, target: Path) -> None:
+    def _replace_directory(self, aside: Path, target: Path) -> None:
         if target.exists():
             shutil.rmtree(target)
         os.rename(aside, target)

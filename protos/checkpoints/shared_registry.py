@@ -64,7 +64,7 @@ class SharedRegistry(Registry):
             raise RegistryUnavailable(f"the registry {url} cannot be used: {error}") from error
 
     def versions(self) -> list[int]:
-        """Give the published versions, ascending.
+        """Return the published versions, ascending.
 
         Raises:
             RegistryUnavailable: The registry is away.
@@ -89,7 +89,7 @@ class SharedRegistry(Registry):
         if (self.path(version) / MANIFEST).is_file():
             return super().manifest(version)
         try:
-            text = self._tried(lambda: self._fs.cat_file(self._remote(version, MANIFEST)))
+            text = self._tried(lambda: self._fs.cat_file(self._remote_path(version, MANIFEST)))
         except FileNotFoundError as error:
             raise CheckpointInvalid(f"version {version} has no {MANIFEST}") from error
         try:
@@ -100,7 +100,7 @@ class SharedRegistry(Registry):
     def _read(self, version: int, name: str) -> bytes:
         if (self.path(version) / MANIFEST).is_file():
             return super()._read(version, name)
-        data: bytes = self._tried(lambda: self._fs.cat_file(self._remote(version, name)))
+        data: bytes = self._tried(lambda: self._fs.cat_file(self._remote_path(version, name)))
         return data
 
     def verify(self, version: int) -> Manifest:
@@ -130,7 +130,7 @@ class SharedRegistry(Registry):
 
         """
         for digest in self.manifest(version).files:
-            file = self._remote(version, digest.path)
+            file = self._remote_path(version, digest.path)
             try:
                 size = self._tried(partial(self._fs.size, file))
             except FileNotFoundError as error:
@@ -150,21 +150,21 @@ class SharedRegistry(Registry):
 
     def _fetch(self, version: int) -> None:
         manifest = self.manifest(version)
-        aside = self._aside(version)
+        aside = self._staging_path(version)
         shutil.rmtree(aside, ignore_errors=True)
         for digest in manifest.files:
             target = aside / digest.path
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._tried(partial(self._get, version, digest.path, target, digest.size))
+                self._tried(partial(self._download_file, version, digest.path, target, digest.size))
             except FileNotFoundError as error:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise CheckpointInvalid(f"version {version}: {digest.path} is missing") from error
-        self._put_in_place(aside, self.path(version))
+        self._replace_directory(aside, self.path(version))
         self._write_manifest(self.path(version), manifest)
 
-    def _get(self, version: int, name: str, target: Path, size: int) -> None:
-        self._fs.get_file(self._remote(version, name), str(target))
+    def _download_file(self, version: int, name: str, target: Path, size: int) -> None:
+        self._fs.get_file(self._remote_path(version, name), str(target))
         if target.stat().st_size < size:
             raise OSError(f"{name} ended after {target.stat().st_size} of {size} bytes")
 
@@ -200,9 +200,9 @@ class SharedRegistry(Registry):
         manifest = super().verify(version)
         for digest in manifest.files:
             local = str(self.path(version) / digest.path)
-            self._tried(partial(self._fs.put_file, local, self._remote(version, digest.path)))
+            self._tried(partial(self._fs.put_file, local, self._remote_path(version, digest.path)))
         data = (self.path(version) / MANIFEST).read_bytes()
-        self._tried(lambda: self._fs.pipe_file(self._remote(version, MANIFEST), data))
+        self._tried(lambda: self._fs.pipe_file(self._remote_path(version, MANIFEST), data))
         return manifest
 
     def probe(self) -> None:
@@ -225,7 +225,7 @@ class SharedRegistry(Registry):
 
         """
         for name in (MANIFEST, ""):
-            self._tried(partial(self._remove, self._remote(version, name).rstrip("/")))
+            self._tried(partial(self._remove, self._remote_path(version, name).rstrip("/")))
         super().delete(version)
 
     def _remove(self, remote: str) -> None:
@@ -233,8 +233,8 @@ class SharedRegistry(Registry):
             self._fs.rm(remote, recursive=True)
 
     def _claim(self, version: int) -> None:
-        file = self._remote(version, _CLAIM)
-        if self._tried(lambda: self._fs.exists(self._remote(version, MANIFEST))):
+        file = self._remote_path(version, _CLAIM)
+        if self._tried(lambda: self._fs.exists(self._remote_path(version, MANIFEST))):
             raise VersionTaken(f"version {version} is published already")
         try:
             self._tried(lambda: self._create(file))
@@ -246,7 +246,7 @@ class SharedRegistry(Registry):
         self._fs.makedirs(file.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(file, self._claimant, mode="create")
 
-    def _remote(self, version: int, name: str) -> str:
+    def _remote_path(self, version: int, name: str) -> str:
         return f"{self._base}/v{version:06d}/{name}"
 
     def _tried(self, action: Callable[[], _T]) -> _T:
@@ -293,7 +293,7 @@ def open_registry(home: Path) -> Registry:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """Give what the drivers raise when the other side is away."""
+    """Return what the drivers raise when the other side is away."""
     found: list[Any] = [OSError, TimeoutError]
     for module, name in (
         ("botocore.exceptions", "BotoCoreError"),

@@ -30,7 +30,7 @@ def prepare_environment() -> None:
 def engine_arguments(
     settings: ServingSettings, model: Path, gpu: bool, lora_rank: int = 0
 ) -> list[str]:
-    """Give the command line of vLLM's OpenAI server.
+    """Return the command line of vLLM's OpenAI server.
 
     Args:
         settings: The replica's.
@@ -75,7 +75,7 @@ def engine_arguments(
 
 
 def temperature_of(model: Path) -> float:
-    """Give the temperature at which a model folder says it wants to be sampled; else 1."""
+    """Return the temperature at which a model folder says it wants to be sampled; else 1."""
     file = model / "generation_config.json"
     wanted = json.loads(file.read_text()) if file.is_file() else {}
     temperature = wanted.get("temperature") if wanted.get("do_sample") else None

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from serving.context import RequestContext, request_context
 from serving.engine.merge import merged
-from serving.engine.recorder import Answer, Recorder
-from serving.policies.lineup import Lineup, Share
+from serving.engine.recorder import CompletionRecordBuilder, Recorder
+from serving.policies.lineup import ChoiceAssignment, Lineup
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
@@ -40,13 +40,13 @@ class RecordingEngine:
         context = request_context.get()
         recorded = context is not None and context.recorded
         await self.lineup.opened()
-        shares = self.lineup.deal(
+        shares = self.lineup.assign_choices(
             sampling_params.n,
             may_duel=recorded and context is not None and context.messages is not None,
         )
         with self.lineup.running(shares):
             if context is not None and recorded:
-                stream = self._recorded(
+                stream = self._recorded_stream(
                     context, shares, prompt, sampling_params, request_id, kwargs
                 )
             else:
@@ -59,14 +59,14 @@ class RecordingEngine:
             finally:
                 await stream.aclose()
 
-    def _version(self, share: Share) -> int:
-        """Give the version of the token now passing: the base may be swapped under a request."""
+    def _version(self, share: ChoiceAssignment) -> int:
+        """Return the version of the token now passing: the base may be swapped under a request."""
         return self.lineup.base if share.policy.adapter is None else share.policy.version
 
-    async def _recorded(
+    async def _recorded_stream(
         self,
         context: RequestContext,
-        shares: list[Share],
+        shares: list[ChoiceAssignment],
         prompt: Any,
         sampling_params: "SamplingParams",
         request_id: str,
@@ -76,7 +76,7 @@ class RecordingEngine:
         own_logprobs = params.logprobs is None
         if own_logprobs:
             params.logprobs = 0  # the sampled token's own, nothing else
-        answer = Answer(context, params, self.model, shares)
+        answer = CompletionRecordBuilder(context, params, self.model, shares)
         stream = self._stream(shares, prompt, params, request_id, kwargs, plain=own_logprobs)
         started = written = False
         try:
@@ -94,7 +94,7 @@ class RecordingEngine:
 
     def _stream(
         self,
-        shares: list[Share],
+        shares: list[ChoiceAssignment],
         prompt: Any,
         params: "SamplingParams",
         request_id: str,
@@ -118,7 +118,7 @@ class RecordingEngine:
 
     async def _one(
         self,
-        share: Share,
+        share: ChoiceAssignment,
         prompt: Any,
         params: "SamplingParams",
         request_id: str,
@@ -130,13 +130,13 @@ class RecordingEngine:
         try:
             async for output in stream:
                 if plain:
-                    self._leave_tokens_undecoded(request_id)
+                    self._skip_logprob_detokenization(request_id)
                     plain = False
                 yield output
         finally:
             await stream.aclose()
 
-    def _leave_tokens_undecoded(self, request_id: str) -> None:
+    def _skip_logprob_detokenization(self, request_id: str) -> None:
         """Spare vLLM turning each token into text beside its log-probability; nobody reads it.
 
         It is work for every token of every stream. vLLM 0.32 has no option for it.

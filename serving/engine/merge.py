@@ -43,7 +43,7 @@ async def merged(streams: "Sequence[tuple[Outputs, tuple[int, ...]]]", *, whole:
                 if not whole:
                     yield kept.pop()
                 elif output.finished:
-                    yield _together(kept)
+                    yield _combine_outputs(kept)
     finally:
         for task in coming:
             task.cancel()
@@ -52,7 +52,7 @@ async def merged(streams: "Sequence[tuple[Outputs, tuple[int, ...]]]", *, whole:
             await stream.aclose()
 
 
-def _together(outputs: "list[RequestOutput]") -> "RequestOutput":
+def _combine_outputs(outputs: "list[RequestOutput]") -> "RequestOutput":
     last = outputs[-1]
     parts = [part for output in outputs for part in output.outputs]
     last.outputs = sorted(parts, key=lambda part: part.index)

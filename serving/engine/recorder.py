@@ -22,8 +22,8 @@ from protos.plaudit.v1.completion_pb2 import (
 )
 from serving import metrics
 from serving.context import RequestContext
-from serving.errors import NotRecorded
-from serving.policies.lineup import Share
+from serving.errors import RecordingFailed
+from serving.policies.lineup import ChoiceAssignment
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -33,7 +33,7 @@ RECORD_TYPE = CompletionRecord.DESCRIPTOR.full_name
 
 
 def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
-    """Give the sampling parameters as recorded; see `off_policy_usable` in the contract."""
+    """Return the sampling parameters as recorded; see `off_policy_usable` in the contract."""
     plain = (
         params.temperature > 0
         and params.top_p == 1.0
@@ -66,7 +66,7 @@ def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _ChoiceBuilder:
     """One choice as it grows. Plain lists: this is touched for every token of every stream."""
 
     text: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Draft:
     finish_reason: str = ""
 
 
-class Answer:
+class CompletionRecordBuilder:
     """The record of one request, growing as its outputs pass."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Answer:
         context: RequestContext,
         params: "SamplingParams",
         model: str,
-        shares: Iterable[Share] = (),
+        shares: Iterable[ChoiceAssignment] = (),
     ) -> None:
         self.context = context
         self.adapters = {
@@ -99,7 +99,7 @@ class Answer:
         self.prompt = context.prompt
         self.prompt_token_ids: Sequence[int] = ()
         # One draft a choice, so that even one that nothing came of is there.
-        self.drafts = [_Draft() for _ in range(params.n)]
+        self.drafts = [_ChoiceBuilder() for _ in range(params.n)]
 
     def note(self, output: "RequestOutput", version: int) -> None:
         """Add what one output brings (a delta, or the whole of it) while `version` is loaded."""
@@ -110,7 +110,7 @@ class Answer:
         for part in output.outputs:
             self._note_choice(self.drafts[part.index], part, version)
 
-    def _note_choice(self, draft: _Draft, part: "CompletionOutput", version: int) -> None:
+    def _note_choice(self, draft: _ChoiceBuilder, part: "CompletionOutput", version: int) -> None:
         start = len(draft.token_ids)
         draft.text.append(part.text)
         draft.token_ids += part.token_ids
@@ -130,7 +130,7 @@ class Answer:
                 draft.spans.append((version, start, end))
 
     def finish(self, aborted: bool) -> CompletionRecord:
-        """Give the record; choices without an end were stopped by the client."""
+        """Return the record; choices without an end were stopped by the client."""
         for draft in self.drafts:
             if not draft.finish_reason and aborted:
                 draft.finish_reason = "abort"
@@ -153,7 +153,7 @@ class Answer:
         )
 
 
-def _choice(index: int, draft: _Draft) -> Choice:
+def _choice(index: int, draft: _ChoiceBuilder) -> Choice:
     return Choice(
         index=index,
         text="".join(draft.text),
@@ -195,10 +195,10 @@ class Recorder:
             NotRecorded: It could not be written, and the recorder is strict.
 
         """
-        if not await self._written(record) and self.strict:
-            raise NotRecorded("this answer could not be recorded; try again")
+        if not await self._try_write(record) and self.strict:
+            raise RecordingFailed("this answer could not be recorded; try again")
 
-    async def _written(self, record: CompletionRecord) -> bool:
+    async def _try_write(self, record: CompletionRecord) -> bool:
         new = NewRecord(record.completion_id, RECORD_TYPE, record.SerializeToString())
         try:
             await asyncio.to_thread(self.log.append, "completions", [new])
@@ -210,7 +210,7 @@ class Recorder:
 
     def write_shielded(self, record: CompletionRecord) -> None:
         """Write in the background, whatever becomes of the task that asks for it."""
-        task = asyncio.get_running_loop().create_task(self._written(record))
+        task = asyncio.get_running_loop().create_task(self._try_write(record))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 

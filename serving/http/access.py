@@ -17,12 +17,12 @@ from starlette.types import Scope
 
 from feedback.control.keys import Caller, Key, KeyRing, Role
 from feedback.privacy.identity import LOCAL_OWNER, Secret, owner_of
-from serving.errors import BadRequest
+from serving.errors import RequestError
 from serving.http.usage import Usage
 
 _READ: Final = ("GET", "HEAD")
 # What a proxy adds; whoever comes through one is not known to be of this machine.
-_PROXIED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 # Methods, path, and the role that it takes; None: no key at all. The first that fits counts.
 ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] = (
@@ -40,7 +40,7 @@ ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] 
 
 
 def role_for(method: str, path: str) -> Role | None:
-    """Give the role that a request takes; None where it takes no key."""
+    """Return the role that a request takes; None where it takes no key."""
     for methods, pattern, role in ROUTES:
         if method in methods and pattern.fullmatch(path):
             return role
@@ -58,12 +58,12 @@ def is_loopback(host: str) -> bool:
 
 
 def bearer_of(headers: Headers) -> str:
-    """Give the token that a request carries; empty for none."""
+    """Return the token that a request carries; empty for none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-class _Bucket:
+class _TokenBucket:
     """A token bucket: a minute's worth at once, then as many as flow in."""
 
     __slots__ = ("_at", "_left")
@@ -96,11 +96,11 @@ class Access:
         self._keys = keys
         self._usage = usage
         self._clock = clock
-        self._buckets: dict[str, _Bucket] = {}  # by key id
+        self._buckets: dict[str, _TokenBucket] = {}  # by key id
         self._callers: dict[str, Caller] = {}
 
     def admit(self, scope: Scope) -> Caller:
-        """Give the caller of an HTTP request.
+        """Return the caller of an HTTP request.
 
         Raises:
             BadRequest: 401 no valid key, 403 not for this role, 429 over the key's limits.
@@ -110,38 +110,38 @@ class Access:
         wanted = role_for(method, path)
         keys = self._keys()
         if wanted is None or not keys.required:
-            if wanted == "operator" and _is_from_elsewhere(Headers(scope=scope)):
-                raise _elsewhere()
+            if wanted == "operator" and _is_foreign_request(Headers(scope=scope)):
+                raise _keys_needed_error()
             return Caller(LOCAL_OWNER, "operator" if wanted else "user", LOCAL_OWNER)
         token = bearer_of(Headers(scope=scope))
         key = keys.find(token)
         if key is None:
-            raise _no_key()
+            raise _invalid_key_error()
         caller = self._callers.get(key.id)
         if caller is None:  # one key has one token, so this is so for good
             caller = Caller(owner_of(self._secret, token), key.role, key.name)
             self._callers[key.id] = caller
         if not caller.may(wanted):
-            raise _not_allowed(key.role)
+            raise _role_error(key.role)
         self._limit(key, method == "POST" and path in COMPLETIONS)
         return caller
 
     def _limit(self, key: Key, completion: bool) -> None:
         if key.rate:
             now = self._clock()
-            bucket = self._buckets.get(key.id) or _Bucket(key.rate, now)
+            bucket = self._buckets.get(key.id) or _TokenBucket(key.rate, now)
             self._buckets[key.id] = bucket
             if wait := bucket.wait(key.rate, now):
-                raise _too_fast(key, wait)
+                raise _rate_limit_error(key, wait)
         if key.quota and completion:
             if self._usage.used(key.id) >= key.quota:
-                raise _used_up(key)
+                raise _quota_error(key)
             self._usage.add(key.id)
 
 
-def _is_from_elsewhere(headers: Headers) -> bool:
+def _is_foreign_request(headers: Headers) -> bool:
     """Tell another web site's page, one that used another name of this server, and a proxy."""
-    if any(name in headers for name in _PROXIED):
+    if any(name in headers for name in _PROXY_HEADERS):
         return True
     host = headers.get("host", "")
     origin = headers.get("origin")
@@ -149,30 +149,30 @@ def _is_from_elsewhere(headers: Headers) -> bool:
     return not is_loopback(name) or (origin is not None and urlsplit(origin).netloc != host)
 
 
-def _no_key() -> BadRequest:
+def _invalid_key_error() -> RequestError:
     message = "This server needs a valid API key: send it as 'Authorization: Bearer KEY'."
-    return BadRequest(401, message, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+    return RequestError(401, message, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
 
 
-def _not_allowed(role: Role) -> BadRequest:
+def _role_error(role: Role) -> RequestError:
     message = f"A key of role '{role}' may not do this: use an operator's."
-    return BadRequest(403, message, None, "role_not_allowed")
+    return RequestError(403, message, None, "role_not_allowed")
 
 
-def _elsewhere() -> BadRequest:
+def _keys_needed_error() -> RequestError:
     message = (
         "Without API keys, operators' requests are taken from this machine's own pages and "
         "programs alone. Make a key: plaudit keys create --role operator."
     )
-    return BadRequest(403, message, None, "keys_needed")
+    return RequestError(403, message, None, "keys_needed")
 
 
-def _too_fast(key: Key, wait: float) -> BadRequest:
+def _rate_limit_error(key: Key, wait: float) -> RequestError:
     message = f"This key may send {key.rate:g} requests a minute. Try again in {wait:.0f} s."
     headers = {"Retry-After": str(max(1, -int(-wait // 1)))}
-    return BadRequest(429, message, None, "rate_limit_exceeded", headers)
+    return RequestError(429, message, None, "rate_limit_exceeded", headers)
 
 
-def _used_up(key: Key) -> BadRequest:
+def _quota_error(key: Key) -> RequestError:
     message = f"This key may ask for {key.quota} completions a day, and has. Try again tomorrow."
-    return BadRequest(429, message, None, "insufficient_quota")
+    return RequestError(429, message, None, "insufficient_quota")

@@ -26,8 +26,8 @@ from serving.http.middleware import error_response
 
 logger = logging.getLogger("plaudit.serving")
 
-FRESH_SECONDS: Final = 0.5
-QUIET_SECONDS: Final = 15.0
+SNAPSHOT_SECONDS: Final = 0.5
+HEARTBEAT_SECONDS: Final = 15.0
 _NO_VERSION: Final = 2**31
 _READERS: Final = 2  # reports read at once, while a registry elsewhere may be slow
 
@@ -41,17 +41,17 @@ class LearningFeed:
         self._stopping = stopping
         self._taking = asyncio.Lock()
         self._latest = ""
-        self._taken = -FRESH_SECONDS
+        self._taken = -SNAPSHOT_SECONDS
 
     async def latest(self) -> str:
-        """Give a snapshot that is fresh enough, as JSON.
+        """Return a snapshot that is fresh enough, as JSON.
 
         Raises:
             ViewError: It cannot be taken.
 
         """
         async with self._taking:
-            if time.monotonic() - self._taken >= FRESH_SECONDS:
+            if time.monotonic() - self._taken >= SNAPSHOT_SECONDS:
                 self._latest = await to_thread.run_sync(self._snapshot)
                 self._taken = time.monotonic()
         return self._latest
@@ -60,7 +60,7 @@ class LearningFeed:
         return json.dumps(self._learning.snapshot(), separators=(",", ":"), allow_nan=False)
 
     async def events(self, welcome: Callable[[], bool]) -> AsyncIterator[str]:
-        """Give server-sent events: a snapshot at once and whenever it has changed.
+        """Yield server-sent events: a snapshot at once and whenever it has changed.
 
         Args:
             welcome: Whether whoever listens still may.
@@ -76,16 +76,16 @@ class LearningFeed:
             if latest != sent:
                 sent, said = latest, time.monotonic()
                 yield f"event: learning\ndata: {latest}\n\n"
-            elif time.monotonic() - said >= QUIET_SECONDS:
+            elif time.monotonic() - said >= HEARTBEAT_SECONDS:
                 said = time.monotonic()
                 yield ": still here\n\n"
-            await asyncio.sleep(FRESH_SECONDS)
+            await asyncio.sleep(SNAPSHOT_SECONDS)
 
 
 def learning_router(
     feed: LearningFeed, registry: Registry, keys: Callable[[], KeyRing]
 ) -> APIRouter:
-    """Give the routes; a stream ends when the key that it was opened with is revoked."""
+    """Return the routes; a stream ends when the key that it was opened with is revoked."""
     router = APIRouter(tags=["learning"])
     readers = CapacityLimiter(_READERS)
 

@@ -12,10 +12,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from feedback.privacy.identity import Secret, mint, subject_of
+from feedback.privacy.identity import Secret, create_completion_id, subject_of
 from serving import metrics
 from serving.context import RequestContext, request_context
-from serving.errors import BadRequest
+from serving.errors import RequestError
 from serving.http.access import Access
 
 PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
@@ -29,7 +29,7 @@ def error_response(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Give an error in OpenAI's shape."""
+    """Return an error in OpenAI's shape."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     if status == 503:
@@ -64,7 +64,7 @@ class CompletionMiddleware:
             return
         try:
             caller = self.access.admit(scope)
-        except BadRequest as refused:
+        except RequestError as refused:
             await _refuse(refused, scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
@@ -76,10 +76,10 @@ class CompletionMiddleware:
     async def _complete(self, owner: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if not self.ready():
-                raise BadRequest(503, "No policy is live yet; try again soon.", None, "not_ready")
+                raise RequestError(503, "No policy is live yet; try again soon.", None, "not_ready")
             body = await _read(receive, self.max_body_bytes)
             context = self._context(owner, scope["path"], _parse(body))
-        except BadRequest as refused:
+        except RequestError as refused:
             await _refuse(refused, scope, receive, send)
             return
         base_id = context.completion_id.removeprefix(PREFIXES[scope["path"]])
@@ -94,12 +94,14 @@ class CompletionMiddleware:
         choices = _choices(body)
         user = body.get("user")
         if user is not None and not isinstance(user, str):
-            raise BadRequest(400, "'user' must be a string.", "user", "invalid_type")
+            raise RequestError(400, "'user' must be a string.", "user", "invalid_type")
         chat = path == "/v1/chat/completions"
         messages, multimodal = _messages(body) if chat else (None, False)
         prompt = body.get("prompt")
         recorded = chat or not _is_batch(prompt)
-        minted = mint(self.secret, owner, choices if recorded else 0, self.live_version())
+        minted = create_completion_id(
+            self.secret, owner, choices if recorded else 0, self.live_version()
+        )
         return RequestContext(
             completion_id=PREFIXES[path] + minted.removeprefix("chatcmpl-"),
             owner=owner,
@@ -126,12 +128,12 @@ def _choices(body: dict[str, Any]) -> int:
     n = body.get("n", 1)
     n = 1 if n is None else n
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CHOICES:
-        raise BadRequest(
+        raise RequestError(
             400, f"'n' must be a whole number from 1 to {MAX_CHOICES}.", "n", "invalid_n"
         )
     if body.get("use_beam_search"):
         message = "Beam search is not supported here: leave 'use_beam_search' out and sample."
-        raise BadRequest(400, message, "use_beam_search", "unsupported")
+        raise RequestError(400, message, "use_beam_search", "unsupported")
     return n
 
 
@@ -157,9 +159,9 @@ def _parse(body: bytes) -> dict[str, Any]:
         parsed = json.loads(body)
     except ValueError as error:
         message = f"The request's body is not JSON: {error}."
-        raise BadRequest(400, message, None, "invalid_json") from error
+        raise RequestError(400, message, None, "invalid_json") from error
     if not isinstance(parsed, dict):
-        raise BadRequest(400, "The request's body must be a JSON object.", None, "invalid_json")
+        raise RequestError(400, "The request's body must be a JSON object.", None, "invalid_json")
     return parsed
 
 
@@ -169,11 +171,11 @@ async def _read(receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise BadRequest(400, "The client went away.", None, "disconnected")
+            raise RequestError(400, "The client went away.", None, "disconnected")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
-            raise BadRequest(413, f"The body is larger than {limit} bytes.", None, "too_large")
+            raise RequestError(413, f"The body is larger than {limit} bytes.", None, "too_large")
         if not message.get("more_body", False):
             return b"".join(chunks)
 
@@ -191,7 +193,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(refused: BadRequest, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(refused: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
     metrics.REFUSED.labels(str(refused.status)).inc()
     response = error_response(
         refused.status, str(refused), refused.param, refused.code, refused.headers

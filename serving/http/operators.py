@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from feedback.control.audit import Deed
+from feedback.control.audit import AuditEntry
 from feedback.control.history import History
-from feedback.control.operations import NoSuchVersion, NotPossible, Operations
+from feedback.control.operations import NoSuchVersion, OperationRefused, Operations
 from feedback.control.versions import Versions
 from feedback.log.event_log import LogError
 from protos.checkpoints.registry import Registry, RegistryUnavailable
@@ -21,8 +21,8 @@ from serving.http.middleware import error_response
 
 logger = logging.getLogger("plaudit.serving")
 
-_MAX_DEEDS: Final = 1000
-_DEFAULT_DEEDS: Final = 100
+_MAX_AUDIT_ENTRIES: Final = 1000
+_DEFAULT_AUDIT_ENTRIES: Final = 100
 _OPERATORS: Final = 2  # served at once, while a log or registry elsewhere may be slow
 
 
@@ -45,7 +45,7 @@ class OperatorsApi:
         self._threads = CapacityLimiter(_OPERATORS)
 
     async def listed(self) -> dict[str, Any]:
-        """Give the policies as they are now."""
+        """Return the policies as they are now."""
         async with self._listing:
             return await to_thread.run_sync(self._list, limiter=self._threads)
 
@@ -56,7 +56,7 @@ class OperatorsApi:
         versions = self._versions.listed(told)
         return {
             "object": "list",
-            "data": [version.for_operators(state) for version in versions],
+            "data": [version.to_operator_json(state) for version in versions],
             "held": state.held,
             "live": state.live or None,
             "previous": state.previous or None,
@@ -64,11 +64,11 @@ class OperatorsApi:
         }
 
     async def list(self, _: Request) -> Response:
-        """Give all versions."""
+        """Return all versions."""
         return JSONResponse(await self.listed())
 
     async def show(self, request: Request) -> Response:
-        """Give one version."""
+        """Return one version."""
         wanted = request.path_params["version"]
         for version in (await self.listed())["data"]:
             if version["version"] == wanted:
@@ -106,16 +106,19 @@ class OperatorsApi:
 
     async def audit(self, request: Request) -> Response:
         """Say who did what, newest first."""
-        given = request.query_params.get("limit", str(_DEFAULT_DEEDS))
-        if not (given.isascii() and given.isdecimal()) or not 1 <= int(given[:9]) <= _MAX_DEEDS:
-            message = f"'limit' must be 1 to {_MAX_DEEDS}."
+        given = request.query_params.get("limit", str(_DEFAULT_AUDIT_ENTRIES))
+        if (
+            not (given.isascii() and given.isdecimal())
+            or not 1 <= int(given[:9]) <= _MAX_AUDIT_ENTRIES
+        ):
+            message = f"'limit' must be 1 to {_MAX_AUDIT_ENTRIES}."
             return error_response(400, message, "limit", "invalid_value")
         await to_thread.run_sync(self._history.poll, limiter=self._threads)
         deeds = self._history.told().deeds[::-1][: int(given)]
         return JSONResponse({"object": "list", "data": [_deed(deed) for deed in deeds]})
 
 
-def _deed(deed: Deed) -> dict[str, Any]:
+def _deed(deed: AuditEntry) -> dict[str, Any]:
     return {
         "created": deed.created_ms / 1000,
         "by": deed.by,
@@ -130,13 +133,13 @@ def _sentence(error: Exception) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _answering(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+def _handle_errors(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
     async def answering(request: Request) -> Response:
         try:
             response: Response = await handler(request)
         except NoSuchVersion as error:
             return error_response(404, _sentence(error), None, "version_not_found")
-        except NotPossible as error:
+        except OperationRefused as error:
             return error_response(409, _sentence(error), None, "not_possible")
         except (LogError, RegistryUnavailable) as error:
             logger.warning("an operator is turned away: %s", error)
@@ -147,7 +150,7 @@ def _answering(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
 
 def operators_router(operations: Operations, history: History, registry: Registry) -> APIRouter:
-    """Give the routes."""
+    """Return the routes."""
     api = OperatorsApi(operations, history, registry)
     router = APIRouter(tags=["operators"])
     for method, path, handler in (
@@ -159,5 +162,5 @@ def operators_router(operations: Operations, history: History, registry: Registr
         ("POST", "/v1/policies/{version:int}/activate", api.activate),
         ("GET", "/v1/audit", api.audit),
     ):
-        router.add_route(path, _answering(handler), methods=[method])
+        router.add_route(path, _handle_errors(handler), methods=[method])
     return router

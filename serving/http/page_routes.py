@@ -48,8 +48,8 @@ _TYPES: Final = {
     ".txt": "text/plain; charset=utf-8",
 }
 _INDEX: Final = "index.html"
-_FOR_EVER: Final = "public, max-age=31536000, immutable"
-_ASK_EACH_TIME: Final = "no-cache"
+_CACHE_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+_CACHE_REVALIDATE: Final = "no-cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Page:
         self.files = {name: _page_file(name, content) for name, content in contents.items()}
 
     def respond(self, name: str, build: str | None, request: Request) -> Response:
-        """Give a file of the page.
+        """Return a file of the page.
 
         Args:
             name: Its path in the folder.
@@ -90,7 +90,7 @@ class Page:
             return Response("There is no such file.", 404, _HEADERS, "text/plain; charset=utf-8")
         headers = _HEADERS | {
             "ETag": file.etag,
-            "Cache-Control": _FOR_EVER if build == self.build else _ASK_EACH_TIME,
+            "Cache-Control": _CACHE_IMMUTABLE if build == self.build else _CACHE_REVALIDATE,
         }
         if file.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -122,7 +122,7 @@ def _page_file(name: str, content: bytes) -> PageFile:
 
 
 def page_router() -> APIRouter:
-    """Give the routes `/` and `/page/BUILD/FILE`."""
+    """Return the routes `/` and `/page/BUILD/FILE`."""
     page = Page(resources.files("serving") / "page")
     router = APIRouter()
 

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from serving.http.middleware import error_response
 
 # vLLM mounts more by itself (scaling, profiling, token-in-token-out): none of it is kept.
-KEPT = frozenset(
+ALLOWED_PATHS = frozenset(
     {
         "/health",
         "/metrics",
@@ -22,7 +22,7 @@ KEPT = frozenset(
 )
 
 
-def keep_only(app: FastAPI, kept: frozenset[str] = KEPT) -> None:
+def restrict_routes(app: FastAPI, kept: frozenset[str] = ALLOWED_PATHS) -> None:
     """Remove every route of `app` whose path is not in `kept`."""
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in kept]
 
@@ -30,7 +30,7 @@ def keep_only(app: FastAPI, kept: frozenset[str] = KEPT) -> None:
 def health_router(
     ready: Callable[[], bool], version: Callable[[], int], on_trial: Callable[[], int | None]
 ) -> APIRouter:
-    """Give `/livez` (the process answers) and `/readyz` (a whole policy is loaded, and which).
+    """Return `/livez` (the process answers) and `/readyz` (a whole policy is loaded, and which).
 
     Args:
         on_trial: The version that the live one is in a duel with; None for none.
@@ -54,7 +54,7 @@ def health_router(
 
 
 def identity_router(keys_required: Callable[[], bool]) -> APIRouter:
-    """Give `/v1/me`: whose key the request came with, and what it may do."""
+    """Return `/v1/me`: whose key the request came with, and what it may do."""
     router = APIRouter()
 
     @router.get("/v1/me")

@@ -30,7 +30,7 @@ _Counts = Counter[tuple[int, str]]
 
 
 def usage_file(home: Path) -> Path:
-    """Give where an installation keeps it."""
+    """Return where an installation keeps it."""
     return home / "usage.db"
 
 
@@ -57,7 +57,7 @@ class Usage:
         self._db.close()
 
     def used(self, key_id: str) -> int:
-        """Give how many completions a key has asked for today."""
+        """Return how many completions a key has asked for today."""
         now = (self._today(), key_id)
         return self._there[now] + self._writing[now] + self._new[now]
 

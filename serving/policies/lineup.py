@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class LoadedPolicy:
     """A policy that is loaded.
 
     Attributes:
@@ -32,10 +32,10 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ChoiceAssignment:
     """The choices of one request that one policy answers."""
 
-    policy: Policy
+    policy: LoadedPolicy
     choices: tuple[int, ...]
 
 
@@ -51,10 +51,10 @@ class Lineup:
 
         """
         self.base = base
-        self.live = Policy(base)
-        self.challenger: Policy | None = None
+        self.live = LoadedPolicy(base)
+        self.challenger: LoadedPolicy | None = None
         self.duel_share = duel_share
-        self._running: Counter[Policy] = Counter()
+        self._running: Counter[LoadedPolicy] = Counter()
         self._adapters_idle = asyncio.Event()
         self._adapters_idle.set()
         self._open = asyncio.Event()
@@ -76,11 +76,11 @@ class Lineup:
         finally:
             self._open.set()
 
-    async def without_adapters(self) -> None:
+    async def wait_for_idle_adapters(self) -> None:
         """Wait until no request with an adapter is under way."""
         await self._adapters_idle.wait()
 
-    def deal(self, choices: int, *, may_duel: bool) -> list[Share]:
+    def assign_choices(self, choices: int, *, may_duel: bool) -> list[ChoiceAssignment]:
         """Say who answers which choices of a new request.
 
         In a duel the challenger answers half of them (the smaller half of an odd number), in
@@ -89,29 +89,29 @@ class Lineup:
         own = tuple(range(choices))
         duel = may_duel and choices >= 2 and self._random.random() < self.duel_share
         if self.challenger is None or not duel:
-            return [Share(self.live, own)]
+            return [ChoiceAssignment(self.live, own)]
         others = tuple(sorted(self._random.sample(own, choices // 2)))
         rest = tuple(c for c in own if c not in others)
-        return [Share(self.live, rest), Share(self.challenger, others)]
+        return [ChoiceAssignment(self.live, rest), ChoiceAssignment(self.challenger, others)]
 
     @contextmanager
-    def running(self, shares: Iterable[Share]) -> Iterator[None]:
+    def running(self, shares: Iterable[ChoiceAssignment]) -> Iterator[None]:
         """Count a request while it is under way."""
         adapted = [share.policy for share in shares if share.policy.adapter is not None]
         self._running.update(adapted)
-        self._tell()
+        self._update_idle_event()
         try:
             yield
         finally:
             self._running.subtract(adapted)
             self._running = +self._running
-            self._tell()
+            self._update_idle_event()
 
-    def is_running(self, policy: Policy) -> bool:
+    def is_running(self, policy: LoadedPolicy) -> bool:
         """Tell whether a request is under way on an adapter."""
         return policy in self._running
 
-    def _tell(self) -> None:
+    def _update_idle_event(self) -> None:
         if self._running:
             self._adapters_idle.clear()
         else:

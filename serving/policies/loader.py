@@ -19,9 +19,9 @@ from typing import Any
 from feedback.failpoints import FailpointError, failpoint
 from protos.checkpoints.registry import Registry
 from serving import metrics
-from serving.errors import CheckpointUnfit, PolicyLost, SwapFailed
-from serving.policies.lineup import Lineup, Policy
-from serving.policies.staging import Staged, stage
+from serving.errors import CheckpointIncompatible, PolicyLost, SwapFailed
+from serving.policies.lineup import Lineup, LoadedPolicy
+from serving.policies.staging import StagedCheckpoint, stage
 
 logger = logging.getLogger("plaudit.serving")
 
@@ -59,8 +59,8 @@ class Loader:
         self.lora_rank = lora_rank
         self.timeout = timeout
         self.lost = False
-        self._live = Staged(lineup.base, lineup.base, registry.path(lineup.base), None)
-        self._adapters: dict[int, Policy] = {}
+        self._live = StagedCheckpoint(lineup.base, lineup.base, registry.path(lineup.base), None)
+        self._adapters: dict[int, LoadedPolicy] = {}
         self._numbers = itertools.count(1)
 
     async def swap(self, version: int) -> float:
@@ -75,7 +75,7 @@ class Loader:
         started = time.monotonic()
         staged = await self._stage(version)
         if staged.base == self.lineup.base:
-            self.lineup.live, pause = await self._beside(staged), 0.0
+            self.lineup.live, pause = await self._load_without_pause(staged), 0.0
         else:
             pause = await self._swap_base(staged)
         self._live = staged
@@ -85,7 +85,7 @@ class Loader:
         metrics.LAST_SWAP.set_to_current_time()
         return pause
 
-    async def challenge(self, version: int) -> None:
+    async def load_challenger(self, version: int) -> None:
         """Have `version` answer a share of the comparisons beside the live one.
 
         Raises:
@@ -95,11 +95,11 @@ class Loader:
         """
         staged = await self._stage(version)
         if staged.base != self.lineup.base:
-            raise CheckpointUnfit(
+            raise CheckpointIncompatible(
                 f"version {version} needs the weights of {staged.base}, those of "
                 f"{self.lineup.base} are loaded: it cannot be served beside the live version"
             )
-        self.lineup.challenger = await self._beside(staged)
+        self.lineup.challenger = await self._load_without_pause(staged)
 
     async def drop_adapters(self, kept: set[int]) -> None:
         """Unload the adapters of other versions that no request uses any more."""
@@ -112,25 +112,25 @@ class Loader:
             except _STEP_ERRORS as error:
                 logger.warning("The adapter of version %d stays loaded: %s", version, error)
 
-    async def _stage(self, version: int) -> Staged:
+    async def _stage(self, version: int) -> StagedCheckpoint:
         loaded = self.registry.path(self.lineup.base)
         staging = asyncio.to_thread(stage, self.registry, version, loaded, self.lora_rank)
         try:
-            staged: Staged = await self._step("stage", staging)
+            staged: StagedCheckpoint = await self._step("stage", staging)
         except (TimeoutError, FailpointError) as error:
             raise SwapFailed(f"version {version} could not be staged: {error}") from error
         return staged
 
-    async def _beside(self, staged: Staged) -> Policy:
+    async def _load_without_pause(self, staged: StagedCheckpoint) -> LoadedPolicy:
         """Have a policy of the base that is loaded, with no pause."""
         try:
             return await self._policy(staged)
         except _STEP_ERRORS as error:
             raise SwapFailed(f"version {staged.version}: {error}") from error
 
-    async def _policy(self, staged: Staged) -> Policy:
+    async def _policy(self, staged: StagedCheckpoint) -> LoadedPolicy:
         if staged.adapter is None:
-            return Policy(staged.version)
+            return LoadedPolicy(staged.version)
         if staged.version not in self._adapters:
             from vllm.lora.request import LoRARequest
 
@@ -138,14 +138,14 @@ class Loader:
             number = next(self._numbers)
             request = LoRARequest(f"policy-v{staged.version}-{number}", number, str(staged.adapter))
             await self._step("adapter", self.engine.add_lora(request))
-            self._adapters[staged.version] = Policy(staged.version, request)
+            self._adapters[staged.version] = LoadedPolicy(staged.version, request)
         return self._adapters[staged.version]
 
-    async def _swap_base(self, staged: Staged) -> float:
+    async def _swap_base(self, staged: StagedCheckpoint) -> float:
         version = staged.version
         async with self.lineup.closed():
             try:
-                await self._step("drain", self.lineup.without_adapters())
+                await self._step("drain", self.lineup.wait_for_idle_adapters())
             except (TimeoutError, FailpointError) as error:
                 raise SwapFailed(f"version {version}: adapters are still in use") from error
             paused = time.monotonic()
@@ -153,11 +153,11 @@ class Loader:
             try:
                 await self._reload(staged)
             except _STEP_ERRORS as error:
-                await self._put_back(error)
+                await self._restore_previous(error)
                 raise SwapFailed(f"version {version}: {error}") from error
             return time.monotonic() - paused
 
-    async def _reload(self, staged: Staged) -> None:
+    async def _reload(self, staged: StagedCheckpoint) -> None:
         """Replace the base, and make the policy live; decoding stands still meanwhile."""
         await self._step("pause", self.engine.pause_generation(mode="keep", clear_cache=True))
         weights = {"weights_path": str(staged.weights)}
@@ -171,7 +171,7 @@ class Loader:
         self.lineup.live = await self._policy(staged)
         await self._step("resume", self.engine.resume_generation())
 
-    async def _put_back(self, cause: BaseException) -> None:
+    async def _restore_previous(self, cause: BaseException) -> None:
         version = self._live.version
         logger.error("The swap failed, putting version %d back: %s", version, cause)
         try:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_LORA
-from serving.errors import CheckpointUnfit
+from serving.errors import CheckpointIncompatible
 
 # What may differ between two checkpoints of one model family.
 _FREE_KEYS = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -18,7 +18,7 @@ _B: Final = ".lora_B.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedCheckpoint:
     """A checkpoint that may be loaded.
 
     Attributes:
@@ -48,10 +48,10 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
             with file.open("rb") as stream:
                 header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         except (ValueError, OSError) as error:
-            raise CheckpointUnfit(f"{file.name} has no readable header") from error
+            raise CheckpointIncompatible(f"{file.name} has no readable header") from error
         shapes.update({k: v["shape"] for k, v in header.items() if k != "__metadata__"})
     if not shapes:
-        raise CheckpointUnfit(f"{folder.name} holds no safetensors")
+        raise CheckpointIncompatible(f"{folder.name} holds no safetensors")
     return shapes
 
 
@@ -59,12 +59,12 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / name).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointUnfit(f"{folder.name} has no readable {name}") from error
+        raise CheckpointIncompatible(f"{folder.name} has no readable {name}") from error
     return found
 
 
-def base_of(registry: Registry, version: int) -> int:
-    """Give the version of the full weights that a version is or adapts.
+def full_weights_version(registry: Registry, version: int) -> int:
+    """Return the version of the full weights that a version is or adapts.
 
     Raises:
         CheckpointInvalid: It does not exist.
@@ -75,11 +75,13 @@ def base_of(registry: Registry, version: int) -> int:
     if manifest.kind != CHECKPOINT_KIND_LORA:
         return version
     if not manifest.adapter_base:
-        raise CheckpointUnfit(f"version {version} is an adapter, its manifest names no base")
+        raise CheckpointIncompatible(f"version {version} is an adapter, its manifest names no base")
     return int(manifest.adapter_base)
 
 
-def stage(registry: Registry, version: int, loaded: Path | None, lora_rank: int = 0) -> Staged:
+def stage(
+    registry: Registry, version: int, loaded: Path | None, lora_rank: int = 0
+) -> StagedCheckpoint:
     """Verify a checkpoint's files, and that it fits where the weights in `loaded` are.
 
     Args:
@@ -94,25 +96,27 @@ def stage(registry: Registry, version: int, loaded: Path | None, lora_rank: int 
 
     """
     registry.verify(version)
-    base = base_of(registry, version)
+    base = full_weights_version(registry, version)
     weights = registry.path(base)
     if base != version and weights != loaded:
         registry.verify(base)
-        if base_of(registry, base) != base:
-            raise CheckpointUnfit(f"version {version} adapts version {base}, itself an adapter")
+        if full_weights_version(registry, base) != base:
+            raise CheckpointIncompatible(
+                f"version {version} adapts version {base}, itself an adapter"
+            )
     if loaded not in (None, weights):
         _check_weights(base, weights, loaded)
     if base == version:
-        return Staged(version, base, weights, None)
+        return StagedCheckpoint(version, base, weights, None)
     check_adapter(registry.path(version), weights, lora_rank)
-    return Staged(version, base, weights, registry.path(version))
+    return StagedCheckpoint(version, base, weights, registry.path(version))
 
 
 def _check_weights(version: int, folder: Path, loaded: Path) -> None:
     new, old = tensor_shapes(folder), tensor_shapes(loaded)
     if new != old:
         names = sorted(k for k in new.keys() | old.keys() if new.get(k) != old.get(k))
-        raise CheckpointUnfit(
+        raise CheckpointIncompatible(
             f"version {version}: tensors differ from the live policy: {names[:5]}"
         )
     new_config, old_config = (
@@ -122,11 +126,11 @@ def _check_weights(version: int, folder: Path, loaded: Path) -> None:
     if new_config != old_config:
         keys = new_config.keys() | old_config.keys()
         differing = sorted(k for k in keys if new_config.get(k) != old_config.get(k))
-        raise CheckpointUnfit(f"version {version}: config.json differs in {differing}")
+        raise CheckpointIncompatible(f"version {version}: config.json differs in {differing}")
 
 
 def adapter_rank(folder: Path) -> int:
-    """Give the largest rank in a LoRA adapter's configuration.
+    """Return the largest rank in a LoRA adapter's configuration.
 
     Raises:
         CheckpointUnfit: There is none that can be read, or it is not LoRA.
@@ -134,7 +138,9 @@ def adapter_rank(folder: Path) -> int:
     """
     config = _json(folder, "adapter_config.json")
     if config.get("peft_type") != "LORA":
-        raise CheckpointUnfit(f"{folder.name} is no LoRA adapter: {config.get('peft_type')!r}")
+        raise CheckpointIncompatible(
+            f"{folder.name} is no LoRA adapter: {config.get('peft_type')!r}"
+        )
     return max([int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
@@ -148,22 +154,24 @@ def check_adapter(folder: Path, base: Path, lora_rank: int) -> None:
     """
     rank, name = adapter_rank(folder), folder.name
     if not lora_rank:
-        raise CheckpointUnfit(
+        raise CheckpointIncompatible(
             f"{name} is an adapter, and this replica was started without adapters: "
             f"start it with PLAUDIT_SERVING_LORA_RANK={rank}"
         )
     if rank > lora_rank:
-        raise CheckpointUnfit(f"{name} has rank {rank}, this replica takes {lora_rank} at most")
+        raise CheckpointIncompatible(
+            f"{name} has rank {rank}, this replica takes {lora_rank} at most"
+        )
     config = _json(folder, "adapter_config.json")
     for option in ("use_dora", "lora_bias", "modules_to_save"):
         if config.get(option):
-            raise CheckpointUnfit(f"{name}: adapters with {option} are not served")
+            raise CheckpointIncompatible(f"{name}: adapters with {option} are not served")
     shapes, places = tensor_shapes(folder), tensor_shapes(base)
     for tensor in sorted(shapes):
         module = tensor.removesuffix(_A).removesuffix(_B)
         there = places.get(module.removeprefix(_PREFIX) + ".weight")
         if module == tensor or there is None:
-            raise CheckpointUnfit(f"{name}: there is no place for {tensor} in {base.name}")
+            raise CheckpointIncompatible(f"{name}: there is no place for {tensor} in {base.name}")
         a, b = shapes.get(module + _A), shapes.get(module + _B)
         if not a or not b or [b[0], a[1]] != there or a[0] != b[1] or a[0] > lora_rank:
-            raise CheckpointUnfit(f"{name}: {module}, A {a} and B {b}, does not fit {there}")
+            raise CheckpointIncompatible(f"{name}: {module}, A {a} and B {b}, does not fit {there}")

@@ -5,14 +5,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from feedback.control.policies import PolicyFollower, PolicyState, publish_event
+from feedback.control.policies import PolicyFollower, PolicyState, append_policy_event
 from feedback.log.event_log import EventLog, LogError
 from protos.checkpoints.registry import RegistryError, RegistryUnavailable
 from protos.plaudit.v1 import policy_pb2 as policy
 from serving import metrics
 from serving.errors import PolicyLost, ServingError
 from serving.policies.loader import Loader
-from serving.policies.staging import base_of
+from serving.policies.staging import full_weights_version
 
 logger = logging.getLogger("plaudit.serving")
 
@@ -38,7 +38,7 @@ class Swapper:
 
     @property
     def on_trial(self) -> int | None:
-        """Give the version that the live one is in a duel with."""
+        """Return the version that the live one is in a duel with."""
         challenger = self.loader.lineup.challenger
         return None if challenger is None else challenger.version
 
@@ -59,7 +59,7 @@ class Swapper:
             try:
                 state = await asyncio.to_thread(self._follower.poll)
                 away = False
-                await self._take_up(state)
+                await self._apply_state(state)
             except LogError as error:
                 if not away:
                     logger.warning(
@@ -68,22 +68,22 @@ class Swapper:
                 away = True
             await asyncio.sleep(poll_seconds)
 
-    async def _take_up(self, state: PolicyState) -> None:
+    async def _apply_state(self, state: PolicyState) -> None:
         if state.live == self.version:
             self._failed &= {state.challenger}
         elif state.live and await self._tried(state.live, self._go_live):
-            await asyncio.to_thread(self._drop_copies, state)
-        await self._take_up_challenger(state)
+            await asyncio.to_thread(self._evict_old_checkpoints, state)
+        await self._apply_challenger(state)
         await self.loader.drop_adapters({self.version, state.previous, state.challenger})
 
-    async def _take_up_challenger(self, state: PolicyState) -> None:
+    async def _apply_challenger(self, state: PolicyState) -> None:
         """Have the duel that is called for, once the version that it is against is live here."""
         wanted = state.challenger if state.live == self.version else 0
         there = self.loader.lineup.challenger
         if wanted == (there.version if there is not None else 0):
             return
         self.loader.lineup.challenger = None
-        if wanted and await self._tried(wanted, self.loader.challenge):
+        if wanted and await self._tried(wanted, self.loader.load_challenger):
             logger.info("Version %d is on trial against %d", wanted, self.version)
 
     async def _go_live(self, version: int) -> None:
@@ -94,13 +94,13 @@ class Swapper:
         swapped = policy.Swapped(
             replica=self.replica, version=version, previous=previous, pause_seconds=pause
         )
-        await asyncio.to_thread(publish_event, self.log, swapped)
+        await asyncio.to_thread(append_policy_event, self.log, swapped)
 
-    def _drop_copies(self, state: PolicyState) -> None:
+    def _evict_old_checkpoints(self, state: PolicyState) -> None:
         """Keep the disk from filling with copies of what is served no more."""
         registry, kept = self.loader.registry, {1, state.live, state.previous} - {0}
         try:
-            kept |= {base_of(registry, version) for version in kept}
+            kept |= {full_weights_version(registry, version) for version in kept}
             registry.drop_cached(state.live, kept)
         except (RegistryError, ServingError, OSError) as error:
             logger.warning("Copies of older versions stay on this disk: %s", error)
@@ -121,7 +121,7 @@ class Swapper:
             failed = policy.SwapFailed(
                 replica=self.replica, version=version, serving=previous, reason=str(error)
             )
-            await asyncio.to_thread(publish_event, self.log, failed)
+            await asyncio.to_thread(append_policy_event, self.log, failed)
             if isinstance(error, PolicyLost):
                 raise
         else:

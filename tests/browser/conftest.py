@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 
 def short_answers() -> str:
-    """Give a script that sets how a page asks, where it has not been set."""
+    """Return a script that sets how a page asks, where it has not been set."""
     kept = json.dumps(json.dumps(SHORT))
     # An empty page, which every context begins with, may store nothing.
     return f"if (location.port) localStorage['plaudit.settings'] ||= {kept}"

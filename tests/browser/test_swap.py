@@ -10,7 +10,7 @@ from tests.support.servers import Plaudit
 
 
 def letters(plaudit: Plaudit) -> list[int]:
-    """Give the ids of the tokens that are one letter."""
+    """Return the ids of the tokens that are one letter."""
     vocabulary = load_tokenizer(plaudit.registry.path(1)).get_vocab()
     return [vocabulary[letter] for letter in ascii_lowercase]
 

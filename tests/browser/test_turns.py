@@ -30,7 +30,7 @@ def come_back(page: Page) -> None:
 
 
 def prompts(told: StandIn) -> list[list[str]]:
-    """Give what was asked: of each request the users' messages."""
+    """Return what was asked: of each request the users' messages."""
     return [[m["content"] for m in body["messages"] if m["role"] == "user"] for body in told.asked]
 
 

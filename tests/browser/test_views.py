@@ -48,7 +48,7 @@ def test_the_loop_says_where_it_is_and_moves_by_itself(view: Page, told: StandIn
 
 
 def numbers(view: Page, title: str) -> list[list[str]]:
-    """Give the table behind a chart."""
+    """Return the table behind a chart."""
     chart = view.locator("figure.chart").filter(has_text=title).first
     chart.locator("summary").click()
     rows = chart.locator("tbody tr").all()
@@ -146,7 +146,7 @@ def test_an_operator_is_told_what_will_happen_and_asked(
 
 
 def lines(view: Page, button: str) -> list[str]:
-    """Give what a dialog says will happen."""
+    """Return what a dialog says will happen."""
     view.get_by_role("button", name=button, exact=True).click()
     said = view.get_by_role("dialog").get_by_role("listitem").all_inner_texts()
     view.get_by_role("button", name="Cancel").click()

@@ -34,7 +34,7 @@ def readable(page: Page, *answers: str) -> None:
 
 
 def texts(turn: Locator) -> list[str]:
-    """Give the answers on screen, left to right."""
+    """Return the answers on screen, left to right."""
     return [text.strip() for text in turn.locator(".candidate .answer-text").all_inner_texts()]
 
 

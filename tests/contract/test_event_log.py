@@ -145,7 +145,7 @@ def test_what_is_erased_is_gone_or_has_a_tombstone_in_its_partition(
 
 
 def last_values(log: KafkaLog) -> dict[str, bytes | None]:
-    """Give what compaction would leave of each key: a value that any partition keeps, or None."""
+    """Return what compaction would leave of each key: a value that any partition keeps, or None."""
     name = f"{log._settings.prefix}.feedback"
     consumer = KafkaConsumer(**log._settings.client(), group_id=None, auto_offset_reset="earliest")
     partitions = [TopicPartition(name, n) for n in sorted(consumer.partitions_for_topic(name))]

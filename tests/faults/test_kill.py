@@ -27,7 +27,7 @@ SEED = 7
 
 
 def processes(*words: str) -> list[int]:
-    """Give the ids of the processes whose command line holds all `words`."""
+    """Return the ids of the processes whose command line holds all `words`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from deploy.local.broker import Broker
-from feedback.control.policies import current, publish_event
+from feedback.control.policies import append_policy_event, current
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
 from protos.checkpoints.shared_registry import open_registry
@@ -43,7 +43,7 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_heir(
     homes = [tmp_path / "a", tmp_path / "b"]
     with environment(given):
         open_registry(homes[0]).publish(candidate, version=1, parent=0, base="tiny")
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     armed = tmp_path / "failpoints"
     learners = [
         FORKS.Process(

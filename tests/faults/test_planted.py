@@ -10,13 +10,13 @@ import pytest
 
 from feedback.api.schema import FeedbackRequest
 from feedback.api.service import FeedbackService
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.failpoints import FailpointError
-from feedback.ledger.store import FOLLOWED, Ledger
+from feedback.ledger.store import FOLLOWED_TOPICS, Ledger
 from feedback.log.event_log import LogUnavailable, NewRecord, Topic
 from feedback.log.records import completion_record
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.identity import load_or_create_secret, mint
+from feedback.privacy.identity import create_completion_id, load_or_create_secret
 from feedback.view.feedback_view import View
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Leads, Published
@@ -36,7 +36,7 @@ class Small:
         self.seen = Observed()
 
     def answer(self) -> str:
-        made = mint(self.secret, "local", choices=2, policy_version=1)
+        made = create_completion_id(self.secret, "local", choices=2, policy_version=1)
         self.log.append("completions", [completion_record(completion(made, question=made))])
         return made
 
@@ -73,7 +73,7 @@ class Small:
             positions={
                 (t, p): n for t, ps in self.ledger.positions().items() for p, n in ps.items()
             },
-            ends={(t, p): n for t in FOLLOWED for p, n in self.log.ends(t).items()},
+            ends={(t, p): n for t in FOLLOWED_TOPICS for p, n in self.log.ends(t).items()},
         )
 
 
@@ -116,7 +116,7 @@ def test_a_position_committed_before_its_rows_loses(
     real = small.ledger._advance
 
     def advance_first() -> None:
-        for topic in FOLLOWED:
+        for topic in FOLLOWED_TOPICS:
             real(small.log.read(topic, {}))
 
     advance_first()  # and killed here
@@ -174,13 +174,13 @@ def test_a_vote_that_was_replaced_or_taken_back_may_not_count(small: Small) -> N
 
 def test_two_publishers_at_a_time_are_seen(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
-    first = publish_event(log, Leads(learner="a"))
-    publish_event(log, Published(version=1, leader=first.event_id))
+    first = append_policy_event(log, Leads(learner="a"))
+    append_policy_event(log, Published(version=1, leader=first.event_id))
     check_publishers(log)
-    publish_event(log, Leads(learner="b"))
-    publish_event(log, Published(version=2, leader=first.event_id))
+    append_policy_event(log, Leads(learner="b"))
+    append_policy_event(log, Published(version=2, leader=first.event_id))
     check_publishers(log)  # the first goes on, but it does not count
-    publish_event(log, Published(version=2))  # from one that does not say on whose behalf
+    append_policy_event(log, Published(version=2))  # from one that does not say on whose behalf
     with pytest.raises(AssertionError, match="version 2 was published by another"):
         check_publishers(log)
     log.close()

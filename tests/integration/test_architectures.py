@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from deploy.administration.policies import operations
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.state import latest
 from learner.models.model import load_model, load_tokenizer
@@ -83,7 +83,7 @@ def tuned(home: Path, architecture: str) -> None:
 def learned(home: Path) -> None:
     """Let a learner make version 2 of votes."""
     log = SqliteLog(home / "log.db")
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     cast_votes(log, load_tokenizer(home / "models" / "sft"), votes=120)
     log.close()
     learn_until(home, SETTINGS, cycle_ended(home))
@@ -93,7 +93,7 @@ def learned(home: Path) -> None:
 
 
 def answer(plaudit: Plaudit, temperature: float) -> CompletionRecord:
-    """Give the record of an answer longer than the window of sliding attention."""
+    """Return the record of an answer longer than the window of sliding attention."""
     completion = plaudit.openai().chat.completions.create(
         model="plaudit",
         messages=[{"role": "user", "content": "say 7"}],

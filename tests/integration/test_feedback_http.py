@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from feedback.privacy.identity import load_or_create_secret, mint, owner_of
+from feedback.privacy.identity import create_completion_id, load_or_create_secret, owner_of
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from tests.support.servers import Plaudit
 
@@ -74,7 +74,7 @@ def bad_votes(plaudit: Plaudit, completion_id: str) -> dict[str, tuple[httpx.Res
     """Give, by what is wrong, the answer and the status that the design names."""
     secret = load_or_create_secret(plaudit.home / "secret.json")
     owner = owner_of(secret, plaudit.key)
-    expired = mint(secret, owner, 2, 1, now=0.0)
+    expired = create_completion_id(secret, owner, 2, 1, now=0.0)
     forged = completion_id[:-4] + ("AAAA" if completion_id[-4:] != "AAAA" else "BBBB")
     good = {"completion_id": completion_id, "feedback": UP}
     headers = {"Authorization": f"Bearer {plaudit.key}", "Content-Type": "application/json"}

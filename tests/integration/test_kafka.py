@@ -110,7 +110,7 @@ def test_an_outage_refuses_and_ends_by_itself(own_broker: Broker, settings: Kafk
 
 def test_more_than_fits_is_refused_at_once(settings: KafkaSettings) -> None:
     log = KafkaLog(settings.model_copy(update={"max_pending": 2}))
-    with log._room(2), pytest.raises(LogUnavailable, match="too many"):
+    with log._reserve(2), pytest.raises(LogUnavailable, match="too many"):
         log.append("feedback", [new("a")])
     log.append("feedback", [new("a"), new("b"), new("c")])
     assert len(keys(log, "feedback")) == 3

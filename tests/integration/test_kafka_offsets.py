@@ -10,13 +10,13 @@ from deploy.local.broker import Broker
 from feedback.ledger.store import Ledger
 from feedback.log import kafka_offsets
 from feedback.log.kafka_log import KafkaLog
-from feedback.log.kafka_offsets import ShownOffsets, group_of
+from feedback.log.kafka_offsets import OffsetReporter, group_of
 from feedback.log.kafka_settings import KafkaSettings
 from tests.support.feedback_samples import completion, put, rating
 
 
 def committed(settings: KafkaSettings, home: Path) -> dict[tuple[str, int], int]:
-    """Give what the group has committed, by topic (without its prefix) and partition."""
+    """Return what the group has committed, by topic (without its prefix) and partition."""
     group = group_of(settings.prefix, home)
     admin = KafkaAdminClient(**settings.client())
     found = admin.list_group_offsets({group: None})[group]
@@ -33,7 +33,7 @@ def test_the_group_shows_where_the_ledger_is(
     monkeypatch.setattr(kafka_offsets, "_EVERY_SECONDS", 60)
     settings = KafkaSettings(servers=kafka.address, prefix=f"t{uuid.uuid4().hex}")
     log, ledger = KafkaLog(settings), Ledger(tmp_path / "ledger.db")
-    shown = ShownOffsets(settings, tmp_path)
+    shown = OffsetReporter(settings, tmp_path)
     put(log, completion("c1"), rating("e1"), rating("e2"))
     while ledger.counts().max_seq < 2:
         ledger.follow(log)

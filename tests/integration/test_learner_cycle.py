@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load
 
 from feedback.control.history import History
-from feedback.control.policies import current, publish_event
+from feedback.control.policies import append_policy_event, current
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.lineage import Place
 from learner.cycle.materials import gather
-from learner.cycle.reporting import prompts_to_show
+from learner.cycle.reporting import report_prompts
 from learner.cycle.service import run
 from learner.cycle.state import latest
 from learner.data.packing import IGNORED
@@ -91,7 +91,7 @@ def test_a_published_version_carries_its_report(learned: Path) -> None:
     for name, figure in found.iterations[-1].items():
         assert figure == found.figures[f"ppo_{name}"]
     assert all(criterion.passed for criterion in found.criteria)
-    prompts = prompts_to_show(False, SETTINGS.seed, SETTINGS.reward)
+    prompts = report_prompts(False, SETTINGS.seed, SETTINGS.reward)
     assert [sample.prompt for sample in found.samples] == prompts
     assert any(sample.before != sample.after for sample in found.samples)
     # Beside the weights, and in nobody's way.
@@ -127,7 +127,7 @@ def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
         return state is not None and state.stage == "publish"
 
     stop = threading.Event()
-    publish_event(log, Hold(held=False))
+    append_policy_event(log, Hold(held=False))
     armed = tmp_path / "failpoints"
     armed.write_text("learner.publish=sleep:1.0\n")
     os.environ["PLAUDIT_FAILPOINTS"] = str(armed)
@@ -136,10 +136,10 @@ def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
         thread.start()
         while not hold_before_publishing():
             stop.wait(0.02)
-        publish_event(log, Hold(held=True, by="operator"))
+        append_policy_event(log, Hold(held=True, by="operator"))
         stop.wait(1.5)
         assert current(log).published == (1,)
-        publish_event(log, Hold(held=False, by="operator"))
+        append_policy_event(log, Hold(held=False, by="operator"))
         while 2 not in current(log).published:
             assert thread.is_alive()
             stop.wait(0.02)
@@ -162,7 +162,7 @@ def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> 
         thread.start()
         while 2 not in Registry(home / "registry").versions():
             stop.wait(0.02)
-        publish_event(log, Leads(learner="another"))
+        append_policy_event(log, Leads(learner="another"))
         while not cycle_ended(home)():
             assert thread.is_alive()
             stop.wait(0.02)
@@ -188,8 +188,8 @@ def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_
         learned / "registry" / "v000002", version=2, parent=1, base="tiny"
     )
     log = SqliteLog(home / "log.db")
-    publish_event(log, Published(version=2, parent=1))
-    publish_event(log, Activated(version=2, by="operator"))
+    append_policy_event(log, Published(version=2, parent=1))
+    append_policy_event(log, Activated(version=2, by="operator"))
     log.close()
     learn_until(home, SETTINGS, cycle_ended(home))
     state = latest(home)

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from learner.data.answers import split_prompt
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
-from learner.models.model import choices, new_model, twin
+from learner.models.model import choices, copy_shared, new_model
 from learner.ppo.critic import new_critic
 from learner.ppo.losses import importance_weights, token_log_probs
-from learner.ppo.steps import Players
+from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
@@ -54,8 +54,8 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 def moved(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
-    """Give a copy of which every weight differs: embeddings, projections and norms."""
-    other = twin(model)
+    """Return a copy of which every weight differs: embeddings, projections and norms."""
+    other = copy_shared(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -137,7 +137,7 @@ def test_sampling_leaves_the_global_random_state_and_threads_alone(
 
 
 def test_a_sampler_follows_the_weights_of_its_model(make: Make, model: PreTrainedModel) -> None:
-    policy = twin(model)
+    policy = copy_shared(model)
     sampler = make(policy, [END])
     before = sampler.sample(PROMPTS, 4, 8, 1.0, seed=1)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_samplers_of_two_models_can_take_turns(make: Make, model: PreTrainedMode
 
 def test_adapters_are_sampled_with(make: Make, model: PreTrainedModel) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
-    policy = inject_adapter_in_model(config, twin(model))
+    policy = inject_adapter_in_model(config, copy_shared(model))
     torch.manual_seed(0)
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
@@ -194,13 +194,13 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
         learning_rate=3e-3,
     )
 
-    def players() -> Players:
-        reward = RewardModel(twin(model), pad=0, seed=0)
+    def players() -> PPOInputs:
+        reward = RewardModel(copy_shared(model), pad=0, seed=0)
         known = [[2, 50 + i, 3, END] for i in range(20)]
         reward.normalise(split_prompt(known, shared=False))
-        policy = twin(model)
+        policy = copy_shared(model)
         ids = torch.arange(8).repeat(4, 1) + 70
-        return Players(
+        return PPOInputs(
             policy=policy,
             critic=new_critic(policy, reward, settings),
             reference=model,

@@ -165,7 +165,7 @@ def test_a_registry_that_is_away_says_so(
 def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: Path) -> None:
     learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
     learner.publish(source, version=1, parent=0, base="tiny")
-    learner._fs.rm(learner._remote(1, MANIFEST))
+    learner._fs.rm(learner._remote_path(1, MANIFEST))
     assert replica.versions() == []
     with pytest.raises(CheckpointInvalid, match="no manifest"):
         replica.verify(1)
@@ -184,10 +184,10 @@ def test_a_version_is_checked_without_fetching_it(url: str, tmp_path: Path, sour
     learner.publish(source, version=1, parent=0, base="tiny")
     replica.check(1)
     assert not replica.path(1).exists()
-    learner._fs.pipe_file(learner._remote(1, "config.json"), b"{")
+    learner._fs.pipe_file(learner._remote_path(1, "config.json"), b"{")
     with pytest.raises(CheckpointInvalid, match="its manifest says 2"):
         replica.check(1)
-    learner._fs.rm(learner._remote(1, "config.json"))
+    learner._fs.rm(learner._remote_path(1, "config.json"))
     with pytest.raises(CheckpointInvalid, match=r"config\.json is missing"):
         replica.check(1)
     with pytest.raises(CheckpointInvalid, match="no manifest"):
@@ -213,7 +213,7 @@ def test_damage_in_the_registry_is_found(
 ) -> None:
     learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
     learner.publish(source, version=1, parent=0, base="tiny")
-    file = learner._remote(1, "model.safetensors")
+    file = learner._remote_path(1, "model.safetensors")
     if damage == "delete":
         learner._fs.rm(file)
     else:
@@ -247,7 +247,7 @@ def test_a_publication_that_was_cut_short_is_finished(
 ) -> None:
     learner = at(url, tmp_path, "learner")
     learner.publish(source, version=1, parent=0, base="tiny")
-    learner._fs.rm(learner._remote(1, MANIFEST))  # as if killed before it
+    learner._fs.rm(learner._remote_path(1, MANIFEST))  # as if killed before it
     again = at(url, tmp_path, "learner")
     again.publish(source, version=1, parent=0, base="tiny")
     at(url, tmp_path, "replica").verify(1)

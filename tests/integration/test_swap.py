@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deploy.administration.policies import operations
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from learner.models.model import load_model
 from protos.plaudit.v1.completion_pb2 import Choice
 from protos.plaudit.v1.policy_pb2 import Published
@@ -27,7 +27,7 @@ def next_version(plaudit: Plaudit) -> int:
 
 
 def said(plaudit: Plaudit) -> str:
-    """Give what the policy says with a fixed seed: tells one set of weights from another.
+    """Return what the policy says with a fixed seed: tells one set of weights from another.
 
     The likeliest tokens do not: with random weights and a tied output head, each is the last
     one again. Nor does a temperature of 1: all tokens are as likely then, and the seed decides.
@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_refused(plaudit: Plaudit, next_version: int, da
     source = plaudit.home / f"tiny-{before}"
     plaudit.registry.publish(source, version=next_version, parent=before, base="tiny")
     damage(plaudit.registry.path(next_version) / "model.safetensors")
-    publish_event(plaudit.log, Published(version=next_version, parent=before))
+    append_policy_event(plaudit.log, Published(version=next_version, parent=before))
     failed = wait_failure(plaudit, next_version)
     assert "model.safetensors" in failed.reason
     assert plaudit.version() == before
@@ -179,7 +179,7 @@ def test_another_architecture_is_refused(plaudit: Plaudit, next_version: int) ->
     before = plaudit.version()
     folder = tiny_chat_model(plaudit.home / "wide", hidden_size=96)
     plaudit.registry.publish(folder, version=next_version, parent=before, base="tiny")
-    publish_event(plaudit.log, Published(version=next_version, parent=before))
+    append_policy_event(plaudit.log, Published(version=next_version, parent=before))
     assert "tensors differ" in wait_failure(plaudit, next_version).reason
     shutil.rmtree(folder)
     assert plaudit.version() == before

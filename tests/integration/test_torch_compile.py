@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 
 from learner.models.adapters import adapted
 from learner.models.compiled import compile_layers
-from learner.models.model import choices, frozen, trained, twin
+from learner.models.model import choices, copy_shared, frozen, trained
 from learner.models.ranks import Ranks
 from learner.ppo.critic import new_critic
 from learner.ppo.losses import token_log_probs
-from learner.ppo.rollouts import Group, targets
+from learner.ppo.rollouts import RolloutBatch, targets
 from learner.reward.model import RewardModel
 from learner.settings import Dtype, LoraSettings
 from tests.support.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
@@ -24,8 +24,8 @@ COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
 
 
 def to_train(reference: PreTrainedModel, *, compiled: bool) -> PreTrainedModel:
-    """Give the reference with an adapter that does something."""
-    model = adapted(twin(reference), LoraSettings(rank=4, alpha=8), 0)
+    """Return the reference with an adapter that does something."""
+    model = adapted(copy_shared(reference), LoraSettings(rank=4, alpha=8), 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trained(model):
@@ -41,12 +41,12 @@ def reference() -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def groups(reference: PreTrainedModel) -> list[Group]:
+def groups(reference: PreTrainedModel) -> list[RolloutBatch]:
     return grouped(samples_of(reference), micro_tokens=60)
 
 
 def test_compiled_layers_say_and_learn_what_the_others_do(
-    reference: PreTrainedModel, groups: list[Group]
+    reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
     """As far as bfloat16 goes: what is compiled is as near to what float32 says."""
     found = []
@@ -67,7 +67,7 @@ def test_compiled_layers_say_and_learn_what_the_others_do(
 
 
 def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
-    reference: PreTrainedModel, groups: list[Group]
+    reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
     policy = to_train(reference, compiled=True)
     reward = RewardModel(to_train(reference, compiled=True), pad=0, seed=0, dtype="bfloat16")
@@ -93,11 +93,11 @@ def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
 
 
 def test_a_copy_of_a_compiled_model_is_its_own(
-    reference: PreTrainedModel, groups: list[Group]
+    reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
     model = to_train(reference, compiled=True)
     before = choices(model, groups[0].batch, "bfloat16")[0].detach()
-    copy = twin(model)
+    copy = copy_shared(model)
     with torch.no_grad():
         for parameter in trained(copy):
             parameter.zero_()
@@ -110,7 +110,7 @@ def test_a_copy_of_a_compiled_model_is_its_own(
 
 def test_without_a_compiler_layers_stay_as_they_are_and_the_log_says_so(
     reference: PreTrainedModel,
-    groups: list[Group],
+    groups: list[RolloutBatch],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

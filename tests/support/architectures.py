@@ -61,12 +61,12 @@ ARCHITECTURES: Final[dict[str, Callable[..., PreTrainedConfig]]] = {
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Give a small tokenizer with a chat template, trained as the default model's is."""
+    """Return a small tokenizer with a chat template, trained as the default model's is."""
     return train_tokenizer([_TEXT] * 4, vocabulary=320, context=CONTEXT)
 
 
 def tiny_model(name: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> PreTrainedModel:
-    """Give a model of one architecture with random weights, norms and biases included."""
+    """Return a model of one architecture with random weights, norms and biases included."""
     torch.manual_seed(seed)
     config = ARCHITECTURES[name](
         vocab_size=len(tokenizer),

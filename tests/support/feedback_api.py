@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from feedback.api.routes import feedback_router
 from feedback.log.event_log import LogRecord, LogUnavailable, Positions, Topic
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.identity import Secret, mint
+from feedback.privacy.identity import Secret, create_completion_id
 from feedback.view.feedback_view import View
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
@@ -39,7 +39,7 @@ def client_of(log: SqliteLog, view: View, **headers: str) -> httpx.AsyncClient:
 
 
 def made(owner: str = "local", choices: int = 2, version: int = 3, days_ago: float = 0) -> str:
-    return mint(SECRET, owner, choices, version, now=time.time() - days_ago * DAY)
+    return create_completion_id(SECRET, owner, choices, version, now=time.time() - days_ago * DAY)
 
 
 def body(completion_id: str, feedback: Any = RATING, **fields: Any) -> dict[str, Any]:

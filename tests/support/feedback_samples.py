@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from feedback.log.event_log import EventLog
-from feedback.log.events import target_of
+from feedback.log.events import event_target
 from feedback.log.records import completion_record, feedback_record
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import (
@@ -119,7 +119,7 @@ def forgetting(
 
 
 def with_target(event: FeedbackEvent) -> FeedbackEvent:
-    event.target = target_of(event)
+    event.target = event_target(event)
     return event
 
 

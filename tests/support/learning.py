@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.event_log import NewRecord
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.service import run
@@ -34,7 +34,7 @@ def make_home(home: Path, votes: int = 120, people: int = 1, *, by_coin: bool = 
     save_model(model, tokenizer, home / "models" / "sft")
     Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
     log = SqliteLog(home / "log.db")
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     cast_votes(log, tokenizer, votes, people, by_coin=by_coin)
     log.close()
     return home
@@ -117,7 +117,7 @@ def learn_until(home: Path, settings: LearnerSettings, done: Callable[[], bool])
 
 
 def cycle_ended(home: Path) -> Callable[[], bool]:
-    """Give a function that tells whether the latest cycle has ended."""
+    """Return a function that tells whether the latest cycle has ended."""
 
     def ended() -> bool:
         state = latest(home)

@@ -96,7 +96,7 @@ def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[Prometheus]
 
 
 def rule_expressions() -> Iterator[tuple[str, str]]:
-    """Give the name and expression of every rule."""
+    """Yield the name and expression of every rule."""
     for file in sorted((RULES / "rules").glob("*.yml")):
         for group in yaml.safe_load(file.read_text())["groups"]:
             for rule in group["rules"]:
@@ -104,7 +104,7 @@ def rule_expressions() -> Iterator[tuple[str, str]]:
 
 
 def dashboard_expressions() -> Iterator[tuple[str, str]]:
-    """Give the title and expression of every query of the dashboard, and the autoscaler's."""
+    """Yield the title and expression of every query of the dashboard, and the autoscaler's."""
     board = json.loads((REPOSITORY / "deploy/grafana/dashboards/plaudit.json").read_text())
     for panel in board["panels"]:
         for target in panel.get("targets", []):
@@ -122,12 +122,12 @@ def dashboard_expressions() -> Iterator[tuple[str, str]]:
 
 
 def recorded() -> set[str]:
-    """Give the names of what the recording rules make."""
+    """Return the names of what the recording rules make."""
     return {name for name, _ in rule_expressions() if ":" in name}
 
 
 def selectors(expression: str) -> list[Any]:
-    """Give the vector selectors in an expression.
+    """Return the vector selectors in an expression.
 
     Raises:
         ValueError: It is no PromQL.

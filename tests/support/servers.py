@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from feedback.control.history import History
 from feedback.control.keys import Role, make_key
-from feedback.control.policies import PolicyMessage, current, publish_event
+from feedback.control.policies import PolicyMessage, append_policy_event, current
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -111,7 +111,7 @@ class Plaudit:
     def tell(self, message: PolicyMessage) -> None:
         """Append one policy event."""
         log = self.log
-        publish_event(log, message)
+        append_policy_event(log, message)
         log.close()
 
     def run(self, *command: str) -> None:
@@ -155,7 +155,7 @@ class Plaudit:
             time.sleep(0.05)
 
     def records(self) -> dict[str, CompletionRecord]:
-        """Give all completion records by id; each must be there once."""
+        """Return all completion records by id; each must be there once."""
         found: dict[str, CompletionRecord] = {}
         for record in self.read_all("completions"):
             parsed = CompletionRecord.FromString(record)

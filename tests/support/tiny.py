@@ -7,7 +7,7 @@ from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
 from learner.models.model import new_model
 from learner.models.ranks import Ranks
-from learner.ppo.rollouts import Group, collect
+from learner.ppo.rollouts import RolloutBatch, batch_rollouts
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
 
@@ -38,9 +38,9 @@ def text() -> Rows:
     return Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous())
 
 
-def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[Group]:
+def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[RolloutBatch]:
     """Group samples for forward passes of so many tokens, all as just sampled."""
-    return collect(
+    return batch_rollouts(
         samples,
         [True] * len(samples),
         pad=0,

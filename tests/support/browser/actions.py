@@ -57,7 +57,7 @@ def ask_and_wait(page: Page, text: str, answers: int) -> Locator:
 
 
 def votes_of(page: Page) -> list[dict[str, Any]]:
-    """Give the votes that the browser keeps, oldest first."""
+    """Return the votes that the browser keeps, oldest first."""
     kept = page.evaluate(
         "Object.entries(localStorage).filter(([k]) => k.startsWith('plaudit.vote.'))"
         ".map(([, v]) => JSON.parse(v))"
@@ -66,7 +66,7 @@ def votes_of(page: Page) -> list[dict[str, Any]]:
 
 
 def stored(page: Page) -> dict[str, Any]:
-    """Give the latest vote, once the server has it."""
+    """Return the latest vote, once the server has it."""
 
     def look() -> dict[str, Any] | None:
         page.wait_for_timeout(50)
@@ -77,13 +77,13 @@ def stored(page: Page) -> dict[str, Any]:
 
 
 def events(plaudit: Plaudit, completion_id: str) -> list[FeedbackEvent]:
-    """Give what the log holds about a completion, oldest first."""
+    """Return what the log holds about a completion, oldest first."""
     every = [FeedbackEvent.FromString(value) for value in plaudit.read_all("feedback")]
     return [event for event in every if event.completion_id == completion_id]
 
 
 def event_of(plaudit: Plaudit, vote: dict[str, Any]) -> FeedbackEvent:
-    """Give the one event that a vote became."""
+    """Return the one event that a vote became."""
     found = [e for e in events(plaudit, vote["body"]["completion_id"]) if e.event_id == vote["id"]]
     assert len(found) == 1
     return found[0]

@@ -105,7 +105,7 @@ def snapshot(now: float | None = None) -> dict[str, Any]:
 
 
 def report(number: int) -> dict[str, Any] | None:
-    """Give a version's report in the shape of `learner.report.Report`; None for the first."""
+    """Return a version's report in the shape of `learner.report.Report`; None for the first."""
     if number not in FIGURES:
         return None
     figures = dict(zip(NAMES, FIGURES[number], strict=True))

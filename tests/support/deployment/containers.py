@@ -17,7 +17,7 @@ _URL = re.compile(r"http://127\.0\.0\.1:(\d+)(/[\w/]*)")
 
 
 def dockerfile(deploy: Path) -> dict[str, list[str]]:
-    """Give the values of each instruction of the last stage, and of COPY in all of them."""
+    """Return the values of each instruction of the last stage, and of COPY in all of them."""
     with (deploy / "Dockerfile").open("rb") as file:
         structure = DockerfileParser(fileobj=file).structure
     starts = [n for n, line in enumerate(structure) if line["instruction"] == "FROM"]

@@ -18,7 +18,7 @@ Manifest = dict[str, Any]
 
 
 def render(folder: Path) -> list[Manifest]:
-    """Give the manifests that `kubectl apply -k` would send.
+    """Return the manifests that `kubectl apply -k` would send.
 
     Raises:
         ValueError: They do not fit together.
@@ -47,7 +47,7 @@ def run_secrets(
 
 
 def secrets(deploy: Path) -> list[Manifest]:
-    """Give the manifests that the script makes: the namespace and its Secrets."""
+    """Return the manifests that the script makes: the namespace and its Secrets."""
     done = run_secrets(deploy, {})
     done.check_returncode()
     return list(yaml.safe_load_all(done.stdout))
@@ -136,7 +136,7 @@ def _container_problems(where: str, container: Any, there: set[tuple[str, str]])
 
 
 def _pods(manifests: list[Manifest], labels: dict[str, str]) -> list[Manifest]:
-    """Give the pod templates that a selector chooses."""
+    """Return the pod templates that a selector chooses."""
     templates = [w["spec"]["template"] for w in _all(manifests, "Deployment", "StatefulSet")]
     return [t for t in templates if labels.items() <= t["metadata"]["labels"].items()]
 

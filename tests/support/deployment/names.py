@@ -19,7 +19,7 @@ from deploy.settings import UpSettings
 from feedback.log.kafka_settings import KafkaSettings
 from learner.settings import LearnerSettings
 from protos.checkpoints.shared_registry import RegistrySettings
-from serving.http.routes import KEPT, health_router
+from serving.http.routes import ALLOWED_PATHS, health_router
 from serving.settings import ServingSettings
 
 _VARIABLE = re.compile(r"PLAUDIT_[A-Z0-9]+(?:_+[A-Z0-9]+)*")
@@ -27,7 +27,7 @@ _TESTS_ALONE = {"PLAUDIT_FAILPOINTS"}
 
 
 def tool(name: str) -> str:
-    """Give the path of a program of the development packages, or of one on the machine."""
+    """Return the path of a program of the development packages, or of one on the machine."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     assert found is not None, f"{name} is not installed: uv sync"
     return found
@@ -64,7 +64,7 @@ def command_problems(words: Sequence[str], where: str) -> list[str]:
 
 
 def port_of(words: Sequence[str]) -> int | None:
-    """Give the port on which a command listens; None where it does not."""
+    """Return the port on which a command listens; None where it does not."""
     command, options = parsed(words)
     listening: dict[str, tuple[type[BaseSettings], str]] = {
         "serve": (ServingSettings, "port"),
@@ -77,7 +77,7 @@ def port_of(words: Sequence[str]) -> int | None:
 
 
 def routes_of(words: Sequence[str]) -> frozenset[str]:
-    """Give the paths without parameters that a command answers."""
+    """Return the paths without parameters that a command answers."""
     command, _ = parsed(words)
     if command == "learn":
         return frozenset({"/metrics"})
@@ -85,11 +85,11 @@ def routes_of(words: Sequence[str]) -> frozenset[str]:
         return frozenset()
     health = FastAPI()
     health.include_router(health_router(lambda: True, lambda: 1, lambda: None))
-    return KEPT | {getattr(route, "path", "") for route in health.routes}
+    return ALLOWED_PATHS | {getattr(route, "path", "") for route in health.routes}
 
 
 def variables() -> set[str]:
-    """Give every environment variable that settings or options are read from."""
+    """Return every environment variable that settings or options are read from."""
     found = set(_TESTS_ALONE)
     for settings in (UpSettings, ServingSettings, LearnerSettings, KafkaSettings, RegistrySettings):
         config = settings.model_config
@@ -118,7 +118,7 @@ def variable_problems(text: str, where: str) -> list[str]:
 
 
 def commands_in_markdown(text: str) -> Iterator[list[str]]:
-    """Give the arguments of each `plaudit` command in code spans and blocks."""
+    """Yield the arguments of each `plaudit` command in code spans and blocks."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M))
     lines = [line for block in blocks for line in block.splitlines()]
@@ -126,13 +126,13 @@ def commands_in_markdown(text: str) -> Iterator[list[str]]:
 
 
 def commands_in_comments(text: str) -> Iterator[list[str]]:
-    """Give the arguments of each `plaudit` command in a file's comments."""
+    """Yield the arguments of each `plaudit` command in a file's comments."""
     lines = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     yield from (words for line in lines if (words := _arguments(line)))
 
 
 def _arguments(line: str) -> list[str]:
-    """Give what follows `plaudit` where it is run by itself, by uv or in a pod."""
+    """Return what follows `plaudit` where it is run by itself, by uv or in a pod."""
     if not re.match(r"(uv run|kubectl .* --|docker compose .* run --rm \w+ |plaudit\b)", line):
         return []
     try:

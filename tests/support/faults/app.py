@@ -30,7 +30,7 @@ from feedback.api.routes import feedback_router  # noqa: E402
 from feedback.log.event_log import LogError  # noqa: E402
 from feedback.log.opening import open_log  # noqa: E402
 from feedback.log.records import completion_record  # noqa: E402
-from feedback.privacy.identity import load_or_create_secret, mint  # noqa: E402
+from feedback.privacy.identity import create_completion_id, load_or_create_secret  # noqa: E402
 from feedback.view.feedback_view import View  # noqa: E402
 from tests.support.feedback_samples import completion  # noqa: E402
 
@@ -43,7 +43,7 @@ app.include_router(feedback_router(log, View(HOME / "view.db"), secret))
 
 @app.post("/answers")
 def answer(response: Response) -> str:
-    made = mint(secret, "local", choices=2, policy_version=1)
+    made = create_completion_id(secret, "local", choices=2, policy_version=1)
     try:
         log.append("completions", [completion_record(completion(made, question=made))])
     except LogError:

@@ -112,7 +112,7 @@ class Row:
     seconds: float | None
 
     def cells(self) -> tuple[str, ...]:
-        """Give what is printed."""
+        """Return what is printed."""
         seen = self.seen
         counts = (seen.accepted, seen.events, seen.dead, seen.twice, seen.lost)
         took = "-" if self.seconds is None else f"{self.seconds:.1f} s"
@@ -124,7 +124,7 @@ TABLE: list[Row] = []
 
 
 def as_text(rows: Sequence[Row]) -> list[str]:
-    """Give the table as lines."""
+    """Return the table as lines."""
     cells = [HEAD, *(row.cells() for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEAD))]
     return [

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from feedback.ledger.store import Ledger
-from feedback.log.kafka_offsets import ShownOffsets
+from feedback.log.kafka_offsets import OffsetReporter
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.opening import open_log
 from learner.cycle.metrics import Metrics
@@ -22,7 +22,7 @@ def follow(home: Path, environment: Mapping[str, str]) -> None:
     """Follow until killed."""
     os.environ.update(environment)
     log, ledger, kafka = open_log(home), Ledger(home / "ledger.db"), KafkaSettings()
-    shown = ShownOffsets(kafka, home) if kafka.servers else None
+    shown = OffsetReporter(kafka, home) if kafka.servers else None
     follower = _Follower(log, ledger, Metrics(), 0.05, shown)
     follower.start()
     while True:

@@ -17,7 +17,7 @@ import httpx
 from kafka import KafkaAdminClient
 
 from deploy.local.broker import Broker
-from feedback.ledger.store import FOLLOWED, Ledger
+from feedback.ledger.store import FOLLOWED_TOPICS, Ledger
 from feedback.log.kafka_offsets import group_of
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.opening import open_log
@@ -139,7 +139,7 @@ class World:
         self.recovered(time.monotonic(), 60)
 
     def accepted(self) -> dict[str, tuple[float, str]]:
-        """Give when votes were accepted, and their reasons, by event id."""
+        """Return when votes were accepted, and their reasons, by event id."""
         return {k: v for voter in self.voters for k, v in dict(voter.accepted).items()}
 
     def recovered(self, since: float, seconds: float = 40.0) -> float:
@@ -170,7 +170,7 @@ class World:
             database.close()
 
     def observe(self) -> Observed:
-        """Give what the ledger, the log and Kafka say now."""
+        """Return what the ledger, the log and Kafka say now."""
         ledger = Ledger(self.home / "ledger.db")
         try:
             committed = self.committed()  # first, for the ledger goes on
@@ -198,16 +198,18 @@ class World:
         )
 
     def ends(self) -> dict[tuple[str, int], int]:
-        """Give where the log ends; partitions without records left out."""
+        """Return where the log ends; partitions without records left out."""
         with environment(self.environment):
             log = open_log(self.home)
         try:
-            return {at: e for at, e in _flat({t: log.ends(t) for t in FOLLOWED}).items() if e}
+            return {
+                at: e for at, e in _flat({t: log.ends(t) for t in FOLLOWED_TOPICS}).items() if e
+            }
         finally:
             log.close()
 
     def committed(self) -> dict[tuple[str, int], int]:
-        """Give what Kafka knows of the ledger's progress."""
+        """Return what Kafka knows of the ledger's progress."""
         if not self.environment:
             return {}
         settings = self.kafka()

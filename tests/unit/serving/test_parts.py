@@ -19,14 +19,14 @@ from feedback.privacy.identity import Secret, check, load_or_create_secret, owne
 from protos.checkpoints.registry import CheckpointInvalid, Registry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import KeyMade
-from serving.app import _ended, _stop_on_failure
+from serving.app import _cancel_tasks, _stop_on_failure
 from serving.context import RequestContext, request_context
-from serving.engine.recorder import Answer, Recorder
-from serving.errors import CheckpointUnfit, NotRecorded, ServingError
+from serving.engine.recorder import CompletionRecordBuilder, Recorder
+from serving.errors import CheckpointIncompatible, RecordingFailed, ServingError
 from serving.http.access import Access
 from serving.http.middleware import CompletionMiddleware
 from serving.http.usage import Usage, usage_file
-from serving.policies.staging import Staged, stage, tensor_shapes
+from serving.policies.staging import StagedCheckpoint, stage, tensor_shapes
 from tests.support.models import tiny_chat_model
 
 
@@ -46,9 +46,9 @@ def test_staging_accepts_the_same_shapes_and_refuses_others(tmp_path: Path) -> N
     published(registry, 2)
     published(registry, 3, hidden_size=96)
     live = registry.path(1)
-    assert stage(registry, 2, live) == Staged(2, 2, registry.path(2), None)
+    assert stage(registry, 2, live) == StagedCheckpoint(2, 2, registry.path(2), None)
     assert tensor_shapes(live)["model.embed_tokens.weight"][1] == 64
-    with pytest.raises(CheckpointUnfit, match="tensors differ"):
+    with pytest.raises(CheckpointIncompatible, match="tensors differ"):
         stage(registry, 3, live)
     with pytest.raises(CheckpointInvalid):
         stage(registry, 4, live)
@@ -61,7 +61,7 @@ def test_staging_refuses_another_configuration(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
     registry.publish(folder, version=2, parent=1, base="tiny")
-    with pytest.raises(CheckpointUnfit, match="rms_norm_eps"):
+    with pytest.raises(CheckpointIncompatible, match="rms_norm_eps"):
         stage(registry, 2, registry.path(1))
 
 
@@ -109,7 +109,7 @@ def part(
 
 def test_an_answer_is_put_together_from_its_deltas() -> None:
     context = RequestContext("chatcmpl-1", "local", "", [("user", "hi")])
-    answer = Answer(context, params(), "plaudit")
+    answer = CompletionRecordBuilder(context, params(), "plaudit")
     answer.note(output(False, part(0, "a", [1]), prompt_token_ids=[7, 8]), 3)
     answer.note(output(False, part(1, "x", [2]), part(0, "b", [3])), 3)
     span = (
@@ -127,7 +127,9 @@ def test_an_answer_is_put_together_from_its_deltas() -> None:
 
 
 def test_an_aborted_answer_keeps_what_was_sent() -> None:
-    answer = Answer(RequestContext("chatcmpl-1", "local", "", []), params(), "plaudit")
+    answer = CompletionRecordBuilder(
+        RequestContext("chatcmpl-1", "local", "", []), params(), "plaudit"
+    )
     answer.note(output(False, part(0, "a", [1])), 3)
     answer.note(output(False, part(0, "b", [2])), 4)
     record = answer.finish(aborted=True)
@@ -152,9 +154,15 @@ def test_an_aborted_answer_keeps_what_was_sent() -> None:
 )
 def test_filters_and_penalties_rule_out_off_policy_use(option: dict[str, Any]) -> None:
     context = RequestContext("chatcmpl-1", "local", "", [])
-    assert Answer(context, params(), "m").finish(aborted=False).sampling.off_policy_usable
     assert (
-        not Answer(context, params(**option), "m").finish(aborted=False).sampling.off_policy_usable
+        CompletionRecordBuilder(context, params(), "m")
+        .finish(aborted=False)
+        .sampling.off_policy_usable
+    )
+    assert (
+        not CompletionRecordBuilder(context, params(**option), "m")
+        .finish(aborted=False)
+        .sampling.off_policy_usable
     )
 
 
@@ -163,7 +171,7 @@ def ring(*tokens: str) -> KeyRing:
     for token in tokens:
         made = KeyMade(id=f"key-{token}", name=token, role="user")
         made.digest = hashlib.sha256(token.encode()).digest()
-        found = found.with_made(made, 0)
+        found = found.add_key(made, 0)
     return found
 
 
@@ -261,7 +269,7 @@ async def test_an_answer_without_a_record_is_told_and_fails_only_if_strict(tmp_p
     record = CompletionRecord(completion_id="c1")
     await Recorder(log, told.append).write(record)
     strict = Recorder(log, told.append, strict=True)
-    with pytest.raises(NotRecorded, match="try again"):
+    with pytest.raises(RecordingFailed, match="try again"):
         await strict.write(record)
     strict.write_shielded(record)
     await strict.drain()
@@ -284,12 +292,12 @@ async def test_a_replica_stops_where_one_of_its_tasks_fails_and_says_which() -> 
         await asyncio.wait(tasks)
         await asyncio.sleep(0)
     assert server.should_exit
-    await _ended(tasks[:2])
+    await _cancel_tasks(tasks[:2])
     with pytest.raises(ServingError, match="'policies' has failed: no space"):
-        await _ended(tasks)
+        await _cancel_tasks(tasks)
 
 
 async def test_tasks_that_run_on_are_ended() -> None:
     tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(2)]
-    await _ended(tasks)
+    await _cancel_tasks(tasks)
     assert all(task.cancelled() for task in tasks)

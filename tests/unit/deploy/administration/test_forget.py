@@ -13,7 +13,7 @@ from deploy.administration import forget as module
 from deploy.administration.exchange import export_feedback
 from deploy.administration.forget import forget, learned_from
 from deploy.errors import DeployError
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.ledger.rows import Erasure
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import LogUnavailable, RecordKey
@@ -45,7 +45,7 @@ def home(tmp_path: Path) -> Path:
     ann = subject_of(secret, LOCAL_OWNER, "ann")
     put(log, rating("on bob's", completion_id="c-local-bob", subject=ann, reason="ann's local"))
     for version in (1, 2, 3):
-        publish_event(log, Published(version=version, parent=version - 1))
+        append_policy_event(log, Published(version=version, parent=version - 1))
     ledger, view = Ledger(home / "ledger.db"), View(home / "view-replica-0.db")
     ledger.follow(log)
     view.follow(log)
@@ -183,8 +183,10 @@ def test_what_cannot_be_done_is_said(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_topic_that_is_never_compacted_is_named() -> None:
-    assert "within 7 days (max.compaction.lag.ms=604800000)" in module._when("t", 604_800_000)
-    assert "t never removes them: set cleanup.policy=compact" in module._when("t", None)
+    assert "within 7 days (max.compaction.lag.ms=604800000)" in module._erasure_schedule(
+        "t", 604_800_000
+    )
+    assert "t never removes them: set cleanup.policy=compact" in module._erasure_schedule("t", None)
 
 
 def test_it_is_a_command(home: Path) -> None:

@@ -183,7 +183,7 @@ def _alive(pid: int) -> bool:
 
 def test_pruning_keeps_what_is_still_needed(tmp_path: Path) -> None:
     from deploy.administration.policies import list_policies, prune
-    from feedback.control.policies import publish_event
+    from feedback.control.policies import append_policy_event
     from feedback.log.sqlite_log import SqliteLog
     from protos.checkpoints.registry import Registry
     from protos.plaudit.v1.policy_pb2 import Activated, Published, Swapped
@@ -194,9 +194,9 @@ def test_pruning_keeps_what_is_still_needed(tmp_path: Path) -> None:
     registry, log = Registry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
     for version in range(1, 9):
         registry.publish(model, version=version, parent=version - 1, base="tiny")
-        publish_event(log, Published(version=version, parent=version - 1))
-    publish_event(log, Swapped(replica="late", version=3))
-    publish_event(log, Activated(version=5))
+        append_policy_event(log, Published(version=version, parent=version - 1))
+    append_policy_event(log, Swapped(replica="late", version=3))
+    append_policy_event(log, Activated(version=5))
     log.close()
     assert prune(tmp_path, keep=1) == "Deleted 2, 6, 7."
     assert registry.versions() == [1, 3, 4, 5, 8]
@@ -208,7 +208,7 @@ def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
     tmp_path: Path,
 ) -> None:
     from deploy.administration.policies import list_policies, operations, prune
-    from feedback.control.policies import publish_event
+    from feedback.control.policies import append_policy_event
     from feedback.log.sqlite_log import SqliteLog
     from protos.checkpoints.registry import Registry
     from protos.plaudit.v1.policy_pb2 import Published
@@ -219,7 +219,7 @@ def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
     registry, log = Registry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
     for version, base in ((1, 0), (2, 0), (3, 2), (4, 2)):
         registry.publish(model, version=version, parent=1, base="tiny", adapter_base=base)
-        publish_event(log, Published(version=version, parent=1, trial=version == 4))
+        append_policy_event(log, Published(version=version, parent=1, trial=version == 4))
     log.close()
     status = list(list_policies(tmp_path).columns[5].cells)
     assert status == ["", "", "live", "on trial"]
@@ -232,7 +232,7 @@ def test_tuning_goes_by_wish_then_setting_then_size_and_serves_old_adapters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deploy.errors import DeployError
-    from deploy.sizing.tuning import Tuning, chosen_tune, tuning_of
+    from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
     from protos.checkpoints.registry import Registry
 
     model, adapter = tmp_path / "model", tmp_path / "adapter"
@@ -243,13 +243,13 @@ def test_tuning_goes_by_wish_then_setting_then_size_and_serves_old_adapters(
     registry = Registry(tmp_path / "registry")
     registry.publish(model, version=1, parent=0, base="tiny")
     llama, large = "LlamaForCausalLM", 30_000_001
-    assert (chosen_tune(llama, large), chosen_tune(llama, large - 1)) == ("lora", "full")
-    assert (chosen_tune(llama, large, "full"), chosen_tune(llama, 1, "lora")) == ("full", "lora")
-    assert chosen_tune("GPT2LMHeadModel", large) == "full", "vLLM serves no adapters of it"
+    assert (choose_tune(llama, large), choose_tune(llama, large - 1)) == ("lora", "full")
+    assert (choose_tune(llama, large, "full"), choose_tune(llama, 1, "lora")) == ("full", "lora")
+    assert choose_tune("GPT2LMHeadModel", large) == "full", "vLLM serves no adapters of it"
     with pytest.raises(DeployError, match="choose --tune full"):
-        chosen_tune("GPT2LMHeadModel", large, "lora")
+        choose_tune("GPT2LMHeadModel", large, "lora")
     monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "full")
-    assert chosen_tune(llama, large) == "full"
+    assert choose_tune(llama, large) == "full"
     assert tuning_of(tmp_path, "full") == Tuning("full", 0)
     assert tuning_of(tmp_path, "lora") == Tuning("lora", 16)
     monkeypatch.setenv("PLAUDIT_LEARNER_LORA__RANK", "20")

@@ -25,13 +25,13 @@ from deploy.inspection.doctor import (
     is_plaudit,
 )
 from deploy.inspection.findings import Finding
-from deploy.inspection.stores import Records, check_clock, check_registry, file_system
-from deploy.local.addresses import local_url, url_of, why_taken
+from deploy.inspection.stores import LogState, check_clock, check_registry, file_system
+from deploy.local.addresses import local_url, port_problem, url_of
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape
 from deploy.sizing.plan import GIB, Machine, Plan, plan
 from feedback.control.keys import KeyRing
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.event_log import EventLog, LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from learner.settings import LearnerSettings
@@ -155,12 +155,12 @@ def test_addresses_of_ipv6() -> None:
             except OSError:
                 return  # this machine has no such address
             other.listen()
-            assert "cannot listen on ::1" in str(why_taken("::1", other.getsockname()[1]))
-        assert why_taken("::1", free_port()) is None
+            assert "cannot listen on ::1" in str(port_problem("::1", other.getsockname()[1]))
+        assert port_problem("::1", free_port()) is None
 
 
 def checked_log(home: Path) -> tuple[EventLog | None, Finding]:
-    records = Records()
+    records = LogState()
     finding = records.check(home)
     return records.log, finding
 
@@ -245,7 +245,7 @@ def test_clock(tmp_path: Path) -> None:
 
     log = SqliteLog(tmp_path / "log.db")
     empty = check_clock(tmp_path, log)
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     right = check_clock(tmp_path, log)
     slow = check_clock(tmp_path, log, now=lambda: time.time() - 3600)
     log.close()
@@ -259,7 +259,7 @@ def test_a_log_from_another_machine_s_future(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = SqliteLog(tmp_path / "log.db")
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     read = log.read
     late = [replace(r, timestamp_ms=r.timestamp_ms + 60_000) for r in read("policies", {})]
     monkeypatch.setattr(log, "read", lambda topic, _: late if topic == "policies" else [])
@@ -292,9 +292,9 @@ def test_model(tmp_path: Path) -> None:
 def ring(*roles: str, revoked: int = 0) -> KeyRing:
     made = KeyRing()
     for number, role in enumerate(roles):
-        made = made.with_made(KeyMade(id=str(number), role=role, digest=bytes([number])), 0)
+        made = made.add_key(KeyMade(id=str(number), role=role, digest=bytes([number])), 0)
     for number in range(revoked):
-        made = made.with_revoked(KeyRevoked(id=str(number)), 1)
+        made = made.revoke(KeyRevoked(id=str(number)), 1)
     return made
 
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from deploy.commands.main import app
-from deploy.inspection.observe import Complaint, Observer, Status, last_errors, ledger_lag
+from deploy.inspection.observe import LoggedError, Observer, Status, last_errors, ledger_lag
 from deploy.inspection.screen import screen
 from deploy.local.up import needs_key, up
 from deploy.settings import UpSettings
 from feedback.control.history import History
-from feedback.control.keys import KeyRing, create_command, no_valid_key
-from feedback.control.policies import publish_event
+from feedback.control.keys import KeyRing, key_create_command, no_valid_key_message
+from feedback.control.policies import append_policy_event
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.registry import Registry
@@ -94,7 +94,11 @@ def test_the_advice_makes_the_key_where_it_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "two words"
-    told = no_valid_key(KeyRing(), "0.0.0.0", home).splitlines()[1].partition("make a key: ")[2]
+    told = (
+        no_valid_key_message(KeyRing(), "0.0.0.0", home)
+        .splitlines()[1]
+        .partition("make a key: ")[2]
+    )
     run(*shlex.split(told)[1:])
     log = SqliteLog(home / "log.db")
     history = History(log)
@@ -102,12 +106,12 @@ def test_the_advice_makes_the_key_where_it_is_looked_for(
     check_keys("0.0.0.0", history, home)
     log.close()
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k1:9092,k2:9092")
-    assert create_command(home).endswith("two words' --kafka k1:9092,k2:9092")
+    assert key_create_command(home).endswith("two words' --kafka k1:9092,k2:9092")
 
 
 def test_names_are_listed_as_they_are(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
-    publish_event(log, KeyMade(id="key-1", name="bob[/x]:cat:", role="user", digest=b"d"))
+    append_policy_event(log, KeyMade(id="key-1", name="bob[/x]:cat:", role="user", digest=b"d"))
     log.close()
     assert "bob[/x]:cat:" in run("keys", "list", "--home", str(tmp_path))
 
@@ -153,7 +157,7 @@ def test_the_screen_says_it_all() -> None:
                 "reasons": ["too far"],
                 "seconds": {"reward": 30.0, "ppo": 60.0},
             },
-            errors=(Complaint("serving", "2026-01-01 10:00:00,000", "the disk is full"),),
+            errors=(LoggedError("serving", "2026-01-01 10:00:00,000", "the disk is full"),),
         )
     )
     for line in (
@@ -259,8 +263,8 @@ def test_a_home_tells_what_it_can_where_no_server_answers(tmp_path: Path) -> Non
     Registry(tmp_path / "registry").publish(
         tmp_path / "model", version=1, parent=0, base="tiny", gate={"win_rate": 0.75}
     )
-    publish_event(log, Published(version=1))
-    publish_event(log, Hold(held=True))
+    append_policy_event(log, Published(version=1))
+    append_policy_event(log, Hold(held=True))
     put(log, completion(), rating("r"))
     assert ledger_lag(tmp_path / "ledger.db", log) == 2
     ledger.follow(log)

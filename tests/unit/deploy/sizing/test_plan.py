@@ -8,7 +8,7 @@ from deploy.errors import DeployError
 from deploy.local.up import children
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape, matmul_flops, plan_here, shape_of
-from deploy.sizing.plan import GIB, PROGRAMS, Machine, Plan, Shape, plan
+from deploy.sizing.plan import GIB, PROGRAM_BYTES, Machine, ModelShape, Plan, plan
 from deploy.sizing.tuning import Tuning
 from learner.data.tokenizer import train_tokenizer
 from learner.models.model import new_model, parameters_of
@@ -17,7 +17,7 @@ from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, ti
 
 # 1000 parameters, 2 layers of width 10, a vocabulary of 50; linear layers of 100 sides in all.
 LLAMA = "LlamaForCausalLM"
-SMALL = Shape(LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, sides=100)
+SMALL = ModelShape(LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, sides=100)
 PPO = PPOSettings(
     iterations=2,
     rollouts=10,
@@ -32,7 +32,7 @@ SETTINGS = LearnerSettings(ppo=PPO)
 CPU = Machine(cores=2, memory=8 * GIB, gpus=(), flops=1e6)
 
 
-def planned(shape: Shape = SMALL, machine: Machine = CPU, **changes: object) -> Plan:
+def planned(shape: ModelShape = SMALL, machine: Machine = CPU, **changes: object) -> Plan:
     options = {
         "tune": "full",
         "dtype": "float32",
@@ -75,7 +75,7 @@ def test_seconds_of_a_cycle() -> None:
 
 
 def test_a_machine_too_small_is_told_with_what_to_change() -> None:
-    tight = Machine(cores=2, memory=PROGRAMS, gpus=(), flops=1e6)
+    tight = Machine(cores=2, memory=PROGRAM_BYTES, gpus=(), flops=1e6)
     problem = planned(machine=tight).problem
     assert problem is not None
     # 3 GiB of programs and .5 GiB of cache, of 3 GiB
@@ -84,7 +84,9 @@ def test_a_machine_too_small_is_told_with_what_to_change() -> None:
 
 
 # Half a billion parameters: 1 GiB of weights in bfloat16.
-BIG = Shape(LLAMA, parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, sides=100_000)
+BIG = ModelShape(
+    LLAMA, parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, sides=100_000
+)
 
 
 def gpus(*sizes: int) -> Machine:
@@ -191,7 +193,9 @@ def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_is_refused_before_any_work() -> None:
-    huge = Shape(LLAMA, parameters=10**13, layers=100, hidden=10**5, vocabulary=10**5, sides=10**9)
+    huge = ModelShape(
+        LLAMA, parameters=10**13, layers=100, hidden=10**5, vocabulary=10**5, sides=10**9
+    )
     with pytest.raises(DeployError, match="It does not fit"):
         plan_here(huge, "float32")
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from feedback.api.http_errors import from_validation
+from feedback.api.http_errors import api_error_from_validation
 from feedback.api.schema import FeedbackObject, FeedbackRequest
-from feedback.api.translate import body_digest, event_of, object_of, opinion_of
-from feedback.log.events import defect_of
-from feedback.privacy.identity import Secret, mint
+from feedback.api.translate import body_digest, event_of, feedback_object, feedback_payload
+from feedback.log.events import find_defect
+from feedback.privacy.identity import Secret, create_completion_id
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Source
 
 RATING = {"kind": "rating", "choice": 0, "value": "up"}
@@ -33,7 +33,7 @@ def event(content: Any) -> FeedbackEvent:
 def refusal(content: str) -> tuple[str, str | None, str]:
     with pytest.raises(ValidationError) as caught:
         FeedbackRequest.model_validate_json(content)
-    error = from_validation(caught.value)
+    error = api_error_from_validation(caught.value)
     assert error.status == 400
     return error.code, error.param, error.message
 
@@ -64,14 +64,17 @@ OPINIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("opinion", OPINIONS, ids=lambda o: o["kind"])
 def test_opinions_come_back_as_they_were_given(opinion: dict[str, Any]) -> None:
     made = event(body(opinion))
-    assert defect_of(made) is None
-    assert opinion_of(FeedbackEvent.FromString(made.SerializeToString())) == opinion
-    assert FeedbackObject.model_validate(object_of(made)).feedback == parse(body(opinion)).feedback
+    assert find_defect(made) is None
+    assert feedback_payload(FeedbackEvent.FromString(made.SerializeToString())) == opinion
+    assert (
+        FeedbackObject.model_validate(feedback_object(made)).feedback
+        == parse(body(opinion)).feedback
+    )
 
 
 def test_a_choice_of_the_own_completion_comes_back_as_a_number() -> None:
     written_out = {**RATING, "choice": {"completion_id": "c1", "choice": 0}}
-    assert opinion_of(event(body(written_out))) == RATING
+    assert feedback_payload(event(body(written_out))) == RATING
 
 
 def test_an_event_holds_all_that_the_request_says() -> None:
@@ -101,8 +104,8 @@ def test_what_was_shown_of_several_completions_keeps_its_order() -> None:
 
 def test_an_answer_has_the_design_s_shape() -> None:
     secret = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
-    completion_id = mint(secret, "o", 2, 3)
-    answer = object_of(event({**body(), "completion_id": completion_id}))
+    completion_id = create_completion_id(secret, "o", 2, 3)
+    answer = feedback_object(event({**body(), "completion_id": completion_id}))
     assert answer == {
         "id": "fb-1",
         "object": "feedback",
@@ -112,9 +115,11 @@ def test_an_answer_has_the_design_s_shape() -> None:
         "feedback": RATING,
         "learned_in": None,
     }
-    assert object_of(event(body()), superseded=True)["superseded"] is True
-    assert object_of(event(body()), learned_in=4)["learned_in"] == 4
-    assert object_of(event(body()))["policy_version"] == 0, "an id that is not of this service"
+    assert feedback_object(event(body()), superseded=True)["superseded"] is True
+    assert feedback_object(event(body()), learned_in=4)["learned_in"] == 4
+    assert feedback_object(event(body()))["policy_version"] == 0, (
+        "an id that is not of this service"
+    )
 
 
 def test_the_digest_is_of_what_the_body_says() -> None:
@@ -304,7 +309,7 @@ def test_texts_that_no_utf8_can_hold_are_refused() -> None:
     assert code == "invalid_json"
     with pytest.raises(ValidationError) as caught:
         FeedbackRequest.model_validate_json(b'{"completion_id": "\xff"}')
-    assert from_validation(caught.value).code == "invalid_json"
+    assert api_error_from_validation(caught.value).code == "invalid_json"
 
 
 CHOICES = st.integers(0, 130) | st.builds(
@@ -329,9 +334,9 @@ def test_a_ranking_is_taken_whole_or_refused(groups: list[list[Any]], other: Any
         try:
             made = event(content)
         except ValidationError as error:
-            refused = from_validation(error)
+            refused = api_error_from_validation(error)
         else:
             refused = None
-            assert defect_of(made) is None
-            assert event(body(opinion_of(made))).ranking == made.ranking
+            assert find_defect(made) is None
+            assert event(body(feedback_payload(made))).ranking == made.ranking
         assert refused is None or refused.status == 400

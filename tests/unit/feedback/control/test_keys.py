@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from feedback.control.history import History
-from feedback.control.keys import KeyRefused, KeyRing, Role, make_key, revoke_key
-from feedback.control.policies import publish_event
+from feedback.control.keys import KeyRejected, KeyRing, Role, make_key, revoke_key
+from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret
 from protos.plaudit.v1.policy_pb2 import KeyMade
-from serving.errors import BadRequest
+from serving.errors import RequestError
 from serving.http.access import Access, is_loopback
 from serving.http.usage import Usage
 
@@ -41,7 +41,7 @@ class Home:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         try:
             self.access.admit({"type": "http", "method": method, "path": path, "headers": headers})
-        except BadRequest as refused:
+        except RequestError as refused:
             self.refused = refused
             return refused.status
         return 200
@@ -75,7 +75,7 @@ def test_a_revoked_key_opens_nothing_and_stays_listed(home: Home) -> None:
     assert (home.status(token), home.refused.code) == (401, "invalid_api_key")
     assert home.status(other) == 200
     assert [k.revoked_ms is None for k in home.ring().keys.values()] == [False, True]
-    with pytest.raises(KeyRefused, match="no valid key"):
+    with pytest.raises(KeyRejected, match="no valid key"):
         revoke_key(home.log, home.ring(), revoked.id, by="test")
 
 
@@ -90,7 +90,7 @@ def test_revoking_the_last_key_does_not_open_the_server(home: Home) -> None:
 
 def test_a_name_is_one_valid_key_s(home: Home) -> None:
     home.make(name="anna")
-    with pytest.raises(KeyRefused, match="already"):
+    with pytest.raises(KeyRejected, match="already"):
         home.make(name="anna")
     revoke_key(home.log, home.ring(), "anna", by="test")
     assert home.status(home.make(name="anna")) == 200
@@ -109,7 +109,7 @@ def test_a_name_is_revoked_with_all_keys_that_have_it(home: Home) -> None:
     "name", ["", "bob[/x]", "two words", "a\nb", "x" * 65, "learner", "Learner", "setup", "local"]
 )
 def test_names_that_break_lists_or_pass_for_another_are_refused(home: Home, name: str) -> None:
-    with pytest.raises(KeyRefused, match="cannot be named"):
+    with pytest.raises(KeyRejected, match="cannot be named"):
         home.make(name=name)
     assert not home.ring().required
 
@@ -120,7 +120,7 @@ def test_a_name_may_be_an_address(home: Home) -> None:
 
 def test_a_role_that_this_version_does_not_know_opens_nothing(home: Home) -> None:
     token = home.make()
-    publish_event(home.log, KeyMade(id="key-x", name="x", role="emperor", digest=b"d"))
+    append_policy_event(home.log, KeyMade(id="key-x", name="x", role="emperor", digest=b"d"))
     assert home.ring().keys["key-x"].name == "x"
     assert [home.ring()._valid[d].name for d in home.ring()._valid] != ["x"]
     assert len(home.ring()._valid) == 1
@@ -132,7 +132,7 @@ def test_only_a_whole_bearer_token_opens(home: Home, header: str) -> None:
     token = home.make()
     headers = [(b"authorization", header.format(token).encode())]
     scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
-    with pytest.raises(BadRequest) as refused:
+    with pytest.raises(RequestError) as refused:
         home.access.admit(scope)
     assert refused.value.status == 401
     assert refused.value.headers == {"WWW-Authenticate": "Bearer"}

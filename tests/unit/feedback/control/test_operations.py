@@ -15,8 +15,8 @@ import pytest
 from feedback.control.history import History
 from feedback.control.keys import make_key, revoke_key
 from feedback.control.learning import Learning
-from feedback.control.operations import NoSuchVersion, NotPossible, Operations
-from feedback.control.policies import publish_event
+from feedback.control.operations import NoSuchVersion, OperationRefused, Operations
+from feedback.control.policies import append_policy_event
 from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
@@ -61,7 +61,7 @@ class Home:
             gate=gate,
             learned_from=LedgerRange(events=7) if version > 1 else None,
         )
-        publish_event(self.log, Published(version=version, parent=version - 1, **more))
+        append_policy_event(self.log, Published(version=version, parent=version - 1, **more))
 
     def deeds(self) -> list[tuple[str, str, int]]:
         self.history.poll()
@@ -85,18 +85,18 @@ def test_operations_act_and_refuse_what_changes_nothing(home: Home) -> None:
     for version in (1, 2):
         home.publish(version)
     act = home.operations
-    with pytest.raises(NotPossible, match="live already"):
+    with pytest.raises(OperationRefused, match="live already"):
         act.activate(2, "anna")
     with pytest.raises(NoSuchVersion, match="no version 3"):
         act.activate(3, "anna")
-    with pytest.raises(NotPossible, match="not held"):
+    with pytest.raises(OperationRefused, match="not held"):
         act.resume("anna")
     assert "from version 2 to 1" in act.rollback("anna", "worse at tea")
     state = home.history.poll()
     assert (state.live, state.held, state.rolled_back) == (1, True, frozenset({2}))
-    with pytest.raises(NotPossible, match="before 1"):
+    with pytest.raises(OperationRefused, match="before 1"):
         act.rollback("anna")
-    with pytest.raises(NotPossible, match="held already"):
+    with pytest.raises(OperationRefused, match="held already"):
         act.hold("anna")
     act.resume("bert")
     act.hold("bert")
@@ -116,22 +116,24 @@ def test_a_damaged_version_is_not_activated(home: Home) -> None:
     for version in (1, 2):
         home.publish(version)
     (home.registry.path(1) / "config.json").write_text("{ }")
-    with pytest.raises(NotPossible, match=r"config\.json"):
+    with pytest.raises(OperationRefused, match=r"config\.json"):
         home.operations.activate(1, "anna")
     assert home.history.poll().live == 2
 
 
 def test_the_trail_names_every_deed_once_and_no_event_without_effect(home: Home) -> None:
     home.publish(1)
-    publish_event(home.log, Published(version=1))  # seen before
-    publish_event(home.log, Leads(learner="a"))
+    append_policy_event(home.log, Published(version=1))  # seen before
+    append_policy_event(home.log, Leads(learner="a"))
     home.publish(2, leader=_leader(home), trial=True)
-    publish_event(home.log, DuelEnded(version=2, promoted=True, wins=9, leader="pe-old"))
-    publish_event(
+    append_policy_event(home.log, DuelEnded(version=2, promoted=True, wins=9, leader="pe-old"))
+    append_policy_event(
         home.log, DuelEnded(version=2, promoted=True, wins=9, leader=_leader(home), reason="votes")
     )
-    publish_event(home.log, Refused(parent=2, reasons=["kl", "text"]))
-    publish_event(home.log, SwapFailed(replica="replica-1", version=2, serving=1, reason="disk"))
+    append_policy_event(home.log, Refused(parent=2, reasons=["kl", "text"]))
+    append_policy_event(
+        home.log, SwapFailed(replica="replica-1", version=2, serving=1, reason="disk")
+    )
     name, _ = make_key(home.log, home.history.keys, "user", by="root", name="phone")
     home.history.poll()
     revoke_key(home.log, home.history.keys, name, by="root")
@@ -158,17 +160,19 @@ def _leader(home: Home) -> str:
 
 def test_a_snapshot_says_how_the_loop_is(home: Home) -> None:
     home.publish(1)
-    publish_event(home.log, Leads(learner="a"))
+    append_policy_event(home.log, Leads(learner="a"))
     put(home.log, completion(), rating("r"), comparison("c"))
     figures = {"win_rate": 0.8, "text_nll": 2.5, "odd": math.inf}
     home.publish(2, figures, leader=_leader(home), votes={"rating": 5})
-    publish_event(home.log, Refused(parent=2, reasons=["kl"], gate={"kl": 30.0, "odd": math.nan}))
-    publish_event(home.log, Swapped(replica="replica-0", version=2))
-    publish_event(home.log, Stage(stage="ppo", cycle=3, leader=_leader(home)))
-    publish_event(
+    append_policy_event(
+        home.log, Refused(parent=2, reasons=["kl"], gate={"kl": 30.0, "odd": math.nan})
+    )
+    append_policy_event(home.log, Swapped(replica="replica-0", version=2))
+    append_policy_event(home.log, Stage(stage="ppo", cycle=3, leader=_leader(home)))
+    append_policy_event(
         home.log, Stage(stage="ppo", cycle=3, iteration=4, iterations=14, leader=_leader(home))
     )
-    publish_event(home.log, Stage(stage="gate", cycle=2, leader="pe-old"))
+    append_policy_event(home.log, Stage(stage="gate", cycle=2, leader="pe-old"))
     found = home.snapshot()
     began = found["loop"].pop("since")
     assert found["loop"] == {"stage": "ppo", "cycle": 3, "iteration": 4, "iterations": 14}
@@ -194,11 +198,11 @@ def test_a_snapshot_says_how_the_loop_is(home: Home) -> None:
 
 
 def test_a_stage_lasts_from_its_first_word_to_the_next(home: Home) -> None:
-    publish_event(home.log, Leads(learner="a"))
+    append_policy_event(home.log, Leads(learner="a"))
     told = []
     for stage, iteration in (("judge", 0), ("ppo", 0), ("ppo", 1), ("waiting", 0)):
         leader = _leader(home)
-        event = publish_event(
+        event = append_policy_event(
             home.log, Stage(stage=stage, cycle=1, iteration=iteration, leader=leader)
         )
         home.history.poll()
@@ -209,10 +213,10 @@ def test_a_stage_lasts_from_its_first_word_to_the_next(home: Home) -> None:
 
 
 def test_a_new_leader_begins_where_nobody_knows(home: Home) -> None:
-    publish_event(home.log, Leads(learner="a"))
-    publish_event(home.log, Stage(stage="ppo", cycle=1, iteration=3, leader=_leader(home)))
+    append_policy_event(home.log, Leads(learner="a"))
+    append_policy_event(home.log, Stage(stage="ppo", cycle=1, iteration=3, leader=_leader(home)))
     assert home.snapshot()["loop"]["stage"] == "ppo"
-    publish_event(home.log, Leads(learner="b"))
+    append_policy_event(home.log, Leads(learner="b"))
     assert home.snapshot()["loop"]["stage"] == "unknown"
 
 
@@ -232,11 +236,11 @@ def test_a_stage_that_the_log_did_not_take_is_told_later(
     with monkeypatch.context() as patch:
         patch.setattr(home.log, "append", refuse)
         for clock.now in (1000.0, 1000.5, 1059.0, 1061.0):
-            publisher.tell_stage("waiting")
+            publisher.report_stage("waiting")
     assert asked == [1000.0, 1061.0], "nobody waits for a log that is away time and again"
     assert home.snapshot()["loop"]["stage"] == "unknown"
     clock.now = 1122.0
-    publisher.tell_stage("waiting")
+    publisher.report_stage("waiting")
     assert home.snapshot()["loop"]["stage"] == "waiting"
 
 

@@ -11,10 +11,10 @@ from feedback.control.policies import (
     PolicyFollower,
     PolicyMessage,
     PolicyState,
+    append_policy_event,
     current,
     fold,
     parent,
-    publish_event,
 )
 from feedback.log.event_log import NewRecord
 from feedback.log.sqlite_log import SqliteLog
@@ -261,15 +261,15 @@ def log(tmp_path: Path) -> Iterator[SqliteLog]:
 
 def test_what_is_published_through_the_log_is_current(log: SqliteLog) -> None:
     for message in [*published(1, 2, 3), Activated(version=2)]:
-        assert publish_event(log, message).WhichOneof("kind") == KINDS[type(message)]
+        assert append_policy_event(log, message).WhichOneof("kind") == KINDS[type(message)]
     assert summary(current(log)) == (2, 1, {3}, True)
-    lifted = publish_event(log, Hold(held=False))
+    lifted = append_policy_event(log, Hold(held=False))
     assert lifted.WhichOneof("kind") == "hold", "an empty message is a kind too"
     assert summary(current(log)) == (2, 1, {3}, False)
 
 
 def test_events_have_ids_and_times_of_their_own(log: SqliteLog) -> None:
-    first, second = (publish_event(log, Hold(held=True)) for _ in range(2))
+    first, second = (append_policy_event(log, Hold(held=True)) for _ in range(2))
     assert first.event_id != second.event_id
     assert first.created_ms > 1_600_000_000_000
 
@@ -277,18 +277,18 @@ def test_events_have_ids_and_times_of_their_own(log: SqliteLog) -> None:
 def test_a_follower_reads_only_what_is_new(log: SqliteLog) -> None:
     follower = PolicyFollower(log)
     assert follower.poll() == PolicyState()
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     assert follower.poll().live == 1
-    publish_event(log, Published(version=2))
+    append_policy_event(log, Published(version=2))
     assert follower.poll().live == 2
     assert follower.poll() is follower.state
 
 
 def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> None:
-    publish_event(log, Published(version=1))
-    publish_event(log, Published(version=2))
-    back = publish_event(log, Activated(version=1))
-    publish_event(log, Activated(version=2))
+    append_policy_event(log, Published(version=1))
+    append_policy_event(log, Published(version=2))
+    back = append_policy_event(log, Activated(version=1))
+    append_policy_event(log, Activated(version=2))
     record = NewRecord(back.event_id, "t", back.SerializeToString())
     log.append("policies", [record, NewRecord("x", "t", b"\xff\xff\xff")])
     assert current(log).live == 2
@@ -296,14 +296,14 @@ def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> 
 
 def test_what_a_learner_publishes_after_another_leads_does_not_count(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
-    publish_event(log, Published(version=1))
-    first = publish_event(log, Leads(learner="a")).event_id
-    publish_event(log, Published(version=2, parent=1, leader=first))
+    append_policy_event(log, Published(version=1))
+    first = append_policy_event(log, Leads(learner="a")).event_id
+    append_policy_event(log, Published(version=2, parent=1, leader=first))
     assert current(log).live == 2
-    second = publish_event(log, Leads(learner="b")).event_id
-    publish_event(log, Published(version=3, parent=2, leader=first))  # paused, and back again
+    second = append_policy_event(log, Leads(learner="b")).event_id
+    append_policy_event(log, Published(version=3, parent=2, leader=first))  # paused, and back again
     assert current(log).published == (1, 2)
-    publish_event(log, Published(version=3, parent=2, leader=second))
+    append_policy_event(log, Published(version=3, parent=2, leader=second))
     assert current(log).live == 3
     assert current(log).leader == second
     log.close()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from feedback.log.event_log import LogRecord
-from feedback.log.events import candidates_of, completions_of, defect_of, target_of
+from feedback.log.events import event_candidates, event_completion_ids, event_target, find_defect
 from feedback.log.records import (
     COMPLETION_TYPE,
     FEEDBACK_TYPE,
@@ -28,7 +28,7 @@ from tests.support.feedback_samples import comparison, completion, ranking, rati
 
 
 def about(event: FeedbackEvent) -> list[tuple[str, int]]:
-    return [(c.completion_id, c.choice) for c in candidates_of(event)]
+    return [(c.completion_id, c.choice) for c in event_candidates(event)]
 
 
 def score(value: float) -> FeedbackEvent:
@@ -37,21 +37,21 @@ def score(value: float) -> FeedbackEvent:
 
 
 def test_a_target_is_the_kind_and_the_unordered_candidates() -> None:
-    assert target_of(rating("e", 1)) == "rating:c1/1"
-    assert target_of(score(0.5)) == "score:c1/0"
-    assert target_of(comparison("e")) == "comparison:c1/0,1"
-    assert target_of(comparison("e", ("c1", 1), ("c1", 0))) == "comparison:c1/0,1"
-    assert target_of(comparison("e", ("d", 0), ("c1", 3))) == "comparison:c1/3;d/0"
-    assert target_of(ranking("e", [[2], [0, 10]])) == "ranking:c1/0,2,10"
-    assert target_of(retraction("e", "fb-1")) == "retraction:fb-1"
+    assert event_target(rating("e", 1)) == "rating:c1/1"
+    assert event_target(score(0.5)) == "score:c1/0"
+    assert event_target(comparison("e")) == "comparison:c1/0,1"
+    assert event_target(comparison("e", ("c1", 1), ("c1", 0))) == "comparison:c1/0,1"
+    assert event_target(comparison("e", ("d", 0), ("c1", 3))) == "comparison:c1/3;d/0"
+    assert event_target(ranking("e", [[2], [0, 10]])) == "ranking:c1/0,2,10"
+    assert event_target(retraction("e", "fb-1")) == "retraction:fb-1"
 
 
 def test_candidates_stand_in_the_opinion_s_own_order() -> None:
     assert about(ranking("e", [[2], [0, 1]])) == [("c1", 2), ("c1", 0), ("c1", 1)]
     assert about(comparison("e", ("d", 0), ("c1", 3))) == [("d", 0), ("c1", 3)]
     assert about(retraction("e", "fb-1")) == []
-    assert completions_of(comparison("e", ("d", 0), ("c1", 3))) == {"d", "c1"}
-    assert completions_of(retraction("e", "fb-1")) == set()
+    assert event_completion_ids(comparison("e", ("d", 0), ("c1", 3))) == {"d", "c1"}
+    assert event_completion_ids(retraction("e", "fb-1")) == set()
 
 
 def test_sound_events_have_no_defect() -> None:
@@ -64,7 +64,7 @@ def test_sound_events_have_no_defect() -> None:
         score(0),
         score(1),
     ]
-    assert [defect_of(event) for event in sound] == [None] * len(sound)
+    assert [find_defect(event) for event in sound] == [None] * len(sound)
 
 
 def broken() -> dict[str, FeedbackEvent]:
@@ -98,21 +98,21 @@ def broken() -> dict[str, FeedbackEvent]:
 
 @pytest.mark.parametrize(("reason", "event"), broken().items(), ids=broken().keys())
 def test_what_cannot_be_used_says_why(reason: str, event: FeedbackEvent) -> None:
-    assert reason in (defect_of(event) or "")
+    assert reason in (find_defect(event) or "")
 
 
 def test_a_kind_of_a_later_version_is_no_opinion() -> None:
     """Field 28 of the oneof does not exist yet; its bytes must not become a default label."""
     later = FeedbackEvent(event_id="e", completion_id="c1").SerializeToString() + b"\xe2\x01\x00"
-    assert "no opinion" in (defect_of(FeedbackEvent.FromString(later)) or "")
+    assert "no opinion" in (find_defect(FeedbackEvent.FromString(later)) or "")
 
 
 def test_texts_have_targets_too() -> None:
     candidate = Candidate(completion_id="c1", choice=2)
     comment = FeedbackEvent(comment=Comment(candidate=candidate, text="a"))
     demonstration = FeedbackEvent(demonstration=Demonstration(candidate=candidate, text="a"))
-    assert target_of(comment) == "comment:c1/2"
-    assert target_of(demonstration) == "demonstration:c1/2"
+    assert event_target(comment) == "comment:c1/2"
+    assert event_target(demonstration) == "demonstration:c1/2"
 
 
 def record(value: bytes, kind: str) -> LogRecord:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from feedback.ledger.rows import Erasure, LedgerCounts
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import NewRecord, RecordKey
-from feedback.log.events import defect_of
+from feedback.log.events import find_defect
 from feedback.log.records import COMPLETION_TYPE
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.forgetting import Search, search_log
+from feedback.privacy.forgetting import ForgettingSearch, search_log
 from feedback.view.feedback_view import View
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
@@ -92,9 +92,9 @@ def test_ledger_and_view_keep_nothing_of_theirs(log: SqliteLog, ledger: Ledger, 
     for path in (ledger.path, view.path):
         assert b"ann's secret" not in bytes_of(path)
         assert b"bob's reason" in bytes_of(path)
-    assert ledger.is_wiped()
-    assert view.has_forgotten("f")
-    assert not view.has_forgotten("another")
+    assert ledger.is_erasure_complete()
+    assert view.has_applied_forgetting("f")
+    assert not view.has_applied_forgetting("another")
 
 
 def test_numbers_that_were_given_stay_and_none_is_given_twice(
@@ -181,7 +181,7 @@ def test_their_dead_letters_go_too(log: SqliteLog, ledger: Ledger) -> None:
     ledger.follow(log)
     ledger.mirror_dead_letters(log)
     assert len(log.read("dead-letter", {})) == 3
-    search = Search("local", "ann", 1000)
+    search = ForgettingSearch("local", "ann", 1000)
     found = search_log(log, search)
     assert {key.key for key in found["dead-letter"]} == {"feedback/0/0", "feedback/0/1"}
     put(log, forgetting("f", "ann"))
@@ -198,7 +198,7 @@ def test_a_search_of_the_log_finds_what_ledgers_erase(log: SqliteLog, ledger: Le
     two_people(log)
     put(log, completion("c3", subject="bob", question="ann's secret"))
     put(log, comparison("both", ("c3", 0), ("c1", 0)), retraction("undone", "both"))
-    found = search_log(log, Search("local", "ann", 1000))
+    found = search_log(log, ForgettingSearch("local", "ann", 1000))
     assert found["completions"] == {RecordKey("c1")}
     assert {(k.key, k.partition_key) for k in found["feedback"]} == {
         ("a1", "c1"),
@@ -221,7 +221,7 @@ def test_a_forgetting_of_nobody_is_a_dead_letter(
     log: SqliteLog, ledger: Ledger, broken: tuple[str, int]
 ) -> None:
     put(log, completion("c1"), rating("e1"), forgetting("f", *broken))
-    assert defect_of(forgetting("f", *broken)) == "it names nobody to forget, or no time"
+    assert find_defect(forgetting("f", *broken)) == "it names nobody to forget, or no time"
     ledger.follow(log)
     assert judged_ids(ledger) == ["e1"]
     assert [d.key for d in ledger.dead_letters()] == ["f"]
@@ -297,6 +297,6 @@ def test_in_whatever_order_it_comes_nothing_of_theirs_is_kept(
     assert {e.event.subject for e in view.events("local", limit=100)} <= {"bob"}
     assert {j.event.event_id for j in ledger.judged()} <= set(viewed_ids(view))
     ledger.erase_forgotten(log)
-    assert search_log(log, Search("local", "ann", 1000))["completions"] == set()
+    assert search_log(log, ForgettingSearch("local", "ann", 1000))["completions"] == set()
     for opened in (log, ledger, view):
         opened.close()

@@ -16,15 +16,15 @@ from feedback.privacy.identity import (
     ForgedId,
     Secret,
     SecretInvalid,
-    certify,
     check,
-    claims_of,
+    create_completion_id,
     event_id,
     load_or_create_secret,
-    mint,
     owner_of,
+    parse_claims,
     retraction_id,
     subject_of,
+    verify_owner,
 )
 
 SECRET = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
@@ -32,15 +32,15 @@ DAY = 24 * 3600
 
 
 def test_an_id_certifies_choices_policy_and_thirty_days() -> None:
-    completion_id = mint(SECRET, "local", 4, 7, now=1000.9)
+    completion_id = create_completion_id(SECRET, "local", 4, 7, now=1000.9)
     assert check(SECRET, completion_id, "local", now=2000) == CompletionIdClaims(
         choices=4, expires=1000 + 30 * DAY, policy_version=7
     )
-    assert claims_of(completion_id) == check(SECRET, completion_id, "local", now=2000)
+    assert parse_claims(completion_id) == check(SECRET, completion_id, "local", now=2000)
 
 
 def test_ids_are_short_urlsafe_and_never_the_same() -> None:
-    ids = {mint(SECRET, "local", 2, 1, now=1000) for _ in range(100)}
+    ids = {create_completion_id(SECRET, "local", 2, 1, now=1000) for _ in range(100)}
     assert len(ids) == 100
     assert {len(i) for i in ids} == {61}
     assert all(
@@ -56,20 +56,20 @@ def test_ids_are_short_urlsafe_and_never_the_same() -> None:
     now=st.integers(0, 4_000_000_000),
 )
 def test_what_is_minted_checks(owner: str, choices: int, version: int, now: int) -> None:
-    claims = check(SECRET, mint(SECRET, owner, choices, version, now), owner, now)
+    claims = check(SECRET, create_completion_id(SECRET, owner, choices, version, now), owner, now)
     assert claims == CompletionIdClaims(choices, now + 30 * DAY, version)
 
 
 def test_the_last_second_counts_and_the_next_does_not() -> None:
-    completion_id = mint(SECRET, "local", 1, 1, now=0)
+    completion_id = create_completion_id(SECRET, "local", 1, 1, now=0)
     check(SECRET, completion_id, "local", now=30 * DAY - 1)
     with pytest.raises(ExpiredId):
         check(SECRET, completion_id, "local", now=30 * DAY)
-    assert certify(SECRET, completion_id, "local").choices == 1
+    assert verify_owner(SECRET, completion_id, "local").choices == 1
 
 
 def test_another_owner_s_id_is_forged_even_when_expired() -> None:
-    completion_id = mint(SECRET, "local", 1, 1, now=0)
+    completion_id = create_completion_id(SECRET, "local", 1, 1, now=0)
     with pytest.raises(ForgedId):
         check(SECRET, completion_id, "other", now=40 * DAY)
 
@@ -80,7 +80,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 @settings(deadline=None)
 @given(position=st.integers(0, 51), character=st.sampled_from(ALPHABET))
 def test_any_altered_character_is_a_forgery(position: int, character: str) -> None:
-    body = mint(SECRET, "local", 2, 1, now=0).removeprefix("chatcmpl-")
+    body = create_completion_id(SECRET, "local", 2, 1, now=0).removeprefix("chatcmpl-")
     altered = body[:position] + character + body[position + 1 :]
     if altered == body:
         check(SECRET, f"chatcmpl-{altered}", "local", now=0)
@@ -100,20 +100,20 @@ def test_any_text_is_a_forgery(text: str) -> None:
 @pytest.mark.parametrize("change", [" {}", "{}\n", "{}=", "x{}", "{}A", "{}\x00"])
 def test_an_id_with_something_around_it_is_forged(change: str) -> None:
     with pytest.raises(ForgedId):
-        check(SECRET, change.format(mint(SECRET, "local", 1, 1)), "local")
+        check(SECRET, change.format(create_completion_id(SECRET, "local", 1, 1)), "local")
 
 
 def test_the_prefix_of_text_completions_is_as_good() -> None:
-    body = mint(SECRET, "local", 1, 1).removeprefix("chatcmpl-")
+    body = create_completion_id(SECRET, "local", 1, 1).removeprefix("chatcmpl-")
     assert check(SECRET, f"cmpl-{body}", "local").choices == 1
 
 
 def test_keys_rotate_and_a_dropped_key_s_ids_are_forged() -> None:
-    old_id = mint(SECRET, "local", 1, 1)
+    old_id = create_completion_id(SECRET, "local", 1, 1)
     keys = {**SECRET.keys, "00000002": b"n" * 32}
     rotated = Secret("00000002", keys, SECRET.identity)
     check(rotated, old_id, "local")
-    new_id = mint(rotated, "local", 1, 1)
+    new_id = create_completion_id(rotated, "local", 1, 1)
     check(rotated, new_id, "local")
     with pytest.raises(ForgedId):
         check(SECRET, new_id, "local")
@@ -127,7 +127,7 @@ def test_keys_rotate_and_a_dropped_key_s_ids_are_forged() -> None:
 @pytest.mark.parametrize("choices", [-1, 65_536])
 def test_choices_out_of_range_are_refused(choices: int) -> None:
     with pytest.raises(ValueError, match="choices must be 0 to 65535"):
-        mint(SECRET, "local", choices, 1)
+        create_completion_id(SECRET, "local", choices, 1)
 
 
 def test_owners_and_subjects_are_pseudonyms() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from feedback.api.service import FeedbackService
 from feedback.control.history import History
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret
@@ -32,7 +32,7 @@ class Home:
             self.log, self.view, SECRET, lineage=lambda: self.history.lineage
         )
         self.upto = 0
-        publish_event(self.log, Published(version=1))
+        append_policy_event(self.log, Published(version=1))
 
     def learn(self, version: int) -> dict[str, int]:
         """Publish a version that learned from all that can be used now; give its new votes."""
@@ -41,13 +41,15 @@ class Home:
         after, self.upto = self.upto, self.ledger.counts().max_seq
         votes = self.ledger.votes(after, self.upto)
         lessons = self.ledger.lessons(self.upto)
-        publish_event(self.log, Published(version=version, lessons=lessons, votes=votes))
+        append_policy_event(self.log, Published(version=version, lessons=lessons, votes=votes))
         self.history.poll()
         return votes
 
     def learned(self) -> dict[str, int | None]:
         self.view.follow(self.log)
-        return {o["id"]: o["learned_in"] for o in self.service.objects(self.view.events("local"))}
+        return {
+            o["id"]: o["learned_in"] for o in self.service.to_objects(self.view.events("local"))
+        }
 
 
 @pytest.fixture
@@ -109,9 +111,9 @@ def test_a_version_of_a_learner_that_lost_the_lease_made_nothing(home: Home) -> 
     put(home.log, completion(), rating("one"))
     while home.ledger.follow(home.log):
         pass
-    publish_event(home.log, Leads(learner="new"))
+    append_policy_event(home.log, Leads(learner="new"))
     lessons = home.ledger.lessons(1)
-    publish_event(home.log, Published(version=2, leader="pe-old", lessons=lessons))
+    append_policy_event(home.log, Published(version=2, leader="pe-old", lessons=lessons))
     home.history.poll()
     assert home.learned() == {"one": None}
 

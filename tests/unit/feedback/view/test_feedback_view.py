@@ -12,7 +12,7 @@ from feedback.log.event_log import LogRecord, LogUnavailable, NewRecord, Positio
 from feedback.log.records import FEEDBACK_TYPE, messages_hash
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.lineage import Coverage, Place
-from feedback.view.feedback_view import SeenEvent, View, ViewError
+from feedback.view.feedback_view import View, ViewError, ViewEvent
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
 from tests.support.feedback_samples import comment, comparison, completion, put, rating, retraction
 
@@ -37,7 +37,7 @@ def listed(view: View, owner: str = "local", **filters: object) -> list[tuple[st
 
 
 def place(event_id: str, log: SqliteLog) -> Place:
-    """Give where the log has an event."""
+    """Return where the log has an event."""
     (found,) = [r for r in log.read("feedback", {}) if r.key == event_id]
     return Place(found.partition, found.offset)
 
@@ -47,7 +47,7 @@ def test_an_event_is_read_back_once_followed(log: SqliteLog, view: View) -> None
     put(log, vote)
     assert view.event("e1") is None
     assert view.follow(log) == 1
-    assert view.event("e1") == SeenEvent(
+    assert view.event("e1") == ViewEvent(
         vote, superseded=False, retracted=False, place=place("e1", log), ended=None
     )
     assert view.event("e2") is None

@@ -14,7 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from learner.data.answers import Answered, can_share, lay_out, split_prompt
+from learner.data.answers import PromptAnswers, build_answer_batch, can_share, split_prompt
 from learner.models.model import choices
 from learner.ppo.losses import token_log_probs
 
@@ -36,9 +36,9 @@ CONFIGS = {
 }
 CPU = torch.device("cpu")
 ROWS = [
-    Answered((1, 2, 3), ((10, 11, 12), (13,), (14, 15))),
-    Answered((4, 5), ((16, 17),)),
-    Answered((6,), ((18,), (19, 20, 21, 22, 23))),
+    PromptAnswers((1, 2, 3), ((10, 11, 12), (13,), (14, 15))),
+    PromptAnswers((4, 5), ((16, 17),)),
+    PromptAnswers((6,), ((18,), (19, 20, 21, 22, 23))),
 ]
 
 
@@ -48,8 +48,8 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
 
 
-def log_probs(model: PreTrainedModel, rows: Sequence[Answered]) -> torch.Tensor:
-    batch = lay_out(rows, pad=0, device=CPU)
+def log_probs(model: PreTrainedModel, rows: Sequence[PromptAnswers]) -> torch.Tensor:
+    batch = build_answer_batch(rows, pad=0, device=CPU)
     return token_log_probs(choices(model, batch, "float32")[0], batch.tokens_N, 1.0)
 
 
@@ -73,7 +73,7 @@ def test_padding_and_neighbours_change_nothing(model: PreTrainedModel) -> None:
 
 
 def test_padding_and_other_answers_have_exactly_no_gradient(model: PreTrainedModel) -> None:
-    batch = lay_out(ROWS, pad=39, device=CPU)
+    batch = build_answer_batch(ROWS, pad=39, device=CPU)
     logits, _ = choices(model, batch, "float32")
     embedded: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(
@@ -93,12 +93,12 @@ def test_padding_and_other_answers_have_exactly_no_gradient(model: PreTrainedMod
 
 
 def test_layout_by_hand() -> None:
-    batch = lay_out(ROWS[:2], pad=0, device=CPU)
+    batch = build_answer_batch(ROWS[:2], pad=0, device=CPU)
     assert batch.ids_RT.tolist() == [[1, 2, 3, 10, 11, 12, 13, 14, 15], [4, 5, 16, 17, *[0] * 5]]
     assert batch.positions_RT[0].tolist() == [0, 1, 2, 3, 4, 5, 3, 3, 4]
-    assert batch.before_N.tolist() == [2, 3, 4, 2, 2, 7, 10, 11]
-    assert batch.last_A.tolist() == [5, 6, 8, 12]
-    assert batch.chosen_AL.tolist() == [
+    assert batch.state_index_N.tolist() == [2, 3, 4, 2, 2, 7, 10, 11]
+    assert batch.last_index_A.tolist() == [5, 6, 8, 12]
+    assert batch.answer_mask_AL.tolist() == [
         [True, True, True],
         [True, False, False],
         [True, True, False],
@@ -106,16 +106,16 @@ def test_layout_by_hand() -> None:
     ]
     assert batch.padded(torch.arange(8.0))[3].tolist() == [6, 7, 0]
     assert batch.per_token(torch.arange(4)).tolist() == [0, 0, 0, 1, 2, 2, 3, 3]
-    assert batch.seen_R1TT is not None
-    assert batch.seen_R1TT[0, 0, 8].int().tolist() == [1, 1, 1, 0, 0, 0, 0, 1, 1]
-    assert lay_out(ROWS[1:2], pad=0, device=CPU).seen_R1TT is None
+    assert batch.attention_mask_R1TT is not None
+    assert batch.attention_mask_R1TT[0, 0, 8].int().tolist() == [1, 1, 1, 0, 0, 0, 0, 1, 1]
+    assert build_answer_batch(ROWS[1:2], pad=0, device=CPU).attention_mask_R1TT is None
 
 
 def test_prompt_is_what_all_begin_with() -> None:
-    assert split_prompt([(1, 2, 3, 4), (1, 2, 5)]) == [Answered((1, 2), ((3, 4), (5,)))]
-    assert split_prompt([(1, 2, 3)]) == [Answered((1, 2), ((3,),))]
-    assert split_prompt([(1, 2, 3), (1, 2)]) == [Answered((1,), ((2, 3), (2,)))]
-    assert split_prompt([(1, 2), (3, 4)]) == [Answered((), ((1, 2), (3, 4)))]
+    assert split_prompt([(1, 2, 3, 4), (1, 2, 5)]) == [PromptAnswers((1, 2), ((3, 4), (5,)))]
+    assert split_prompt([(1, 2, 3)]) == [PromptAnswers((1, 2), ((3,),))]
+    assert split_prompt([(1, 2, 3), (1, 2)]) == [PromptAnswers((1,), ((2, 3), (2,)))]
+    assert split_prompt([(1, 2), (3, 4)]) == [PromptAnswers((), ((1, 2), (3, 4)))]
     assert len(split_prompt([(1, 2, 3), (1, 2, 4)], shared=False)) == 2
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from learner.data.preferences import Example, examples, prompt_key, split_of
+from learner.data.preferences import PreferenceExample, examples, prompt_key, prompt_split
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import (
     Candidate,
@@ -41,7 +41,7 @@ def candidate(choice: int) -> Candidate:
     return Candidate(completion_id="c", choice=choice)
 
 
-def learn(event: FeedbackEvent, context: int = 100) -> list[Example]:
+def learn(event: FeedbackEvent, context: int = 100) -> list[PreferenceExample]:
     event.owner, event.subject = "key", "anne"
     found = examples(
         [Judged(event, {"c": RECORD})], lambda text: [99, len(text), 2], context=context
@@ -67,7 +67,7 @@ def test_comparison(
     verdict: Comparison.Verdict, ranks: tuple[int, ...], approvals: tuple[float, ...]
 ) -> None:
     comparison = Comparison(left=candidate(1), right=candidate(0), verdict=verdict)
-    expected = Example(KEY, (whole(1), whole(0)), (3, 2), ranks, approvals)
+    expected = PreferenceExample(KEY, (whole(1), whole(0)), (3, 2), ranks, approvals)
     assert learn(FeedbackEvent(comparison=comparison)) == [expected]
 
 
@@ -77,7 +77,7 @@ def test_ranking_is_one_example_with_ties_in_a_group() -> None:
         groups=[RankingGroup(candidates=[candidate(c) for c in group]) for group in groups]
     )
     assert learn(FeedbackEvent(ranking=ranking)) == [
-        Example(KEY, (whole(2), whole(0), whole(1), whole(3)), (2, 2, 3, 2), (0, 1, 1, 2))
+        PreferenceExample(KEY, (whole(2), whole(0), whole(1), whole(3)), (2, 2, 3, 2), (0, 1, 1, 2))
     ]
 
 
@@ -85,14 +85,14 @@ def test_thumbs_and_scores_are_graded_approval() -> None:
     up = FeedbackEvent(rating=Rating(candidate=candidate(0), value=Rating.VALUE_UP))
     down = FeedbackEvent(rating=Rating(candidate=candidate(0), value=Rating.VALUE_DOWN))
     score = FeedbackEvent(score=Score(candidate=candidate(3), score=0.25))
-    assert learn(up) == [Example(KEY, (whole(0),), (2,), (), (1.0,))]
-    assert learn(down) == [Example(KEY, (whole(0),), (2,), (), (0.0,))]
-    assert learn(score) == [Example(KEY, (whole(3),), (2,), (), (0.25,))]
+    assert learn(up) == [PreferenceExample(KEY, (whole(0),), (2,), (), (1.0,))]
+    assert learn(down) == [PreferenceExample(KEY, (whole(0),), (2,), (), (0.0,))]
+    assert learn(score) == [PreferenceExample(KEY, (whole(3),), (2,), (), (0.25,))]
 
 
 def test_demonstration_beats_the_original() -> None:
     event = FeedbackEvent(demonstration=Demonstration(candidate=candidate(1), text="better"))
-    assert learn(event) == [Example(KEY, ((*PROMPT, 99, 6, 2), whole(1)), (3, 3), (0, 1))]
+    assert learn(event) == [PreferenceExample(KEY, ((*PROMPT, 99, 6, 2), whole(1)), (3, 3), (0, 1))]
 
 
 def test_comment_and_unset_kind_teach_nothing() -> None:
@@ -112,8 +112,8 @@ def test_long_sequences_keep_their_end() -> None:
 
 def test_split_is_by_the_prompt_alone_in_the_shares_asked_for() -> None:
     keys = [prompt_key([{"role": "user", "content": str(i)}]) for i in range(4000)]
-    splits = [split_of(k, held_out_share=0.15, judge_share=0.3) for k in keys]
-    assert splits == [split_of(k, held_out_share=0.15, judge_share=0.3) for k in keys]
+    splits = [prompt_split(k, held_out_share=0.15, judge_share=0.3) for k in keys]
+    assert splits == [prompt_split(k, held_out_share=0.15, judge_share=0.3) for k in keys]
     assert splits.count("held_out") / 4000 == pytest.approx(0.15, abs=0.02)
     assert splits.count("judge") / 4000 == pytest.approx(0.85 * 0.3, abs=0.02)
 

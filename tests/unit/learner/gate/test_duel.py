@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
 from learner.cycle.trial import Trials
-from learner.gate.duel import Standing, Vote, decide, votes_of
+from learner.gate.duel import Standing, Vote, evaluate_trial, votes_of
 from learner.settings import DuelSettings
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord, VersionSpan
@@ -30,12 +30,12 @@ SETTINGS = DuelSettings(alpha=0.05, beta=0.05, edge=0.1, max_votes=600)
     [(1, 17, True), (-1, 14, False)],
 )
 def test_votes_of_one_mind_decide_at_the_bound(vote: Vote, enough: int, promoted: bool) -> None:
-    assert decide([vote] * (enough - 1), SETTINGS).promoted is None
-    assert decide([vote] * enough, SETTINGS).promoted is promoted
+    assert evaluate_trial([vote] * (enough - 1), SETTINGS).promoted is None
+    assert evaluate_trial([vote] * enough, SETTINGS).promoted is promoted
 
 
 def test_evidence_is_the_likelihood_ratio_and_ties_are_no_evidence() -> None:
-    standing = decide([1, 0, -1, 0, 1], SETTINGS)
+    standing = evaluate_trial([1, 0, -1, 0, 1], SETTINGS)
     assert (standing.wins, standing.losses, standing.ties) == (2, 1, 2)
     assert standing.evidence == pytest.approx(2 * 0.182322 - 0.223144, abs=1e-5)
     assert standing.promoted is None
@@ -43,13 +43,13 @@ def test_evidence_is_the_likelihood_ratio_and_ties_are_no_evidence() -> None:
 
 def test_what_comes_after_the_decision_is_not_looked_at() -> None:
     votes: list[Vote] = [*[1] * 17, *[-1] * 200]  # type: ignore[list-item]
-    assert decide(votes, SETTINGS) == decide([1] * 17, SETTINGS)
+    assert evaluate_trial(votes, SETTINGS) == evaluate_trial([1] * 17, SETTINGS)
 
 
 def test_without_a_decision_the_live_version_stays() -> None:
     settings = DuelSettings(max_votes=10)
-    assert decide([1, -1] * 4, settings).promoted is None
-    ended = decide([1, -1, 0, 0, 0] * 2, settings)
+    assert evaluate_trial([1, -1] * 4, settings).promoted is None
+    ended = evaluate_trial([1, -1, 0, 0, 0] * 2, settings)
     assert ended.promoted is False
     assert "no decision after 10 votes" in ended.reason
 
@@ -57,7 +57,7 @@ def test_without_a_decision_the_live_version_stays() -> None:
 def promoted_share(win_rate: float, duels: int = 1500) -> float:
     source = random.Random(7)
     ended = [
-        decide([1 if source.random() < win_rate else -1 for _ in range(600)], SETTINGS)
+        evaluate_trial([1 if source.random() < win_rate else -1 for _ in range(600)], SETTINGS)
         for _ in range(duels)
     ]
     assert all(e.promoted is not None for e in ended)
@@ -188,9 +188,9 @@ class Home:
         self.publisher = Publisher(home, self.log)
         self.metrics = Metrics()
         self.trials = Trials(self.ledger, self.publisher, self.metrics, SETTINGS)
-        publish_event(self.log, Published(version=1))
+        append_policy_event(self.log, Published(version=1))
         self.publisher.lead("test")
-        publish_event(self.log, Published(version=2, parent=1, trial=True))
+        append_policy_event(self.log, Published(version=2, parent=1, trial=True))
 
     def vote(self, verdict: Comparison.Verdict, start: int, count: int) -> None:
         for number in range(start, start + count):
@@ -235,16 +235,16 @@ def test_the_votes_in_the_ledger_roll_the_challenger_back(home: Home) -> None:
 
 
 def test_a_challenger_that_a_replica_cannot_load_is_rolled_back(home: Home) -> None:
-    publish_event(home.log, SwapFailed(replica="a", version=2, serving=1, reason="rank 64"))
+    append_policy_event(home.log, SwapFailed(replica="a", version=2, serving=1, reason="rank 64"))
     assert not home.look()
     assert home.publisher.state().rolled_back == {2}
 
 
 def test_a_duel_waits_while_publishing_is_held_and_an_operator_may_end_it(home: Home) -> None:
-    publish_event(home.log, Hold(held=True))
+    append_policy_event(home.log, Hold(held=True))
     home.vote(RIGHT, 0, 17)
     assert home.look()
-    publish_event(home.log, Activated(version=1))
+    append_policy_event(home.log, Activated(version=1))
     assert not home.look()
     assert home.publisher.state().rolled_back == {2}
 

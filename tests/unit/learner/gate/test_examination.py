@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from learner.gate.examination import Verdict, answer_kl, examine, judged_wins
-from learner.models.model import twin
+from learner.gate.examination import Verdict, answer_kl, count_wins, examine
+from learner.models.model import copy_shared
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import (
@@ -27,7 +27,7 @@ def examined(
         reference=model,
         samplers=(sampler, sampler),
         first=first,
-        judge=RewardModel(twin(model), pad=0, seed=0),
+        judge=RewardModel(copy_shared(model), pad=0, seed=0),
         judge_accuracy=0.8,
         prompts=PROMPTS * 10,
         text=text(),
@@ -64,7 +64,9 @@ def test_gate_holds_a_candidate_against_version_1_where_that_is_not_its_parent(
     first, prompts = Silent(), PROMPTS * 10
     sampler = TransformersSampler(model, [END])
     answers = sampler.sample(prompts, 1, TINY_PPO.max_tokens, TINY_PPO.temperature, 0)
-    wins = judged_wins(RewardModel(twin(model), pad=0, seed=0), answers, first.sample(prompts))
+    wins = count_wins(
+        RewardModel(copy_shared(model), pad=0, seed=0), answers, first.sample(prompts)
+    )
     figures = examined(model, first).figures
     assert figures["win_rate_over_first"] == wins / len(prompts) != figures["win_rate"]
     assert first.asked == 2, "once here, once by the gate"

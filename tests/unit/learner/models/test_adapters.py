@@ -17,14 +17,22 @@ from learner.data.tokenizer import train_tokenizer
 from learner.errors import Interrupted
 from learner.models.adapters import adapted, is_adapter
 from learner.models.checkpoint import model_exists, save_adapter, save_model
-from learner.models.model import frozen, load_model, new_model, trained, trunk_of, twin, twin_with
-from learner.ppo.critic import critic_of, new_critic
-from learner.ppo.rollouts import rows_of
-from learner.ppo.steps import Players
+from learner.models.model import (
+    copy_shared,
+    frozen,
+    load_model,
+    load_variant,
+    new_model,
+    trained,
+    trunk_of,
+)
+from learner.ppo.critic import critic_from_reward_model, new_critic
+from learner.ppo.rollouts import rows_from_samples
+from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
-from learner.reward.model import RewardModel, put_back, trained_state
+from learner.reward.model import RewardModel, load_trained_state, trained_state
 from learner.sampling.sampler import TransformersSampler
-from learner.settings import LARGE, LearnerSettings, LoraSettings, PPOSettings
+from learner.settings import LARGE_MODEL_PARAMETERS, LearnerSettings, LoraSettings, PPOSettings
 from tests.support.tiny import END, PROMPTS, TINY, TINY_PPO
 
 LORA = LoraSettings(rank=8)
@@ -47,7 +55,7 @@ def test_a_frozen_model_keeps_the_angles_of_its_positions_exact(base: PreTrained
 
 
 def moved(model: PreTrainedModel, seed: int = 9) -> PreTrainedModel:
-    """Give every adapter weight a random value, as training would."""
+    """Return every adapter weight a random value, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in trained(model):
@@ -67,13 +75,13 @@ def storages(*modules: torch.nn.Module) -> dict[int, int]:
     return {s.data_ptr(): s.nbytes() for s in found}
 
 
-def players(base: PreTrainedModel) -> Players:
-    reward = RewardModel(adapted(twin(base), LORA, 1), pad=0, seed=1)
+def players(base: PreTrainedModel) -> PPOInputs:
+    reward = RewardModel(adapted(copy_shared(base), LORA, 1), pad=0, seed=1)
     samples = TransformersSampler(base, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
-    reward.normalise(rows_of(samples))
-    policy = adapted(twin(base), LORA, 2)
+    reward.normalise(rows_from_samples(samples))
+    policy = adapted(copy_shared(base), LORA, 2)
     ids = torch.randint(6, 262, (4, 8), generator=torch.Generator().manual_seed(3))
-    return Players(
+    return PPOInputs(
         policy=policy,
         critic=new_critic(policy, reward, TINY_PPO),
         reference=base,
@@ -85,7 +93,7 @@ def players(base: PreTrainedModel) -> Players:
 
 
 def test_a_new_adapter_changes_nothing_and_its_seed_gives_it(base: PreTrainedModel) -> None:
-    one, again, other = (adapted(twin(base), LORA, seed) for seed in (1, 1, 2))
+    one, again, other = (adapted(copy_shared(base), LORA, seed) for seed in (1, 1, 2))
     assert torch.equal(logits(one), logits(base))
     pairs = list(zip(trained(one), trained(again), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -94,19 +102,19 @@ def test_a_new_adapter_changes_nothing_and_its_seed_gives_it(base: PreTrainedMod
 
 
 def test_adapters_are_float32_on_weights_of_any_format(base: PreTrainedModel) -> None:
-    policy = adapted(twin(base), LORA, 0)
+    policy = adapted(copy_shared(base), LORA, 0)
     assert {p.dtype for p in trained(policy)} == {torch.float32}
     assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {base.dtype}
 
 
 def test_making_an_adapter_leaves_the_global_random_state(base: PreTrainedModel) -> None:
     before = torch.get_rng_state()
-    adapted(twin(base), LORA, 1)
+    adapted(copy_shared(base), LORA, 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_only_linear_layers_of_the_trunk_are_adapted(base: PreTrainedModel) -> None:
-    policy = adapted(twin(base), LORA, 0)
+    policy = adapted(copy_shared(base), LORA, 0)
     # Per layer: q, k, v, o are 32 x 32, and so are gate, up and down; A and B have rank 8.
     assert sum(p.numel() for p in trained(policy)) == TINY.layers * 7 * (8 * 32 + 32 * 8)
     below = {id(p) for p in trained(trunk_of(policy))}
@@ -115,7 +123,7 @@ def test_only_linear_layers_of_the_trunk_are_adapted(base: PreTrainedModel) -> N
 
 
 def test_hidden_states_and_head_give_the_logits(base: PreTrainedModel) -> None:
-    policy = moved(adapted(twin(base), LORA, 0))
+    policy = moved(adapted(copy_shared(base), LORA, 0))
     with torch.no_grad():
         hidden = trunk_of(policy)(input_ids=IDS).last_hidden_state
         assert torch.equal(policy.get_output_embeddings()(hidden), logits(policy))
@@ -123,7 +131,7 @@ def test_hidden_states_and_head_give_the_logits(base: PreTrainedModel) -> None:
 
 def test_all_players_stand_on_one_trunk_in_memory(base: PreTrainedModel) -> None:
     playing = players(base)
-    playing.critic = critic_of(playing.reward)
+    playing.critic = critic_from_reward_model(playing.reward)
     alone = sum(storages(base).values())
     together = storages(playing.policy, playing.critic, playing.reward, base)
     own = [p for m in (playing.policy, playing.critic, playing.reward) for p in trained(m)]
@@ -169,18 +177,18 @@ def test_killed_and_resumed_ppo_gives_the_same_adapter(
 
 
 def test_a_reward_model_is_put_back_into_one_of_another_seed(base: PreTrainedModel) -> None:
-    reward = RewardModel(moved(adapted(twin(base), LORA, 1)), pad=0, seed=1)
-    again = RewardModel(adapted(twin(base), LORA, 0), pad=0, seed=0)
-    put_back(again, trained_state(reward))
+    reward = RewardModel(moved(adapted(copy_shared(base), LORA, 1)), pad=0, seed=1)
+    again = RewardModel(adapted(copy_shared(base), LORA, 0), pad=0, seed=0)
+    load_trained_state(again, trained_state(reward))
     rows = split_prompt(IDS.tolist())
     assert torch.equal(again.score(rows), reward.score(rows))
     assert not any(n.endswith("embed_tokens.weight") for n in trained_state(reward))
 
 
 def saved(base: PreTrainedModel, folder: Path) -> tuple[Path, Path, PreTrainedModel]:
-    """Give the folders of full weights and of an adapter, and the adapted policy."""
+    """Return the folders of full weights and of an adapter, and the adapted policy."""
     save_model(base, train_tokenizer(["a b"], vocabulary=300, context=64), folder / "full")
-    policy = moved(adapted(twin(base), LORA, 3))
+    policy = moved(adapted(copy_shared(base), LORA, 3))
     return folder / "full", save_adapter(policy, folder / "adapter"), policy
 
 
@@ -189,7 +197,7 @@ def test_an_adapter_comes_back_from_disk_as_it_was(base: PreTrainedModel, tmp_pa
     assert is_adapter(folder)
     assert model_exists(folder)
     assert not is_adapter(full)
-    again = twin_with(base, folder, full)
+    again = load_variant(base, folder, full)
     assert torch.equal(logits(again), logits(policy))
     assert not torch.equal(logits(again), logits(base))
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
@@ -200,7 +208,7 @@ def test_an_adapter_comes_back_from_disk_as_it_was(base: PreTrainedModel, tmp_pa
     # And it goes on: what is trained from here is saved and loaded again.
     moved(again, seed=10)
     save_adapter(again, tmp_path / "next")
-    assert torch.equal(logits(twin_with(base, tmp_path / "next", full)), logits(again))
+    assert torch.equal(logits(load_variant(base, tmp_path / "next", full)), logits(again))
 
 
 @FLOAT32
@@ -228,7 +236,7 @@ def test_full_tuning_goes_on_from_an_adapter_merged_into_the_weights(
 ) -> None:
     full, folder, policy = saved(base, tmp_path)
     reference = load_model(full)
-    whole = twin_with(reference, folder, full)
+    whole = load_variant(reference, folder, full)
     torch.testing.assert_close(logits(whole), logits(policy), atol=1e-5, rtol=1e-4)
     assert all(p.requires_grad for p in whole.parameters())
     assert not storages(reference).keys() & storages(whole).keys()
@@ -250,10 +258,10 @@ def test_adapters_on_later_full_weights_leave_these_and_the_reference_alone(
         trunk_of(later).norm.weight.mul_(1.5)
     save_model(later, tokenizer, tmp_path / "later")
     before = logits(base)
-    policy = adapted(twin_with(base, tmp_path / "later"), LORA, 0)
+    policy = adapted(load_variant(base, tmp_path / "later"), LORA, 0)
     assert torch.equal(logits(policy), logits(later))
     save_adapter(moved(policy), tmp_path / "adapter")
-    again = twin_with(base, tmp_path / "adapter", tmp_path / "later")
+    again = load_variant(base, tmp_path / "adapter", tmp_path / "later")
     assert torch.equal(logits(again), logits(policy))
     assert all("lora_" in n for n, p in again.named_parameters() if p.requires_grad)
     assert torch.equal(logits(base), before)
@@ -263,20 +271,20 @@ def test_gpt2s_transposed_layers_are_adapted_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=1, n_head=1)
     reference = GPT2LMHeadModel(config).eval().requires_grad_(False)
-    policy = moved(adapted(twin(reference), LORA, 0))
+    policy = moved(adapted(copy_shared(reference), LORA, 0))
     # c_attn is 32 x 96, attn.c_proj 32 x 32, c_fc 32 x 128, mlp.c_proj 128 x 32.
     assert sum(p.numel() for p in trained(policy)) == 8 * (128 + 64 + 160 + 160)
     save_adapter(policy, tmp_path / "adapter")
     reference.save_pretrained(tmp_path / "full")
-    again = twin_with(reference, tmp_path / "adapter", tmp_path / "full")
+    again = load_variant(reference, tmp_path / "adapter", tmp_path / "full")
     assert torch.equal(logits(again), logits(policy))
 
 
 def test_adapters_by_default_above_a_size_and_by_wish() -> None:
     settings = LearnerSettings()
-    assert settings.for_model(LARGE, 1.0).tune == "full"
-    assert settings.for_model(LARGE + 1, 1.0).tune == "lora"
-    assert LearnerSettings(tune="full").for_model(LARGE + 1, 1.0).tune == "full"
+    assert settings.for_model(LARGE_MODEL_PARAMETERS, 1.0).tune == "full"
+    assert settings.for_model(LARGE_MODEL_PARAMETERS + 1, 1.0).tune == "lora"
+    assert LearnerSettings(tune="full").for_model(LARGE_MODEL_PARAMETERS + 1, 1.0).tune == "full"
     small = LearnerSettings(tune="lora", ppo=PPOSettings(critic_learning_rate=7e-3))
     chosen = small.for_model(5_000_000, 1.0)
     assert chosen.tune == "lora"

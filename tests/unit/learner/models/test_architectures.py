@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from learner.data.answers import can_share, lay_out, split_prompt
+from learner.data.answers import build_answer_batch, can_share, split_prompt
 from learner.data.packing import IGNORED, Rows, encode_conversation, pack_conversations
 from learner.data.tokenizer import end_token_ids
 from learner.models.model import ScalarModel, choices
@@ -88,11 +88,13 @@ def test_a_value_does_not_depend_on_padding_or_on_other_answers(model: PreTraine
     rows = split_prompt([long, (*short, 60)], shared=can_share(model.config))
     cpu = torch.device("cpu")
     with torch.no_grad():
-        batch = lay_out(rows, pad=0, device=cpu)
-        together = scalar(batch)[batch.last_A]
+        batch = build_answer_batch(rows, pad=0, device=cpu)
+        together = scalar(batch)[batch.last_index_A]
         for value, sequence in zip(together, (long, (*short, 60)), strict=True):
-            alone = lay_out(split_prompt([sequence]), pad=0, device=cpu)
-            torch.testing.assert_close(scalar(alone)[alone.last_A][0], value, atol=1e-5, rtol=1e-4)
+            alone = build_answer_batch(split_prompt([sequence]), pad=0, device=cpu)
+            torch.testing.assert_close(
+                scalar(alone)[alone.last_index_A][0], value, atol=1e-5, rtol=1e-4
+            )
 
 
 def test_log_probs_past_the_window_are_those_of_each_answer_alone(model: PreTrainedModel) -> None:
@@ -100,7 +102,7 @@ def test_log_probs_past_the_window_are_those_of_each_answer_alone(model: PreTrai
     long = tuple(torch.randint(50, 250, (2 * WINDOW,), generator=generator).tolist())
     sequences = [(*long[:5], *tail) for tail in (long, (51, 52), (53,))]
     rows = split_prompt(sequences, shared=can_share(model.config))
-    batch = lay_out(rows, pad=0, device=torch.device("cpu"))
+    batch = build_answer_batch(rows, pad=0, device=torch.device("cpu"))
     with torch.no_grad():
         logits, _ = choices(model, batch, "float32")
     alone = [answer_log_probs(model, r.prompt, a) for r in rows for a in r.answers]

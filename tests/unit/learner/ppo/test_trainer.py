@@ -8,16 +8,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from learner.data.answers import lay_out
+from learner.data.answers import build_answer_batch
 from learner.data.packing import IGNORED
 from learner.errors import Interrupted, StateUnusable
-from learner.models.model import choices, twin
+from learner.models.model import choices, copy_shared
 from learner.models.ranks import Ranks
 from learner.ppo.critic import ValueHead, new_critic
 from learner.ppo.losses import token_log_probs
-from learner.ppo.off_policy import LiveAnswer
-from learner.ppo.rollouts import collect, ended_share, rows_of, targets
-from learner.ppo.steps import Players
+from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.rollouts import batch_rollouts, finished_share, rows_from_samples, targets
+from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.pretraining.next_token import rows_divergence, rows_loss
 from learner.reward.model import RewardModel
@@ -40,12 +40,12 @@ def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTraine
 
 
 def test_sampling_in_bfloat16_leaves_the_model_as_it_was(model: PreTrainedModel) -> None:
-    policy = twin(model)
+    policy = copy_shared(model)
     samples = TransformersSampler(policy, [END], dtype="bfloat16").sample(PROMPTS, 2, 8, 1.0, 1)
     assert all(
         torch.equal(p, q) for p, q in zip(policy.parameters(), model.parameters(), strict=True)
     )
-    group = lay_out(rows_of(samples), pad=0, device=torch.device("cpu"))
+    group = build_answer_batch(rows_from_samples(samples), pad=0, device=torch.device("cpu"))
     exact_N = token_log_probs(choices(model, group, "float32")[0], group.tokens_N, 1.0)
     sampled_N = torch.tensor([p for s in samples for p in s.log_probs])
     assert not torch.equal(exact_N, sampled_N)
@@ -72,7 +72,7 @@ def test_divergence_on_text_is_the_kl_of_its_tokens_and_nothing_where_nothing_wa
     labels_NT = rows.labels_NT.clone()
     labels_NT[:, :3] = IGNORED
     rows = replace(rows, labels_NT=labels_NT)
-    policy = twin(model)
+    policy = copy_shared(model)
     divergence, loss = rows_divergence(policy, model, rows)
     divergence.backward()
     assert divergence.item() == pytest.approx(0, abs=1e-6)
@@ -91,11 +91,11 @@ def test_divergence_on_text_is_the_kl_of_its_tokens_and_nothing_where_nothing_wa
     assert loss.item() == pytest.approx(rows_loss(policy, rows).item(), rel=1e-5)
 
 
-def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players:
-    reward = RewardModel(twin(model), pad=0, seed=0)
-    reward.normalise(rows_of(samples_of(model)))
-    policy = twin(model)
-    return Players(
+def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInputs:
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
+    reward.normalise(rows_from_samples(samples_of(model)))
+    policy = copy_shared(model)
+    return PPOInputs(
         policy=policy,
         critic=new_critic(policy, reward, settings),
         reference=model,
@@ -103,7 +103,7 @@ def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> Players
         sampler=lambda policy: TransformersSampler(policy, [END]),
         prompts=PROMPTS,
         text=text(),
-        live=[LiveAnswer(sample, 1) for sample in samples_of(model, 1)],
+        live=[OffPolicyAnswer(sample, 1) for sample in samples_of(model, 1)],
     )
 
 
@@ -161,7 +161,7 @@ def test_answers_of_an_earlier_policy_are_weighed_whole_and_told_apart(
     earlier = playing.live[0].sample
     one, two = len(earlier.token_ids), sum(len(a.sample.token_ids) for a in playing.live[1:])
     rarer = replace(earlier, log_probs=tuple(p - 0.5 / one for p in earlier.log_probs))
-    playing.live = [LiveAnswer(rarer, 2), *playing.live[1:]]
+    playing.live = [OffPolicyAnswer(rarer, 2), *playing.live[1:]]
     half = TINY_PPO.model_copy(update={"live_share": 0.5, "iterations": 1})
     found: list[Iteration] = []
     run_ppo(playing, half, seed=0, state=tmp_path / "s", on_iteration=found.append)
@@ -222,7 +222,7 @@ def test_who_is_cut_off_as_a_rule_learns_no_brevity_by_that(
 
 def test_the_penalty_goes_by_how_many_end_of_those_sampled_now(model: PreTrainedModel) -> None:
     found = [replace(s, finished=i % 3 == 0) for i, s in enumerate(samples_of(model))]
-    groups = collect(
+    groups = batch_rollouts(
         found,
         [i % 2 == 0 for i in range(len(found))],
         pad=0,
@@ -230,11 +230,11 @@ def test_the_penalty_goes_by_how_many_end_of_those_sampled_now(model: PreTrained
         device=torch.device("cpu"),
         ranks=Ranks(),
     )
-    assert ended_share(groups, Ranks()) == pytest.approx(1 / 3)
+    assert finished_share(groups, Ranks()) == pytest.approx(1 / 3)
     earlier = [replace(group, fresh_A=torch.zeros_like(group.fresh_A)) for group in groups]
-    assert ended_share(earlier, Ranks()) == pytest.approx(1 / 3)
+    assert finished_share(earlier, Ranks()) == pytest.approx(1 / 3)
     first = [replace(g, ended_A=g.fresh_A.clone()) for g in groups]
-    assert ended_share(first, Ranks()) == 1
+    assert finished_share(first, Ranks()) == 1
 
 
 def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(

@@ -11,9 +11,9 @@ import pytest
 
 from deploy.administration.policies import report_folder
 from deploy.errors import DeployError
-from learner.cycle.reporting import Reporter, prompts_to_show
+from learner.cycle.reporting import Reporter, report_prompts
 from learner.cycle.state import CycleState
-from learner.data.preferences import prompt_key, split_of
+from learner.data.preferences import prompt_key, prompt_split
 from learner.errors import StateUnusable
 from learner.gate.criteria import criteria
 from learner.report.chart import chart
@@ -177,7 +177,7 @@ def test_a_picture_of_little_can_be_drawn(scores: list[float]) -> None:
 def test_iterations_that_are_done_again_count_once(tmp_path: Path) -> None:
     """Killed after the third, and resumed from a checkpoint after the first."""
     for number, score in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.22), (3, 0.33), (4, 0.4)):
-        Reporter(tmp_path).iterated(iteration(number, score))
+        Reporter(tmp_path).add_iteration(iteration(number, score))
     Reporter(tmp_path).write(tmp_path, cycle(), "refused", "tiny")
     found = Report.model_validate_json((tmp_path / "report.json").read_bytes())
     assert [i["score"] for i in found.iterations] == [0.1, 0.22, 0.33, 0.4]
@@ -190,18 +190,18 @@ def cycle() -> CycleState:
 def test_notes_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text("{")
     with pytest.raises(StateUnusable, match=r"notes\.json"):
-        Reporter(tmp_path).iterated(iteration(1))
+        Reporter(tmp_path).add_iteration(iteration(1))
 
 
 def test_prompts_to_show_are_held_out_and_always_the_same() -> None:
     settings = RewardSettings()
-    found = prompts_to_show(True, 0, settings)
-    assert found == prompts_to_show(True, 0, settings)
+    found = report_prompts(True, 0, settings)
+    assert found == report_prompts(True, 0, settings)
     assert len(set(found)) == 6
     for prompt in found:
         key = prompt_key([{"role": "user", "content": prompt}])
-        assert split_of(key, held_out_share=0.15, judge_share=0.3) == "held_out"
-    assert len(set(prompts_to_show(False, 0, settings))) == 6
+        assert prompt_split(key, held_out_share=0.15, judge_share=0.3) == "held_out"
+    assert len(set(report_prompts(False, 0, settings))) == 6
 
 
 def home_with_reports(home: Path) -> Path:

@@ -8,20 +8,20 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
 from learner.errors import Interrupted
-from learner.reward.probe import Probed, answer_states, probe
+from learner.reward.probe import ProbeResult, answer_states, probe
 from learner.reward.reliability import Reliabilities
 from tests.support.tiny import END
 
 LIKED, DISLIKED = 99, 98
 
 
-def probed(model: PreTrainedModel, examples: list[Example]) -> Probed:
+def probed(model: PreTrainedModel, examples: list[PreferenceExample]) -> ProbeResult:
     return probe(model, examples, pad=0, dtype="float32", micro_tokens=256)
 
 
-def found(model: PreTrainedModel, examples: list[Example]) -> Reliabilities:
+def found(model: PreTrainedModel, examples: list[PreferenceExample]) -> Reliabilities:
     return probed(model, examples).reliabilities
 
 
@@ -34,7 +34,7 @@ def answer(rng: random.Random, *, liked: bool) -> tuple[int, ...]:
 
 def opinion(
     rng: random.Random, kind: str, rater: str, key: int, *, lies: bool, noise: float = 0.1
-) -> Example:
+) -> PreferenceExample:
     prompt = (2, 50 + key % 40, 3)
     turned = lies ^ (rng.random() < noise)
     if kind == "thumb":
@@ -46,10 +46,12 @@ def opinion(
         own, approvals = [answer(rng, liked=liked) for liked in likes], ()
         ranks = tuple(int(liked ^ (not turned)) for liked in likes)
     sequences = tuple((*prompt, *one) for one in own)
-    return Example(str(key), sequences, tuple(map(len, own)), ranks, approvals, rater)
+    return PreferenceExample(str(key), sequences, tuple(map(len, own)), ranks, approvals, rater)
 
 
-def crowd(kind: str, lies: Callable[[int, random.Random], bool], count: int = 200) -> list[Example]:
+def crowd(
+    kind: str, lies: Callable[[int, random.Random], bool], count: int = 200
+) -> list[PreferenceExample]:
     """Ten raters by turns."""
     rng = random.Random(1)
     return [opinion(rng, kind, f"{i % 10}", i, lies=lies(i % 10, rng)) for i in range(count)]
@@ -70,7 +72,7 @@ def test_one_who_tosses_a_coin_counts_for_little(model: PreTrainedModel) -> None
 
 def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel) -> None:
     told = probed(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
-    assert told.reliabilities.doubted() == 0
+    assert told.reliabilities.count_unreliable() == 0
     assert told.gain_lower_bound <= 0
 
 
@@ -121,7 +123,7 @@ def test_one_who_approves_where_others_seldom_do_contradicts_nobody(
 def test_without_a_crowd_nobody_is_contradicted(model: PreTrainedModel) -> None:
     alone = [replace(e, rater="one") for e in crowd("pair", lambda _, rng: True, 40)]
     assert found(model, alone).of("one") == pytest.approx(Reliabilities().of("one"))
-    assert found(model, []).doubted() == 0
+    assert found(model, []).count_unreliable() == 0
 
 
 def test_the_same_opinions_give_the_same_trust(model: PreTrainedModel) -> None:
@@ -153,9 +155,9 @@ def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
 ) -> None:
     """By hand: embeddings and last states of the answer's own tokens."""
     examples = [
-        Example("0", ((2, 50, 3, 99, 98, END), (2, 50, 3, 97, END)), (3, 2), (0, 1)),
-        Example("1", ((2, 60, 61, 3, 96, END),), (2,), (), (1.0,)),
-        Example("2", ((70, 71, END),), (3,), (), (0.0,)),  # its prompt was cut off
+        PreferenceExample("0", ((2, 50, 3, 99, 98, END), (2, 50, 3, 97, END)), (3, 2), (0, 1)),
+        PreferenceExample("1", ((2, 60, 61, 3, 96, END),), (2,), (), (1.0,)),
+        PreferenceExample("2", ((70, 71, END),), (3,), (), (0.0,)),  # its prompt was cut off
     ]
     means = []
     for example in examples:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from learner.reward.reliability import Forecast, Reliabilities, estimate, mixture_losses
+from learner.reward.reliability import Prediction, Reliabilities, estimate, mixture_losses
 
 
 def test_the_mixture_by_hand() -> None:
@@ -34,12 +34,12 @@ def test_nobody_in_particular_is_believed_and_a_stranger_has_the_prior() -> None
     assert (known.of(""), known.of("stranger"), known.of("liar")) == (1.0, 0.9, 0.2)
     assert (known.weight(""), known.weight("liar")) == (1.0, 0.0)
     assert known.weight("friend") == pytest.approx(0.8)
-    assert known.doubted() == 1
+    assert known.count_unreliable() == 1
 
 
-def forecast(rater: str, advantage: float) -> Forecast:
+def forecast(rater: str, advantage: float) -> Prediction:
     """An opinion that is by so much likelier than its opposite; there are no ties."""
-    return Forecast(rater, -math.log1p(math.exp(-advantage)), -math.log1p(math.exp(advantage)))
+    return Prediction(rater, -math.log1p(math.exp(-advantage)), -math.log1p(math.exp(advantage)))
 
 
 def test_those_who_contradict_are_found() -> None:
@@ -60,7 +60,7 @@ def test_one_opinion_that_stands_alone_condemns_nobody() -> None:
 
 def test_the_posterior_of_one_opinion_by_hand() -> None:
     """E[r] = .9 and E[r^2] = .825 under Beta(4.5, .5); the likelihood is .2 r + .8 (1 - r)."""
-    found, evidence = estimate([Forecast("one", math.log(0.2), math.log(0.8))])
+    found, evidence = estimate([Prediction("one", math.log(0.2), math.log(0.8))])
     assert evidence == pytest.approx(math.log(0.2 * 0.9 + 0.8 * 0.1), abs=1e-4)
     squared = 0.9 * 5.5 / 6
     mean = (0.2 * squared + 0.8 * (0.9 - squared)) / (0.2 * 0.9 + 0.8 * 0.1)
@@ -82,4 +82,4 @@ def test_how_far_two_estimates_are_apart() -> None:
 
 
 def test_ties_say_nothing() -> None:
-    assert estimate([Forecast("tied", -1.0, -1.0)] * 100)[0].of("tied") == pytest.approx(0.9)
+    assert estimate([Prediction("tied", -1.0, -1.0)] * 100)[0].of("tied") == pytest.approx(0.9)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from learner.data.answers import Answered, lay_out, split_prompt
-from learner.data.preferences import Example
-from learner.models.model import twin
-from learner.ppo.critic import critic_of
+from learner.data.answers import PromptAnswers, build_answer_batch, split_prompt
+from learner.data.preferences import PreferenceExample
+from learner.models.model import copy_shared
+from learner.ppo.critic import critic_from_reward_model
 from learner.reward.evaluation import RewardReport, evaluate
 from learner.reward.likelihoods import davidson_log_probs
-from learner.reward.model import RewardModel, put_back, trained_state
+from learner.reward.model import RewardModel, load_trained_state, trained_state
 from learner.reward.probe import probe
 from learner.reward.reliability import Reliabilities
-from learner.reward.training import begin_at_linear_fit, train_reward
+from learner.reward.training import initialise_from_linear_fit, train_reward
 from learner.settings import (
     RewardSettings,
 )
@@ -25,12 +25,12 @@ from tests.support.tiny import END
 NOBODY = Reliabilities()
 
 
-def rows(sequences: list[list[int]]) -> list[Answered]:
+def rows(sequences: list[list[int]]) -> list[PromptAnswers]:
     return split_prompt(sequences, shared=False)
 
 
 def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTrainedModel) -> None:
-    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
     sequences = [[2, 50, 3, END], [2, 51, 52, 53, 54, 55, 3, END]]
     together = reward.score(rows(sequences))
     alone = torch.cat([reward.score(rows([s])) for s in sequences])
@@ -42,49 +42,53 @@ def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTr
 def test_normalised_rewards_have_mean_0_and_deviation_1_and_the_critic_starts_there(
     model: PreTrainedModel,
 ) -> None:
-    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
     answered = rows([[2, 50 + i, 3, END] for i in range(20)])
     reward.normalise(answered)
     scores = reward.score(answered)
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
     assert scores.std().item() == pytest.approx(1, abs=1e-5)
-    batch = lay_out(answered, pad=0, device=torch.device("cpu"))
+    batch = build_answer_batch(answered, pad=0, device=torch.device("cpu"))
     with torch.no_grad():
-        values = critic_of(reward).scalar(batch)[batch.last_A]
+        values = critic_from_reward_model(reward).scalar(batch)[batch.last_index_A]
     torch.testing.assert_close(values, scores, atol=1e-5, rtol=1e-4)
 
 
-def liking(token: int, count: int) -> list[Example]:
+def liking(token: int, count: int) -> list[PreferenceExample]:
     """Comparisons in which the answer with `token` always wins."""
     found = []
     for i in range(count):
         good, bad = (2, 50 + i % 40, 3, token, END), (2, 50 + i % 40, 3, 100 + i % 7, END)
         ranks = (0, 1) if i % 2 else (1, 0)
-        found.append(Example(str(i), (good, bad) if i % 2 else (bad, good), (2, 2), ranks))
+        found.append(
+            PreferenceExample(str(i), (good, bad) if i % 2 else (bad, good), (2, 2), ranks)
+        )
     return found
 
 
 def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrainedModel) -> None:
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
-    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
     report = train_reward(
         reward, liking(99, 64), liking(99, 30), settings, seed=0, reliabilities=Reliabilities()
     )
     assert report.accuracy == 1
     assert 0.9 < report.lower_bound < 1
     saved = trained_state(reward)
-    again = RewardModel(twin(model), pad=0, seed=1)
-    put_back(again, saved)
+    again = RewardModel(copy_shared(model), pad=0, seed=1)
+    load_trained_state(again, saved)
     sequences = rows([list(e.sequences[0]) for e in liking(99, 4)])
     assert torch.equal(again.score(sequences), reward.score(sequences))
 
 
 def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     thumbs = [
-        Example(str(i), ((2, 50 + i % 40, 3, 99 if i % 2 else 98, END),), (2,), (), (float(i % 2),))
+        PreferenceExample(
+            str(i), ((2, 50 + i % 40, 3, 99 if i % 2 else 98, END),), (2,), (), (float(i % 2),)
+        )
         for i in range(64)
     ]
-    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
     train_reward(reward, thumbs, liking(99, 10), settings, seed=0, reliabilities=Reliabilities())
     scores = reward.score(rows([[2, 55, 3, 99, END], [2, 55, 3, 98, END]]))
@@ -101,7 +105,7 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
     fair = liking(99, 40)
 
     def accuracy(reliabilities: Reliabilities) -> tuple[float, RewardReport]:
-        reward = RewardModel(twin(model), pad=0, seed=0)
+        reward = RewardModel(copy_shared(model), pad=0, seed=0)
         settings = RewardSettings(learning_rate=1e-3, epochs=2)
         report = train_reward(
             reward, votes[:320], votes[320:], settings, seed=0, reliabilities=reliabilities
@@ -129,8 +133,8 @@ def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
         replace(e, ranks=(0, 0), sequences=(e.sequences[0],) * 2) if i % 10 < 7 else e
         for i, e in enumerate(liking(99, 200))
     ]
-    reward = RewardModel(twin(model), pad=0, seed=0)
-    begin_at_linear_fit(reward, votes, Reliabilities(), RewardSettings())
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
+    initialise_from_linear_fit(reward, votes, Reliabilities(), RewardSettings())
     ties = davidson_log_probs(torch.tensor(0.0), reward.log_tie.detach())[2].exp().item()
     assert ties > 0.7
     report = evaluate(
@@ -145,11 +149,11 @@ def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
 
 def test_training_begins_at_the_share_of_approval(model: PreTrainedModel) -> None:
     thumbs = [
-        Example(str(i), ((2, 50, 3, 90 + i % 9, END),), (2,), (), (float(i % 10 != 0),))
+        PreferenceExample(str(i), ((2, 50, 3, 90 + i % 9, END),), (2,), (), (float(i % 10 != 0),))
         for i in range(98)
     ]
-    reward = RewardModel(twin(model), pad=0, seed=0)
-    begin_at_linear_fit(reward, thumbs, Reliabilities(), RewardSettings())
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
+    initialise_from_linear_fit(reward, thumbs, Reliabilities(), RewardSettings())
     assert torch.sigmoid(-reward.offset).item() == pytest.approx(0.89, abs=1e-6)
 
 
@@ -158,7 +162,7 @@ def test_scores_gain_over_chance_only_if_people_think_so(
     model: PreTrainedModel, liked: int | None, gains: bool
 ) -> None:
     """The model likes 99; people do, or like 98 better, or have no opinion."""
-    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=2)
     train_reward(reward, liking(99, 64), liking(99, 8), settings, seed=0, reliabilities=NOBODY)
     rng = random.Random(0)
@@ -174,7 +178,7 @@ def test_scores_gain_over_chance_only_if_people_think_so(
 
 
 def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
-    reward = RewardModel(twin(model), pad=0, seed=0)
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
     before = {n: p.clone() for n, p in reward.named_parameters()}
     report = train_reward(
         reward,

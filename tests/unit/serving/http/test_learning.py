@@ -15,7 +15,7 @@ from starlette.requests import Request
 from feedback.control.history import History
 from feedback.control.keys import make_key, revoke_key
 from feedback.control.learning import Learning
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
 from protos.checkpoints.registry import Registry
@@ -55,7 +55,7 @@ async def test_a_stream_ends_when_its_key_is_revoked_or_keys_become_needed(tmp_p
 
 def test_a_stop_ends_the_streams_at_once(tmp_path: Path) -> None:
     log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
-    publish_event(log, Published(version=1))
+    append_policy_event(log, Published(version=1))
     history, registry = History(log), Registry(tmp_path / "registry")
     history.poll()
     app, port = FastAPI(), free_port()

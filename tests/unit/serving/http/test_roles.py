@@ -12,21 +12,21 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from feedback.control.keys import Role, make_key, revoke_key
-from feedback.control.policies import publish_event
-from feedback.privacy.identity import mint, owner_of
+from feedback.control.policies import append_policy_event
+from feedback.privacy.identity import create_completion_id, owner_of
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.http.access import Access, role_for
 from serving.http.middleware import CompletionMiddleware
-from serving.http.routes import KEPT, health_router, keep_only
-from serving.services import Parts, include_own
+from serving.http.routes import ALLOWED_PATHS, health_router, restrict_routes
+from serving.services import Services, mount_routes
 from serving.settings import ServingSettings
 
 MESSAGE = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 def stand_ins() -> FastAPI:
-    """Give an app with what is kept of vLLM's, and something of it that is not."""
+    """Return an app with what is kept of vLLM's, and something of it that is not."""
     app = FastAPI(openapi_url=None)
 
     async def answer(_: Any) -> Any:
@@ -35,11 +35,11 @@ def stand_ins() -> FastAPI:
         return JSONResponse({"object": "answer"})
 
     posted = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
-    for path in sorted(KEPT - {"/metrics"}):
+    for path in sorted(ALLOWED_PATHS - {"/metrics"}):
         app.router.add_route(path, answer, methods=["POST" if path in posted else "GET"])
     app.router.routes.append(Mount("/metrics", Starlette(routes=[Route("/", answer)])))
     app.router.add_route("/scale_elastic_ep", answer, methods=["POST"])
-    keep_only(app)
+    restrict_routes(app)
     return app
 
 
@@ -47,7 +47,7 @@ def stand_ins() -> FastAPI:
 class Server:
     """The app as it is served, without an engine."""
 
-    parts: Parts
+    parts: Services
     app: FastAPI
     wrapped: CompletionMiddleware
     tokens: dict[str, str]
@@ -76,13 +76,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     registry = Registry(tmp_path / "registry")
     for version in (1, 2):
         registry.publish(model, version=version, parent=version - 1, base="tiny")
-    parts = Parts.open(ServingSettings(home=tmp_path))
-    publish_event(parts.log, Published(version=1))
-    publish_event(parts.log, Published(version=2, parent=1))
+    parts = Services.open(ServingSettings(home=tmp_path))
+    append_policy_event(parts.log, Published(version=1))
+    append_policy_event(parts.log, Published(version=2, parent=1))
     parts.history.poll()
     app = stand_ins()
     app.include_router(health_router(lambda: True, lambda: 2, lambda: None))
-    include_own(app, parts, stopping=lambda: True)
+    mount_routes(app, parts, stopping=lambda: True)
     wrapped = CompletionMiddleware(
         app,
         secret=parts.secret,
@@ -112,8 +112,10 @@ def keyed(server: Server) -> Server:
 
 
 def mine(server: Server) -> str:
-    """Give a completion of the user's."""
-    return mint(server.parts.secret, owner_of(server.parts.secret, server.tokens["user"]), 2, 2)
+    """Return a completion of the user's."""
+    return create_completion_id(
+        server.parts.secret, owner_of(server.parts.secret, server.tokens["user"]), 2, 2
+    )
 
 
 def vote(server: Server, **more: Any) -> dict[str, Any]:

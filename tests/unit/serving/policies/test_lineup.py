@@ -10,8 +10,8 @@ import pytest
 
 from serving.context import RequestContext
 from serving.engine.merge import merged
-from serving.engine.recorder import Answer
-from serving.policies.lineup import Lineup, Policy, Share
+from serving.engine.recorder import CompletionRecordBuilder
+from serving.policies.lineup import ChoiceAssignment, Lineup, LoadedPolicy
 from tests.unit.serving.test_parts import output, params, part
 
 ADAPTER: Any = object()
@@ -19,23 +19,25 @@ ADAPTER: Any = object()
 
 def test_without_a_challenger_the_live_version_answers_everything() -> None:
     lineup = Lineup(1, duel_share=1.0)
-    lineup.live = Policy(2)
-    assert lineup.deal(2, may_duel=True) == [Share(Policy(2), (0, 1))]
+    lineup.live = LoadedPolicy(2)
+    assert lineup.assign_choices(2, may_duel=True) == [ChoiceAssignment(LoadedPolicy(2), (0, 1))]
 
 
 @pytest.mark.parametrize(("choices", "may_duel"), [(1, True), (2, False)])
 def test_one_choice_or_an_unfit_request_is_no_duel(choices: int, may_duel: bool) -> None:
     lineup = Lineup(1, duel_share=1.0)
-    lineup.challenger = Policy(3, ADAPTER)
-    assert [s.policy for s in lineup.deal(choices, may_duel=may_duel)] == [Policy(1)]
+    lineup.challenger = LoadedPolicy(3, ADAPTER)
+    assert [s.policy for s in lineup.assign_choices(choices, may_duel=may_duel)] == [
+        LoadedPolicy(1)
+    ]
 
 
 def test_a_share_of_requests_is_a_duel_and_sides_are_even() -> None:
     lineup = Lineup(1, duel_share=0.25)
-    lineup.challenger = Policy(3, ADAPTER)
+    lineup.challenger = LoadedPolicy(3, ADAPTER)
     first: Counter[int] = Counter()
     for _ in range(4000):
-        shares = lineup.deal(2, may_duel=True)
+        shares = lineup.assign_choices(2, may_duel=True)
         assert sorted(c for s in shares for c in s.choices) == [0, 1]
         if len(shares) == 2:
             assert [s.policy.version for s in shares] == [1, 3]
@@ -47,23 +49,23 @@ def test_a_share_of_requests_is_a_duel_and_sides_are_even() -> None:
 
 def test_of_an_odd_number_the_live_version_answers_one_more() -> None:
     lineup = Lineup(1, duel_share=1.0)
-    lineup.challenger = Policy(3, ADAPTER)
-    live, challenger = lineup.deal(5, may_duel=True)
+    lineup.challenger = LoadedPolicy(3, ADAPTER)
+    live, challenger = lineup.assign_choices(5, may_duel=True)
     assert (len(live.choices), len(challenger.choices)) == (3, 2)
     assert sorted(live.choices + challenger.choices) == [0, 1, 2, 3, 4]
 
 
 async def test_adapters_are_in_use_until_their_last_request_ends() -> None:
     lineup = Lineup(1)
-    adapted = Policy(2, ADAPTER)
-    await asyncio.wait_for(lineup.without_adapters(), 1)
-    with lineup.running([Share(Policy(1), (0,))]):
-        assert not lineup.is_running(Policy(1)), "the base is never in the way"
-        with lineup.running([Share(adapted, (0,))]):
-            with lineup.running([Share(adapted, (0,))]):
+    adapted = LoadedPolicy(2, ADAPTER)
+    await asyncio.wait_for(lineup.wait_for_idle_adapters(), 1)
+    with lineup.running([ChoiceAssignment(LoadedPolicy(1), (0,))]):
+        assert not lineup.is_running(LoadedPolicy(1)), "the base is never in the way"
+        with lineup.running([ChoiceAssignment(adapted, (0,))]):
+            with lineup.running([ChoiceAssignment(adapted, (0,))]):
                 pass
             assert lineup.is_running(adapted)
-            waiting = asyncio.create_task(lineup.without_adapters())
+            waiting = asyncio.create_task(lineup.wait_for_idle_adapters())
             await asyncio.sleep(0)
             assert not waiting.done()
         await asyncio.wait_for(waiting, 1)
@@ -142,8 +144,13 @@ async def test_a_failure_of_one_fails_the_request_and_stops_the_other() -> None:
 
 
 def test_a_choice_made_with_an_adapter_has_its_version_throughout() -> None:
-    shares = [Share(Policy(1), (0,)), Share(Policy(7, ADAPTER), (1,))]
-    answer = Answer(RequestContext("chatcmpl-1", "local", "", []), params(), "m", shares)
+    shares = [
+        ChoiceAssignment(LoadedPolicy(1), (0,)),
+        ChoiceAssignment(LoadedPolicy(7, ADAPTER), (1,)),
+    ]
+    answer = CompletionRecordBuilder(
+        RequestContext("chatcmpl-1", "local", "", []), params(), "m", shares
+    )
     answer.note(output(False, part(0, "a", [1]), part(1, "x", [2])), 1)
     base = (SimpleNamespace(version="1", start=0, end=2),)
     answer.note(output(True, part(0, "b", [3], "stop", base), part(1, "y", [4], "stop", base)), 1)

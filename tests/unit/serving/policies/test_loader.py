@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from feedback.control.policies import publish_event
+from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.policy_pb2 import Published
-from serving.errors import CheckpointUnfit, PolicyLost, SwapFailed
-from serving.policies.lineup import Lineup, Share
+from serving.errors import CheckpointIncompatible, PolicyLost, SwapFailed
+from serving.policies.lineup import ChoiceAssignment, Lineup
 from serving.policies.loader import Loader
-from serving.policies.staging import Staged, stage
+from serving.policies.staging import StagedCheckpoint, stage
 from serving.policies.swapper import Swapper
 from tests.support.models import tiny_adapter, tiny_chat_model
 
@@ -96,7 +96,7 @@ async def test_adapters_are_loaded_beside_each_other_under_new_names(loader: Loa
 
 async def test_an_adapter_is_kept_while_a_request_uses_it(loader: Loader) -> None:
     await loader.swap(2)
-    with loader.lineup.running([Share(loader.lineup.live, (0,))]):
+    with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
         await loader.swap(1)
         await loader.drop_adapters({1})
         assert "remove 1" not in loader.engine.calls
@@ -115,7 +115,7 @@ async def test_an_adapter_of_another_base_waits_for_adapters_and_swaps_the_base(
     loader: Loader,
 ) -> None:
     await loader.swap(2)
-    with loader.lineup.running([Share(loader.lineup.live, (0,))]):
+    with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
         swapping = asyncio.create_task(loader.swap(5))
         await asyncio.sleep(0.3)
         assert loader.engine.calls == ["add v000002"], "an old request is under way"
@@ -153,7 +153,7 @@ async def test_a_policy_that_cannot_be_put_back_is_lost(loader: Loader) -> None:
 async def test_requests_that_keep_an_adapter_too_long_keep_the_base(made: Registry) -> None:
     loader = Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=0.3)
     await loader.swap(2)
-    with loader.lineup.running([Share(loader.lineup.live, (0,))]):
+    with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
         with pytest.raises(SwapFailed, match="still in use"):
             await loader.swap(4)
         assert loader.lineup.live.version == 2
@@ -169,23 +169,23 @@ async def test_an_adapter_that_does_not_load_changes_nothing(loader: Loader) -> 
 
 
 async def test_a_challenger_stands_beside_the_live_version(loader: Loader) -> None:
-    await loader.challenge(2)
+    await loader.load_challenger(2)
     assert loader.lineup.challenger is not None
     assert (loader.lineup.challenger.version, loader.lineup.live.version) == (2, 1)
-    with pytest.raises(CheckpointUnfit, match="needs the weights of 4"):
-        await loader.challenge(5)
+    with pytest.raises(CheckpointIncompatible, match="needs the weights of 4"):
+        await loader.load_challenger(5)
 
 
 def test_staging_says_what_is_under_an_adapter(made: Registry) -> None:
     loaded = made.path(1)
-    assert stage(made, 2, loaded, 8) == Staged(2, 1, loaded, made.path(2))
-    assert stage(made, 5, loaded, 8) == Staged(5, 4, made.path(4), made.path(5))
+    assert stage(made, 2, loaded, 8) == StagedCheckpoint(2, 1, loaded, made.path(2))
+    assert stage(made, 5, loaded, 8) == StagedCheckpoint(5, 4, made.path(4), made.path(5))
 
 
 def test_adapters_that_this_replica_cannot_take_are_refused(made: Registry) -> None:
-    with pytest.raises(CheckpointUnfit, match="PLAUDIT_SERVING_LORA_RANK=8"):
+    with pytest.raises(CheckpointIncompatible, match="PLAUDIT_SERVING_LORA_RANK=8"):
         stage(made, 2, made.path(1), 0)
-    with pytest.raises(CheckpointUnfit, match="rank 16, this replica takes 8"):
+    with pytest.raises(CheckpointIncompatible, match="rank 16, this replica takes 8"):
         stage(made, 6, made.path(1), 8)
 
 
@@ -209,7 +209,7 @@ def test_other_kinds_of_adapters_are_refused(
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     registry.publish(folder, version=2, parent=1, base="tiny", adapter_base=1)
-    with pytest.raises(CheckpointUnfit, match=message):
+    with pytest.raises(CheckpointIncompatible, match=message):
         stage(registry, 2, registry.path(1), 8)
 
 
@@ -219,7 +219,7 @@ def test_an_adapter_of_another_shape_is_refused(made: Registry, tmp_path: Path) 
     wide = tiny_chat_model(tmp_path / "wide", hidden_size=96)
     folder = tiny_adapter(wide, tmp_path / "adapter", 2)
     registry.publish(folder, version=2, parent=1, base="tiny", adapter_base=1)
-    with pytest.raises(CheckpointUnfit, match="does not fit"):
+    with pytest.raises(CheckpointIncompatible, match="does not fit"):
         stage(registry, 2, registry.path(1), 8)
 
 
@@ -230,7 +230,7 @@ async def test_copies_of_what_is_served_no_more_are_dropped(
     monkeypatch.setattr(made, "drop_cached", lambda *given: dropped.append(given))
     log = SqliteLog(tmp_path / "log.db")
     for version in (1, 2, 3, 4, 5):
-        publish_event(log, Published(version=version))
+        append_policy_event(log, Published(version=version))
     swapper = Swapper(loader, log, "a", on_live=lambda _: None)
     following = asyncio.create_task(swapper.follow(0.01))
     while not dropped:

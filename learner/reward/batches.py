@@ -7,9 +7,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from learner.data.answers import AnswerBatch, lay_out, split_prompt
+from learner.data.answers import AnswerBatch, build_answer_batch, split_prompt
 from learner.data.batching import parts
-from learner.data.preferences import Example
+from learner.data.preferences import PreferenceExample
 from learner.reward.likelihoods import approval_log_likelihoods, pair_log_likelihoods
 
 
@@ -41,7 +41,7 @@ class Opinions:
     def log_likelihoods(
         self, scores_A: Tensor, log_tie: Tensor, offset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Give the log-likelihood of each opinion and of its opposite, [E], in nats.
+        """Return the log-likelihood of each opinion and of its opposite, [E], in nats.
 
         What has ranks and approval counts for both. The opposite of a tie is that tie.
 
@@ -61,12 +61,12 @@ class Opinions:
         return meant_E, opposite_E
 
     def differences(self, scores_A: Tensor) -> Tensor:
-        """Give score of the first less score of the second of each pair, [P]."""
+        """Return score of the first less score of the second of each pair, [P]."""
         return scores_A[self.first_P] - scores_A[self.second_P]
 
 
 @dataclass(frozen=True, slots=True)
-class OpinionBatch:
+class PreferenceBatch:
     """Opinions and the answers that they are about, for one forward pass.
 
     Attributes:
@@ -81,14 +81,14 @@ class OpinionBatch:
     opinions: Opinions
 
 
-def lay_out_opinions(
-    examples: Sequence[Example],
+def batch_preferences(
+    examples: Sequence[PreferenceExample],
     *,
     micro_tokens: int,
     shared: bool,
     pad: int,
     device: torch.device,
-) -> list[OpinionBatch]:
+) -> list[PreferenceBatch]:
     """Group opinions of like length so that a forward pass has at most `micro_tokens` tokens.
 
     Args:
@@ -98,17 +98,17 @@ def lay_out_opinions(
     rows = [split_prompt(example.sequences, shared=shared) for example in examples]
     lengths = [max(row.length for row in own) * len(own) for own in rows]
     return [
-        OpinionBatch(
+        PreferenceBatch(
             members,
-            lay_out([row for i in members for row in rows[i]], pad=pad, device=device),
-            opinions_of([examples[i] for i in members], device),
+            build_answer_batch([row for i in members for row in rows[i]], pad=pad, device=device),
+            preference_labels([examples[i] for i in members], device),
         )
         for members in parts(lengths, micro_tokens)
     ]
 
 
-def opinions_of(examples: Sequence[Example], device: torch.device) -> Opinions:
-    """Give the opinions about the answers of all examples, in order."""
+def preference_labels(examples: Sequence[PreferenceExample], device: torch.device) -> Opinions:
+    """Return the opinions about the answers of all examples, in order."""
     pairs: list[tuple[int, int, int, int, float]] = []
     singles: list[tuple[int, float, int, float]] = []
     start = 0

@@ -56,7 +56,7 @@ def check_chat(name: str, tokenizer: Any) -> None:
             f"the chat template of '{name}' cannot render a user's and an assistant's turn "
             f"({error}); mend chat_template.jinja in its folder"
         ) from error
-    if tokenizer.eos_token_id is None and closing_token(tokenizer) is None:
+    if tokenizer.eos_token_id is None and chat_end_token(tokenizer) is None:
         raise DeployError(
             f"the tokenizer of '{name}' has no end token, so no answer would end; "
             "set eos_token in tokenizer_config.json"
@@ -80,8 +80,8 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
         )
 
 
-def closing_token(tokenizer: Any) -> str | None:
-    """Give the special token with which the chat template closes an answer; None without one."""
+def chat_end_token(tokenizer: Any) -> str | None:
+    """Return the special token with which the chat template closes an answer; None without one."""
     text = tokenizer.apply_chat_template(_CHAT, tokenize=False)
     rest = tokenizer.encode(text.rpartition(_PROBE)[2], add_special_tokens=False)
     special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
@@ -93,7 +93,7 @@ def choose_end(tokenizer: Any) -> str | None:
 
     Gemma's tokenizer, for one, names <eos>, while its answers end with <end_of_turn>.
     """
-    closing = closing_token(tokenizer)
+    closing = chat_end_token(tokenizer)
     if closing is None or closing == tokenizer.eos_token:
         return None
     before, tokenizer.eos_token = tokenizer.eos_token, closing
@@ -101,7 +101,7 @@ def choose_end(tokenizer: Any) -> str | None:
 
 
 def choose_pad(name: str, tokenizer: Any, model: Any) -> str | None:
-    """Give a tokenizer a pad token that ends nothing; say what was changed, None if nothing was.
+    """Return a tokenizer a pad token that ends nothing; say what was changed, None if nothing was.
 
     Raises:
         DeployError: Every special token has a meaning, and the embedding has no row to spare.
@@ -129,7 +129,7 @@ def choose_pad(name: str, tokenizer: Any, model: Any) -> str | None:
 
 
 def _unused_special(tokenizer: Any, ends: tuple[int, ...]) -> str | None:
-    """Give a special token that neither begins nor ends text, nor stands in the chat template."""
+    """Return a special token that neither begins nor ends text, nor stands in the chat template."""
     taken = {*ends, tokenizer.bos_token_id}
     free = [
         token

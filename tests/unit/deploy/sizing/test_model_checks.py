@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from deploy.errors import DeployError
 from deploy.sizing import models
+from deploy.sizing.model_checks import chat_end_token, check_served, choose_end, choose_pad
 from deploy.sizing.models import import_model
-from deploy.sizing.usable import check_served, choose_end, choose_pad, closing_token
 from learner.data.tokenizer import end_token_ids
 from tests.support.architectures import save_tiny, tiny_model, tiny_tokenizer
 
@@ -137,7 +137,7 @@ def test_answers_end_as_the_chat_template_closes_them() -> None:
     """As with Gemma: <eos> in the tokenizer, <end_of_turn> after each answer."""
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = "<|endoftext|>"
-    assert closing_token(tokenizer) == "<|end|>"
+    assert chat_end_token(tokenizer) == "<|end|>"
     assert choose_end(tokenizer) is not None
     end, text_end = (tokenizer.convert_tokens_to_ids(t) for t in ("<|end|>", "<|endoftext|>"))
     assert end_token_ids(tokenizer) == (end, text_end)
