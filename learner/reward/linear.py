@@ -115,7 +115,7 @@ class LinearFits:
 
     @torch.no_grad()
     def forecast(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return log-likelihoods of examples and of their opposites, each by its fold's fit, [E]."""
+        """Return log-likelihoods of examples and their opposites, each by its fold's fit, [E]."""
         meant_FE, opposite_FE = self._log_likelihoods(*parameters)
         return self._by_own_fold(meant_FE), self._by_own_fold(opposite_FE)
 
