@@ -9,13 +9,13 @@ import argparse
 import random
 import statistics
 
-from learner.gate.duel import Standing, evaluate_trial
+from learner.gate.duel import TrialResult, evaluate_trial
 from learner.settings import DuelSettings
 
 WIN_RATES = (0.3, 0.35, 0.5, 0.65, 0.7)
 
 
-def one(win_rate: float, seed: int, settings: DuelSettings) -> Standing:
+def one(win_rate: float, seed: int, settings: DuelSettings) -> TrialResult:
     """Have one duel."""
     source = random.Random(f"{win_rate} {seed}")
     drawn = (source.random() < win_rate for _ in range(settings.max_votes))

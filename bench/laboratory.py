@@ -19,7 +19,7 @@ from learner.cycle.materials import demonstrated_prompts
 from learner.data.packing import pack_documents
 from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
-from learner.gate.examination import answer_kl
+from learner.gate.evaluation import answer_kl
 from learner.models.adapters import adapted
 from learner.models.model import copy_shared, load_model, load_tokenizer
 from learner.ppo.critic import new_critic

@@ -12,7 +12,7 @@ from feedback.control.policies import PolicyState
 from feedback.ledger.rows import LedgerCounts
 from feedback.metrics import show_disk
 from learner.cycle.state import CycleState
-from learner.gate.duel import Standing
+from learner.gate.duel import TrialResult
 from learner.ppo.trainer import Iteration
 from learner.report.contents import Outcome
 from learner.settings import GateSettings
@@ -167,13 +167,13 @@ class Metrics:
             self._gate.labels(name).set(value)
         self._perplexity.set(perplexity)
 
-    def duel(self, standing: Standing) -> None:
+    def duel(self, standing: TrialResult) -> None:
         """The votes of a duel were counted."""
         for vote in ("wins", "losses", "ties"):
             self._duel_votes.labels(vote).set(getattr(standing, vote))
         self._duel_evidence.set(standing.evidence)
 
-    def duel_ended(self, standing: Standing) -> None:
+    def duel_ended(self, standing: TrialResult) -> None:
         """A duel ended."""
         self._duels.labels("promoted" if standing.promoted else "rolled_back").inc()
 

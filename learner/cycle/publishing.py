@@ -12,7 +12,7 @@ from feedback.failpoints import failpoint
 from feedback.log.event_log import EventLog, LogUnavailable
 from learner.cycle.state import CycleState
 from learner.errors import Overtaken
-from learner.gate.duel import Standing
+from learner.gate.duel import TrialResult
 from learner.models.adapters import is_adapter
 from protos.checkpoints.registry import VersionTaken
 from protos.checkpoints.shared_registry import open_registry
@@ -170,7 +170,7 @@ class Publisher:
             return False
         return bool(adapter_base == (self._registry.manifest(live).adapter_base or live))
 
-    def end_duel(self, policies: PolicyState, standing: Standing) -> None:
+    def end_duel(self, policies: PolicyState, standing: TrialResult) -> None:
         """Say what becomes of the version on trial.
 
         Raises:

@@ -31,7 +31,7 @@ from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, Stage, cycle_folder
 from learner.data.preferences import PreferenceExample, Split, examples, split_examples
 from learner.errors import Interrupted, Overtaken
-from learner.gate.examination import examine
+from learner.gate.evaluation import GateInputs, evaluate_candidate
 from learner.models.checkpoint import model_exists
 from learner.ppo.trainer import Iteration, iteration_figures
 from learner.reward.evaluation import RewardReport
@@ -274,27 +274,32 @@ class Cycle:
         assert model_exists(self._folder / "candidate")
         training = self._policy_training
         candidate, live = training.load(training.candidate), training.live()
-        verdict = examine(
-            candidate=candidate,
-            reference=materials.reference,
-            samplers=(materials.sampler(candidate), materials.sampler(live)),
-            first=materials.sampler(materials.reference) if self._state.parent > 1 else None,
-            judge=self._reward_models.load("judge.pt"),
-            judge_accuracy=self._state.figures["judge_accuracy"],
-            prompts=materials.held_out_prompts,
-            text=materials.held_out_text,
-            base_text_nll=materials.base_text_nll,
-            settings=self._settings.gate,
-            ppo=self._settings.ppo,
+        result = evaluate_candidate(
+            GateInputs(
+                candidate=candidate,
+                reference=materials.reference,
+                candidate_sampler=materials.sampler(candidate),
+                live_sampler=materials.sampler(live),
+                first_sampler=(
+                    materials.sampler(materials.reference) if self._state.parent > 1 else None
+                ),
+                judge=self._reward_models.load("judge.pt"),
+                prompts=materials.held_out_prompts,
+                text=materials.held_out_text,
+                base_text_nll=materials.base_text_nll,
+            ),
+            self._settings.gate,
+            self._settings.ppo,
             seed=self._state.seed(self._settings.seed, 5),
         )
-        self._state.figures |= verdict.figures
-        self._reporter.examined(verdict.figures, materials, live=live, candidate=candidate)
-        self._metrics.gate(verdict.figures, math.exp(min(verdict.figures["text_nll"], 30.0)))
-        if verdict.passed:
+        self._state.figures |= result.figures
+        self._reporter.examined(result.figures, materials, live=live, candidate=candidate)
+        judge = {"judge_accuracy": self._state.figures["judge_accuracy"]}
+        self._metrics.gate(result.figures | judge, math.exp(min(result.figures["text_nll"], 30.0)))
+        if result.passed:
             self._state.stage = "publish"
             return
-        self._state.end("refused", list(verdict.reasons))
+        self._state.end("refused", list(result.reasons))
         self._publisher.refuse(self._state)
 
     def _publish(self) -> None:

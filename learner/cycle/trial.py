@@ -6,7 +6,7 @@ from feedback.control.policies import PolicyState
 from feedback.ledger.store import Ledger
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
-from learner.gate.duel import Standing, evaluate_trial, votes_of
+from learner.gate.duel import TrialResult, evaluate_trial, trial_votes
 from learner.settings import DuelSettings
 
 logger = logging.getLogger(__name__)
@@ -55,16 +55,16 @@ class Trials:
         )
         return False
 
-    def _standing(self, policies: PolicyState) -> Standing | None:
+    def _standing(self, policies: PolicyState) -> TrialResult | None:
         """Count anew; None where nothing has come since the last time."""
         if policies.trial_failure:
-            return Standing(promoted=False, reason=f"not loaded by {policies.trial_failure}")
+            return TrialResult(promoted=False, reason=f"not loaded by {policies.trial_failure}")
         last = self._ledger.counts().max_seq
         if self._counted == (policies.challenger, last):
             return None
         # It was published after it had learned: no vote on its answers is older.
         after = self._publisher.learned_upto(policies.challenger)
-        votes = votes_of(
+        votes = trial_votes(
             self._ledger.judged(after, last), live=policies.live, challenger=policies.challenger
         )
         standing = evaluate_trial(votes, self._settings)

@@ -39,7 +39,7 @@ _VERDICTS: Final[dict[int, Vote]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TrialResult:
     """Where a duel stands, or stood when it was decided.
 
     Attributes:
@@ -60,7 +60,7 @@ class Standing:
     reason: str = ""
 
 
-def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> Standing:
+def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> TrialResult:
     """Take votes in their order until they decide; what comes after that is not looked at."""
     won = math.log((0.5 + settings.edge) / 0.5)
     lost = math.log((0.5 - settings.edge) / 0.5)
@@ -71,16 +71,16 @@ def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> Standing:
         wins, losses, ties = wins + (vote == 1), losses + (vote == -1), ties + (vote == 0)
         evidence = wins * won + losses * lost
         if evidence >= upper:
-            return Standing(wins, losses, ties, evidence, True, "people prefer it")
+            return TrialResult(wins, losses, ties, evidence, True, "people prefer it")
         if evidence <= lower:
-            return Standing(wins, losses, ties, evidence, False, "people do not prefer it")
+            return TrialResult(wins, losses, ties, evidence, False, "people do not prefer it")
         if wins + losses + ties >= settings.max_votes:
             reason = f"no decision after {settings.max_votes} votes"
-            return Standing(wins, losses, ties, evidence, False, reason)
-    return Standing(wins, losses, ties, evidence)
+            return TrialResult(wins, losses, ties, evidence, False, reason)
+    return TrialResult(wins, losses, ties, evidence)
 
 
-def votes_of(events: Iterable[JudgedEvent], *, live: int, challenger: int) -> list[Vote]:
+def trial_votes(events: Iterable[JudgedEvent], *, live: int, challenger: int) -> list[Vote]:
     """Return the votes on answers of which one was sampled by each version, in their order.
 
     A person has one vote a completion, the last one: of a ranking of more than two answers, or

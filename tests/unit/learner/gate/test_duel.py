@@ -13,7 +13,7 @@ from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
 from learner.cycle.trial import Trials
-from learner.gate.duel import Standing, Vote, evaluate_trial, votes_of
+from learner.gate.duel import TrialResult, Vote, evaluate_trial, trial_votes
 from learner.settings import DuelSettings
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord, VersionSpan
@@ -108,7 +108,7 @@ def compared(
 
 
 def votes(*judged: Any) -> list[Vote]:
-    return votes_of(judged, live=1, challenger=2)
+    return trial_votes(judged, live=1, challenger=2)
 
 
 LEFT, RIGHT = Comparison.VERDICT_LEFT, Comparison.VERDICT_RIGHT
@@ -253,5 +253,5 @@ def test_an_end_told_by_a_learner_that_was_overtaken_does_not_count(home: Home) 
     other = Publisher(home.log.path.parent, home.log)
     policies = home.publisher.state()
     other.lead("another")
-    home.publisher.end_duel(policies, Standing(promoted=True))
+    home.publisher.end_duel(policies, TrialResult(promoted=True))
     assert home.publisher.state().challenger == 2
