@@ -68,7 +68,7 @@ class ExportCounts:
 
     pairs: int
     singles: int
-    left_out: int
+    skipped: int
 
 
 def export_feedback(home: Path, out: Path) -> ExportCounts:
@@ -82,19 +82,19 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     if not file.is_file():
         raise DeployError(f"{home} has no ledger: has a learner run there?")
     ledger = Ledger(file)
-    pairs = singles = left_out = 0
+    pairs = singles = skipped = 0
     try:
         with out.open("w") as stream:
             for judged in ledger.judged():
                 rows = list(_rows(judged))
-                left_out += not rows
+                skipped += not rows
                 for row in rows:
                     pairs += "chosen" in row
                     singles += "label" in row
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
     finally:
         ledger.close()
-    return ExportCounts(pairs, singles, left_out)
+    return ExportCounts(pairs, singles, skipped)
 
 
 def _rows(judged: JudgedEvent) -> Iterator[dict[str, Any]]:

@@ -31,13 +31,13 @@ from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.checkpoint_pb2 import Manifest
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting, Source
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 _VIEW_SECONDS: Final = 5.0  # a replica that runs follows the log several times in these
 _LEDGER_SECONDS: Final = 60.0
 _DAY_MS: Final = 24 * 3600 * 1000
 
 
-def forget(home: Path, user: str, api_key: str | None, say: Say) -> None:
+def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
     """Erase what `user` asked and said until now, and say what was erased and what remains.
 
     Args:
@@ -61,16 +61,16 @@ def forget(home: Path, user: str, api_key: str | None, say: Say) -> None:
     try:
         event = _append_forgetting(log, owner, subject)
         search = ForgettingSearch(owner, subject, event.forgetting.until_ms)
-        found = _erase_from_outboxes(home, search, say) + _erase_from_log(log, search, say)
-        _await_views(home, log, event.event_id, say)
-        erasures = _await_ledger(home, log, event, say)
+        found = _erase_from_outboxes(home, search, echo) + _erase_from_log(log, search, echo)
+        _await_views(home, log, event.event_id, echo)
+        erasures = _await_ledger(home, log, event, echo)
         erased = [e for e in erasures or () if e.events or e.completions]
         if not found and not erased:
-            say(
+            echo(
                 f"Nothing of '{user}' was found. Where the service requires API keys, name theirs "
                 "with --api-key."
             )
-        _report_versions(home, log, erased, say)
+        _report_versions(home, log, erased, echo)
     finally:
         log.close()
 
@@ -88,7 +88,7 @@ def _append_forgetting(log: EventLog, owner: str, subject: str) -> FeedbackEvent
     return event
 
 
-def _erase_from_outboxes(home: Path, search: ForgettingSearch, say: Say) -> int:
+def _erase_from_outboxes(home: Path, search: ForgettingSearch, echo: Echo) -> int:
     count = 0
     for path in sorted(home.glob("outbox-*.db")):
         outbox = SqliteLog(path)
@@ -98,11 +98,11 @@ def _erase_from_outboxes(home: Path, search: ForgettingSearch, say: Say) -> int:
         finally:
             outbox.close()
         count += len(keys)
-        say(f"{path.name}: {len(keys)} completions erased.")
+        echo(f"{path.name}: {len(keys)} completions erased.")
     return count
 
 
-def _erase_from_log(log: EventLog, search: ForgettingSearch, say: Say) -> int:
+def _erase_from_log(log: EventLog, search: ForgettingSearch, echo: Echo) -> int:
     found = search_log(log, search)
     for topic in ERASE_ORDER:
         if found[topic]:
@@ -110,7 +110,7 @@ def _erase_from_log(log: EventLog, search: ForgettingSearch, say: Say) -> int:
     completions, events, letters = (
         len(found[topic]) for topic in ("completions", "feedback", "dead-letter")
     )
-    say(
+    echo(
         f"The log: {completions} completions, {events} events and {letters} dead letters erased "
         "(events of others too, where they need one of the completions)."
     )
@@ -119,7 +119,7 @@ def _erase_from_log(log: EventLog, search: ForgettingSearch, say: Say) -> int:
     if count and kafka.servers:
         topics = [topic for topic in ERASE_ORDER if found[topic]]
         for name, lag_ms in sorted(compaction_lags(kafka.client(), kafka.prefix, topics).items()):
-            say(_erasure_schedule(name, lag_ms))
+            echo(_erasure_schedule(name, lag_ms))
     return count
 
 
@@ -136,7 +136,7 @@ def _erasure_schedule(topic: str, lag_ms: int | None) -> str:
     )
 
 
-def _await_views(home: Path, log: EventLog, event_id: str, say: Say) -> None:
+def _await_views(home: Path, log: EventLog, event_id: str, echo: Echo) -> None:
     """Let running replicas erase, and do it for those that do not run."""
     deadline = time.monotonic() + _VIEW_SECONDS
     for path in sorted(home.glob("view-*.db")):
@@ -154,16 +154,16 @@ def _await_views(home: Path, log: EventLog, event_id: str, say: Say) -> None:
             erased = False
         finally:
             view.close()
-        say(f"{path.name}: {'erased' if erased else 'erased when its replica runs again'}.")
+        echo(f"{path.name}: {'erased' if erased else 'erased when its replica runs again'}.")
 
 
 def _await_ledger(
-    home: Path, log: EventLog, event: FeedbackEvent, say: Say
+    home: Path, log: EventLog, event: FeedbackEvent, echo: Echo
 ) -> list[Erasure] | None:
     """Let a running learner erase, or do it in its place; None where there is no ledger."""
     path = home / "ledger.db"
     if not path.is_file():
-        say("No learner has run in this home: it cannot be told which versions learned from them.")
+        echo("No learner has run in this home: it cannot be told which versions learned from them.")
         return None
     subject = event.forgetting.subject
     ledger = Ledger(path)
@@ -179,12 +179,14 @@ def _await_ledger(
                     pass
                 ledger.erase_forgotten(log)
             if not _wait(done, time.monotonic() + _LEDGER_SECONDS):
-                say("ledger.db: the learner that runs has not erased them yet; forget again later.")
+                echo(
+                    "ledger.db: the learner that runs has not erased them yet; forget again later."
+                )
         erasures = ledger.erasures(event.owner, subject)
     finally:
         ledger.close()
     events, completions = sum(e.events for e in erasures), sum(e.completions for e in erasures)
-    say(f"ledger.db: {completions} completions and {events} events erased, now and before.")
+    echo(f"ledger.db: {completions} completions and {events} events erased, now and before.")
     return erasures
 
 
@@ -222,23 +224,23 @@ def learned_from(
     return direct, descended
 
 
-def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], say: Say) -> None:
+def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], echo: Echo) -> None:
     if not erasures:
         return
     registry = open_registry(home)
     versions = registry.versions()
     direct, descended = learned_from([registry.manifest(v) for v in versions], erasures)
     if not direct and not descended:
-        say("No version in the registry learned from them.")
+        echo("No version in the registry learned from them.")
         return
-    say(f"Versions that learned from them: {', '.join(map(str, direct)) or 'deleted ones only'}.")
+    echo(f"Versions that learned from them: {', '.join(map(str, direct)) or 'deleted ones only'}.")
     if descended:
-        say(f"Versions trained from these: {', '.join(map(str, descended))}.")
-    say("The next reward model is trained without them; these versions stay as they are.")
+        echo(f"Versions trained from these: {', '.join(map(str, descended))}.")
+    echo("The next reward model is trained without them; these versions stay as they are.")
     state = current(log)
     clean = [v for v in state.published if v in versions and v not in (*direct, *descended)]
     if state.live in (*direct, *descended) and clean:
-        say(
+        echo(
             f"Version {state.live} is live, and the next is trained from it. To leave behind what "
             f"it learned: 'plaudit policies activate {clean[-1]}', then 'plaudit policies resume'."
         )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Home, Kafka, RegistryUrl, console, say
+from deploy.commands.options import Home, Kafka, RegistryUrl, console, echo
 from deploy.settings import DEFAULT_HOME
 
 feedback_app = typer.Typer(
@@ -22,8 +22,8 @@ def feedback_export(
     from deploy.administration.exchange import export_feedback
 
     done = export_feedback(home, out)
-    say(
-        f"{out}: {done.pairs} pairs, {done.singles} labelled answers; {done.left_out} opinions "
+    echo(
+        f"{out}: {done.pairs} pairs, {done.singles} labelled answers; {done.skipped} opinions "
         "(ties, comments) have no place in this shape."
     )
 
@@ -47,7 +47,7 @@ def feedback_import(
         count = import_feedback(file, log, checkpoints.path(1))
     finally:
         log.close()
-    say(f"{count} votes are in the log; the learner takes them up when it runs.")
+    echo(f"{count} votes are in the log; the learner takes them up when it runs.")
 
 
 @feedback_app.command("forget")
@@ -63,7 +63,7 @@ def feedback_forget(
     """Erase a person's completions and votes; say which versions learned from them."""
     from deploy.administration.forget import forget
 
-    forget(home, subject, api_key, say)
+    forget(home, subject, api_key, echo)
 
 
 @dead_letter_app.command("list")
@@ -79,4 +79,4 @@ def dead_letter_retry(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
     """Send them through their topics once more, after what set them aside has changed."""
     from deploy.administration.dead_letters import retry
 
-    say(retry(home))
+    echo(retry(home))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Home, Kafka, console, say
+from deploy.commands.options import Home, Kafka, console, echo
 from deploy.settings import DEFAULT_HOME
 from feedback.control.keys import Role
 
@@ -43,8 +43,8 @@ def keys_create(
         log, history.keys, role, by=getpass.getuser(), name=name, rate=rate, quota=quota
     )
     if not history.keys.required:
-        say("From now on every request needs a key.")
-    say(f"Key '{name}' ({role}), in {log_description(home)}, shown this once:")
+        echo("From now on every request needs a key.")
+    echo(f"Key '{name}' ({role}), in {log_description(home)}, shown this once:")
     typer.echo(token)
 
 
@@ -67,4 +67,4 @@ def keys_revoke(name_or_id: str, home: Home = DEFAULT_HOME, kafka: Kafka = None)
     history = History(log)
     history.poll()
     for key in revoke_key(log, history.keys, name_or_id, by=getpass.getuser()):
-        say(f"Key '{key.name}' ({key.role}) opens nothing any more.")
+        echo(f"Key '{key.name}' ({key.role}) opens nothing any more.")

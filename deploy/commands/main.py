@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from deploy.commands.feedback import dead_letter_app, feedback_app
 from deploy.commands.keys import keys_app
 from deploy.commands.operate import doctor, status, watch
-from deploy.commands.options import DtypeOption, Home, Kafka, RegistryUrl, TuneOption, console, say
+from deploy.commands.options import DtypeOption, Home, Kafka, RegistryUrl, TuneOption, console, echo
 from deploy.commands.policies import policies_app
 from deploy.errors import DeployError
 from deploy.local.processes import stop_on_signals
@@ -73,7 +73,7 @@ def up(
         dtype=dtype,
         tune=tune,
     )
-    run_up(UpSettings(**options), say)
+    run_up(UpSettings(**options), echo)
 
 
 @app.command()
@@ -90,7 +90,7 @@ def init(
     from deploy.local.bootstrap import ensure_first_policy
 
     home.mkdir(parents=True, exist_ok=True)
-    ensure_first_policy(home, model, _dtype(dtype), say)
+    ensure_first_policy(home, model, _dtype(dtype), echo)
 
 
 @app.command()
@@ -192,8 +192,8 @@ def import_model(
     from deploy.sizing.models import import_model as run_import
 
     with console.status(f"Reading {model}"):
-        run_import(model, out, say)
-    say("\n".join(plan_here(shape_of(out), _dtype("auto")).lines()))
+        run_import(model, out, echo)
+    echo("\n".join(plan_here(shape_of(out), _dtype("auto")).lines()))
 
 
 @app.command()
@@ -243,8 +243,8 @@ def kafka(
 
     broker = Broker(folder, port, controller_port)
     stop = stop_on_signals()
-    broker.start(say)
-    say(f"Kafka is up; in another terminal: plaudit up --kafka {broker.address}")
+    broker.start(echo)
+    echo(f"Kafka is up; in another terminal: plaudit up --kafka {broker.address}")
     while not stop.wait(0.5):
         if broker.process is None or broker.process.poll() is not None:
             raise DeployError(f"Kafka has stopped; see {folder / 'kafka.log'}")

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from deploy.commands.options import Kafka, RegistryUrl, console, say
+from deploy.commands.options import Kafka, RegistryUrl, console, echo
 from deploy.settings import DEFAULT_HOME, UpSettings
 
 Url = Annotated[str, typer.Option(help="Where Plaudit is.")]
@@ -38,7 +38,7 @@ def status(
     from deploy.inspection.screen import screen
 
     observer = Observer(url, api_key, home or _home_of(url))
-    console.print(screen(observer.look()))
+    console.print(screen(observer.collect_status()))
     observer.close()
 
 
@@ -59,10 +59,10 @@ def watch(
 
     observer = Observer(url, api_key, home or _home_of(url))
     try:
-        with Live(screen(observer.look()), console=console, auto_refresh=False) as live:
+        with Live(screen(observer.collect_status()), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(_WATCH_SECONDS)
-                live.update(screen(observer.look()), refresh=True)
+                live.update(screen(observer.collect_status()), refresh=True)
     except KeyboardInterrupt:
         pass
     finally:
@@ -95,10 +95,10 @@ def doctor(
     options = {name: value for name, value in given.items() if value is not None}
     found = []
     for finding in examine(UpSettings(**options)):  # type: ignore[arg-type]
-        say(finding.line())
+        echo(finding.line())
         found.append(finding)
     problems = sum(finding.level == "problem" for finding in found)
     warnings = sum(finding.level == "warning" for finding in found)
-    say(f"{len(found)} checks: {problems} problems, {warnings} warnings.")
+    echo(f"{len(found)} checks: {problems} problems, {warnings} warnings.")
     if problems:
         raise typer.Exit(1)

@@ -51,6 +51,6 @@ Kafka = Annotated[
 ]
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print a line as it is."""
     console.print(text, soft_wrap=True)

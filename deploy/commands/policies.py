@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import Home, Kafka, RegistryUrl, console, say
+from deploy.commands.options import Home, Kafka, RegistryUrl, console, echo
 from deploy.settings import DEFAULT_HOME
 
 policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
@@ -43,7 +43,7 @@ def policies_show(
         typer.echo((folder / "report.json").read_text())
     elif console.is_terminal:
         console.print(Markdown((folder / REPORT).read_text()))
-        say(f"The picture: {folder / 'report.svg'}")
+        echo(f"The picture: {folder / 'report.svg'}")
     else:
         typer.echo((folder / REPORT).read_text(), nl=False)
 
@@ -55,7 +55,7 @@ def policies_activate(
     """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
     from deploy.administration.policies import operations
 
-    say(operations(home).activate(version, getpass.getuser()))
+    echo(operations(home).activate(version, getpass.getuser()))
 
 
 @policies_app.command("rollback")
@@ -65,7 +65,7 @@ def policies_rollback(
     """Go back to the version before the live one, and hold publishing."""
     from deploy.administration.policies import operations
 
-    say(operations(home).rollback(getpass.getuser()))
+    echo(operations(home).rollback(getpass.getuser()))
 
 
 @policies_app.command("prune")
@@ -78,7 +78,7 @@ def policies_prune(
     """Delete old checkpoints; the first, the live one and its roll-back stay."""
     from deploy.administration.policies import prune
 
-    say(prune(home, keep))
+    echo(prune(home, keep))
 
 
 @policies_app.command("hold")
@@ -88,7 +88,7 @@ def policies_hold(
     """Let nothing new go live until it is resumed."""
     from deploy.administration.policies import operations
 
-    say(operations(home).hold(getpass.getuser()))
+    echo(operations(home).hold(getpass.getuser()))
 
 
 @policies_app.command("resume")
@@ -98,4 +98,4 @@ def policies_resume(
     """Let new versions go live again after a roll-back or a hold."""
     from deploy.administration.policies import operations
 
-    say(operations(home).resume(getpass.getuser()))
+    echo(operations(home).resume(getpass.getuser()))

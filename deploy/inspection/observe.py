@@ -61,7 +61,7 @@ class Status:
     lag: int | None
     cycle: dict[str, Any] | None
     errors: tuple[LoggedError, ...]
-    unseen: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 class Observer:
@@ -81,10 +81,10 @@ class Observer:
         if self._log is not None:
             self._log.close()
 
-    def look(self) -> Status:
+    def collect_status(self) -> Status:
         """Look now."""
         answer, learning = self._query_server()
-        home, unseen = self._home, list[str]()
+        home, unreadable = self._home, list[str]()
         if home is None:
             return Status(self._url, answer, learning, lag=None, cycle=None, errors=())
 
@@ -92,7 +92,7 @@ class Observer:
             try:
                 return read()
             except (FeedbackError, RegistryError, sqlite3.Error, OSError, ValueError) as error:
-                unseen.append(f"{what} cannot be seen: {error}")
+                unreadable.append(f"{what} cannot be seen: {error}")
                 return None
 
         ledger = home / "ledger.db"
@@ -111,7 +111,7 @@ class Observer:
             lag=lag,
             cycle=seen("The last cycle", lambda: last_cycle(home)),
             errors=seen("Errors", lambda: last_errors(sorted((home / "logs").glob("*.log")))) or (),
-            unseen=tuple(unseen),
+            unreadable=tuple(unreadable),
         )
 
     def _query_server(self) -> tuple[str, dict[str, Any] | None]:

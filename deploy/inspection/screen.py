@@ -35,7 +35,7 @@ def screen(status: Status, now: float | None = None) -> RenderableType:
             _versions(learning),
             *_refused(learning, now),
         ]
-    parts += [Text(line, style="yellow") for line in status.unseen]
+    parts += [Text(line, style="yellow") for line in status.unreadable]
     if status.errors:
         parts.append(Text("Last errors in the logs", style="bold"))
         parts += [

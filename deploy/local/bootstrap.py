@@ -14,7 +14,7 @@ from protos.plaudit.v1.policy_pb2 import Published
 FIRST_VERSION = 1
 
 
-def ensure_first_policy(home: Path, model: str, dtype: str, say: Callable[[str], None]) -> None:
+def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str], None]) -> None:
     """Make sure that version 1 is published; train or fetch it if not.
 
     Every step can be killed and is taken up where it stopped.
@@ -33,7 +33,7 @@ def ensure_first_policy(home: Path, model: str, dtype: str, say: Callable[[str],
             )
     else:
         registry.publish(
-            _first_model(home, model, dtype, say), version=FIRST_VERSION, parent=0, base=model
+            _first_model(home, model, dtype, echo), version=FIRST_VERSION, parent=0, base=model
         )
     log = open_log(home)
     try:
@@ -43,15 +43,15 @@ def ensure_first_policy(home: Path, model: str, dtype: str, say: Callable[[str],
         log.close()
 
 
-def _first_model(home: Path, model: str, dtype: str, say: Callable[[str], None]) -> Path:
+def _first_model(home: Path, model: str, dtype: str, echo: Callable[[str], None]) -> Path:
     models = home / "models"
     if model == "default":
-        say("First run: training the default model, about three minutes on two cores.")
+        echo("First run: training the default model, about three minutes on two cores.")
         _run(["pretrain", "--out", str(models / "pretrained"), "--dtype", dtype])
         pretrained = str(models / "pretrained")
         _run(["sft", "--model", pretrained, "--out", str(models / "sft"), "--dtype", dtype])
     else:
-        say(f"First run: bringing in {model}.")
+        echo(f"First run: bringing in {model}.")
         _run(["import-model", model, "--out", str(models / "sft")])
     return models / "sft"
 

@@ -29,7 +29,7 @@ def missing_tools() -> list[str]:
     return [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
 
 
-def jars(say: Callable[[str], None]) -> Path:
+def jars(echo: Callable[[str], None]) -> Path:
     """Return the folder of Kafka's jars, fetched on first use.
 
     Raises:
@@ -45,7 +45,7 @@ def jars(say: Callable[[str], None]) -> Path:
     folder = cache / "plaudit" / "kafka-4.3.0-tools"
     if folder.exists():
         return folder
-    say("Fetching Apache Kafka 4.3.0 from Maven Central (44 MB), once.")
+    echo("Fetching Apache Kafka 4.3.0 from Maven Central (44 MB), once.")
     fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
     command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
     try:
@@ -88,14 +88,14 @@ class Broker:
         """Return what clients connect to."""
         return f"{self.host}:{self.port}"
 
-    def start(self, say: Callable[[str], None]) -> None:
+    def start(self, echo: Callable[[str], None]) -> None:
         """Start it on what its folder holds, and wait until it listens.
 
         Raises:
             DeployError: It did not start.
 
         """
-        libraries = jars(say)
+        libraries = jars(echo)
         properties = self._properties()
         if not (self.folder / "data" / "meta.properties").exists():
             format_ = ["format", "-t", _CLUSTER, "-c", str(properties)]

@@ -81,13 +81,13 @@ class Child:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.nice(self.niceness)
 
-    def check(self, say: Callable[[str], None]) -> None:
+    def check(self, echo: Callable[[str], None]) -> None:
         """Restart it if it has died, after a pause that grows with its crashes."""
         now = time.monotonic()
         if self.process is None:
             if now >= self.next_start:
                 self.start()
-                say(f"{self.name} is starting again (process {self.process.pid})")  # type: ignore[attr-defined]
+                echo(f"{self.name} is starting again (process {self.process.pid})")  # type: ignore[attr-defined]
             return
         code = self.process.poll()
         if code is None:
@@ -98,7 +98,7 @@ class Child:
         self.process = None
         self.next_start = now + pause
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        say(
+        echo(
             f"{self.name} stopped with {how}; restarting in {pause:.0f} s. Its log: {self.log_file}"
         )
 
@@ -127,11 +127,11 @@ class Child:
         return clean
 
 
-def stop_all(children: Sequence[Child], say: Callable[[str], None]) -> None:
+def stop_all(children: Sequence[Child], echo: Callable[[str], None]) -> None:
     """Stop the children, all at once; kill those that take longer than STOP_SECONDS."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     for child in children:
         if not child.wait(deadline):
-            say(f"{child.name} did not stop in {STOP_SECONDS:.0f} s and was killed")
+            echo(f"{child.name} did not stop in {STOP_SECONDS:.0f} s and was killed")

@@ -75,7 +75,7 @@ def needs_key(settings: UpSettings) -> bool | None:
         return None
 
 
-def up(settings: UpSettings, say: Callable[[str], None]) -> None:
+def up(settings: UpSettings, echo: Callable[[str], None]) -> None:
     """Run until SIGINT or SIGTERM, then stop everything.
 
     Raises:
@@ -91,10 +91,10 @@ def up(settings: UpSettings, say: Callable[[str], None]) -> None:
     except Timeout as error:
         raise DeployError(f"another 'plaudit up' runs on {settings.home}") from error
     with lock:
-        _run(settings, say)
+        _run(settings, echo)
 
 
-def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
+def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
     check_address(settings)
     log = open_log(settings.home)  # a wrong address is told now, not after minutes of training
@@ -104,24 +104,24 @@ def _run(settings: UpSettings, say: Callable[[str], None]) -> None:
     check_keys(settings.host, history, settings.home)
     shape = _shape(settings)
     if shape is not None:  # else import-model says it
-        say("\n".join(plan_here(shape, dtype, settings.tune).lines()))
-    ensure_first_policy(settings.home, settings.model, dtype, say)
+        echo("\n".join(plan_here(shape, dtype, settings.tune).lines()))
+    ensure_first_policy(settings.home, settings.model, dtype, echo)
     made = open_registry(settings.home).path(FIRST_VERSION)
     planned = plan_here(shape or shape_of(made), dtype, settings.tune)
     stop = stop_on_signals()
     tuning = tuning_of(settings.home, planned.tune)
     parts = children(settings, dtype, planned, tuning)
-    say(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
-    say(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
+    echo(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
+    echo(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
     started = time.monotonic()
     try:
         for part in parts:
             part.start()
-        _watch(settings, parts, stop, started, say)
+        _watch(settings, parts, stop, started, echo)
     finally:
-        say("Stopping: answers under way are finished or recorded as they stand.")
-        stop_all(parts, say)
-        say("Stopped. 'plaudit up' goes on from here.")
+        echo("Stopping: answers under way are finished or recorded as they stand.")
+        stop_all(parts, echo)
+        echo("Stopped. 'plaudit up' goes on from here.")
 
 
 def _shape(settings: UpSettings) -> ModelShape | None:
@@ -135,32 +135,32 @@ def _watch(
     parts: list[Child],
     stop: threading.Event,
     started: float,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> None:
     was_ready = False
     while not stop.wait(_CHECK_SECONDS):
         for part in parts:
-            part.check(say)
+            part.check(echo)
         if parts[0].process is None:
             was_ready = False
         elif not was_ready and (keyed := needs_key(settings)) is not None:
             was_ready = True
-            _print_welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), say)
+            _print_welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), echo)
 
 
 def _print_welcome(
-    settings: UpSettings, keyed: bool, seconds: float, say: Callable[[str], None]
+    settings: UpSettings, keyed: bool, seconds: float, echo: Callable[[str], None]
 ) -> None:
     url = url_of(settings.host, settings.port)
-    say(
+    echo(
         f"Ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {url}/v1 (model 'plaudit')."
     )
-    say("Next, in another terminal:")
+    echo("Next, in another terminal:")
     if keyed:
-        say("  export PLAUDIT_API_KEY=…     # of 'plaudit keys create'")
-    say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
+        echo("  export PLAUDIT_API_KEY=…     # of 'plaudit keys create'")
+    echo(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
     if keyed:
-        say('    -H "Authorization: Bearer $PLAUDIT_API_KEY" \\')
-    say("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
-    say(f"  uv run --no-sync plaudit simulate --preference concise --comparisons 400 --url {url}")
-    say(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")
+        echo('    -H "Authorization: Bearer $PLAUDIT_API_KEY" \\')
+    echo("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
+    echo(f"  uv run --no-sync plaudit simulate --preference concise --comparisons 400 --url {url}")
+    echo(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")

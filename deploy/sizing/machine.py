@@ -60,7 +60,7 @@ def default_shape() -> ModelShape:
         layers=made.layers,
         hidden=made.hidden,
         vocabulary=made.vocabulary,
-        sides=made.layers * sum(a + b for a, b in linear),
+        linear_dimensions=made.layers * sum(a + b for a, b in linear),
     )
 
 
@@ -75,7 +75,7 @@ def shape_of(folder: Path) -> ModelShape:
 
     whole = AutoConfig.from_pretrained(folder)
     config = whole.get_text_config()
-    parameters = sides = 0
+    parameters = linear_dimensions = 0
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
@@ -84,7 +84,7 @@ def shape_of(folder: Path) -> ModelShape:
                 continue
             parameters += int(np.prod(tensor["shape"]))
             if len(tensor["shape"]) == 2 and not any(e in name for e in _EMBEDDINGS):
-                sides += sum(tensor["shape"])
+                linear_dimensions += sum(tensor["shape"])
     if not parameters:
         raise DeployError(f"{folder} holds no safetensors; bring the model in with import-model")
     return ModelShape(
@@ -93,7 +93,7 @@ def shape_of(folder: Path) -> ModelShape:
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
-        sides=sides,
+        linear_dimensions=linear_dimensions,
     )
 
 

@@ -21,7 +21,7 @@ SMOLLM2_GROUP = "smollm2"
 _SMOLLM2_TEMPERATURE = 0.6  # at 1 a model of this size rambles
 
 
-def import_model(model: str, out: Path, say: Callable[[str], None] = lambda _: None) -> None:
+def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: None) -> None:
     """Write `model` to `out` as a Hugging Face folder with safetensors and a chat template.
 
     Args:
@@ -45,7 +45,7 @@ def import_model(model: str, out: Path, say: Callable[[str], None] = lambda _: N
     check_trained(model, tokenizer, found)
     check_served(model, found)
     for line in filter(None, chosen):
-        say(line)
+        echo(line)
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class ModelShape:
     layers: int
     hidden: int
     vocabulary: int
-    sides: int
+    linear_dimensions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def plan(
         cache: Bytes of vLLM's key-value cache on a CPU.
 
     """
-    trained = shape.parameters if tune == "full" else settings.lora.rank * shape.sides
+    trained = shape.parameters if tune == "full" else settings.lora.rank * shape.linear_dimensions
     width = _FLOAT32 if dtype == "float32" else 2
     # vLLM packs weights anew while it swaps, so there are two of them for a moment.
     serving = shape.parameters * width * (1 if machine.gpus else 2)

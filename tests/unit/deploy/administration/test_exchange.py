@@ -46,7 +46,7 @@ def test_what_comes_in_goes_out_the_same(tmp_path: Path, model: Path) -> None:
     rows = [PAIR, LABELLED, PLAIN]
     assert bring_in(tmp_path, model, *rows) == 3
     done = export_feedback(tmp_path, tmp_path / "out.jsonl")
-    assert (done.pairs, done.singles, done.left_out) == (2, 1, 0)
+    assert (done.pairs, done.singles, done.skipped) == (2, 1, 0)
     assert [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
 
 

@@ -240,17 +240,17 @@ def test_up_asks_again_where_an_answer_breaks_off() -> None:
     assert needs_key(settings) is None
 
 
-def look(url: str, key: str, home: Path | None) -> Status:
+def collect_status(url: str, key: str, home: Path | None) -> Status:
     observer = Observer(url, key, home)
-    status = observer.look()
+    status = observer.collect_status()
     observer.close()
     return status
 
 
 def test_a_server_elsewhere_is_asked(server: str, tmp_path: Path) -> None:
-    told = look(server, "right", tmp_path)
+    told = collect_status(server, "right", tmp_path)
     assert (told.answer, told.learning, told.lag) == ("is ready", LEARNING, None)
-    refused = look(server, "wrong", tmp_path)
+    refused = collect_status(server, "wrong", tmp_path)
     assert "PLAUDIT_API_KEY" in refused.answer
     assert refused.learning is None
     assert "give --url" in text_of(refused)
@@ -277,7 +277,7 @@ def test_a_home_tells_what_it_can_where_no_server_answers(tmp_path: Path) -> Non
                 {"number": number, "outcome": None, "stage": "ppo", "reasons": [], "seconds": {}}
             )
         )
-    status = look(f"http://127.0.0.1:{free_port()}", "none", tmp_path)
+    status = collect_status(f"http://127.0.0.1:{free_port()}", "none", tmp_path)
     ledger.close()
     log.close()
     assert status.answer == "does not answer (ConnectError)"
@@ -300,14 +300,16 @@ def test_a_log_that_is_away_hides_neither_the_server_nor_the_home(
 ) -> None:
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", f"127.0.0.1:{free_port()}")
     monkeypatch.setenv("PLAUDIT_KAFKA_CONNECT_SECONDS", "0.3")
-    assert look(server, "right", tmp_path).unseen == (), "without a ledger it takes no log"
+    assert collect_status(server, "right", tmp_path).unreadable == (), (
+        "without a ledger it takes no log"
+    )
     Ledger(tmp_path / "ledger.db").close()
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "learner.log").write_text("2026-01-01 10:00:04,000 ERROR c: it broke\n")
-    told = look(server, "right", tmp_path)
+    told = collect_status(server, "right", tmp_path)
     assert (told.answer, told.learning, told.lag) == ("is ready", LEARNING, None)
-    assert len(told.unseen) == 1
-    refused = text_of(look(server, "wrong", tmp_path))
+    assert len(told.unreadable) == 1
+    refused = text_of(collect_status(server, "wrong", tmp_path))
     for shown in (text_of(told), refused):
         assert "The log cannot be seen: cannot reach Kafka" in shown
         assert "it broke" in shown
@@ -316,16 +318,19 @@ def test_a_log_that_is_away_hides_neither_the_server_nor_the_home(
 def test_a_ledger_that_is_being_made_is_a_line(server: str, tmp_path: Path) -> None:
     SqliteLog(tmp_path / "log.db").close()
     (tmp_path / "ledger.db").touch()
-    told = look(server, "right", tmp_path)
+    told = collect_status(server, "right", tmp_path)
     assert (told.answer, told.lag) == ("is ready", None)
-    assert told.unseen == ("The learner's lag cannot be seen: no such table: positions",)
+    assert told.unreadable == ("The learner's lag cannot be seen: no such table: positions",)
 
 
 def test_what_is_no_plaudit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "httpx.Client.get", lambda _, url: httpx.Response(200, text="<html>a page</html>")
     )
-    assert look("http://there", "none", tmp_path).answer == "answers, but not as Plaudit does"
+    assert (
+        collect_status("http://there", "none", tmp_path).answer
+        == "answers, but not as Plaudit does"
+    )
 
 
 def test_another_machine_s_server_is_not_mixed_with_this_folder_s_home(

@@ -17,7 +17,9 @@ from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, ti
 
 # 1000 parameters, 2 layers of width 10, a vocabulary of 50; linear layers of 100 sides in all.
 LLAMA = "LlamaForCausalLM"
-SMALL = ModelShape(LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, sides=100)
+SMALL = ModelShape(
+    LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, linear_dimensions=100
+)
 PPO = PPOSettings(
     iterations=2,
     rollouts=10,
@@ -85,7 +87,7 @@ def test_a_machine_too_small_is_told_with_what_to_change() -> None:
 
 # Half a billion parameters: 1 GiB of weights in bfloat16.
 BIG = ModelShape(
-    LLAMA, parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, sides=100_000
+    LLAMA, parameters=GIB // 2, layers=24, hidden=1024, vocabulary=32000, linear_dimensions=100_000
 )
 
 
@@ -168,7 +170,7 @@ def test_the_default_models_shape_is_that_of_the_model_made() -> None:
     linear = [m for n, m in model.named_modules() if "proj" in n and hasattr(m, "in_features")]
     found = default_shape()
     assert found.parameters == parameters_of(model)
-    assert found.sides == sum(m.in_features + m.out_features for m in linear)
+    assert found.linear_dimensions == sum(m.in_features + m.out_features for m in linear)
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
@@ -177,12 +179,12 @@ def test_a_folders_shape_is_read_without_loading_it(name: str, tmp_path: Path) -
     found = shape_of(save_tiny(name, tmp_path))
     assert found.parameters == parameters_of(model)
     assert (found.layers, found.hidden, found.vocabulary) == (2, 64, len(tiny_tokenizer()))
-    sides = [
+    linear_dimensions = [
         sum(p.shape)
         for n, p in model.named_parameters()
         if (p.dim() == 2 and ".layers." in n) or (".h." in n and p.dim() == 2)
     ]
-    assert found.sides == sum(sides)
+    assert found.linear_dimensions == sum(linear_dimensions)
 
 
 def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
@@ -194,7 +196,12 @@ def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
 
 def test_a_model_too_large_is_refused_before_any_work() -> None:
     huge = ModelShape(
-        LLAMA, parameters=10**13, layers=100, hidden=10**5, vocabulary=10**5, sides=10**9
+        LLAMA,
+        parameters=10**13,
+        layers=100,
+        hidden=10**5,
+        vocabulary=10**5,
+        linear_dimensions=10**9,
     )
     with pytest.raises(DeployError, match="It does not fit"):
         plan_here(huge, "float32")
