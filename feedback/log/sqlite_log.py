@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
@@ -101,10 +102,16 @@ class SqliteLog:
         self._reading = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._write_lock = path.with_name(f"{path.name}.lock").open("ab")
-            with hold_lock(self._write_lock, busy_seconds):
-                self._write = connect(path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds)
-                self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
+            with ExitStack() as opened:  # closed again if a later step fails
+                lock_file = path.with_name(f"{path.name}.lock").open("ab")
+                self._write_lock = opened.enter_context(lock_file)
+                with hold_lock(lock_file, busy_seconds):
+                    self._write = connect(
+                        path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds
+                    )
+                    opened.callback(self._write.close)
+                    self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
+                opened.pop_all()
         except (sqlite3.Error, OSError) as error:
             raise LogUnavailable(f"cannot open the log {path}: {error}") from error
         self._writer = threading.Thread(target=self._run, name="plaudit-log", daemon=True)
