@@ -1,25 +1,25 @@
-"""What can go wrong in the learner for reasons that its user can change."""
+"""Errors of the learner."""
 
 
 class LearnerError(ValueError):
-    """Something that the learner was given cannot be used; the message says what and why."""
+    """Input of the learner cannot be used; the message says what, why and what to do."""
 
 
 class DataUnusable(LearnerError):
-    """Training text or demonstrations are absent, empty or malformed."""
+    """Training text or demonstrations are missing, empty or malformed."""
 
 
 class ModelUnusable(LearnerError):
-    """A model folder is absent, or lacks what training needs (a chat template, an end token)."""
+    """A model folder is missing or lacks what training needs (a chat template, an end token)."""
 
 
 class StateUnusable(LearnerError):
-    """Saved training state belongs to other settings than those it is resumed with."""
+    """Saved state cannot be read, or was saved with other settings than it is resumed with."""
 
 
 class Interrupted(Exception):
-    """The learner was asked to stop in mid-work; what was saved is taken up by the next start."""
+    """The learner was asked to stop; the next start resumes from what is saved."""
 
 
-class Overtaken(Exception):
-    """Another learner leads now: what this one made is not published."""
+class LeadershipLost(Exception):
+    """Another learner leads now or has published this version; the candidate is not published."""

@@ -1,4 +1,7 @@
-"""Settings of the learner. Importing this loads no torch."""
+"""Settings of the learner; the settings page of the documentation is generated from them.
+
+Importing this module does not import torch.
+"""
 
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -9,177 +12,265 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Dtype = Literal["float32", "bfloat16"]
 SamplerKind = Literal["transformers", "vllm"]
 Tune = Literal["full", "lora"]
-# Above this many parameters a model is tuned by adapters, with smaller batches. Each trained copy
-# of all the weights, with gradients and optimizer, would take 16 bytes a parameter.
+# Models with more parameters are tuned by adapters, with smaller batches. Every trained copy of
+# all weights would take 16 bytes per parameter with its gradients and optimizer state.
 LARGE_MODEL_PARAMETERS: Final = 30_000_000
-LORA_RATE: Final = 5e-4  # learning rate of a policy's adapters, whatever the size of the model
-OWN_TEXT_COEF: Final = 0.5  # of the divergence from what the model wrote itself
-REWARD_LORA_RATE: Final = 2e-4  # of a reward model's; temperature 1.3 after 280 opinions
+LORA_RATE: Final = 5e-4  # learning rate of a policy's adapters, for models of any size
+OWN_TEXT_COEF: Final = 0.5  # weight of the divergence on text that the model itself wrote
+REWARD_LORA_RATE: Final = 2e-4  # of a reward model's adapters; temperature 1.3 after 280 examples
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 _Section = TypeVar("_Section", bound=_Frozen)
 
 
 class PretrainSettings(_Frozen):
-    """Shape of the default model, and how it is trained from random weights."""
+    """Architecture of the default model, and its pre-training from random weights."""
 
     vocabulary: int = Field(2048, ge=300)
+    """Number of tokens in the vocabulary."""
     hidden: int = Field(192, ge=8)
+    """Width of the hidden states."""
     layers: int = Field(4, ge=1)
+    """Number of transformer layers."""
     heads: int = Field(3, ge=1)
+    """Number of attention heads."""
     feed_forward: int = Field(512, ge=8)
+    """Width of the feed-forward layers."""
     context: int = Field(512, ge=32)
-    initial_deviation: float = Field(0.05, gt=0, description="Of the random weights")
+    """Context length in tokens."""
+    initial_deviation: float = Field(0.05, gt=0)
+    """Standard deviation of the initial random weights."""
     tokens: int = Field(700_000, ge=1)
-    row: int = Field(256, ge=8, description="Tokens in a packed row")
+    """Number of tokens to train on."""
+    row: int = Field(256, ge=8)
+    """Number of tokens in a packed row."""
     batch_tokens: int = Field(1024, ge=8)
+    """Number of tokens in an optimizer step."""
     learning_rate: float = Field(4e-3, gt=0)
+    """Peak learning rate."""
     warmup_ratio: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(0.05, ge=0)
+    """Weight decay of AdamW."""
     clip_norm: float = Field(1.0, gt=0)
+    """Bound on the norm of the gradient."""
     checkpoint_seconds: float = Field(15.0, ge=0)
+    """Seconds between two saves of the training state."""
     seed: int = 0
+    """Seed of the weights and of the order of the data."""
 
 
 class SftSettings(_Frozen):
-    """Supervised fine-tuning on demonstrations: loss on the response only."""
+    """Supervised fine-tuning on conversations, with the loss on the responses only."""
 
     tokens: int = Field(550_000, ge=1)
+    """Number of tokens to train on."""
     row: int = Field(256, ge=8)
+    """Number of tokens in a packed row."""
     batch_tokens: int = Field(1024, ge=8)
-    text_share: float = Field(0.2, ge=0, lt=1, description="Rows of text beside conversations")
+    """Number of tokens in an optimizer step."""
+    text_share: float = Field(0.2, ge=0, lt=1)
+    """Share of the tokens that are plain text, so that text completion does not regress."""
     learning_rate: float = Field(2e-3, gt=0)
+    """Peak learning rate."""
     warmup_ratio: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(0.05, ge=0)
+    """Weight decay of AdamW."""
     clip_norm: float = Field(1.0, gt=0)
+    """Bound on the norm of the gradient."""
     checkpoint_seconds: float = Field(15.0, ge=0)
+    """Seconds between two saves of the training state."""
     seed: int = 0
+    """Seed of the order of the data."""
 
 
 class RewardSettings(_Frozen):
-    """The reward model and the judge."""
+    """The reward model and the judge, and the split of the prompts between them."""
 
     learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate. Unless set: 2e-4 for adapters, 2e-5 for large models in full."""
     weight_decay: float = Field(0.05, ge=0)
-    epochs: int = Field(10, ge=1, description="At most; the best by the held-out loss is kept")
-    patience: int = Field(3, ge=0, description="Epochs without gain after which it stops")
-    batch: int = Field(16, ge=1, description="Opinions in a step")
+    """Weight decay of AdamW."""
+    epochs: int = Field(10, ge=1)
+    """Largest number of epochs; the best one is kept. Unless set: 2 for large models."""
+    patience: int = Field(3, ge=0)
+    """Number of epochs without a lower held-out loss that end training."""
+    batch: int = Field(16, ge=1)
+    """Number of training examples in an optimizer step. Unless set: 8 for large models."""
     clip_norm: float = Field(1.0, gt=0)
-    held_out_share: float = Field(0.15, gt=0, lt=1, description="Of prompts, by their hash")
-    judge_share: float = Field(0.3, gt=0, lt=1, description="Of the other prompts, by their hash")
-    min_train: int = Field(16, ge=1, description="Opinions below which nothing is trained")
-    micro_tokens: int = Field(4096, ge=1, description="Padded tokens in one forward pass")
-    normalise_on: int = Field(128, ge=2, description="Reference samples for mean 0, deviation 1")
+    """Bound on the norm of the gradient."""
+    held_out_share: float = Field(0.15, gt=0, lt=1)
+    """Share of the prompts that are held out, by their hash."""
+    judge_share: float = Field(0.3, gt=0, lt=1)
+    """Share of the remaining prompts that train the judge, by their hash."""
+    min_train: int = Field(16, ge=1)
+    """Number of training examples below which nothing is trained."""
+    micro_tokens: int = Field(4096, ge=1)
+    """Largest number of padded tokens in a forward pass."""
+    normalise_on: int = Field(128, ge=2)
+    """Number of answers that scores are normalised on. Unless set: 32 for large models."""
 
 
 class LoraSettings(_Frozen):
-    """Adapters: an update of each linear layer by the product of two thin matrices."""
+    """Adapters (LoRA): each linear layer is updated by the product of two thin matrices."""
 
-    rank: int = Field(16, ge=1, le=256, description="Of these matrices")
-    alpha: int = Field(32, ge=1, description="The product is scaled by alpha / rank")
+    rank: int = Field(16, ge=1, le=256)
+    """Rank of the two matrices."""
+    alpha: int = Field(32, ge=1)
+    """Scale of the update: alpha / rank."""
 
 
 class PPOSettings(_Frozen):
-    """Proximal policy optimisation against the reward model."""
+    """Proximal policy optimisation (PPO) against the reward model."""
 
     iterations: int = Field(14, ge=1)
-    rollouts: int = Field(96, ge=1, description="Answers in an iteration")
-    live_share: float = Field(0.25, ge=0, le=1, description="Of them, rated before by people")
-    max_staleness: int = Field(4, ge=0, description="Versions since a live answer was sampled")
+    """Number of iterations. Unless set: 12 for large models."""
+    rollouts: int = Field(96, ge=1)
+    """Number of answers in an iteration. Unless set: 16 for large models."""
+    live_share: float = Field(0.25, ge=0, le=1)
+    """Largest share of off-policy answers in an iteration: served earlier and rated by people."""
+    max_staleness: int = Field(4, ge=0)
+    """Largest age of off-policy answers, in policy versions."""
     epochs: int = Field(2, ge=1)
+    """Number of passes over the answers of an iteration."""
     minibatches: int = Field(2, ge=1)
+    """Number of optimizer steps in a pass. Unless set: 1 for large models."""
     max_tokens: int = Field(112, ge=1)
-    max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out")
-    temperature: float = Field(1.0, gt=0, description="Unless set, the model's own default")
+    """Largest number of tokens in a sampled answer. Unless set: 64 for large models."""
+    max_prompt_tokens: int = Field(256, ge=1)
+    """Number of tokens above which a prompt is left out."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature. Unless set: the model's own default."""
     learning_rate: float = Field(3e-4, gt=0)
-    separate_critic: bool = Field(False, description="A model of its own, not a head")
+    """Learning rate of the policy. Unless set: 5e-4 for adapters, 2e-5 for large models in full."""
+    separate_critic: bool = False
+    """Use a second model as the critic, not a head on the policy."""
     critic_learning_rate: float = Field(4e-4, gt=0)
+    """Learning rate of the critic. Unless set: 5e-4 for adapters, 2e-5 for large models in full."""
     clip_norm: float = Field(1.0, gt=0)
+    """Bound on the norm of the gradient, of policy and critic each."""
     kl_coef: float = Field(0.1, ge=0)
-    kl_target: float | None = Field(None, gt=0, description="Nats in an answer; adapts kl_coef")
+    """Coefficient of the KL penalty to the reference policy."""
+    kl_target: float | None = Field(None, gt=0)
+    """KL in nats per answer that kl_coef is adapted to; kl_coef stays fixed if unset."""
     gamma: float = Field(1.0, gt=0, le=1)
+    """Discount factor per token."""
     lam: float = Field(0.95, ge=0, le=1)
+    """Lambda of generalised advantage estimation (GAE)."""
     clip_ratio: float = Field(0.2, gt=0)
+    """Largest deviation from 1 of the probability ratio in the loss."""
     clip_value: float = Field(0.2, gt=0)
+    """Largest change of a value in the value loss, in units of reward."""
     value_coef: float = Field(0.1, ge=0)
+    """Weight of the value loss."""
     importance_cap: float = Field(2.0, gt=0)
-    unfinished_penalty: float = Field(
-        2.0, ge=0, description="Off the score of endless answers, as far as answers end at first"
-    )
-    text_coef: float = Field(0.15, ge=0, description="Weight of the pre-training loss (ptx)")
-    text_rows: int = Field(8, ge=1, description="Rows of text in a minibatch")
-    text_row: int = Field(128, ge=8, description="Tokens in such a row")
-    micro_tokens: int = Field(4096, ge=1, description="Padded tokens in one forward pass")
-    checkpoint_every: int = Field(4, ge=1, description="Iterations")
+    """Upper bound on the importance weights of sampled answers."""
+    unfinished_penalty: float = Field(2.0, ge=0)
+    """Score penalty of truncated answers, scaled by the initial share of finished answers."""
+    text_coef: float = Field(0.15, ge=0)
+    """Weight of the pre-training loss (ptx). Unless set: 0.5 on text that the model wrote."""
+    text_rows: int = Field(8, ge=1)
+    """Number of rows of text in an optimizer step. Unless set: 2 for large models."""
+    text_row: int = Field(128, ge=8)
+    """Number of tokens in a row of text."""
+    micro_tokens: int = Field(4096, ge=1)
+    """Largest number of padded tokens in a forward pass. Unless set: 1024 for large models."""
+    checkpoint_every: int = Field(4, ge=1)
+    """Iterations between two saves of the training state. Unless set: 1 for large models."""
 
 
 class GateSettings(_Frozen):
-    """What a candidate must show to be published."""
+    """The bounds that a candidate policy must meet to be published."""
 
-    prompts: int = Field(160, ge=2, description="Held-out prompts, at most")
-    min_win_rate: float = Field(0.5, ge=0, le=1, description="Lower bound of the judged win rate")
-    max_kl: float = Field(25.0, gt=0, description="Nats in an answer, to the SFT policy")
-    max_text_nll_increase: float = Field(0.15, gt=0, description="Nats per token")
-    max_unended_increase: float = Field(0.05, ge=0, description="Share of answers without an end")
+    prompts: int = Field(160, ge=2)
+    """Largest number of held-out prompts to sample on. Unless set: 48 for large models."""
+    min_win_rate: float = Field(0.5, ge=0, le=1)
+    """Lowest accepted win rate against the live version (95% lower bound of the judge's count)."""
+    max_kl: float = Field(25.0, gt=0)
+    """KL budget: largest accepted KL to the SFT policy, in nats per answer."""
+    max_text_nll_increase: float = Field(0.15, gt=0)
+    """Largest accepted increase of the held-out text loss, in nats per token."""
+    max_unended_increase: float = Field(0.05, ge=0)
+    """Largest accepted increase of the share of truncated answers over the live version."""
 
 
 class DuelSettings(_Frozen):
-    """When votes decide between the live version and a candidate; see `learner.gate.duel`."""
+    """The trial of a new adapter against the live version; see `learner.gate.duel`."""
 
-    trials: bool = Field(True, description="New adapters go on trial; else they go live at once")
-    alpha: float = Field(0.05, gt=0, lt=1, description="Risk that one no better goes live")
-    beta: float = Field(0.05, gt=0, lt=1, description="Risk that one better by the edge does not")
-    edge: float = Field(0.1, gt=0, lt=0.5, description="Win rate above a half to find out")
-    max_votes: int = Field(600, ge=1, description="Then it is rolled back")
+    trials: bool = True
+    """Put new adapters on trial; otherwise they go live at once."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Largest probability that a version which is not better goes live."""
+    beta: float = Field(0.05, gt=0, lt=1)
+    """Largest probability that a version which is better by the edge is rolled back."""
+    edge: float = Field(0.1, gt=0, lt=0.5)
+    """Win rate above one half that the trial must detect."""
+    max_votes: int = Field(600, ge=1)
+    """Number of votes without a decision that roll the version back."""
 
 
 class LearnerSettings(BaseSettings):
-    """All of the learner's settings; environment variables PLAUDIT_LEARNER_PPO__KL_COEF and so on.
+    """All settings of the learner, from arguments or environment variables.
 
-    Attributes:
-        min_events: New opinions that start a cycle.
-        settle_seconds: A cycle waits until no opinion came for this long ...
-        patience_seconds: ... but no longer than this.
-        tune: Train all weights, or adapters on frozen ones; None goes by the model's size.
-        compiled: Compile the layers under adapters, in bfloat16; None goes by the model's size.
-        sampler: What samples answers, in the learner's own process.
-        threads: Of torch; 0 leaves torch's own choice.
-        processes: That train the policy together, by PyTorch's FSDP2; 0 is one for each GPU.
-        text: Text files for the pre-training mix of a model that was not made here.
-
+    The variable of a setting in a section is named like PLAUDIT_LEARNER_PPO__KL_COEF. "Unless set"
+    gives the default for some models; a model is large above 30 million parameters.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PLAUDIT_LEARNER_", env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix="PLAUDIT_LEARNER_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
     )
 
     dtype: Dtype = "float32"
+    """Data type of the forward and backward passes."""
     sampler: SamplerKind = "transformers"
+    """Library that samples answers in the learner's process."""
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(8001, ge=0, le=65535, description="0 serves no metrics")
+    """Address that serves the metrics."""
+    metrics_port: int = Field(8001, ge=0, le=65535)
+    """Port that serves the metrics; 0 serves none."""
     threads: int = Field(0, ge=0)
+    """Number of CPU threads of torch; 0 leaves the choice to torch."""
     processes: int = Field(0, ge=0)
+    """Number of processes that train the policy together (FSDP2); 0 starts one for each GPU."""
     seed: int = 0
+    """Seed of all random choices of the learner."""
     min_events: int = Field(100, ge=1)
+    """Number of new votes that start a cycle."""
     settle_seconds: float = Field(5.0, ge=0)
+    """Seconds without new records after which a cycle starts."""
     patience_seconds: float = Field(120.0, ge=0)
+    """Longest wait in seconds for new records to cease, once there are enough votes."""
     poll_seconds: float = Field(0.5, gt=0)
+    """Seconds between two reads of the log."""
     tune: Tune | None = None
+    """Train all weights (full) or adapters (lora). Unless set: lora for large models, else full."""
     compiled: bool | None = None
+    """Compile layers when adapters are trained in bfloat16. Unless set: for large models only."""
     text: tuple[Path, ...] = ()
+    """Text files for the pre-training loss (ptx) of a model that Plaudit did not pre-train."""
     lora: LoraSettings = LoraSettings()
+    """Adapters."""
     reward: RewardSettings = RewardSettings()
+    """Reward model and judge."""
     ppo: PPOSettings = PPOSettings()
+    """Training of the policy."""
     gate: GateSettings = GateSettings()
+    """Bounds of the gate."""
     duel: DuelSettings = DuelSettings()
+    """Trials of new adapters."""
 
     @property
     def tuning(self) -> str:
-        """What kind of weights is trained, in words; weights of another kind do not fit."""
+        """Which weights are trained, in words; saved weights of another tuning do not fit."""
         if self.tune == "lora":
             return f"lora of rank {self.lora.rank}, alpha {self.lora.alpha}"
         return "full"
@@ -187,17 +278,20 @@ class LearnerSettings(BaseSettings):
     def for_model(
         self, parameters: int, temperature: float, *, own_text: bool = False
     ) -> "LearnerSettings":
-        """Return settings that fit a model; what was set by hand stays.
+        """Return these settings with defaults that fit a model; explicitly set values are kept.
 
-        It is sampled at `temperature`, at which it is served. A model above `LARGE` parameters is
-        tuned by adapters, compiled, on fewer and shorter answers.
+        A model above `LARGE_MODEL_PARAMETERS` is tuned by adapters, compiled, and trained on
+        fewer and shorter answers.
 
         Args:
-            own_text: The text of the pre-training loss is what the model itself wrote. The loss
-                is the divergence from it then, which has no noise and so bears more weight.
+            parameters: Number of parameters of the model.
+            temperature: Default temperature at which the model is served.
+            own_text: Whether the model itself wrote the text of the pre-training loss. The loss
+                is then the divergence from the reference policy. It has no sampling noise, so
+                it gets a larger weight.
 
         """
-        tune = tune_for(parameters, self.tune)
+        tune, large = tune_for(parameters, self.tune), parameters > LARGE_MODEL_PARAMETERS
         reward, gate = self.reward, self.gate
         ppo = _with_defaults(self.ppo, temperature=temperature)
         if own_text:
@@ -205,38 +299,37 @@ class LearnerSettings(BaseSettings):
         if tune == "lora":
             reward = _with_defaults(reward, learning_rate=REWARD_LORA_RATE)
             ppo = _with_defaults(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
-        if parameters > LARGE_MODEL_PARAMETERS:
-            reward = _with_defaults(reward, learning_rate=2e-5, epochs=2, batch=8, normalise_on=32)
-            ppo = _with_defaults(
-                ppo,
-                iterations=12,
-                rollouts=16,
-                minibatches=1,
-                max_tokens=64,
-                learning_rate=2e-5,
-                critic_learning_rate=2e-5,
-                text_rows=2,
-                micro_tokens=1024,
-                checkpoint_every=1,
-            )
-            gate = _with_defaults(gate, prompts=48)
-        compiled = parameters > LARGE_MODEL_PARAMETERS if self.compiled is None else self.compiled
+        if large:
+            reward = _with_defaults(reward, **_LARGE_MODEL_REWARD)
+            ppo = _with_defaults(ppo, **_LARGE_MODEL_PPO)
+            gate = _with_defaults(gate, **_LARGE_MODEL_GATE)
+        compiled = large if self.compiled is None else self.compiled
         return self.model_copy(
-            update={
-                "tune": tune,
-                "compiled": compiled,
-                "reward": reward,
-                "ppo": ppo,
-                "gate": gate,
-            }
+            update={"tune": tune, "compiled": compiled, "reward": reward, "ppo": ppo, "gate": gate}
         )
 
 
+_LARGE_MODEL_REWARD: Final = {"learning_rate": 2e-5, "epochs": 2, "batch": 8, "normalise_on": 32}
+_LARGE_MODEL_PPO: Final = {
+    "iterations": 12,
+    "rollouts": 16,
+    "minibatches": 1,
+    "max_tokens": 64,
+    "learning_rate": 2e-5,
+    "critic_learning_rate": 2e-5,
+    "text_rows": 2,
+    "micro_tokens": 1024,
+    "checkpoint_every": 1,
+}
+_LARGE_MODEL_GATE: Final = {"prompts": 48}
+
+
 def tune_for(parameters: int, wanted: Tune | None = None) -> Tune:
-    """Return how a model of this size is tuned: as wanted, else by adapters above `LARGE`."""
+    """Return `wanted`, or else how a model of this size is tuned."""
     return wanted or ("lora" if parameters > LARGE_MODEL_PARAMETERS else "full")
 
 
 def _with_defaults(section: _Section, **values: Any) -> _Section:
+    """Return the section with these values for the fields that were not set explicitly."""
     chosen = {k: v for k, v in values.items() if k not in section.model_fields_set}
     return section.model_copy(update=chosen)

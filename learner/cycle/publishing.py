@@ -11,7 +11,7 @@ from feedback.control.policies import PolicyFollower, PolicyState, append_policy
 from feedback.failpoints import failpoint
 from feedback.log.event_log import EventLog, LogUnavailable
 from learner.cycle.state import CycleState
-from learner.errors import Overtaken
+from learner.errors import LeadershipLost
 from learner.gate.duel import TrialResult
 from learner.models.adapters import is_adapter
 from protos.checkpoints.registry import VersionTaken
@@ -161,7 +161,9 @@ class Publisher:
         )
         failpoint("learner.announced")
         if cycle.version not in self.state().published:
-            raise Overtaken(f"version {cycle.version} does not count: another learner leads now")
+            raise LeadershipLost(
+                f"version {cycle.version} does not count: another learner leads now"
+            )
 
     def _goes_on_trial(self, version: int) -> bool:
         """Tell whether replicas can serve a version beside the live one: an adapter of its base."""
@@ -208,7 +210,7 @@ class Publisher:
                 adapter_base=self.weights_of(cycle.parent) if is_adapter(candidate) else 0,
             )
         except VersionTaken as error:
-            raise Overtaken(str(error)) from error
+            raise LeadershipLost(str(error)) from error
 
     def refuse(self, cycle: CycleState) -> None:
         """Say that the gate kept a candidate back, and why (again, after a crash in between)."""

@@ -30,7 +30,7 @@ from learner.cycle.reporting import NOTES, Reporter
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, Stage, cycle_folder
 from learner.data.preferences import PreferenceExample, Split, examples, split_examples
-from learner.errors import Interrupted, Overtaken
+from learner.errors import Interrupted, LeadershipLost
 from learner.gate.evaluation import GateInputs, evaluate_candidate
 from learner.models.checkpoint import model_exists
 from learner.ppo.trainer import Iteration, iteration_figures
@@ -323,7 +323,7 @@ class Cycle:
                 lessons=self._ledger.lessons(state.upto_seq),
                 votes=self._ledger.votes(state.after_seq, state.upto_seq),
             )
-        except Overtaken as error:
+        except LeadershipLost as error:
             state.end("overtaken", [str(error)])
             return
         state.end("published", [])

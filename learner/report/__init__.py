@@ -1,1 +1,1 @@
-"""The report of a learning cycle, as data and as a page."""
+"""The report of a learning cycle, as data and as a Markdown page."""

@@ -1,8 +1,8 @@
-"""What a cycle did, as data; it becomes a page in `learner.report.page`.
+"""The contents of a cycle's report; `learner.report.page` renders them as Markdown.
 
-It counts people and votes, and holds no text of anybody: its samples answer prompts that come
-with Plaudit (`learner.cycle.reporting`). Nothing has to be removed from it when a person is
-forgotten.
+A report counts raters and votes but contains no text that a person wrote: its samples answer
+prompts that come with Plaudit (see `learner.cycle.reporting`). So a forgetting request does not
+change it.
 """
 
 import datetime
@@ -16,19 +16,19 @@ Outcome = Literal["published", "refused", "too_few_votes", "reward_model_weak", 
 
 
 class _Frozen(BaseModel):
-    # A figure may be infinite or no number, for which JSON has no other word than a string.
+    # JSON has no infinity and no NaN, so such figures are written as strings.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Data(_Frozen):
-    """What a cycle learned from.
+    """The data that a cycle learned from.
 
     Attributes:
-        votes: That count, by kind; comments too, though they teach nothing.
-        raters: Who gave them.
-        opinions: To learn from, by where their prompts belong: reward, judge, held_out.
-        prompts: That PPO learned on.
-        held_out_prompts: Of the gate, distinct.
+        votes: Number of effective feedback events by kind, comments included.
+        raters: Number of people who gave them.
+        opinions: Number of training examples by split: reward, judge, held_out.
+        prompts: Number of prompts of PPO.
+        held_out_prompts: Number of distinct prompts of the gate.
 
     """
 
@@ -40,7 +40,7 @@ class Data(_Frozen):
 
 
 class SampledPrompt(_Frozen):
-    """A prompt, answered by the parent and by the candidate; what did not end has an ellipsis."""
+    """A prompt with the answers of the parent and of the candidate; "…" marks truncated ones."""
 
     prompt: str
     before: str
@@ -48,11 +48,14 @@ class SampledPrompt(_Frozen):
 
 
 class Notes(_Frozen):
-    """What the stages of a cycle leave for its report.
+    """The parts of a report that the stages of a cycle collect.
 
     Attributes:
-        tuned: Which weights were trained.
+        tuned: Which weights are trained, in words; empty before training begins.
+        data: The data that the cycle learns from; None before training begins.
         iterations: Figures of every PPO iteration, in order.
+        criteria: The criteria of the gate; empty before the gate.
+        samples: Answers before and after training; empty before the gate.
 
     """
 
@@ -67,17 +70,19 @@ class Report(Notes):
     """A cycle's report.
 
     Attributes:
-        version: As which the candidate was published; 0 where none was.
-        base: What the family of policies descends from.
-        made: When the report was written, UTC.
-        outcome: How the cycle ended. In a checkpoint always "published", since it is written
-            before it can be known that another learner was faster.
-        reasons: Why nothing was published.
-        after_seq: The cycle's new votes come after this row of the ledger ...
-        upto_seq: ... and end with this one.
-        events: New votes.
-        figures: Of the reward model, the judge, PPO's last iteration and the gate, by name.
-        seconds: That each stage took, since it was last resumed.
+        cycle: Number of the cycle.
+        version: Version that the candidate was published as; 0 if it was not.
+        parent: Version that the cycle started from.
+        base: Model that the family of policies descends from.
+        made: Time when the report was written, UTC.
+        outcome: How the cycle ended. The report in a checkpoint always says "published": it is
+            written before the learner can know that another one published first.
+        reasons: Reasons why nothing was published.
+        after_seq: Ledger row after which the cycle's new votes begin.
+        upto_seq: Ledger row of the cycle's last vote.
+        events: Number of new votes.
+        figures: Figures of the reward model, the judge, PPO's last iteration and the gate.
+        seconds: Seconds that each stage took since it was last resumed.
 
     """
 

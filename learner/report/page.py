@@ -1,4 +1,4 @@
-"""A cycle's report as a page of Markdown."""
+"""Renders the report of a cycle as Markdown."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,30 +8,30 @@ from learner.report.contents import Report
 
 CHART_FILE: Final = "report.svg"
 _OUTCOMES: Final[dict[str, str]] = {
-    "published": "It passed the gate.",
+    "published": "The candidate passed the gate.",
     "refused": "The gate refused the candidate:",
     "too_few_votes": "There were too few votes to learn from:",
-    "reward_model_weak": "Votes do not foretell each other yet, so no policy was trained:",
-    "overtaken": "Another policy went live meanwhile:",
+    "reward_model_weak": "Votes do not generalise across prompts yet, so no policy was trained:",
+    "overtaken": "The candidate was not published, because another version was published first:",
 }
 _CRITERIA: Final = {
-    "win_rate_lower_bound": "win rate against the parent, lower bound (95 %)",
-    "kl": "KL to the SFT policy, nats in an answer",
-    "text_nll_increase": "likelihood of text lost, nats a token",
-    "ended": "share of answers that end",
+    "win_rate_lower_bound": "win rate against the parent, lower bound (95%)",
+    "kl": "KL to the SFT policy, nats per answer",
+    "text_nll_increase": "increase of the text loss, nats per token",
+    "ended": "share of finished answers",
 }
 _FIGURES: Final = {
-    "trained_on": "opinions trained on",
+    "trained_on": "training examples",
     "pairs": "held-out pairs",
     "accuracy": "held-out accuracy",
-    "lower_bound": "lower bound of the accuracy (95 %)",
+    "lower_bound": "lower bound of the accuracy (95%)",
     "calibration_error": "calibration error",
-    "loss": "held-out loss, nats an opinion",
-    "gain": "gain over chance, nats an opinion",
-    "gain_lower_bound": "lower bound of the gain (95 %)",
-    "gain_upper_bound": "upper bound of the gain (95 %)",
+    "loss": "held-out loss, nats per example",
+    "gain": "gain over chance, nats per example",
+    "gain_lower_bound": "lower bound of the gain (95%)",
+    "gain_upper_bound": "upper bound of the gain (95%)",
     "epochs": "epochs",
-    "doubted_raters": "raters doubted",
+    "doubted_raters": "doubted raters",
 }
 _CURVES: Final = {
     "score": "reward",
@@ -40,11 +40,11 @@ _CURVES: Final = {
     "clip_ratio": "clipped",
     "length": "length",
 }
-_ROWS: Final = 16  # of PPO's table, at most; the JSON has every iteration
+_MAX_ROWS: Final = 16  # rows of PPO's table; the JSON has every iteration
 
 
 def markdown(report: Report) -> str:
-    """Return the report as a page of Markdown, beside which the picture lies."""
+    """Return the report as Markdown that refers to `CHART_FILE` in the same folder."""
     parts = (_head, _gate, _data, _reward_models, _ppo, _samples, _time)
     return "\n\n".join(text for part in parts if (text := part(report))) + "\n"
 
@@ -76,16 +76,16 @@ def _gate(report: Report) -> str:
         )
         for c in report.criteria
     ]
-    return "## Gate\n\n" + _table(("criterion", "figure", "bound", ""), rows) + _others(report)
+    return "## Gate\n\n" + _table(("criterion", "figure", "bound", ""), rows) + _remaining(report)
 
 
-def _others(report: Report) -> str:
-    """Name the gate's figures that are no criterion, and whatever nobody else names."""
-    told = {c.name for c in report.criteria}
+def _remaining(report: Report) -> str:
+    """Return the figures that are in none of the tables, as a sentence."""
+    shown = {c.name for c in report.criteria}
     others = [
         f"{_plain(name)} {_number(value)}"
         for name, value in report.figures.items()
-        if name not in told and name.partition("_")[0] not in ("reward", "judge", "probe", "ppo")
+        if name not in shown and name.partition("_")[0] not in ("reward", "judge", "probe", "ppo")
     ]
     return f"\n\nAlso: {', '.join(others)}." if others else ""
 
@@ -98,9 +98,9 @@ def _data(report: Report) -> str:
     parts = ", ".join(f"{count} {_plain(part)}" for part, count in data.opinions.items())
     return (
         f"## Data\n\n"
-        f"- Votes: {sum(votes.values())} ({kinds}) of {data.raters} raters, {report.events} of "
-        f"them new: ledger rows {report.after_seq + 1} to {report.upto_seq}\n"
-        f"- Opinions by split of their prompts: {parts}\n"
+        f"- Votes: {sum(votes.values())} ({kinds}) by {data.raters} raters, {report.events} new "
+        f"(ledger rows {report.after_seq + 1} to {report.upto_seq})\n"
+        f"- Training examples by split: {parts}\n"
         f"- Prompts: {data.prompts} for PPO, {data.held_out_prompts} held out for the gate"
     )
 
@@ -134,17 +134,17 @@ def _ppo(report: Report) -> str:
     return (
         f"## PPO\n\n![Reward, KL and entropy by iteration]({CHART_FILE})\n\n"
         + _table(("iteration", *_CURVES.values()), rows)
-        + "\n\nReward: mean, normalised. KL: nats in an answer. Entropy: nats in a token. "
-        "Clipped: share of tokens. Length: tokens."
+        + "\n\nReward: normalised mean. KL: nats per answer. Entropy: nats per token. "
+        "Clipped: share of tokens. Length: tokens per answer."
     )
 
 
 def _subsample(iterations: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Leave so many that the table has room, the first and the last among them."""
-    if len(iterations) <= _ROWS:
+    """Return at most `_MAX_ROWS` evenly spaced iterations, including the first and the last."""
+    if len(iterations) <= _MAX_ROWS:
         return list(iterations)
     last = len(iterations) - 1
-    return [iterations[round(row * last / (_ROWS - 1))] for row in range(_ROWS)]
+    return [iterations[round(row * last / (_MAX_ROWS - 1))] for row in range(_MAX_ROWS)]
 
 
 def _samples(report: Report) -> str:
@@ -154,19 +154,19 @@ def _samples(report: Report) -> str:
         _code_block(f"> {sample.prompt}", f"before: {sample.before}", f"after:  {sample.after}")
         for sample in report.samples
     ]
-    told = f"Before: version {report.parent}. Sampled as it is served, with one seed."
-    return "\n\n".join(["## Samples", told, *blocks])
+    note = f"Before: version {report.parent}. Sampled at the serving temperature with a fixed seed."
+    return "\n\n".join(["## Samples", note, *blocks])
 
 
 def _time(report: Report) -> str:
     if not report.seconds:
         return ""
-    told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in report.seconds.items())
-    return f"## Time\n\n{told}"
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in report.seconds.items())
+    return f"## Time\n\n{times}"
 
 
 def _code_block(*lines: str) -> str:
-    """Put what a model said where nothing in it acts as Markdown."""
+    """Return a code block around model output, so that nothing in it is read as Markdown."""
     text = "\n".join(lines)
     fence = "```"
     while fence in text:

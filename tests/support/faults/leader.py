@@ -11,7 +11,7 @@ from feedback.log.opening import open_log
 from learner.cycle.lease import KafkaLease
 from learner.cycle.publishing import Publisher
 from learner.cycle.state import CycleState
-from learner.errors import Overtaken
+from learner.errors import LeadershipLost
 
 SESSION = 6.0  # the least that Kafka allows
 
@@ -33,7 +33,7 @@ def lead(home: Path, candidate: Path, environment: Mapping[str, str]) -> None:
             try:
                 publisher.publish(candidate, cycle)
                 told(home, f"published {version}")
-            except Overtaken:
+            except LeadershipLost:
                 told(home, f"overtaken {version}")
             except LogUnavailable:
                 told(home, f"unsure {version}")

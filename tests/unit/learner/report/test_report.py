@@ -1,4 +1,4 @@
-"""A cycle's report: its page, its picture, and what it must never hold."""
+"""The report of a cycle: its Markdown page, its chart, and what it must not contain."""
 
 import datetime
 import math
@@ -75,26 +75,28 @@ REPORT = Report(
 )
 
 
-def test_criteria_are_held_against_their_bounds() -> None:
-    """What is at its bound has passed."""
-    found = {c.name: (c.sense, pytest.approx(c.bound), c.passed) for c in REPORT.criteria}
-    assert found == {
+def test_criteria_are_compared_with_their_bounds() -> None:
+    """A figure that equals its bound passes."""
+    results = {c.name: (c.sense, pytest.approx(c.bound), c.passed) for c in REPORT.criteria}
+    assert results == {
         "win_rate_lower_bound": ("at least", 0.5, True),
         "kl": ("at most", 25.0, False),
         "text_nll_increase": ("at most", 0.15, True),
         "ended": ("at least", 0.91, False),
     }
-    even = criteria({**GATE, "win_rate_lower_bound": 0.5}, SETTINGS)
-    assert even[0].passed
-    nothing = SETTINGS.model_copy(update={"min_win_rate": 0.0})
-    lost = {**GATE, "win_rate_lower_bound": wilson_lower(0, 8)}
-    assert criteria(lost, nothing)[0].passed, "who asks for no wins gets a candidate without any"
+    equal = criteria({**GATE, "win_rate_lower_bound": 0.5}, SETTINGS)
+    assert equal[0].passed
+    no_minimum = SETTINGS.model_copy(update={"min_win_rate": 0.0})
+    no_wins = {**GATE, "win_rate_lower_bound": wilson_lower(0, 8)}
+    assert criteria(no_wins, no_minimum)[0].passed, (
+        "a minimum of 0 accepts a candidate that wins nowhere"
+    )
 
 
-def test_json_gives_the_report_back() -> None:
+def test_a_report_survives_json() -> None:
     assert Report.model_validate_json(REPORT.model_dump_json()) == REPORT
-    wild = REPORT.model_copy(update={"figures": {"kl": math.inf, "loss": math.nan}})
-    figures = Report.model_validate_json(wild.model_dump_json()).figures
+    extreme = REPORT.model_copy(update={"figures": {"kl": math.inf, "loss": math.nan}})
+    figures = Report.model_validate_json(extreme.model_dump_json()).figures
     assert figures["kl"] == math.inf
     assert math.isnan(figures["loss"])
 
@@ -105,29 +107,29 @@ def test_json_gives_the_report_back() -> None:
         "# Cycle 4: not published",
         "Cycle 4, 2026-11-21 14:05 UTC, from version 3. Base: default. Trained: all weights.",
         "- 26.5 nats from the SFT policy: more than 25.0",
-        "| win rate against the parent, lower bound (95 %) | 0.610 | at least 0.500 | pass |",
-        "| KL to the SFT policy, nats in an answer | 26.50 | at most 25 | **fail** |",
+        "| win rate against the parent, lower bound (95%) | 0.610 | at least 0.500 | pass |",
+        "| KL to the SFT policy, nats per answer | 26.50 | at most 25 | **fail** |",
         "Also: win rate 0.750, live ended 0.960.",
-        "- Votes: 43 (comparison 40, rating 3) of 7 raters, 40 of them new: ledger rows 101 to 143",
-        "- Opinions by split of their prompts: 25 reward, 10 judge, 8 held out",
+        "- Votes: 43 (comparison 40, rating 3) by 7 raters, 40 new (ledger rows 101 to 143)",
+        "- Training examples by split: 25 reward, 10 judge, 8 held out",
         "| held-out accuracy | 0.812 | 0.700 |  |",
-        "| gain over chance, nats an opinion | 0.250 |  | 0.125 |",
+        "| gain over chance, nats per example | 0.250 |  | 0.125 |",
         "| new thing | 2 |  |  |",
         "| 3 | 0.750 | 6 | 1 | 0.125 | 20.50 |",
         "before: Hello there.",
         "reward 24 s, ppo 48 s",
     ],
 )
-def test_the_page_says(line: str) -> None:
+def test_the_page_has_the_line(line: str) -> None:
     assert line in markdown(REPORT).splitlines()
 
 
-def test_nothing_that_a_model_says_acts_as_markdown() -> None:
+def test_model_output_is_not_read_as_markdown() -> None:
     page = markdown(REPORT)
     assert "````text\n> Hi\nbefore: Hello there.\nafter:  | ``` # Hello …\n````" in page
 
 
-def test_a_long_run_is_thinned_to_a_page() -> None:
+def test_the_table_of_a_long_run_is_subsampled() -> None:
     """200 iterations become 16 rows, with the first and the last."""
     long = REPORT.model_copy(update={"iterations": tuple(iteration(n) for n in range(1, 201))})
     table = markdown(long).split("## PPO")[1].split("## Samples")[0]
@@ -146,8 +148,8 @@ def test_a_cycle_that_trained_nothing_has_a_short_page() -> None:
     assert not any(part in page for part in ("## PPO", "## Gate", "## Samples"))
 
 
-def test_the_picture_holds_three_curves() -> None:
-    """Of scores 0, 1, 3: the first point is low left, the last high right, one a third up."""
+def test_the_chart_has_three_curves() -> None:
+    """For scores 0, 1, 3: bottom left, a third of the way up in the middle, top right."""
     svg = ElementTree.fromstring(
         chart([iteration(n, s) for n, s in ((1, 0.0), (2, 1.0), (3, 3.0))])
     )
@@ -168,44 +170,44 @@ def test_the_picture_holds_three_curves() -> None:
 
 
 @pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0], [math.nan, math.inf]])
-def test_a_picture_of_little_can_be_drawn(scores: list[float]) -> None:
+def test_a_chart_of_few_or_no_points_can_be_drawn(scores: list[float]) -> None:
     drawn = chart([iteration(n + 1, s) for n, s in enumerate(scores)])
     assert "nan" not in drawn
     ElementTree.fromstring(drawn)
 
 
-def test_iterations_that_are_done_again_count_once(tmp_path: Path) -> None:
-    """Killed after the third, and resumed from a checkpoint after the first."""
+def test_repeated_iterations_are_reported_once(tmp_path: Path) -> None:
+    """The run is killed after iteration 3 and resumed from the checkpoint of iteration 1."""
     for number, score in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.22), (3, 0.33), (4, 0.4)):
         Reporter(tmp_path).add_iteration(iteration(number, score))
     Reporter(tmp_path).write(tmp_path, cycle(), "refused", "tiny")
-    found = Report.model_validate_json((tmp_path / "report.json").read_bytes())
-    assert [i["score"] for i in found.iterations] == [0.1, 0.22, 0.33, 0.4]
+    report = Report.model_validate_json((tmp_path / "report.json").read_bytes())
+    assert [i["score"] for i in report.iterations] == [0.1, 0.22, 0.33, 0.4]
 
 
 def cycle() -> CycleState:
     return CycleState(number=1, parent=1, after_seq=0, upto_seq=9, events=9, version=2)
 
 
-def test_notes_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_unreadable_notes_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text("{")
     with pytest.raises(StateUnusable, match=r"notes\.json"):
         Reporter(tmp_path).add_iteration(iteration(1))
 
 
-def test_prompts_to_show_are_held_out_and_always_the_same() -> None:
+def test_report_prompts_are_held_out_and_always_the_same() -> None:
     settings = RewardSettings()
-    found = report_prompts(True, 0, settings)
-    assert found == report_prompts(True, 0, settings)
-    assert len(set(found)) == 6
-    for prompt in found:
+    prompts = report_prompts(True, 0, settings)
+    assert prompts == report_prompts(True, 0, settings)
+    assert len(set(prompts)) == 6
+    for prompt in prompts:
         key = prompt_key([{"role": "user", "content": prompt}])
         assert prompt_split(key, held_out_share=0.15, judge_share=0.3) == "held_out"
     assert len(set(report_prompts(False, 0, settings))) == 6
 
 
 def home_with_reports(home: Path) -> Path:
-    """Version 1 without a report, version 2 with one, and a second cycle that was refused."""
+    """Make a home: version 1 has no report, version 2 has one, a second cycle was refused."""
     model = home / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
@@ -232,11 +234,11 @@ def test_show_prints_the_report_of_a_version_or_of_the_last_cycle(tmp_path: Path
     home = home_with_reports(tmp_path)
     assert show(home, "2") == (home / "registry" / "v000002" / "report.md").read_text()
     assert Report.model_validate_json(show(home, "2", "--json")).version == 2
-    assert '"base": "tiny"' in show(home, "1"), "its manifest"
+    assert '"base": "tiny"' in show(home, "1"), "the manifest is shown"
     assert show(home).startswith("# Cycle 2: not published")
 
 
-def test_show_says_what_there_is_not(tmp_path: Path) -> None:
+def test_show_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="no learning cycle has ended"):
         report_folder(tmp_path, None)
     with pytest.raises(DeployError, match="version 7"):
