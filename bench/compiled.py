@@ -16,9 +16,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from bench.servers import machine
-from learner.models.adapters import adapted
+from learner.models.adapters import add_adapter
 from learner.models.compiled import compile_layers
-from learner.models.model import compute_in, copy_shared, frozen, trained, trunk_of
+from learner.models.parameters import copy_shared, trainable_parameters, trunk_of
+from learner.models.precision import compute_in, freeze
 from learner.settings import LearnerSettings
 
 TOKENS = 1024
@@ -43,7 +44,7 @@ def seconds_of(model: PreTrainedModel, ids_RT: torch.Tensor) -> float:
     with compute_in("bfloat16", ids_RT):
         states_RTH = trunk_of(model)(input_ids=ids_RT, use_cache=False).last_hidden_state
     states_RTH.float().square().mean().backward()
-    for parameter in trained(model):
+    for parameter in trainable_parameters(model):
         parameter.grad = None
     if ids_RT.is_cuda:
         torch.cuda.synchronize()
@@ -59,8 +60,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     print(machine())
-    plain = frozen(LlamaForCausalLM(SHAPE).to(arguments.device).eval(), "bfloat16")
-    adapted(plain, LearnerSettings().lora, 0)
+    plain = freeze(LlamaForCausalLM(SHAPE).to(arguments.device).eval(), "bfloat16")
+    add_adapter(plain, LearnerSettings().lora, 0)
     compiled = copy_shared(plain)
     compile_layers(compiled)
     models = {"plain": plain, "compiled": compiled}

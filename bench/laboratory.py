@@ -20,8 +20,9 @@ from learner.data.packing import pack_documents
 from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
 from learner.gate.evaluation import answer_kl
-from learner.models.adapters import adapted
-from learner.models.model import copy_shared, load_model, load_tokenizer
+from learner.models.adapters import add_adapter
+from learner.models.loading import load_model, load_tokenizer
+from learner.models.parameters import copy_shared
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import OffPolicyAnswer
 from learner.ppo.rollouts import rows_from_samples
@@ -188,7 +189,7 @@ class Laboratory:
 
     def to_train(self, lora: LoraSettings | None) -> PreTrainedModel:
         model = copy_shared(self.reference)
-        return adapted(model.requires_grad_(False), lora, self.seed) if lora else model
+        return add_adapter(model.requires_grad_(False), lora, self.seed) if lora else model
 
     def reward_model(
         self,

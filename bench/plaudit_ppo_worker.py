@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.turns import Turns
 from learner.data.packing import Rows
-from learner.models.model import parameters_of
+from learner.models.parameters import count_parameters
 from learner.ppo.critic import new_critic
 from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
@@ -135,8 +135,8 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
         torch=torch.__version__,
         transformers=transformers.__version__,
         threads=torch.get_num_threads(),
-        policy_parameters=parameters_of(policy),
-        trained_parameters=parameters_of(policy) + parameters_of(critic),
+        policy_parameters=count_parameters(policy),
+        trained_parameters=count_parameters(policy) + count_parameters(critic),
         own_critic=settings.separate_critic,
         dtype=spec["dtype"],
         device=spec["device"],

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from bench.plaudit_ppo_worker import new_model
 from bench.turns import Turns
 from learner.data.preferences import PreferenceExample
-from learner.models.model import parameters_of
+from learner.models.parameters import count_parameters
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
 from learner.reward.reliability import Reliabilities
@@ -76,7 +76,7 @@ def main() -> None:
         torch=torch.__version__,
         transformers=transformers.__version__,
         threads=torch.get_num_threads(),
-        parameters=parameters_of(model),
+        parameters=count_parameters(model),
         rankings=len(examples),
         dtype=spec["dtype"],
         device=spec["device"],

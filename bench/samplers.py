@@ -20,7 +20,7 @@ import psutil
 from bench.servers import machine
 from learner.cycle.materials import demonstrated_prompts
 from learner.data.tokenizer import end_token_ids
-from learner.models.model import load_model, load_tokenizer, parameters_of, temperature_of
+from learner.models.loading import load_model, load_tokenizer, sampling_temperature
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.sampling.vllm_sampler import VllmEngine, VllmSampler
 
@@ -43,9 +43,9 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
-    ends, temperature = end_token_ids(tokenizer), temperature_of(model)
+    ends, temperature = end_token_ids(tokenizer), sampling_temperature(model)
     prompts = demonstrated_prompts(tokenizer, 0, arguments.answers)
-    print(f"{parameters_of(model) / 1e6:.1f}M parameters, {len(prompts)} prompts, 1 answer each")
+    print(f"{count_parameters(model) / 1e6:.1f}M parameters, {len(prompts)} prompts, 1 answer each")
     longest = max(map(len, prompts)) + arguments.max_tokens
     before = psutil.Process().memory_info().rss
     seconds, engine = timed(lambda: VllmEngine(model, max_tokens=longest, batch=arguments.answers))

@@ -151,7 +151,7 @@ def import_feedback(file: Path, log: EventLog, model: Path) -> int:
         LogUnavailable: Some may be in the log; import the file again.
 
     """
-    from learner.models.model import load_tokenizer
+    from learner.models.loading import load_tokenizer
 
     rows = list(_read(file))
     tokenizer = load_tokenizer(model)

@@ -16,19 +16,12 @@ from learner.data.packing import IGNORED, Rows, pack_documents
 from learner.data.preferences import prompt_key, prompt_split
 from learner.data.tokenizer import encode_answer, encode_chat, end_token_ids, pad_token_id
 from learner.errors import ModelUnusable
-from learner.models.adapters import adapted
+from learner.models.adapters import add_adapter
 from learner.models.checkpoint import model_exists
 from learner.models.compiled import compile_layers
-from learner.models.model import (
-    best_device,
-    copy_shared,
-    frozen,
-    is_trainable,
-    load_model,
-    load_tokenizer,
-    parameters_of,
-    temperature_of,
-)
+from learner.models.loading import best_device, load_model, load_tokenizer, sampling_temperature
+from learner.models.parameters import copy_shared, count_parameters, is_trainable
+from learner.models.precision import freeze
 from learner.pretraining.next_token import text_nll
 from learner.pretraining.pretrain import documents, held_out_text
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
@@ -114,7 +107,7 @@ class Materials:
         """Make `model` (else a copy of the reference) one to train: a frozen one by an adapter."""
         model = copy_shared(self.reference) if model is None else model
         if not is_trainable(model):
-            adapted(model, self.settings.lora, seed)
+            add_adapter(model, self.settings.lora, seed)
         settings = self.settings
         if settings.compiled and settings.tune == "lora" and settings.dtype == "bfloat16":
             compile_layers(model)
@@ -142,10 +135,10 @@ def gather(home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int)
     made_here = model_exists(home / "models" / "pretrained")
     own_text = not (made_here or settings.text)
     settings = settings.for_model(
-        parameters_of(reference), temperature_of(reference), own_text=own_text
+        count_parameters(reference), sampling_temperature(reference), own_text=own_text
     )
     if settings.tune == "lora":
-        frozen(reference, settings.dtype)
+        freeze(reference, settings.dtype)
     if not made_here and registry.manifest(1).base == "default":
         logger.warning(
             "%s holds no pre-trained model: instead of its text, what version 1 writes keeps the "

@@ -27,8 +27,8 @@ from learner.cycle.materials import Materials, gather
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, cycle_folder
 from learner.models.checkpoint import save_adapter, save_model
-from learner.models.model import load_variant
-from learner.models.ranks import Ranks, joined
+from learner.models.loading import load_variant
+from learner.models.ranks import Ranks, join_ranks
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import off_policy_answers
 from learner.ppo.steps import PPOInputs
@@ -231,7 +231,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 def main(home: Path, state: CycleState, settings: LearnerSettings) -> None:
     """Be one of the processes: train, and write each iteration's figures as a line of JSON."""
     ledger = Ledger(home / "ledger.db")
-    with joined() as ranks:
+    with join_ranks() as ranks:
         materials = gather(home, settings, ledger, state.upto_seq)
 
         def told(iteration: Iteration) -> None:

@@ -29,7 +29,7 @@ from learner.cycle.publishing import Publisher
 from learner.cycle.reporting import NOTES, Reporter
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, Stage, cycle_folder
-from learner.data.preferences import PreferenceExample, Split, examples, split_examples
+from learner.data.preferences import PreferenceExample, Split, preference_examples, split_examples
 from learner.errors import Interrupted, LeadershipLost
 from learner.gate.evaluation import GateInputs, evaluate_candidate
 from learner.models.checkpoint import model_exists
@@ -168,7 +168,7 @@ class Cycle:
     @cached_property
     def _examples(self) -> dict[Split, list[PreferenceExample]]:
         context = getattr(self._materials.reference.config, "max_position_embeddings", 2048)
-        found = examples(
+        found = preference_examples(
             self._ledger.judged(upto_seq=self._state.upto_seq),
             self._materials.encode_answer,
             context=min(context, 2048),

@@ -28,7 +28,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tens
     return ids_BT, mask_BT
 
 
-def parts(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Group indices of like length so that a padded group has at most `tokens` tokens.
 
     A single longer sequence is a group of its own. The same lengths give the same groups.

@@ -114,7 +114,7 @@ def pack_conversations(
     )
 
 
-def joined(first: Rows, second: Rows) -> Rows:
+def concat_rows(first: Rows, second: Rows) -> Rows:
     """Put the rows of both, of one length, into one."""
     return Rows(
         torch.cat([first.input_ids_NT, second.input_ids_NT]),

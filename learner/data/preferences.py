@@ -17,7 +17,7 @@ from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent,
 Split = Literal["held_out", "judge", "reward"]
 
 
-class JudgedEvent(Protocol):
+class JoinedEvent(Protocol):
     """An event with the completions it is about (feedback.ledger.JudgedEvent)."""
 
     @property
@@ -82,8 +82,8 @@ def split_examples(
     return parts
 
 
-def examples(
-    events: Iterable[JudgedEvent], encode_answer: Callable[[str], list[int]], *, context: int
+def preference_examples(
+    events: Iterable[JoinedEvent], encode_answer: Callable[[str], list[int]], *, context: int
 ) -> list[PreferenceExample]:
     """Turn judged events into examples; comments, and what was not recorded, teach nothing.
 
@@ -104,7 +104,7 @@ def examples(
 
 
 def _build_example(
-    judged: JudgedEvent, encode_answer: Callable[[str], list[int]]
+    judged: JoinedEvent, encode_answer: Callable[[str], list[int]]
 ) -> PreferenceExample | None:
     event = judged.event
     match event.WhichOneof("kind"):
@@ -122,7 +122,7 @@ def _build_example(
     return None
 
 
-def _comparison(judged: JudgedEvent, comparison: Comparison) -> PreferenceExample | None:
+def _comparison(judged: JoinedEvent, comparison: Comparison) -> PreferenceExample | None:
     candidates = [comparison.left, comparison.right]
     match comparison.verdict:
         case Comparison.VERDICT_LEFT:
@@ -136,7 +136,7 @@ def _comparison(judged: JudgedEvent, comparison: Comparison) -> PreferenceExampl
     return None
 
 
-def _ranking(judged: JudgedEvent, ranking: Ranking) -> PreferenceExample | None:
+def _ranking(judged: JoinedEvent, ranking: Ranking) -> PreferenceExample | None:
     placed = [(c, rank) for rank, group in enumerate(ranking.groups) for c in group.candidates]
     if len(placed) < 2:
         return None
@@ -144,7 +144,7 @@ def _ranking(judged: JudgedEvent, ranking: Ranking) -> PreferenceExample | None:
 
 
 def _demonstration(
-    judged: JudgedEvent, encode_answer: Callable[[str], list[int]]
+    judged: JoinedEvent, encode_answer: Callable[[str], list[int]]
 ) -> PreferenceExample | None:
     demonstration = judged.event.demonstration
     original = _build(judged, [demonstration.candidate])
@@ -161,7 +161,7 @@ def _demonstration(
 
 
 def _build(
-    judged: JudgedEvent,
+    judged: JoinedEvent,
     candidates: Sequence[Candidate],
     *,
     ranks: tuple[int, ...] = (),

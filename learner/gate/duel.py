@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from learner.data.preferences import JudgedEvent
+from learner.data.preferences import JoinedEvent
 from learner.settings import DuelSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
@@ -80,7 +80,7 @@ def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> TrialResult
     return TrialResult(wins, losses, ties, evidence)
 
 
-def trial_votes(events: Iterable[JudgedEvent], *, live: int, challenger: int) -> list[Vote]:
+def trial_votes(events: Iterable[JoinedEvent], *, live: int, challenger: int) -> list[Vote]:
     """Return the votes on answers of which one was sampled by each version, in their order.
 
     A person has one vote a completion, the last one: of a ranking of more than two answers, or

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import Rows
 from learner.gate.criteria import criteria
-from learner.models.model import choices
+from learner.models.forward import answer_logits
 from learner.models.ranks import Ranks
 from learner.ppo.losses import token_log_probs
 from learner.ppo.rollouts import batch_rollouts, rows_from_samples
@@ -136,7 +136,7 @@ def answer_kl(
     ):
         log_probs_N, reference_log_probs_N = (
             token_log_probs(
-                choices(model, group.batch, "float32")[0],
+                answer_logits(model, group.batch, "float32")[0],
                 group.batch.tokens_N,
                 settings.temperature,
             )

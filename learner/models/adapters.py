@@ -27,7 +27,7 @@ def is_adapter(folder: Path | str) -> bool:
     return (Path(folder) / _CONFIG).exists()
 
 
-def adapted(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PreTrainedModel:
+def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PreTrainedModel:
     """Put a new adapter on every linear layer of the trunk, in place; nothing else is trained.
 
     Its second matrix is zero, so the outputs are exactly those of `model` at first.
@@ -49,12 +49,12 @@ def adapted(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PreTra
     return model
 
 
-def with_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+def load_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     """Put the adapter in `folder` on the model that it was made for, in place, to be trained on."""
     return _loaded(model, folder).get_base_model()
 
 
-def merged(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     """Add the adapter in `folder` to the weights themselves, in place; all of them are trained."""
     whole = _loaded(model, folder).merge_and_unload()
     assert isinstance(whole, PreTrainedModel)

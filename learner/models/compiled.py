@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from learner.models.model import layers_of
+from learner.models.parameters import layers_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The processes that train one model together: a single one, or as many as torchrun started."""
+"""Training in several processes: a single process, or those that torchrun started."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,40 +14,43 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from learner.models.model import layers_of
+from learner.models.parameters import layers_of
 
 _TIMEOUT: Final = timedelta(minutes=10)
 _T = TypeVar("_T")
 
 
 class Ranks:
-    """One process's view of all of them. Every process must call the same methods in turn."""
+    """The group of training processes, as seen by one of them.
+
+    Every process must call the same methods in the same order.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        """Be the `rank`-th of `size`."""
+        """Describe process `rank` of `size`."""
         self.rank = rank
         self.size = size
 
-    def share(self, items: Sequence[_T]) -> list[_T]:
-        """Return this process's part of a list that all have."""
+    def shard_items(self, items: Sequence[_T]) -> list[_T]:
+        """Return this process's share of a list that all processes have."""
         return list(items[self.rank :: self.size])
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """Return the tensors of all processes, by rank."""
+        """Return the tensors of all processes, ordered by rank."""
         return (
             [values] if self.size == 1 else [t.to(values.device) for t in self._all(values.cpu())]
         )
 
     def total(self, value: float) -> float:
-        """Return the sum over all processes."""
+        """Return the sum of all processes' values."""
         return value if self.size == 1 else sum(self._all(value))
 
-    def most(self, value: int) -> int:
+    def maximum(self, value: int) -> int:
         """Return the greatest of all processes' values."""
         return value if self.size == 1 else max(self._all(value))
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this method."""
         if self.size > 1:
             dist.barrier()
 
@@ -57,23 +60,24 @@ class Ranks:
         return found
 
     def shard(self, module: nn.Module) -> None:
-        """Spread a module's parameters over the processes, layer by layer (PyTorch's FSDP2).
+        """Shard a module's parameters over the processes, layer by layer (PyTorch's FSDP2).
 
-        Gradients are added up, not averaged: losses are divided by global counts. Frozen weights
-        under adapters stay whole, shared with other models and in a format of their own.
+        Gradients are summed, not averaged, because losses are divided by global counts. Frozen
+        weights below adapters are not sharded: they are shared with other models and have their
+        own dtype.
         """
         if self.size == 1:
             return
         mesh = init_device_mesh(next(module.parameters()).device.type, (self.size,))
-        trained = any(p.requires_grad for p in module.parameters())
-        whole = {p for p in module.parameters() if trained and not p.requires_grad}
+        has_trainable = any(p.requires_grad for p in module.parameters())
+        unsharded = {p for p in module.parameters() if has_trainable and not p.requires_grad}
         for part in (*layers_of(module), module):
-            spread = fully_shard(part, mesh=mesh, ignored_params=whole)
-            spread.set_gradient_divide_factor(1.0)
-            spread.set_force_sum_reduction_for_comms(True)
+            sharded = fully_shard(part, mesh=mesh, ignored_params=unsharded)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
 
     def sum_gradients(self, module: nn.Module) -> None:
-        """Add up the gradients of a module that is not spread."""
+        """Sum the gradients of an unsharded module over all processes."""
         if self.size > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
@@ -81,8 +85,11 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Join the processes that torchrun started; without it this process is alone."""
+def join_ranks() -> Iterator[Ranks]:
+    """Join the process group that torchrun started, and leave it at the end of the context.
+
+    Without torchrun, yield a group of this process alone.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks()
@@ -94,16 +101,16 @@ def joined() -> Iterator[Ranks]:
     try:
         ranks = Ranks(dist.get_rank(), size)
         yield ranks
-        ranks.wait()  # nobody goes while another still needs them
+        ranks.wait()  # no process leaves while another still needs it
     finally:
         dist.destroy_process_group()
 
 
 @torch.no_grad()
 def copy_unsharded(model: PreTrainedModel, into: PreTrainedModel) -> None:
-    """Copy the trained parameters of a model that may be spread into a whole one."""
-    theirs = dict(into.named_parameters())
+    """Copy the trainable parameters of a model, sharded or not, into an unsharded one."""
+    targets = dict(into.named_parameters())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            theirs[name].copy_(whole)
+            full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            targets[name].copy_(full)

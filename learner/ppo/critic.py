@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from learner.data.answers import AnswerBatch
-from learner.models.model import ScalarModel, copy_shared, hidden_size
+from learner.models.forward import ScalarModel
+from learner.models.parameters import copy_shared, hidden_size
 from learner.reward.model import RewardModel
 from learner.settings import PPOSettings
 

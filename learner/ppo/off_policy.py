@@ -6,7 +6,7 @@ What each token's probability was is recorded with them, so that they can be cor
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from learner.data.preferences import JudgedEvent, prompt_split, record_prompt_key
+from learner.data.preferences import JoinedEvent, prompt_split, record_prompt_key
 from learner.sampling.sampler import Sample
 from learner.settings import PPOSettings, RewardSettings
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord
@@ -26,7 +26,7 @@ class OffPolicyAnswer:
 
 
 def off_policy_answers(
-    events: Iterable[JudgedEvent],
+    events: Iterable[JoinedEvent],
     *,
     version: int,
     ppo: PPOSettings,

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from learner.data.answers import AnswerBatch, PromptAnswers, build_answer_batch
-from learner.data.batching import parts, resize_groups
-from learner.models.model import choices
+from learner.data.batching import group_by_length, resize_groups
+from learner.models.forward import answer_logits
 from learner.models.ranks import Ranks
 from learner.ppo.advantages import gae, token_rewards, whiten
 from learner.ppo.critic import Critic
@@ -104,8 +104,8 @@ def batch_rollouts(
     Every process makes as many groups, since each forward pass takes them all.
     """
     rows = rows_from_samples(samples)
-    groups = parts([row.length for row in rows], micro_tokens)
-    count = min(ranks.most(len(groups)), -ranks.most(-len(samples)))
+    groups = group_by_length([row.length for row in rows], micro_tokens)
+    count = min(ranks.maximum(len(groups)), -ranks.maximum(-len(samples)))
     return [
         RolloutBatch(
             batch=build_answer_batch([rows[i] for i in members], pad=pad, device=device),
@@ -190,11 +190,11 @@ def _look(
     dtype: Dtype,
 ) -> _ForwardOutputs:
     tokens_N = group.batch.tokens_N
-    reference_NV, _ = choices(reference, group.batch, dtype)
+    reference_NV, _ = answer_logits(reference, group.batch, dtype)
     reference_N = token_log_probs(reference_NV, tokens_N, temperature)
     del reference_NV  # a large vocabulary's logits are most of the memory
     with torch.enable_grad():  # as in the loss: what is compiled without rounds otherwise
-        logits_NV, states_NH = (x.detach() for x in choices(policy, group.batch, dtype))
+        logits_NV, states_NH = (x.detach() for x in answer_logits(policy, group.batch, dtype))
     return _ForwardOutputs(
         scores_A=reward.normal(reward(group.batch)),
         old_N=token_log_probs(logits_NV, tokens_N, temperature),

@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 
 from learner.data.answers import AnswerBatch
 from learner.data.packing import Rows
-from learner.models.model import choices, compute_in, trained
+from learner.models.forward import answer_logits
+from learner.models.parameters import trainable_parameters
+from learner.models.precision import compute_in
 from learner.models.ranks import Ranks
 from learner.ppo.critic import SeparateCritic, ValueHead
 from learner.ppo.losses import clipped_share, policy_loss, token_log_probs, value_loss
@@ -74,8 +76,14 @@ class PPOUpdater:
         self.modules = nn.ModuleDict({"policy": players.policy, "critic": players.critic})
         self.optimizer = AdamW(
             [
-                {"params": list(trained(players.policy)), "lr": settings.learning_rate},
-                {"params": list(trained(players.critic)), "lr": settings.critic_learning_rate},
+                {
+                    "params": list(trainable_parameters(players.policy)),
+                    "lr": settings.learning_rate,
+                },
+                {
+                    "params": list(trainable_parameters(players.critic)),
+                    "lr": settings.critic_learning_rate,
+                },
             ],
             betas=(0.9, 0.95),
             weight_decay=0.0,
@@ -115,15 +123,15 @@ class PPOUpdater:
         if self._settings.text_coef > 0:
             figures[2] = self._text_backward(generator)
         self._ranks.sum_gradients(critic)
-        nn.utils.clip_grad_norm_(trained(policy), self._settings.clip_norm)
-        nn.utils.clip_grad_norm_(trained(critic), self._settings.clip_norm)
+        nn.utils.clip_grad_norm_(trainable_parameters(policy), self._settings.clip_norm)
+        nn.utils.clip_grad_norm_(trainable_parameters(critic), self._settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return figures
 
     def _backward(self, batch: AnswerBatch, fixed: PPOTargets, count: float) -> Tensor:
         settings = self._settings
-        logits_NV, states_NH = choices(self._players.policy, batch, self._dtype)
+        logits_NV, states_NH = answer_logits(self._players.policy, batch, self._dtype)
         log_probs_N = token_log_probs(logits_NV, batch.tokens_N, settings.temperature)
         loss = policy_loss(
             log_probs_N,

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from learner.models.checkpoint import load_sharded, save_sharded
-from learner.models.model import copy_shared
+from learner.models.parameters import copy_shared
 from learner.models.ranks import Ranks, copy_unsharded
 from learner.ppo.advantages import adapted_kl_coef
 from learner.ppo.off_policy import OffPolicyAnswer
@@ -224,7 +224,7 @@ class _Trainer:
         fresh = settings.rollouts - len(live)
         picked = torch.randint(len(prompts), (fresh,), generator=generator).tolist()
         order = torch.randperm(settings.rollouts, generator=generator).tolist()
-        mine = self._ranks.share(range(settings.rollouts))
+        mine = self._ranks.shard_items(range(settings.rollouts))
         sampled = [number for number in mine if number < fresh]
         samples = dict(zip(sampled, self._sample(picked, sampled, seed), strict=True))
         samples |= {number: live[number - fresh].sample for number in mine if number >= fresh}

@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import IGNORED, Rows, batches
 from learner.models.checkpoint import load_state, restore, save_state, training_state
-from learner.models.model import compute_in, trained
+from learner.models.parameters import trainable_parameters
+from learner.models.precision import compute_in
 from learner.pretraining.progress import Advance, OnAdvance
 from learner.settings import Dtype, PretrainSettings, SftSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """One training run over packed rows.
 
     Attributes:
@@ -85,7 +86,7 @@ def _logits(model: PreTrainedModel, rows: Rows) -> Tensor:
 
 def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) -> AdamW:
     """AdamW that decays matrices only, not norms."""
-    parameters = list(trained(model))
+    parameters = list(trainable_parameters(model))
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
@@ -93,7 +94,7 @@ def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) 
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 
-def train(model: PreTrainedModel, rows: Rows, stage: Stage, on_advance: OnAdvance) -> None:
+def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: OnAdvance) -> None:
     """Train for the settings' number of tokens; resumes from the stage's state file.
 
     Killed and resumed, it gives the same weights bit for bit, on the same machine and number
@@ -135,7 +136,12 @@ def train(model: PreTrainedModel, rows: Rows, stage: Stage, on_advance: OnAdvanc
 
 
 def _step(
-    model: PreTrainedModel, optimizer: AdamW, rows: Rows, picked: Tensor, rate: float, stage: Stage
+    model: PreTrainedModel,
+    optimizer: AdamW,
+    rows: Rows,
+    picked: Tensor,
+    rate: float,
+    stage: TrainingStage,
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -143,7 +149,7 @@ def _step(
     with compute_in(stage.dtype, part.input_ids_NT):
         loss = rows_loss(model, part)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(trained(model), stage.settings.clip_norm)
+    torch.nn.utils.clip_grad_norm_(trainable_parameters(model), stage.settings.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.item()

@@ -16,8 +16,8 @@ from learner.data.packing import Rows, pack_documents
 from learner.data.tokenizer import train_tokenizer
 from learner.errors import DataUnusable
 from learner.models.checkpoint import model_exists, save_model
-from learner.models.model import best_device, new_model
-from learner.pretraining.next_token import Stage, train
+from learner.models.loading import best_device, new_model
+from learner.pretraining.next_token import TrainingStage, train
 from learner.pretraining.progress import OnAdvance, ProgressBar
 from learner.settings import Dtype, PretrainSettings
 
@@ -62,7 +62,7 @@ def pretrain(
     if not len(rows):
         raise DataUnusable(f"the text fills not even one row of {settings.row} tokens")
     model = new_model(settings, tokenizer).to(best_device())
-    stage = Stage(
+    stage = TrainingStage(
         name="Pre-training",
         state=work / "state.pt",
         key=f"pretrain {fingerprint(rows)}",

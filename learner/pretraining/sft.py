@@ -11,11 +11,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from learner import corpus
-from learner.data.packing import Rows, joined, pack_conversations, pack_documents
+from learner.data.packing import Rows, concat_rows, pack_conversations, pack_documents
 from learner.errors import DataUnusable
 from learner.models.checkpoint import model_exists, save_model
-from learner.models.model import best_device, load_model, load_tokenizer
-from learner.pretraining.next_token import Stage, train
+from learner.models.loading import best_device, load_model, load_tokenizer
+from learner.pretraining.next_token import TrainingStage, train
 from learner.pretraining.pretrain import documents, fingerprint
 from learner.pretraining.progress import OnAdvance, ProgressBar
 from learner.settings import Dtype, SftSettings
@@ -56,7 +56,7 @@ def sft(
     tokenizer = load_tokenizer(base)
     model = load_model(base, best_device())
     rows = _rows(data, text, tokenizer, settings)
-    stage = Stage(
+    stage = TrainingStage(
         name="Fine-tuning",
         state=work / "state.pt",
         key=f"sft {fingerprint(rows)}",
@@ -89,7 +89,9 @@ def _rows(
         return chats
     # A seed of its own, so that it is not the text that pre-training began with.
     source = documents(text, settings.seed + 1, repeat=True)
-    return joined(chats, pack_documents(source, tokenizer, row=settings.row, tokens=text_tokens))
+    return concat_rows(
+        chats, pack_documents(source, tokenizer, row=settings.row, tokens=text_tokens)
+    )
 
 
 def conversations(data: Path | None, seed: int) -> Iterator[Messages]:

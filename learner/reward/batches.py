@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learner.data.answers import AnswerBatch, build_answer_batch, split_prompt
-from learner.data.batching import parts
+from learner.data.batching import group_by_length
 from learner.data.preferences import PreferenceExample
 from learner.reward.likelihoods import approval_log_likelihoods, pair_log_likelihoods
 
@@ -103,7 +103,7 @@ def batch_preferences(
             build_answer_batch([row for i in members for row in rows[i]], pad=pad, device=device),
             preference_labels([examples[i] for i in members], device),
         )
-        for members in parts(lengths, micro_tokens)
+        for members in group_by_length(lengths, micro_tokens)
     ]
 
 

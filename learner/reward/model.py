@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from learner.data.answers import AnswerBatch, PromptAnswers, build_answer_batch, can_share
-from learner.data.batching import parts
-from learner.models.model import ScalarModel
+from learner.data.batching import group_by_length
+from learner.models.forward import ScalarModel
 from learner.settings import Dtype
 
 
@@ -55,7 +55,7 @@ class RewardModel(nn.Module):
     ) -> Tensor:
         """Return the scores of all answers in order, without gradient; `normal` or as trained."""
         found: dict[int, Tensor] = {}
-        for part in parts([row.length for row in rows], micro_tokens):
+        for part in group_by_length([row.length for row in rows], micro_tokens):
             own = [rows[i] for i in part]
             scores_A = self(build_answer_batch(own, pad=self.pad, device=self.device))
             scores = scores_A.split([len(row.answers) for row in own])

@@ -19,9 +19,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from learner.data.answers import PromptAnswers, build_answer_batch
-from learner.data.batching import parts
+from learner.data.batching import group_by_length
 from learner.data.preferences import PreferenceExample
-from learner.models.model import compute_in, model_inputs, trunk_of
+from learner.models.forward import model_inputs
+from learner.models.parameters import trunk_of
+from learner.models.precision import compute_in
 from learner.reward.linear import PENALTIES, LinearFits, cross_fit, standardise
 from learner.reward.reliability import Prediction, Reliabilities, estimate
 from learner.reward.statistics import mean_bounds
@@ -133,7 +135,7 @@ def answer_states(
     ]
     trunk, embedding = trunk_of(model), model.get_input_embeddings()
     found: dict[int, Tensor] = {}
-    for part in parts([row.length for row in rows], micro_tokens):
+    for part in group_by_length([row.length for row in rows], micro_tokens):
         check()
         batch = build_answer_batch([rows[i] for i in part], pad=pad, device=model.device)
         with compute_in(dtype, batch.ids_RT):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from learner.data.preferences import PreferenceExample
-from learner.models.model import trained
+from learner.models.parameters import trainable_parameters
 from learner.reward.evaluation import (
     RewardReport,
     build_preference_batches,
@@ -76,7 +76,7 @@ class _RewardTrainer:
         self._check = check
         self._generator = torch.Generator().manual_seed(seed)
         rates = [model.log_tie, model.offset]
-        weights = [p for p in trained(model) if all(p is not rate for rate in rates)]
+        weights = [p for p in trainable_parameters(model) if all(p is not rate for rate in rates)]
         self._optimizer = AdamW(
             [
                 {"params": weights, "weight_decay": settings.weight_decay},
@@ -99,7 +99,7 @@ class _RewardTrainer:
                 [self._examples[i] for i in order[start : start + self._settings.batch]],
                 reliabilities,
             )
-            nn.utils.clip_grad_norm_(trained(self._model), self._settings.clip_norm)
+            nn.utils.clip_grad_norm_(trainable_parameters(self._model), self._settings.clip_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()

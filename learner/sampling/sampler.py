@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from learner.data.batching import pad_left
-from learner.models.model import cast_copy, positions
+from learner.models.forward import position_ids
+from learner.models.precision import cast_copy
 from learner.settings import Dtype
 
 
@@ -91,7 +92,7 @@ class TransformersSampler:
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
         """Return n answers to each prompt, those to one prompt next to each other."""
-        wanted, own = each(prompts, n, numbers)
+        wanted, own = expand_prompts(prompts, n, numbers)
         model = cast_copy(self._model, self._dtype)
         order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
         samples: dict[int, Sample] = {}
@@ -153,7 +154,7 @@ def _next(
     logits_BV = model(
         input_ids=ids_BT,
         attention_mask=mask_BT.long(),
-        position_ids=positions(mask_BT)[:, -ids_BT.shape[1] :],
+        position_ids=position_ids(mask_BT)[:, -ids_BT.shape[1] :],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -166,7 +167,7 @@ def _next(
     return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
 
 
-def each(
+def expand_prompts(
     prompts: Sequence[Sequence[int]], n: int, numbers: Sequence[int] | None
 ) -> tuple[list[Sequence[int]], list[int]]:
     """Return the prompt of every answer, and the answer's number, which its seed goes by."""

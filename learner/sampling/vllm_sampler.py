@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from learner.errors import ModelUnusable
 from learner.models.merging import merged_weights
-from learner.sampling.sampler import Sample, answer_seed, each
+from learner.sampling.sampler import Sample, answer_seed, expand_prompts
 from learner.settings import Dtype
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class VllmSampler:
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
         """Return n answers to each prompt, those to one prompt next to each other."""
-        wanted, own = each(prompts, n, numbers)
+        wanted, own = expand_prompts(prompts, n, numbers)
         seeds = [answer_seed(seed, number) for number in own]
         self._engine.load(self._model)
         return self._engine.sample(wanted, self._end_ids, max_tokens, temperature, seeds)

@@ -4,7 +4,7 @@ from string import ascii_lowercase
 
 from playwright.sync_api import Page, expect
 
-from learner.models.model import load_tokenizer
+from learner.models.loading import load_tokenizer
 from tests.support.browser.actions import ask, asking_for, last_turn, long_text, wait_status
 from tests.support.servers import Plaudit
 

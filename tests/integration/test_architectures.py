@@ -14,7 +14,7 @@ from deploy.administration.policies import operations
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.state import latest
-from learner.models.model import load_model, load_tokenizer
+from learner.models.loading import load_model, load_tokenizer
 from learner.pretraining.sft import sft
 from learner.settings import GateSettings, LearnerSettings, PPOSettings, RewardSettings, SftSettings
 from protos.checkpoints.registry import Registry

@@ -22,7 +22,7 @@ from learner.cycle.reporting import report_prompts
 from learner.cycle.service import run
 from learner.cycle.state import latest
 from learner.data.packing import IGNORED
-from learner.models.model import load_model, load_tokenizer
+from learner.models.loading import load_model, load_tokenizer
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 from learner.data.answers import split_prompt
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
-from learner.models.model import choices, copy_shared, new_model
+from learner.models.forward import answer_logits
+from learner.models.loading import new_model
+from learner.models.parameters import copy_shared
 from learner.ppo.critic import new_critic
 from learner.ppo.losses import importance_weights, token_log_probs
 from learner.ppo.steps import PPOInputs
@@ -174,7 +176,7 @@ def test_importance_weights_of_a_fresh_policy_are_one(make: Make, model: PreTrai
     samples = make(model, [END]).sample(PROMPTS, 4, 8, 0.8, seed=1)
     for group in grouped(samples, micro_tokens=300):
         with torch.no_grad():
-            logits, _ = choices(model, group.batch, "float32")
+            logits, _ = answer_logits(model, group.batch, "float32")
         found = token_log_probs(logits, group.batch.tokens_N, 0.8)
         weights = importance_weights(found, group.sampler_log_probs_N, 2.0)
         torch.testing.assert_close(weights, torch.ones_like(weights), atol=1e-3, rtol=0)

@@ -12,7 +12,7 @@ import torch
 
 from deploy.administration.policies import operations
 from feedback.control.policies import append_policy_event
-from learner.models.model import load_model
+from learner.models.loading import load_model
 from protos.plaudit.v1.completion_pb2 import Choice
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.learning import answer_log_probs

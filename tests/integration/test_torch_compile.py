@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from learner.models.adapters import adapted
+from learner.models.adapters import add_adapter
 from learner.models.compiled import compile_layers
-from learner.models.model import choices, copy_shared, frozen, trained
+from learner.models.forward import answer_logits
+from learner.models.parameters import copy_shared, trainable_parameters
+from learner.models.precision import freeze
 from learner.models.ranks import Ranks
 from learner.ppo.critic import new_critic
 from learner.ppo.losses import token_log_probs
@@ -25,10 +27,10 @@ COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
 
 def to_train(reference: PreTrainedModel, *, compiled: bool) -> PreTrainedModel:
     """Return the reference with an adapter that does something."""
-    model = adapted(copy_shared(reference), LoraSettings(rank=4, alpha=8), 0)
+    model = add_adapter(copy_shared(reference), LoraSettings(rank=4, alpha=8), 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in trained(model):
+        for parameter in trainable_parameters(model):
             parameter.normal_(0, 0.05, generator=generator)
     if compiled:
         compile_layers(model)
@@ -37,7 +39,7 @@ def to_train(reference: PreTrainedModel, *, compiled: bool) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def reference() -> PreTrainedModel:
-    return frozen(tiny_model(), "bfloat16")
+    return freeze(tiny_model(), "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,11 @@ def test_compiled_layers_say_and_learn_what_the_others_do(
         if dtype == "float32":
             model.float()
         for group in groups:
-            logits, _ = choices(model, group.batch, dtype)
+            logits, _ = answer_logits(model, group.batch, dtype)
             token_log_probs(logits, group.batch.tokens_N, 1.0).sum().backward()  # type: ignore[no-untyped-call]
-        gradient = torch.cat([p.grad.flatten() for p in trained(model) if p.grad is not None])
+        gradient = torch.cat(
+            [p.grad.flatten() for p in trainable_parameters(model) if p.grad is not None]
+        )
         found.append((logits.detach().float(), gradient))
     exact, plain, fast = found
     for right, usual, ours in zip(exact, plain, fast, strict=True):
@@ -86,7 +90,7 @@ def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
     )
     assert not any(t.old_log_probs_N.requires_grad or t.old_values_N.requires_grad for t in fixed)
     for group, target in zip(groups, fixed, strict=True):
-        logits, _ = choices(policy, group.batch, "bfloat16")
+        logits, _ = answer_logits(policy, group.batch, "bfloat16")
         found = token_log_probs(logits, group.batch.tokens_N, 1.0)
         assert found.requires_grad
         assert torch.equal(found, target.old_log_probs_N)
@@ -96,15 +100,15 @@ def test_a_copy_of_a_compiled_model_is_its_own(
     reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
     model = to_train(reference, compiled=True)
-    before = choices(model, groups[0].batch, "bfloat16")[0].detach()
+    before = answer_logits(model, groups[0].batch, "bfloat16")[0].detach()
     copy = copy_shared(model)
     with torch.no_grad():
-        for parameter in trained(copy):
+        for parameter in trainable_parameters(copy):
             parameter.zero_()
-    assert torch.equal(choices(model, groups[0].batch, "bfloat16")[0], before)
+    assert torch.equal(answer_logits(model, groups[0].batch, "bfloat16")[0], before)
     assert torch.equal(
-        choices(copy, groups[0].batch, "bfloat16")[0],
-        choices(reference, groups[0].batch, "bfloat16")[0],
+        answer_logits(copy, groups[0].batch, "bfloat16")[0],
+        answer_logits(reference, groups[0].batch, "bfloat16")[0],
     )
 
 
@@ -118,7 +122,7 @@ def test_without_a_compiler_layers_stay_as_they_are_and_the_log_says_so(
     model = to_train(reference, compiled=True)
     assert "no C++ compiler" in caplog.text
     plain = to_train(reference, compiled=False)
-    ours, usual = (choices(m, groups[0].batch, "bfloat16")[0] for m in (model, plain))
+    ours, usual = (answer_logits(m, groups[0].batch, "bfloat16")[0] for m in (model, plain))
     assert torch.equal(ours, usual)
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.service import run
-from learner.models.model import load_tokenizer
+from learner.models.loading import load_tokenizer
 from learner.report.contents import Report
 from learner.settings import (
     DuelSettings,

@@ -15,7 +15,7 @@ from learner.cycle.service import run
 from learner.cycle.state import latest
 from learner.data.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from learner.models.checkpoint import save_model
-from learner.models.model import new_model
+from learner.models.loading import new_model
 from learner.settings import LearnerSettings, PretrainSettings
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from learner.errors import Interrupted
-from learner.models.ranks import joined
+from learner.models.ranks import join_ranks
 from learner.ppo.trainer import Iteration, run_ppo
 from tests.support.tiny import TINY_PPO, tiny_model
 from tests.unit.learner.ppo.test_trainer import players
@@ -25,7 +25,7 @@ def main(out: Path, iterations: int, stop_after: int) -> None:
             raise Interrupted
         found.append(iteration)
 
-    with joined() as ranks:
+    with join_ranks() as ranks:
         try:
             policy = run_ppo(
                 players(tiny_model()),

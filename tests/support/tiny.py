@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
-from learner.models.model import new_model
+from learner.models.loading import new_model
 from learner.models.ranks import Ranks
 from learner.ppo.rollouts import RolloutBatch, batch_rollouts
 from learner.sampling.sampler import Sample, TransformersSampler

@@ -11,7 +11,8 @@ from deploy.sizing.machine import default_shape, matmul_flops, plan_here, shape_
 from deploy.sizing.plan import GIB, PROGRAM_BYTES, Machine, ModelShape, Plan, plan
 from deploy.sizing.tuning import Tuning
 from learner.data.tokenizer import train_tokenizer
-from learner.models.model import new_model, parameters_of
+from learner.models.loading import new_model
+from learner.models.parameters import count_parameters
 from learner.settings import LearnerSettings, PPOSettings, PretrainSettings, tune_for
 from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 
@@ -169,7 +170,7 @@ def test_the_default_models_shape_is_that_of_the_model_made() -> None:
     model = new_model(PretrainSettings(), tokenizer)
     linear = [m for n, m in model.named_modules() if "proj" in n and hasattr(m, "in_features")]
     found = default_shape()
-    assert found.parameters == parameters_of(model)
+    assert found.parameters == count_parameters(model)
     assert found.linear_dimensions == sum(m.in_features + m.out_features for m in linear)
 
 
@@ -177,7 +178,7 @@ def test_the_default_models_shape_is_that_of_the_model_made() -> None:
 def test_a_folders_shape_is_read_without_loading_it(name: str, tmp_path: Path) -> None:
     model = tiny_model(name, tiny_tokenizer())
     found = shape_of(save_tiny(name, tmp_path))
-    assert found.parameters == parameters_of(model)
+    assert found.parameters == count_parameters(model)
     assert (found.layers, found.hidden, found.vocabulary) == (2, 64, len(tiny_tokenizer()))
     linear_dimensions = [
         sum(p.shape)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from learner.data.answers import PromptAnswers, build_answer_batch, can_share, split_prompt
-from learner.models.model import choices
+from learner.models.forward import answer_logits
 from learner.ppo.losses import token_log_probs
 
 SIZES = {
@@ -50,7 +50,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 def log_probs(model: PreTrainedModel, rows: Sequence[PromptAnswers]) -> torch.Tensor:
     batch = build_answer_batch(rows, pad=0, device=CPU)
-    return token_log_probs(choices(model, batch, "float32")[0], batch.tokens_N, 1.0)
+    return token_log_probs(answer_logits(model, batch, "float32")[0], batch.tokens_N, 1.0)
 
 
 @torch.no_grad()
@@ -74,13 +74,13 @@ def test_padding_and_neighbours_change_nothing(model: PreTrainedModel) -> None:
 
 def test_padding_and_other_answers_have_exactly_no_gradient(model: PreTrainedModel) -> None:
     batch = build_answer_batch(ROWS, pad=39, device=CPU)
-    logits, _ = choices(model, batch, "float32")
+    logits, _ = answer_logits(model, batch, "float32")
     embedded: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(
         lambda *args: (args[2].retain_grad(), embedded.append(args[2]))[0]
     )
     try:
-        logits, _ = choices(model, batch, "float32")
+        logits, _ = answer_logits(model, batch, "float32")
     finally:
         model.get_input_embeddings()._forward_hooks.clear()
     # The loss of the first row's second answer: one token, chosen behind the prompt.

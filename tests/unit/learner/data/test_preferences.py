@@ -4,7 +4,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from learner.data.preferences import PreferenceExample, examples, prompt_key, prompt_split
+from learner.data.preferences import (
+    PreferenceExample,
+    preference_examples,
+    prompt_key,
+    prompt_split,
+)
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import (
     Candidate,
@@ -43,7 +48,7 @@ def candidate(choice: int) -> Candidate:
 
 def learn(event: FeedbackEvent, context: int = 100) -> list[PreferenceExample]:
     event.owner, event.subject = "key", "anne"
-    found = examples(
+    found = preference_examples(
         [Judged(event, {"c": RECORD})], lambda text: [99, len(text), 2], context=context
     )
     assert all(example.rater == "key/anne" for example in found)

@@ -12,7 +12,7 @@ from learner.gate.evaluation import (
     count_wins,
     evaluate_candidate,
 )
-from learner.models.model import copy_shared
+from learner.models.parameters import copy_shared
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import GateSettings

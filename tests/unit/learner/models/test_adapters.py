@@ -15,17 +15,11 @@ from learner.data.answers import split_prompt
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
 from learner.errors import Interrupted
-from learner.models.adapters import adapted, is_adapter
+from learner.models.adapters import add_adapter, is_adapter
 from learner.models.checkpoint import model_exists, save_adapter, save_model
-from learner.models.model import (
-    copy_shared,
-    frozen,
-    load_model,
-    load_variant,
-    new_model,
-    trained,
-    trunk_of,
-)
+from learner.models.loading import load_model, load_variant, new_model
+from learner.models.parameters import copy_shared, trainable_parameters, trunk_of
+from learner.models.precision import freeze
 from learner.ppo.critic import critic_from_reward_model, new_critic
 from learner.ppo.rollouts import rows_from_samples
 from learner.ppo.steps import PPOInputs
@@ -46,7 +40,7 @@ FLOAT32 = pytest.mark.parametrize("base", ["float32"], indirect=True)
 def base(request: pytest.FixtureRequest) -> PreTrainedModel:
     """A frozen model, as the reference is where adapters are trained."""
     tokenizer = train_tokenizer(["a b"], vocabulary=300, context=64)
-    return frozen(new_model(TINY, tokenizer).eval(), request.param)
+    return freeze(new_model(TINY, tokenizer).eval(), request.param)
 
 
 def test_a_frozen_model_keeps_the_angles_of_its_positions_exact(base: PreTrainedModel) -> None:
@@ -58,7 +52,7 @@ def moved(model: PreTrainedModel, seed: int = 9) -> PreTrainedModel:
     """Return every adapter weight a random value, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in trained(model):
+        for parameter in trainable_parameters(model):
             parameter.normal_(0, 0.1, generator=generator)
     return model
 
@@ -76,10 +70,10 @@ def storages(*modules: torch.nn.Module) -> dict[int, int]:
 
 
 def players(base: PreTrainedModel) -> PPOInputs:
-    reward = RewardModel(adapted(copy_shared(base), LORA, 1), pad=0, seed=1)
+    reward = RewardModel(add_adapter(copy_shared(base), LORA, 1), pad=0, seed=1)
     samples = TransformersSampler(base, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
     reward.normalise(rows_from_samples(samples))
-    policy = adapted(copy_shared(base), LORA, 2)
+    policy = add_adapter(copy_shared(base), LORA, 2)
     ids = torch.randint(6, 262, (4, 8), generator=torch.Generator().manual_seed(3))
     return PPOInputs(
         policy=policy,
@@ -93,37 +87,42 @@ def players(base: PreTrainedModel) -> PPOInputs:
 
 
 def test_a_new_adapter_changes_nothing_and_its_seed_gives_it(base: PreTrainedModel) -> None:
-    one, again, other = (adapted(copy_shared(base), LORA, seed) for seed in (1, 1, 2))
+    one, again, other = (add_adapter(copy_shared(base), LORA, seed) for seed in (1, 1, 2))
     assert torch.equal(logits(one), logits(base))
-    pairs = list(zip(trained(one), trained(again), strict=True))
+    pairs = list(zip(trainable_parameters(one), trainable_parameters(again), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert not all(torch.equal(a, b) for a, b in zip(trained(one), trained(other), strict=True))
+    assert not all(
+        torch.equal(a, b)
+        for a, b in zip(trainable_parameters(one), trainable_parameters(other), strict=True)
+    )
     assert not torch.equal(logits(moved(one)), logits(base))
 
 
 def test_adapters_are_float32_on_weights_of_any_format(base: PreTrainedModel) -> None:
-    policy = adapted(copy_shared(base), LORA, 0)
-    assert {p.dtype for p in trained(policy)} == {torch.float32}
+    policy = add_adapter(copy_shared(base), LORA, 0)
+    assert {p.dtype for p in trainable_parameters(policy)} == {torch.float32}
     assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {base.dtype}
 
 
 def test_making_an_adapter_leaves_the_global_random_state(base: PreTrainedModel) -> None:
     before = torch.get_rng_state()
-    adapted(copy_shared(base), LORA, 1)
+    add_adapter(copy_shared(base), LORA, 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_only_linear_layers_of_the_trunk_are_adapted(base: PreTrainedModel) -> None:
-    policy = adapted(copy_shared(base), LORA, 0)
+    policy = add_adapter(copy_shared(base), LORA, 0)
     # Per layer: q, k, v, o are 32 x 32, and so are gate, up and down; A and B have rank 8.
-    assert sum(p.numel() for p in trained(policy)) == TINY.layers * 7 * (8 * 32 + 32 * 8)
-    below = {id(p) for p in trained(trunk_of(policy))}
-    assert {id(p) for p in trained(policy)} == below
+    assert sum(p.numel() for p in trainable_parameters(policy)) == TINY.layers * 7 * (
+        8 * 32 + 32 * 8
+    )
+    below = {id(p) for p in trainable_parameters(trunk_of(policy))}
+    assert {id(p) for p in trainable_parameters(policy)} == below
     assert policy.get_output_embeddings().weight is base.get_output_embeddings().weight
 
 
 def test_hidden_states_and_head_give_the_logits(base: PreTrainedModel) -> None:
-    policy = moved(adapted(copy_shared(base), LORA, 0))
+    policy = moved(add_adapter(copy_shared(base), LORA, 0))
     with torch.no_grad():
         hidden = trunk_of(policy)(input_ids=IDS).last_hidden_state
         assert torch.equal(policy.get_output_embeddings()(hidden), logits(policy))
@@ -134,7 +133,9 @@ def test_all_players_stand_on_one_trunk_in_memory(base: PreTrainedModel) -> None
     playing.critic = critic_from_reward_model(playing.reward)
     alone = sum(storages(base).values())
     together = storages(playing.policy, playing.critic, playing.reward, base)
-    own = [p for m in (playing.policy, playing.critic, playing.reward) for p in trained(m)]
+    own = [
+        p for m in (playing.policy, playing.critic, playing.reward) for p in trainable_parameters(m)
+    ]
     assert sum(together.values()) == alone + sum(4 * p.numel() for p in own)
 
 
@@ -143,14 +144,14 @@ def test_ppo_trains_the_adapters_and_leaves_the_reference(
 ) -> None:
     playing = players(base)
     before = {n: p.clone() for n, p in base.named_parameters()}
-    outputs, first = logits(base), [p.clone() for p in trained(playing.policy)]
+    outputs, first = logits(base), [p.clone() for p in trainable_parameters(playing.policy)]
     found: list[Iteration] = []
     run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert found[0].kl == 0
     assert found[-1].kl != 0
     assert all(torch.equal(p, before[n]) for n, p in base.named_parameters())
     assert torch.equal(logits(base), outputs)
-    after = trained(playing.policy)
+    after = trainable_parameters(playing.policy)
     assert not any(torch.equal(a, b) for a, b in zip(after, first, strict=True))
     saved_names = FileSystemReader(tmp_path / "s").read_metadata().state_dict_metadata
     weights = [n for n in saved_names if n.startswith("training.model.")]
@@ -172,13 +173,15 @@ def test_killed_and_resumed_ppo_gives_the_same_adapter(
         run_ppo(players(base), TINY_PPO, seed=5, state=tmp_path / "s", on_iteration=kill)
     resumed = players(base)
     run_ppo(resumed, TINY_PPO, seed=5, state=tmp_path / "s")
-    pairs = list(zip(trained(whole.policy), trained(resumed.policy), strict=True))
+    pairs = list(
+        zip(trainable_parameters(whole.policy), trainable_parameters(resumed.policy), strict=True)
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_reward_model_is_put_back_into_one_of_another_seed(base: PreTrainedModel) -> None:
-    reward = RewardModel(moved(adapted(copy_shared(base), LORA, 1)), pad=0, seed=1)
-    again = RewardModel(adapted(copy_shared(base), LORA, 0), pad=0, seed=0)
+    reward = RewardModel(moved(add_adapter(copy_shared(base), LORA, 1)), pad=0, seed=1)
+    again = RewardModel(add_adapter(copy_shared(base), LORA, 0), pad=0, seed=0)
     load_trained_state(again, trained_state(reward))
     rows = split_prompt(IDS.tolist())
     assert torch.equal(again.score(rows), reward.score(rows))
@@ -188,7 +191,7 @@ def test_a_reward_model_is_put_back_into_one_of_another_seed(base: PreTrainedMod
 def saved(base: PreTrainedModel, folder: Path) -> tuple[Path, Path, PreTrainedModel]:
     """Return the folders of full weights and of an adapter, and the adapted policy."""
     save_model(base, train_tokenizer(["a b"], vocabulary=300, context=64), folder / "full")
-    policy = moved(adapted(copy_shared(base), LORA, 3))
+    policy = moved(add_adapter(copy_shared(base), LORA, 3))
     return folder / "full", save_adapter(policy, folder / "adapter"), policy
 
 
@@ -203,7 +206,7 @@ def test_an_adapter_comes_back_from_disk_as_it_was(base: PreTrainedModel, tmp_pa
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in policy.named_parameters() if p.requires_grad
     }
-    own = sum(4 * p.numel() for p in trained(again))
+    own = sum(4 * p.numel() for p in trainable_parameters(again))
     assert sum(storages(base, again).values()) == sum(storages(base).values()) + own
     # And it goes on: what is trained from here is saved and loaded again.
     moved(again, seed=10)
@@ -258,7 +261,7 @@ def test_adapters_on_later_full_weights_leave_these_and_the_reference_alone(
         trunk_of(later).norm.weight.mul_(1.5)
     save_model(later, tokenizer, tmp_path / "later")
     before = logits(base)
-    policy = adapted(load_variant(base, tmp_path / "later"), LORA, 0)
+    policy = add_adapter(load_variant(base, tmp_path / "later"), LORA, 0)
     assert torch.equal(logits(policy), logits(later))
     save_adapter(moved(policy), tmp_path / "adapter")
     again = load_variant(base, tmp_path / "adapter", tmp_path / "later")
@@ -271,9 +274,9 @@ def test_gpt2s_transposed_layers_are_adapted_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=1, n_head=1)
     reference = GPT2LMHeadModel(config).eval().requires_grad_(False)
-    policy = moved(adapted(copy_shared(reference), LORA, 0))
+    policy = moved(add_adapter(copy_shared(reference), LORA, 0))
     # c_attn is 32 x 96, attn.c_proj 32 x 32, c_fc 32 x 128, mlp.c_proj 128 x 32.
-    assert sum(p.numel() for p in trained(policy)) == 8 * (128 + 64 + 160 + 160)
+    assert sum(p.numel() for p in trainable_parameters(policy)) == 8 * (128 + 64 + 160 + 160)
     save_adapter(policy, tmp_path / "adapter")
     reference.save_pretrained(tmp_path / "full")
     again = load_variant(reference, tmp_path / "adapter", tmp_path / "full")

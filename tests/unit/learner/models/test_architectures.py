@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from learner.data.answers import build_answer_batch, can_share, split_prompt
 from learner.data.packing import IGNORED, Rows, encode_conversation, pack_conversations
 from learner.data.tokenizer import end_token_ids
-from learner.models.model import ScalarModel, choices
+from learner.models.forward import ScalarModel, answer_logits
 from learner.ppo.losses import token_log_probs
 from learner.pretraining.next_token import next_token_loss
 from learner.sampling.sampler import TransformersSampler
@@ -104,7 +104,7 @@ def test_log_probs_past_the_window_are_those_of_each_answer_alone(model: PreTrai
     rows = split_prompt(sequences, shared=can_share(model.config))
     batch = build_answer_batch(rows, pad=0, device=torch.device("cpu"))
     with torch.no_grad():
-        logits, _ = choices(model, batch, "float32")
+        logits, _ = answer_logits(model, batch, "float32")
     alone = [answer_log_probs(model, r.prompt, a) for r in rows for a in r.answers]
     found = token_log_probs(logits, batch.tokens_N, 1.0)
     torch.testing.assert_close(found, torch.cat(alone), atol=1e-4, rtol=1e-4)

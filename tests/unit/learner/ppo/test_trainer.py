@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from learner.data.answers import build_answer_batch
 from learner.data.packing import IGNORED
 from learner.errors import Interrupted, StateUnusable
-from learner.models.model import choices, copy_shared
+from learner.models.forward import answer_logits
+from learner.models.parameters import copy_shared
 from learner.models.ranks import Ranks
 from learner.ppo.critic import ValueHead, new_critic
 from learner.ppo.losses import token_log_probs
@@ -46,7 +47,7 @@ def test_sampling_in_bfloat16_leaves_the_model_as_it_was(model: PreTrainedModel)
         torch.equal(p, q) for p, q in zip(policy.parameters(), model.parameters(), strict=True)
     )
     group = build_answer_batch(rows_from_samples(samples), pad=0, device=torch.device("cpu"))
-    exact_N = token_log_probs(choices(model, group, "float32")[0], group.tokens_N, 1.0)
+    exact_N = token_log_probs(answer_logits(model, group, "float32")[0], group.tokens_N, 1.0)
     sampled_N = torch.tensor([p for s in samples for p in s.log_probs])
     assert not torch.equal(exact_N, sampled_N)
     torch.testing.assert_close(sampled_N, exact_N, atol=0.1, rtol=0.1)
@@ -127,7 +128,7 @@ def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate
         first=True,
     )
     for group, target in zip(groups, fixed, strict=True):
-        logits, states = choices(playing.policy, group.batch, "float32")
+        logits, states = answer_logits(playing.policy, group.batch, "float32")
         found = token_log_probs(logits, group.batch.tokens_N, 1.0)
         assert found.requires_grad
         assert torch.equal(found, target.old_log_probs_N)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from learner.data.packing import IGNORED, encode_conversation, pack_conversations, pack_documents
 from learner.data.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from learner.errors import DataUnusable
-from learner.models.model import load_model, load_tokenizer
+from learner.models.loading import load_model, load_tokenizer
 from learner.pretraining.next_token import learning_rate, next_token_loss
 from learner.pretraining.pretrain import pretrain
 from learner.pretraining.progress import Advance

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from learner.data.answers import PromptAnswers, build_answer_batch, split_prompt
 from learner.data.preferences import PreferenceExample
-from learner.models.model import copy_shared
+from learner.models.parameters import copy_shared
 from learner.ppo.critic import critic_from_reward_model
 from learner.reward.evaluation import RewardReport, evaluate
 from learner.reward.likelihoods import davidson_log_probs
