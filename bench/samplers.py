@@ -21,6 +21,7 @@ from bench.servers import machine
 from learner.cycle.materials import demonstrated_prompts
 from learner.data.tokenizer import end_token_ids
 from learner.models.loading import load_model, load_tokenizer, sampling_temperature
+from learner.models.parameters import count_parameters
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.sampling.vllm_sampler import VllmEngine, VllmSampler
 
