@@ -26,7 +26,7 @@ from feedback.control.keys import make_key
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.http.access import Access
 from serving.http.usage import Usage, usage_file
@@ -36,7 +36,7 @@ KEYS = 100
 
 def new_home(folder: Path, model: Path, keys: int) -> str:
     """Make a home that serves a model, with so many keys; give the last one's token."""
-    Registry(folder / "registry").publish(model, version=1, parent=0, base="bench")
+    FolderRegistry(folder / "registry").publish(model, version=1, parent=0, base="bench")
     log = SqliteLog(folder / "log.db")
     append_policy_event(log, Published(version=1))
     history, token = History(log), ""
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     print(machine())
-    model = Registry(options.home / "registry").path(1)
+    model = FolderRegistry(options.home / "registry").path(1)
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as servers:
         folder = Path(temporary)
         tokens = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from bench.servers import bare_vllm, free_port, machine, plaudit_serve, running
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 
 TOKENS = 96
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     print(machine())
-    registry = Registry(options.home / "registry")
+    registry = FolderRegistry(options.home / "registry")
     model = registry.path(registry.versions()[-1])
     logs = Path(tempfile.mkdtemp())
     bare_url, our_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))

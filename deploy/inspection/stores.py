@@ -117,7 +117,7 @@ def check_registry(home: Path, live: int) -> Finding:
         return Finding("ok", "registry", f"{home / 'registry'} is made on the first start")
     try:
         registry = open_registry(home)
-        registry.probe()
+        registry.check_writable()
         versions = registry.versions()
         if live:
             registry.verify(live)

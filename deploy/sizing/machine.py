@@ -1,6 +1,5 @@
 """What the machine and a model folder hold, for `deploy.sizing.plan`."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from deploy.sizing.processor import Dtype
 from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
 from learner.settings import LearnerSettings, PretrainSettings, Tune
 from protos.checkpoints.shared_registry import open_registry
+from protos.checkpoints.tensors import tensor_shapes
 from serving.settings import ServingSettings
 
 _EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
@@ -77,14 +77,10 @@ def shape_of(folder: Path) -> ModelShape:
     config = whole.get_text_config()
     parameters = linear_dimensions = 0
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name == "__metadata__":
-                continue
-            parameters += int(np.prod(tensor["shape"]))
-            if len(tensor["shape"]) == 2 and not any(e in name for e in _EMBEDDINGS):
-                linear_dimensions += sum(tensor["shape"])
+        for name, shape in tensor_shapes(file).items():
+            parameters += int(np.prod(shape))
+            if len(shape) == 2 and not any(e in name for e in _EMBEDDINGS):
+                linear_dimensions += sum(shape)
     if not parameters:
         raise DeployError(f"{folder} holds no safetensors; bring the model in with import-model")
     return ModelShape(

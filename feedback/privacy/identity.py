@@ -5,10 +5,10 @@ that this service made it, for this owner, with so many choices, and until when 
 voted on. Left out: revoking a single id.
 """
 
+import contextlib
 import functools
 import hmac
 import json
-import os
 import re
 import secrets
 import struct
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from feedback.errors import FeedbackError
+from protos.checkpoints.durable import create_file
 
 LIFETIME_SECONDS: Final = 30 * 24 * 3600
 LOCAL_OWNER: Final = "local"
@@ -115,18 +116,8 @@ def _create_secret(path: Path) -> None:
         "keys": {key_id: secrets.token_hex(32)},
         "identity": secrets.token_hex(32),
     }
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(aside, path)  # unlike rename, fails if another process was first
-    except FileExistsError:
-        pass
-    finally:
-        aside.unlink(missing_ok=True)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        create_file(path, json.dumps(content).encode(), mode=0o600)
 
 
 def _digest(key: bytes, purpose: bytes, *parts: bytes) -> bytes:

@@ -24,12 +24,12 @@ from learner.data.preferences import PreferenceExample, Split, prompt_key, promp
 from learner.data.tokenizer import encode_chat
 from learner.errors import StateUnusable
 from learner.gate.criteria import criteria
-from learner.models.checkpoint import write_bytes
 from learner.report.chart import chart
 from learner.report.contents import Data, Notes, Outcome, Report, SampledPrompt
 from learner.report.page import CHART_FILE, markdown
 from learner.sampling.sampler import Sample
 from learner.settings import RewardSettings
+from protos.checkpoints.durable import write_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from learner.errors import StateUnusable
-from learner.models.checkpoint import write_bytes
 from learner.report.contents import Outcome
+from protos.checkpoints.durable import write_bytes
 
 Stage = Literal["reward", "judge", "ppo", "gate", "publish", "done"]
 

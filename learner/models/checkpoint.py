@@ -1,6 +1,5 @@
 """Training state on disk, whole or absent: written aside, fsynced, renamed."""
 
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -24,35 +23,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from learner.errors import StateUnusable
 from learner.models.adapters import is_adapter, write_adapter
 from learner.models.ranks import Ranks
+from protos.checkpoints.durable import fsync_tree, partial_path, replace_file, replace_folder
 
 _TRAINED_ONLY: Final = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
-def fsync(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file; a crash leaves the old one or the new one."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_bytes(data)
-    fsync(aside)
-    os.replace(aside, path)
-    fsync(path.parent)
-
-
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Replace the state file `path` with `state` (tensors and plain values)."""
-    aside = path.with_name(f".{path.name}.partial")
-    torch.save(state, aside)
-    fsync(aside)
-    os.replace(aside, path)
-    fsync(path.parent)
+    staged = partial_path(path)
+    torch.save(state, staged)
+    replace_file(staged, path)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -113,21 +93,17 @@ def save_sharded(
         key: What the run depends on; a state under another key is not resumed.
 
     """
-    aside = folder.with_name(f".{folder.name}.partial")
+    staged = partial_path(folder)
     if ranks.rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
     ranks.wait()
     state = {"training": _TrainedState(module, optimizer), "key": key, "extra": extra}
     with _quiet():
-        save(state, checkpoint_id=aside, no_dist=ranks.size == 1)
+        save(state, checkpoint_id=staged, no_dist=ranks.size == 1)
     ranks.wait()
     if ranks.rank == 0:
-        for file in aside.iterdir():
-            fsync(file)
-        fsync(aside)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
-        fsync(folder.parent)
+        fsync_tree(staged)
+        replace_folder(staged, folder)
     ranks.wait()
 
 
@@ -189,33 +165,30 @@ class _TrainedState(Stateful):
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
     """Write a model folder in Hugging Face format, whole or not at all."""
-    with _whole(out) as aside:
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+    with _atomic_folder(out) as staged:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
     return out
 
 
 def save_adapter(model: PreTrainedModel, out: Path) -> Path:
     """Write the adapter of a model as a folder of its own, whole or not at all."""
-    with _whole(out) as aside:
-        write_adapter(model, aside)
+    with _atomic_folder(out) as staged:
+        write_adapter(model, staged)
     return out
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """Return a folder to write to; it takes the place of `out` in the end."""
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    for file in aside.iterdir():
+def _atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder to write to; it replaces `out` at the end."""
+    staged = partial_path(out)
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    yield staged
+    for file in staged.iterdir():
         file.chmod(0o644)  # safetensors makes its files readable by their owner alone
-        fsync(file)
-    fsync(aside)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(aside, out)
-    fsync(out.parent)
+    fsync_tree(staged)
+    replace_folder(staged, out)
 
 
 def model_exists(folder: Path) -> bool:

@@ -1,10 +1,9 @@
 """A checkpoint registry that several machines share: any fsspec URL, with a folder as its cache.
 
-The rule is the folder's: files first, the manifest last, and what has no manifest or another
-checksum does not exist. A version number is claimed by a conditional create before anything is
-uploaded. A checkpoint is copied into the cache and verified there before it can be used.
-
-Left out: checkpoints that are streamed without a copy on disk.
+As in a folder, files come first and the manifest last; a version without a manifest, or with a
+file of another checksum, does not exist. A learner claims a version number by a conditional
+create before it uploads anything. A checkpoint is copied into the cache and verified there
+before it is used. Streaming weights without a copy on disk is not supported.
 """
 
 import logging
@@ -12,156 +11,159 @@ import secrets
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import fsspec
-from google.protobuf import json_format
+import tenacity
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from protos.checkpoints.folder_registry import FolderRegistry, check_size, read_checked
 from protos.checkpoints.registry import (
     MANIFEST,
     CheckpointInvalid,
     Registry,
     RegistryUnavailable,
     VersionTaken,
+    parse_manifest,
 )
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
 
 logger = logging.getLogger(__name__)
 
 _CLAIM: Final = "claim"
-_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
+_RETRY_DELAYS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds
 _T = TypeVar("_T")
 
 
-class SharedRegistry(Registry):
-    """A registry at a URL. `path` gives the cached copy, which `verify` fetches."""
+class SharedRegistry:
+    """A registry at a URL. `path` is the cached copy, which `verify` fetches.
+
+    All methods but `path` and `evict_cached` raise RegistryUnavailable if the registry does not
+    answer after several tries.
+    """
 
     def __init__(self, url: str, cache: Path, *, claimant: str) -> None:
         """Use `url`; nothing is read before the first call.
 
         Args:
-            url: `s3://bucket/prefix`, `gs://...`, `file:///...`, or what else fsspec knows.
-            cache: Folder for copies.
-            claimant: Who publishes from here; a claim of its own is taken up after a crash.
+            url: `s3://bucket/prefix`, `gs://...`, `file:///...`, or another URL that fsspec
+                supports.
+            cache: Folder for local copies.
+            claimant: Name of this publisher in its claims; after a crash, it resumes its own.
 
         Raises:
             RegistryUnavailable: fsspec has no driver for this URL; the message names it.
 
         """
-        super().__init__(cache)
+        self._cache = FolderRegistry(cache)
         self._url = url
         self._claimant = claimant.encode()
-        self._fetching = threading.Lock()  # one copy at a time is put in place
+        self._cache_lock = threading.Lock()  # held while the cache is changed
         try:
             self._fs, self._base = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise RegistryUnavailable(f"the registry {url} cannot be used: {error}") from error
 
+    def path(self, version: int) -> Path:
+        """Return the folder of a version's cached copy, whether or not it exists."""
+        return self._cache.path(version)
+
     def versions(self) -> list[int]:
-        """Return the published versions, ascending.
-
-        Raises:
-            RegistryUnavailable: The registry is away.
-
-        """
-        found = self._tried(lambda: self._listed())
+        """Return the published versions, ascending (manifest present; files not verified)."""
+        found = self._retry(self._list_versions)
         return sorted(int(v) for v in found if v.isdigit())
 
-    def _listed(self) -> list[str]:
+    def _list_versions(self) -> list[str]:
         self._fs.invalidate_cache()
         manifests = self._fs.glob(f"{self._base}/v*/{MANIFEST}")
         return [str(m).split("/")[-2][1:] for m in manifests]
 
     def manifest(self, version: int) -> Manifest:
-        """Read a version's manifest.
+        """Read a version's manifest, from the cache if it is there.
 
         Raises:
-            CheckpointInvalid: There is none.
-            RegistryUnavailable: The registry is away.
+            CheckpointInvalid: It is missing or unreadable.
 
         """
-        if (self.path(version) / MANIFEST).is_file():
-            return super().manifest(version)
+        if self._cache.has_manifest(version):
+            return self._cache.manifest(version)
         try:
-            text = self._tried(lambda: self._fs.cat_file(self._remote_path(version, MANIFEST)))
+            text = self._retry(partial(self._fs.cat_file, self._remote_path(version, MANIFEST)))
         except FileNotFoundError as error:
             raise CheckpointInvalid(f"version {version} has no {MANIFEST}") from error
-        try:
-            return json_format.Parse(text, Manifest(), ignore_unknown_fields=True)
-        except (json_format.ParseError, UnicodeDecodeError) as error:
-            raise CheckpointInvalid(f"version {version}: {MANIFEST} is unreadable") from error
+        return parse_manifest(text, version)
+
+    def read(self, version: int, name: str) -> bytes:
+        """Read one small file of a version and check it against the manifest.
+
+        Raises:
+            CheckpointInvalid: The version or the file is missing, or the file was altered.
+
+        """
+        return read_checked(self.manifest(version), name, partial(self._read, version, name))
 
     def _read(self, version: int, name: str) -> bytes:
-        if (self.path(version) / MANIFEST).is_file():
-            return super()._read(version, name)
-        data: bytes = self._tried(lambda: self._fs.cat_file(self._remote_path(version, name)))
+        if self._cache.has_manifest(version):
+            return (self.path(version) / name).read_bytes()
+        data: bytes = self._retry(partial(self._fs.cat_file, self._remote_path(version, name)))
         return data
 
     def verify(self, version: int) -> Manifest:
         """Fetch a version if it is not in the cache, and check every file.
 
         Raises:
-            CheckpointInvalid: A file is absent or altered, here or there.
-            RegistryUnavailable: The registry is away.
+            CheckpointInvalid: A file in the registry is missing or was altered.
 
         """
-        with self._fetching:
-            if (self.path(version) / MANIFEST).is_file():
+        with self._cache_lock:
+            if self._cache.has_manifest(version):
                 try:
-                    return super().verify(version)
+                    return self._cache.verify(version)
                 except CheckpointInvalid as error:
-                    logger.warning("the cached copy is damaged and fetched again: %s", error)
+                    logger.warning("the cached copy is damaged, fetching it again: %s", error)
                     shutil.rmtree(self.path(version))
             self._fetch(version)
-            return super().verify(version)
+            return self._cache.verify(version)
 
     def check(self, version: int) -> None:
-        """Check that every file of a version is there, and has its size.
+        """Check that every file of a version exists with the right size, without fetching it.
 
         Raises:
-            CheckpointInvalid: One is absent, or of another size.
-            RegistryUnavailable: The registry is away.
+            CheckpointInvalid: A file is missing or has another size.
 
         """
         for digest in self.manifest(version).files:
             file = self._remote_path(version, digest.path)
             try:
-                size = self._tried(partial(self._fs.size, file))
+                size = self._retry(partial(self._fs.size, file))
             except FileNotFoundError as error:
                 raise CheckpointInvalid(f"version {version}: {digest.path} is missing") from error
-            if size != digest.size:
-                raise CheckpointInvalid(
-                    f"version {version}: {digest.path} has {size} bytes, "
-                    f"its manifest says {digest.size}"
-                )
+            check_size(version, digest, size)
 
-    def drop_cached(self, below: int, kept: Container[int]) -> None:
-        """Delete copies of the versions below `below` that are not in `kept`."""
-        with self._fetching:
-            for version in super().versions():
+    def evict_cached(self, below: int, kept: Container[int]) -> None:
+        """Delete the local copies of the versions below `below`, except those in `kept`."""
+        with self._cache_lock:
+            for version in self._cache.versions():
                 if version < below and version not in kept:
-                    super().delete(version)
+                    self._cache.delete(version)
 
     def _fetch(self, version: int) -> None:
         manifest = self.manifest(version)
-        aside = self._staging_path(version)
-        shutil.rmtree(aside, ignore_errors=True)
+        staged = self._cache.staging_path(version)
+        shutil.rmtree(staged, ignore_errors=True)
         for digest in manifest.files:
-            target = aside / digest.path
+            target = staged / digest.path
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._tried(partial(self._download_file, version, digest.path, target, digest.size))
+                self._retry(partial(self._download_file, version, digest.path, target, digest.size))
             except FileNotFoundError as error:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(staged, ignore_errors=True)
                 raise CheckpointInvalid(f"version {version}: {digest.path} is missing") from error
-        self._replace_directory(aside, self.path(version))
-        self._write_manifest(self.path(version), manifest)
+        self._cache.install(version, staged, manifest)
 
     def _download_file(self, version: int, name: str, target: Path, size: int) -> None:
         self._fs.get_file(self._remote_path(version, name), str(target))
@@ -179,16 +181,17 @@ class SharedRegistry(Registry):
         gate: Mapping[str, float] | None = None,
         adapter_base: int = 0,
     ) -> Manifest:
-        """Publish a model folder as `version`; after a crash in between, once more.
+        """Publish a model folder; for the arguments see `Registry.publish`.
+
+        After a crash or an outage, call it again with the same version to finish.
 
         Raises:
-            VersionTaken: Somebody else has claimed or published the version.
-            RegistryUnavailable: The registry is away; publish again.
+            VersionTaken: The version is published already, or claimed by another learner.
 
         """
         self._claim(version)
-        if not (self.path(version) / MANIFEST).is_file():
-            super().publish(
+        if not self._cache.has_manifest(version):
+            self._cache.publish(
                 source,
                 version=version,
                 parent=parent,
@@ -197,36 +200,26 @@ class SharedRegistry(Registry):
                 gate=gate,
                 adapter_base=adapter_base,
             )
-        manifest = super().verify(version)
+        manifest = self._cache.verify(version)
         for digest in manifest.files:
             local = str(self.path(version) / digest.path)
-            self._tried(partial(self._fs.put_file, local, self._remote_path(version, digest.path)))
+            self._retry(partial(self._fs.put_file, local, self._remote_path(version, digest.path)))
         data = (self.path(version) / MANIFEST).read_bytes()
-        self._tried(lambda: self._fs.pipe_file(self._remote_path(version, MANIFEST), data))
+        self._retry(partial(self._fs.pipe_file, self._remote_path(version, MANIFEST), data))
         return manifest
 
-    def probe(self) -> None:
-        """Write a small file there and delete it again.
-
-        Raises:
-            RegistryUnavailable: It cannot be written to.
-
-        """
+    def check_writable(self) -> None:
+        """Write a small file to the registry and delete it again."""
         file = f"{self._base}/probe-{secrets.token_hex(8)}"
-        self._tried(lambda: self._fs.makedirs(self._base, exist_ok=True))
-        self._tried(lambda: self._fs.pipe_file(file, b"probe"))
-        self._tried(lambda: self._fs.rm(file))
+        self._retry(lambda: self._fs.makedirs(self._base, exist_ok=True))
+        self._retry(lambda: self._fs.pipe_file(file, b"probe"))
+        self._retry(lambda: self._fs.rm(file))
 
     def delete(self, version: int) -> None:
-        """Delete a version: its manifest first, so that it is gone at once.
-
-        Raises:
-            RegistryUnavailable: The registry is away; delete again.
-
-        """
+        """Delete a version and its copy, the manifest first, so that it stops existing at once."""
         for name in (MANIFEST, ""):
-            self._tried(partial(self._remove, self._remote_path(version, name).rstrip("/")))
-        super().delete(version)
+            self._retry(partial(self._remove, self._remote_path(version, name).rstrip("/")))
+        self._cache.delete(version)
 
     def _remove(self, remote: str) -> None:
         if self._fs.exists(remote):
@@ -234,48 +227,56 @@ class SharedRegistry(Registry):
 
     def _claim(self, version: int) -> None:
         file = self._remote_path(version, _CLAIM)
-        if self._tried(lambda: self._fs.exists(self._remote_path(version, MANIFEST))):
+        if self._retry(lambda: self._fs.exists(self._remote_path(version, MANIFEST))):
             raise VersionTaken(f"version {version} is published already")
         try:
-            self._tried(lambda: self._create(file))
+            self._retry(lambda: self._create_exclusively(file))
         except FileExistsError as error:
-            if self._tried(lambda: self._fs.cat_file(file)) != self._claimant:
+            if self._retry(lambda: self._fs.cat_file(file)) != self._claimant:
                 raise VersionTaken(f"version {version} is claimed by another learner") from error
 
-    def _create(self, file: str) -> None:
+    def _create_exclusively(self, file: str) -> None:
         self._fs.makedirs(file.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(file, self._claimant, mode="create")
 
     def _remote_path(self, version: int, name: str) -> str:
         return f"{self._base}/v{version:06d}/{name}"
 
-    def _tried(self, action: Callable[[], _T]) -> _T:
-        """Do it, again after a while where the registry is away."""
-        for pause in (*_PAUSES, None):
-            try:
-                return action()
-            except (FileNotFoundError, FileExistsError):
+    def _retry(self, action: Callable[[], _T]) -> _T:
+        """Run `action`; run it again after a delay if the registry does not answer."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_outage),
+            wait=tenacity.wait_chain(*map(tenacity.wait_fixed, _RETRY_DELAYS)),
+            stop=tenacity.stop_after_attempt(len(_RETRY_DELAYS) + 1),
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+        try:
+            return retrying(action)
+        except Exception as error:
+            if not _is_outage(error):
                 raise
-            except _failures() as error:
-                if pause is None:
-                    raise RegistryUnavailable(
-                        f"the registry {self._url} is away: {error}"
-                    ) from error
-                logger.warning("the registry %s is away, trying again: %s", self._url, error)
-                time.sleep(pause)
-        raise AssertionError
+            raise RegistryUnavailable(
+                f"the registry {self._url} is unavailable: {error}"
+            ) from error
+
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        logger.warning("the registry %s is unavailable, trying again: %s", self._url, error)
 
 
 class RegistrySettings(BaseSettings):
-    """Where the registry is; environment variable PLAUDIT_REGISTRY."""
+    """Location of the registry; environment variable PLAUDIT_REGISTRY."""
 
     model_config = SettingsConfigDict(env_prefix="PLAUDIT_", frozen=True, extra="ignore")
 
-    registry: str = Field("", description="An fsspec URL; none: a folder in the home.")
+    registry: str = Field(
+        "", description="fsspec URL of a shared registry; empty: a folder in the home folder."
+    )
 
 
 def open_registry(home: Path) -> Registry:
-    """Open the registry that the settings name, else the one in the home folder.
+    """Open the registry that the settings name, or else the one in the home folder.
 
     Raises:
         RegistryUnavailable: There is no driver for its URL.
@@ -283,7 +284,7 @@ def open_registry(home: Path) -> Registry:
     """
     url = RegistrySettings().registry
     if not url:
-        return Registry(home / "registry")
+        return FolderRegistry(home / "registry")
     cache = home / "registry-cache"
     cache.mkdir(parents=True, exist_ok=True)
     file = cache / "claimant"
@@ -292,8 +293,14 @@ def open_registry(home: Path) -> Registry:
     return SharedRegistry(url, cache, claimant=file.read_text())
 
 
-def _failures() -> tuple[type[BaseException], ...]:
-    """Return what the drivers raise when the other side is away."""
+def _is_outage(error: BaseException) -> bool:
+    if isinstance(error, FileNotFoundError | FileExistsError):
+        return False
+    return isinstance(error, _driver_errors())
+
+
+def _driver_errors() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that the drivers raise if the remote side does not answer."""
     found: list[Any] = [OSError, TimeoutError]
     for module, name in (
         ("botocore.exceptions", "BotoCoreError"),

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import SafetensorError
+
+from protos.checkpoints import tensors
 from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_LORA
 from serving.errors import CheckpointIncompatible
@@ -39,17 +42,15 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Read the names and shapes of all tensors from the safetensors headers in `folder`.
 
     Raises:
-        CheckpointUnfit: There is no readable safetensors file.
+        CheckpointIncompatible: There is no readable safetensors file.
 
     """
     shapes: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            with file.open("rb") as stream:
-                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        except (ValueError, OSError) as error:
+            shapes.update(tensors.tensor_shapes(file))
+        except (SafetensorError, OSError) as error:
             raise CheckpointIncompatible(f"{file.name} has no readable header") from error
-        shapes.update({k: v["shape"] for k, v in header.items() if k != "__metadata__"})
     if not shapes:
         raise CheckpointIncompatible(f"{folder.name} holds no safetensors")
     return shapes

@@ -7,7 +7,7 @@ from typing import Any
 
 from feedback.control.policies import PolicyFollower, PolicyState, append_policy_event
 from feedback.log.event_log import EventLog, LogError
-from protos.checkpoints.registry import RegistryError, RegistryUnavailable
+from protos.checkpoints.registry import CachingRegistry, RegistryError, RegistryUnavailable
 from protos.plaudit.v1 import policy_pb2 as policy
 from serving import metrics
 from serving.errors import PolicyLost, ServingError
@@ -101,7 +101,8 @@ class Swapper:
         registry, kept = self.loader.registry, {1, state.live, state.previous} - {0}
         try:
             kept |= {full_weights_version(registry, version) for version in kept}
-            registry.drop_cached(state.live, kept)
+            if isinstance(registry, CachingRegistry):
+                registry.evict_cached(state.live, kept)
         except (RegistryError, ServingError, OSError) as error:
             logger.warning("Copies of older versions stay on this disk: %s", error)
 

@@ -17,7 +17,7 @@ from learner.cycle.state import latest
 from learner.models.loading import load_model, load_tokenizer
 from learner.pretraining.sft import sft
 from learner.settings import GateSettings, LearnerSettings, PPOSettings, RewardSettings, SftSettings
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.architectures import WINDOW, save_tiny
@@ -77,7 +77,7 @@ def tuned(home: Path, architecture: str) -> None:
         progress=lambda advance: losses.append(advance.loss),
     )
     assert losses[-1] < losses[0]
-    Registry(home / "registry").publish(first, version=1, parent=0, base=architecture)
+    FolderRegistry(home / "registry").publish(first, version=1, parent=0, base=architecture)
 
 
 def learned(home: Path) -> None:

@@ -12,7 +12,7 @@ from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.state import latest
 from learner.report.contents import Notes
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
 from protos.plaudit.v1.policy_pb2 import PolicyEvent
@@ -47,7 +47,7 @@ def test_killed_and_resumed_cycle_gives_the_same_weights(
     armed.write_text(f"{failpoint}=kill\n")
     assert killed_or_done(home, armed) == -signal.SIGKILL
     assert armed.read_text() == ""
-    assert 2 not in Registry(home / "registry").versions()
+    assert 2 not in FolderRegistry(home / "registry").versions()
     killed_or_done(home)
     assert weights(home) == weights(learned)
     found, whole = report_of_cycle(home), report_of_cycle(learned)
@@ -91,11 +91,11 @@ def test_crash_between_registry_and_event_is_repaired(learned: Path, tmp_path: P
     armed.write_text("learner.published=kill\n")
     assert killed_or_done(home, armed) == -signal.SIGKILL
     log = SqliteLog(home / "log.db")
-    assert Registry(home / "registry").versions() == [1, 2]
+    assert FolderRegistry(home / "registry").versions() == [1, 2]
     assert current(log).published == (1,)
     killed_or_done(home)
     assert current(log).published == (1, 2)
-    assert Registry(home / "registry").versions() == [1, 2]
+    assert FolderRegistry(home / "registry").versions() == [1, 2]
     log.close()
 
 
@@ -142,7 +142,7 @@ def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
     armed.write_text("learner.ppo.iteration=kill\n")
     assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
     killed_or_done(home)
-    manifest = Registry(home / "registry").verify(2)
+    manifest = FolderRegistry(home / "registry").verify(2)
     assert (manifest.kind, manifest.adapter_base) == (CHECKPOINT_KIND_FULL, 0)
     assert weights(home) == weights(learned)
 
@@ -177,9 +177,9 @@ def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
     assert (state.outcome, state.forgettings, state.events) == ("published", 1, 100)
     assert weights(home) == weights(without)
     assert weights(home) != weights(learned)
-    manifest = Registry(home / "registry").verify(2)
+    manifest = FolderRegistry(home / "registry").verify(2)
     assert (manifest.learned_from.to_seq, manifest.learned_from.forgettings) == (120, 1)
-    published = Registry(home / "registry").path(2)
+    published = FolderRegistry(home / "registry").path(2)
     found = report(published)
     assert found.data is not None
     assert (found.data.votes, found.data.raters) == ({"comparison": 100}, 5)

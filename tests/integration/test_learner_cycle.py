@@ -23,7 +23,7 @@ from learner.cycle.service import run
 from learner.cycle.state import latest
 from learner.data.packing import IGNORED
 from learner.models.loading import load_model, load_tokenizer
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
 from tests.support.learner_cycles import (
@@ -43,7 +43,7 @@ def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:
     state = latest(learned)
     assert state is not None
     assert (state.outcome, state.version, state.parent) == ("published", 2, 1)
-    manifest = Registry(learned / "registry").verify(2)
+    manifest = FolderRegistry(learned / "registry").verify(2)
     assert (manifest.parent, manifest.base) == (1, "tiny")
     assert (manifest.learned_from.from_seq, manifest.learned_from.to_seq) == (0, 120)
     assert manifest.gate["reward_accuracy"] > 0.5
@@ -76,7 +76,7 @@ def test_a_published_version_names_its_votes_and_the_learner_where_it_is(learned
 
 
 def test_a_published_version_carries_its_report(learned: Path) -> None:
-    registry = Registry(learned / "registry")
+    registry = FolderRegistry(learned / "registry")
     manifest = registry.verify(2)
     names = {"report.json", "report.md", "report.svg"}
     assert names <= {file.path for file in manifest.files}
@@ -160,7 +160,7 @@ def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> 
     thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
     try:
         thread.start()
-        while 2 not in Registry(home / "registry").versions():
+        while 2 not in FolderRegistry(home / "registry").versions():
             stop.wait(0.02)
         append_policy_event(log, Leads(learner="another"))
         while not cycle_ended(home)():
@@ -184,7 +184,7 @@ def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_
     armed.write_text("learner.publish=kill\n")
     killed_or_done(home, armed)
     # Meanwhile an operator brings in another version.
-    Registry(home / "registry").publish(
+    FolderRegistry(home / "registry").publish(
         learned / "registry" / "v000002", version=2, parent=1, base="tiny"
     )
     log = SqliteLog(home / "log.db")
@@ -195,7 +195,7 @@ def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_
     state = latest(home)
     assert state is not None
     assert state.outcome == "overtaken"
-    assert Registry(home / "registry").versions() == [1, 2]
+    assert FolderRegistry(home / "registry").versions() == [1, 2]
 
 
 def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
     assert state is not None
     assert state.outcome == "refused"
     assert "the judge prefers" in state.reasons[0]
-    assert Registry(home / "registry").versions() == [1]
+    assert FolderRegistry(home / "registry").versions() == [1]
     found = report_of_cycle(home)
     assert (found.outcome, found.version, found.reasons) == ("refused", 0, tuple(state.reasons))
     assert found.figures == state.figures
@@ -297,7 +297,7 @@ def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
     learned_adapter: Path, tmp_path: Path
 ) -> None:
     home = shutil.copytree(learned_adapter, tmp_path / "home")
-    registry = Registry(home / "registry")
+    registry = FolderRegistry(home / "registry")
     manifest = registry.verify(2)
     assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 1)
     assert manifest.gate["kl"] != 0
@@ -319,7 +319,7 @@ def test_all_weights_are_trained_on_from_an_adapter_and_adapters_from_them(
     learned_adapter: Path, tmp_path: Path
 ) -> None:
     home = shutil.copytree(learned_adapter, tmp_path / "home")
-    registry = Registry(home / "registry")
+    registry = FolderRegistry(home / "registry")
 
     def published(version: int) -> Callable[[], bool]:
         return lambda: version in registry.versions() and cycle_ended(home)()

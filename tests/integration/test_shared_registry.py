@@ -156,9 +156,9 @@ def test_a_registry_that_is_away_says_so(
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("protos.checkpoints.shared_registry._PAUSES", (0.01,))
+    monkeypatch.setattr("protos.checkpoints.shared_registry._RETRY_DELAYS", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(RegistryUnavailable, match="is away"):
+    with pytest.raises(RegistryUnavailable, match="is unavailable"):
         at(url, tmp_path, "replica").versions()
 
 
@@ -200,7 +200,7 @@ def test_old_copies_are_dropped_and_fetched_again_where_they_are_wanted(
     registry = at(url, tmp_path, "replica")
     for version in range(1, 6):
         registry.publish(source, version=version, parent=version - 1, base="tiny")
-    registry.drop_cached(4, {1, 3})
+    registry.evict_cached(4, {1, 3})
     assert [v for v in range(1, 6) if registry.path(v).exists()] == [1, 3, 4, 5]
     assert registry.versions() == [1, 2, 3, 4, 5]
     registry.verify(2)

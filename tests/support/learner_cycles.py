@@ -19,7 +19,7 @@ from learner.settings import (
     PPOSettings,
     RewardSettings,
 )
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from tests.support.learning import cast_votes, cycle_ended
 
 SETTINGS = LearnerSettings(
@@ -77,7 +77,7 @@ def vote(home: Path, first: int, votes: int) -> None:
 
 
 def weights(home: Path, version: int = 2, file: str = "model.safetensors") -> bytes:
-    registry = Registry(home / "registry")
+    registry = FolderRegistry(home / "registry")
     registry.verify(version)
     return (registry.path(version) / file).read_bytes()
 

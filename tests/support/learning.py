@@ -17,7 +17,7 @@ from learner.data.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from learner.models.checkpoint import save_model
 from learner.models.loading import new_model
 from learner.settings import LearnerSettings, PretrainSettings
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Published
@@ -32,7 +32,9 @@ def make_home(home: Path, votes: int = 120, people: int = 1, *, by_coin: bool = 
     tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
     model = new_model(TINY, tokenizer).eval()
     save_model(model, tokenizer, home / "models" / "sft")
-    Registry(home / "registry").publish(home / "models" / "sft", version=1, parent=0, base="tiny")
+    FolderRegistry(home / "registry").publish(
+        home / "models" / "sft", version=1, parent=0, base="tiny"
+    )
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=1))
     cast_votes(log, tokenizer, votes, people, by_coin=by_coin)

@@ -19,7 +19,7 @@ from feedback.control.history import History
 from feedback.control.keys import Role, make_key
 from feedback.control.policies import PolicyMessage, append_policy_event, current
 from feedback.log.sqlite_log import SqliteLog
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
 from tests.support.models import tiny_adapter, tiny_chat_model
@@ -54,8 +54,8 @@ class Plaudit:
         return SqliteLog(self.home / "log.db")
 
     @property
-    def registry(self) -> Registry:
-        return Registry(self.home / "registry")
+    def registry(self) -> FolderRegistry:
+        return FolderRegistry(self.home / "registry")
 
     @property
     def log_file(self) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from protos.checkpoints.registry import CheckpointInvalid, Registry, VersionTaken
+from protos.checkpoints.folder_registry import FolderRegistry
+from protos.checkpoints.registry import CheckpointInvalid, VersionTaken
 from protos.generate import ROOT, generate
 from protos.plaudit.v1.checkpoint_pb2 import Manifest
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -60,7 +61,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_a_published_checkpoint_verifies(tmp_path: Path, source: Path) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(source, version=1, parent=0, base="tiny", gate={"win_rate": 0.7})
     assert registry.versions() == [1]
     manifest = registry.verify(1)
@@ -71,7 +72,7 @@ def test_a_published_checkpoint_verifies(tmp_path: Path, source: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["delete", "truncate", "alter"])
 def test_damage_is_found(tmp_path: Path, source: Path, name: str, damage: str) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(source, version=1, parent=0, base="tiny")
     file = registry.path(1) / name
     data = bytearray(file.read_bytes())
@@ -87,14 +88,14 @@ def test_damage_is_found(tmp_path: Path, source: Path, name: str, damage: str) -
 
 
 def test_a_version_is_published_once(tmp_path: Path, source: Path) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(source, version=1, parent=0, base="tiny")
     with pytest.raises(VersionTaken):
         registry.publish(source, version=1, parent=0, base="tiny")
 
 
 def test_no_manifest_no_checkpoint(tmp_path: Path, source: Path) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(source, version=1, parent=0, base="tiny")
     (registry.path(1) / "manifest.json").unlink()
     assert registry.versions() == []
@@ -108,11 +109,12 @@ def test_a_publisher_killed_at_any_moment_leaves_whole_checkpoints_only(
     tmp_path: Path, source: Path
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from protos.checkpoints.registry import Registry\n"
-        "r = Registry(Path(sys.argv[1])); s = Path(sys.argv[2])\n"
+        "import sys; from pathlib import Path\n"
+        "from protos.checkpoints.folder_registry import FolderRegistry\n"
+        "r = FolderRegistry(Path(sys.argv[1])); s = Path(sys.argv[2])\n"
         "for v in range(1, 10000): r.publish(s, version=v, parent=v - 1, base='tiny')\n"
     )
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     process = subprocess.Popen([sys.executable, "-c", code, str(registry.root), str(source)])
     while len(registry.versions()) < 20:
         assert process.poll() is None

@@ -16,7 +16,8 @@ from feedback.control.keys import KeyRing
 from feedback.log.event_log import LogUnavailable, NewRecord, Topic
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret, check, load_or_create_secret, owner_of
-from protos.checkpoints.registry import CheckpointInvalid, Registry
+from protos.checkpoints.folder_registry import FolderRegistry
+from protos.checkpoints.registry import CheckpointInvalid
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import KeyMade
 from serving.app import _cancel_tasks, _stop_on_failure
@@ -35,13 +36,13 @@ def secret(tmp_path: Path) -> Secret:
     return load_or_create_secret(tmp_path / "secret.json")
 
 
-def published(registry: Registry, version: int, hidden_size: int = 64) -> None:
+def published(registry: FolderRegistry, version: int, hidden_size: int = 64) -> None:
     folder = tiny_chat_model(registry.root / f"m{version}", version, hidden_size)
     registry.publish(folder, version=version, parent=version - 1, base="tiny")
 
 
 def test_staging_accepts_the_same_shapes_and_refuses_others(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     published(registry, 1)
     published(registry, 2)
     published(registry, 3, hidden_size=96)
@@ -55,7 +56,7 @@ def test_staging_accepts_the_same_shapes_and_refuses_others(tmp_path: Path) -> N
 
 
 def test_staging_refuses_another_configuration(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     published(registry, 1)
     folder = tiny_chat_model(tmp_path / "m2", 2)
     config = json.loads((folder / "config.json").read_text())

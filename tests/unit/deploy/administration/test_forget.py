@@ -21,7 +21,7 @@ from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import LOCAL_OWNER, load_or_create_secret, owner_of, subject_of
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.feedback_samples import completion, put, rating
@@ -57,7 +57,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "model" / "config.json").write_text("{}")
     # In order of their numbers: bob's 1 and 2, ann's 3 and 4, then those with the key.
     for version, to_seq in ((1, 0), (2, 2), (3, 5)):
-        Registry(home / "registry").publish(
+        FolderRegistry(home / "registry").publish(
             tmp_path / "model",
             version=version,
             parent=version - 1,

@@ -25,7 +25,7 @@ from deploy.sizing.processor import best_dtype, cpu_flags
 from feedback.control.policies import current
 from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from tests.support.servers import free_port
 
 
@@ -108,7 +108,9 @@ def test_init_announces_a_first_policy_once(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     home = tmp_path / "home"
-    Registry(home / "registry").publish(model, version=1, parent=0, base="own")  # then it crashed
+    FolderRegistry(home / "registry").publish(
+        model, version=1, parent=0, base="own"
+    )  # then it crashed
     for _ in range(2):
         done = CliRunner().invoke(app, ["init", "--home", str(home)])
         assert done.exit_code == 0, done.output
@@ -185,13 +187,13 @@ def test_pruning_keeps_what_is_still_needed(tmp_path: Path) -> None:
     from deploy.administration.policies import list_policies, prune
     from feedback.control.policies import append_policy_event
     from feedback.log.sqlite_log import SqliteLog
-    from protos.checkpoints.registry import Registry
+    from protos.checkpoints.folder_registry import FolderRegistry
     from protos.plaudit.v1.policy_pb2 import Activated, Published, Swapped
 
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    registry, log = Registry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
+    registry, log = FolderRegistry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
     for version in range(1, 9):
         registry.publish(model, version=version, parent=version - 1, base="tiny")
         append_policy_event(log, Published(version=version, parent=version - 1))
@@ -210,13 +212,13 @@ def test_a_version_on_trial_is_shown_and_kept_with_the_base_of_what_is_kept(
     from deploy.administration.policies import list_policies, operations, prune
     from feedback.control.policies import append_policy_event
     from feedback.log.sqlite_log import SqliteLog
-    from protos.checkpoints.registry import Registry
+    from protos.checkpoints.folder_registry import FolderRegistry
     from protos.plaudit.v1.policy_pb2 import Published
 
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    registry, log = Registry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
+    registry, log = FolderRegistry(tmp_path / "registry"), SqliteLog(tmp_path / "log.db")
     for version, base in ((1, 0), (2, 0), (3, 2), (4, 2)):
         registry.publish(model, version=version, parent=1, base="tiny", adapter_base=base)
         append_policy_event(log, Published(version=version, parent=1, trial=version == 4))
@@ -233,14 +235,14 @@ def test_tuning_goes_by_wish_then_setting_then_size_and_serves_old_adapters(
 ) -> None:
     from deploy.errors import DeployError
     from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
-    from protos.checkpoints.registry import Registry
+    from protos.checkpoints.folder_registry import FolderRegistry
 
     model, adapter = tmp_path / "model", tmp_path / "adapter"
     for folder in (model, adapter):
         folder.mkdir()
     save_file({"weight": np.zeros((3, 4), np.int8)}, model / "model.safetensors")
     (adapter / "adapter_config.json").write_text('{"r": 4}')
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(model, version=1, parent=0, base="tiny")
     llama, large = "LlamaForCausalLM", 30_000_001
     assert (choose_tune(llama, large), choose_tune(llama, large - 1)) == ("lora", "full")
@@ -266,12 +268,12 @@ def test_a_home_says_how_its_policies_are_tuned(
 ) -> None:
     from deploy.sizing.machine import tuning_here
     from deploy.sizing.tuning import Tuning
-    from protos.checkpoints.registry import Registry
+    from protos.checkpoints.folder_registry import FolderRegistry
     from tests.support.models import tiny_chat_model
 
     assert tuning_here(tmp_path) is None
     model = tiny_chat_model(tmp_path / "model", 1)
-    Registry(tmp_path / "registry").publish(model, version=1, parent=0, base="tiny")
+    FolderRegistry(tmp_path / "registry").publish(model, version=1, parent=0, base="tiny")
     assert tuning_here(tmp_path) == Tuning("full", 0)
     monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "lora")
     assert tuning_here(tmp_path) == Tuning("lora", 16)

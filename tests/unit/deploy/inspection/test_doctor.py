@@ -35,7 +35,7 @@ from feedback.control.policies import append_policy_event
 from feedback.log.event_log import EventLog, LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from learner.settings import LearnerSettings
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import KeyMade, KeyRevoked, Published
 from tests.support.models import tiny_chat_model
 from tests.support.servers import free_port
@@ -220,7 +220,7 @@ def test_a_log_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.Monk
 def test_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(tmp_path / "model", version=1, parent=0, base="tiny")
     whole, nothing_live = check_registry(tmp_path, 1), check_registry(tmp_path, 0)
     absent = check_registry(tmp_path / "home", 0)
@@ -232,7 +232,7 @@ def test_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_driver = check_registry(tmp_path, 0)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PLAUDIT_REGISTRY", f"file://{tmp_path}/file/registry")
-    monkeypatch.setattr("protos.checkpoints.shared_registry._PAUSES", ())
+    monkeypatch.setattr("protos.checkpoints.shared_registry._RETRY_DELAYS", (0.0,))
     no_folder = check_registry(tmp_path, 0)
     monkeypatch.delenv("PLAUDIT_REGISTRY")
     no_home = check_registry(tmp_path / "file" / "home", 0)

@@ -24,7 +24,7 @@ from feedback.control.keys import KeyRing, key_create_command, no_valid_key_mess
 from feedback.control.policies import append_policy_event
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Hold, KeyMade, Published
 from serving.errors import ServingError
 from serving.services import check_keys
@@ -260,7 +260,7 @@ def test_a_home_tells_what_it_can_where_no_server_answers(tmp_path: Path) -> Non
     log, ledger = SqliteLog(tmp_path / "log.db"), Ledger(tmp_path / "ledger.db")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    Registry(tmp_path / "registry").publish(
+    FolderRegistry(tmp_path / "registry").publish(
         tmp_path / "model", version=1, parent=0, base="tiny", gate={"win_rate": 0.75}
     )
     append_policy_event(log, Published(version=1))

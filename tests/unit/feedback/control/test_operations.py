@@ -21,7 +21,8 @@ from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
 from learner.cycle.publishing import Publisher
-from protos.checkpoints.registry import CheckpointInvalid, Registry
+from protos.checkpoints.folder_registry import FolderRegistry
+from protos.checkpoints.registry import CheckpointInvalid
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
 from protos.plaudit.v1.policy_pb2 import (
     DuelEnded,
@@ -42,7 +43,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = SqliteLog(folder / "log.db")
-        self.registry = Registry(folder / "registry")
+        self.registry = FolderRegistry(folder / "registry")
         self.view = View(folder / "view.db")
         self.history = History(self.log)
         self.operations = Operations(self.log, self.registry, self.history)

@@ -15,7 +15,7 @@ from learner.cycle.publishing import Publisher
 from learner.cycle.trial import Trials
 from learner.gate.duel import TrialResult, Vote, evaluate_trial, trial_votes
 from learner.settings import DuelSettings
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord, VersionSpan
 from protos.plaudit.v1.feedback_pb2 import Comparison, FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, Published, SwapFailed
@@ -180,7 +180,7 @@ class Home:
     def __init__(self, home: Path) -> None:
         self.log = SqliteLog(home / "log.db")
         self.ledger = Ledger(home / "ledger.db")
-        registry = Registry(home / "registry")
+        registry = FolderRegistry(home / "registry")
         (home / "model").mkdir()
         (home / "model" / "config.json").write_text("{}")
         registry.publish(home / "model", version=1, parent=0, base="tiny")

@@ -21,7 +21,7 @@ from learner.report.contents import Data, Report, SampledPrompt
 from learner.report.page import markdown
 from learner.reward.statistics import wilson_lower
 from learner.settings import GateSettings, RewardSettings
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 
 GATE = {
     "win_rate": 0.75,
@@ -211,7 +211,7 @@ def home_with_reports(home: Path) -> Path:
     model = home / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
-    registry = Registry(home / "registry")
+    registry = FolderRegistry(home / "registry")
     registry.publish(model, version=1, parent=0, base="tiny")
     Reporter(home).write(model, cycle(), "published", "tiny")
     registry.publish(model, version=2, parent=1, base="tiny")

@@ -18,7 +18,7 @@ from feedback.control.learning import Learning
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.http.learning import LearningFeed, learning_router
 from tests.support.servers import free_port
@@ -26,7 +26,7 @@ from tests.support.servers import free_port
 
 async def test_a_stream_ends_when_its_key_is_revoked_or_keys_become_needed(tmp_path: Path) -> None:
     log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
-    history, registry = History(log), Registry(tmp_path / "registry")
+    history, registry = History(log), FolderRegistry(tmp_path / "registry")
     feed = LearningFeed(Learning(history, registry, view), lambda: False)
     router = learning_router(feed, registry, lambda: history.keys)
     (route,) = [r for r in router.routes if getattr(r, "path", "").endswith("/events")]
@@ -56,7 +56,7 @@ async def test_a_stream_ends_when_its_key_is_revoked_or_keys_become_needed(tmp_p
 def test_a_stop_ends_the_streams_at_once(tmp_path: Path) -> None:
     log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
     append_policy_event(log, Published(version=1))
-    history, registry = History(log), Registry(tmp_path / "registry")
+    history, registry = History(log), FolderRegistry(tmp_path / "registry")
     history.poll()
     app, port = FastAPI(), free_port()
     feed = LearningFeed(Learning(history, registry, view), lambda: server.should_exit)

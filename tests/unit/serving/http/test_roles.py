@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 from feedback.control.keys import Role, make_key, revoke_key
 from feedback.control.policies import append_policy_event
 from feedback.privacy.identity import create_completion_id, owner_of
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.http.access import Access, role_for
 from serving.http.middleware import CompletionMiddleware
@@ -73,7 +73,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     (model / "config.json").write_text("{}")
     (model / "report.json").write_text('{"cycle":1}')
     (model / "report.svg").write_text("<svg/>")
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     for version in (1, 2):
         registry.publish(model, version=version, parent=version - 1, base="tiny")
     parts = Services.open(ServingSettings(home=tmp_path))

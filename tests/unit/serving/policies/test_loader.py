@@ -10,7 +10,7 @@ import pytest
 
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
-from protos.checkpoints.registry import Registry
+from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.errors import CheckpointIncompatible, PolicyLost, SwapFailed
 from serving.policies.lineup import ChoiceAssignment, Lineup
@@ -57,10 +57,10 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+def made(tmp_path_factory: pytest.TempPathFactory) -> FolderRegistry:
     """Full weights 1 and 4; adapters 2 and 3 of the first, 5 of the second, 6 of rank 16."""
     root = tmp_path_factory.mktemp("made")
-    registry = Registry(root / "registry")
+    registry = FolderRegistry(root / "registry")
     for version in (1, 4):
         folder = tiny_chat_model(root / f"m{version}", version)
         registry.publish(folder, version=version, parent=0, base="tiny")
@@ -71,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 
 @pytest.fixture
-def loader(made: Registry) -> Loader:
+def loader(made: FolderRegistry) -> Loader:
     return Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=5)
 
 
@@ -150,7 +150,7 @@ async def test_a_policy_that_cannot_be_put_back_is_lost(loader: Loader) -> None:
     assert loader.lost
 
 
-async def test_requests_that_keep_an_adapter_too_long_keep_the_base(made: Registry) -> None:
+async def test_requests_that_keep_an_adapter_too_long_keep_the_base(made: FolderRegistry) -> None:
     loader = Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=0.3)
     await loader.swap(2)
     with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
@@ -176,13 +176,13 @@ async def test_a_challenger_stands_beside_the_live_version(loader: Loader) -> No
         await loader.load_challenger(5)
 
 
-def test_staging_says_what_is_under_an_adapter(made: Registry) -> None:
+def test_staging_says_what_is_under_an_adapter(made: FolderRegistry) -> None:
     loaded = made.path(1)
     assert stage(made, 2, loaded, 8) == StagedCheckpoint(2, 1, loaded, made.path(2))
     assert stage(made, 5, loaded, 8) == StagedCheckpoint(5, 4, made.path(4), made.path(5))
 
 
-def test_adapters_that_this_replica_cannot_take_are_refused(made: Registry) -> None:
+def test_adapters_that_this_replica_cannot_take_are_refused(made: FolderRegistry) -> None:
     with pytest.raises(CheckpointIncompatible, match="PLAUDIT_SERVING_LORA_RANK=8"):
         stage(made, 2, made.path(1), 0)
     with pytest.raises(CheckpointIncompatible, match="rank 16, this replica takes 8"):
@@ -198,11 +198,11 @@ def test_adapters_that_this_replica_cannot_take_are_refused(made: Registry) -> N
     ],
 )
 def test_other_kinds_of_adapters_are_refused(
-    made: Registry, tmp_path: Path, change: dict[str, Any], message: str
+    made: FolderRegistry, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     import json
 
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(made.path(1), version=1, parent=0, base="tiny")
     folder = tmp_path / "adapter"
     shutil.copytree(made.path(2), folder)
@@ -213,8 +213,8 @@ def test_other_kinds_of_adapters_are_refused(
         stage(registry, 2, registry.path(1), 8)
 
 
-def test_an_adapter_of_another_shape_is_refused(made: Registry, tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "registry")
+def test_an_adapter_of_another_shape_is_refused(made: FolderRegistry, tmp_path: Path) -> None:
+    registry = FolderRegistry(tmp_path / "registry")
     registry.publish(made.path(1), version=1, parent=0, base="tiny")
     wide = tiny_chat_model(tmp_path / "wide", hidden_size=96)
     folder = tiny_adapter(wide, tmp_path / "adapter", 2)
@@ -224,10 +224,10 @@ def test_an_adapter_of_another_shape_is_refused(made: Registry, tmp_path: Path) 
 
 
 async def test_copies_of_what_is_served_no_more_are_dropped(
-    made: Registry, loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: FolderRegistry, loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropped: list[tuple[int, Container[int]]] = []
-    monkeypatch.setattr(made, "drop_cached", lambda *given: dropped.append(given))
+    monkeypatch.setattr(made, "evict_cached", lambda *given: dropped.append(given), raising=False)
     log = SqliteLog(tmp_path / "log.db")
     for version in (1, 2, 3, 4, 5):
         append_policy_event(log, Published(version=version))
