@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from deploy.errors import DeployError
-from feedback.ledger.rows import JudgedEvent
+from feedback.ledger.rows import JoinedEvent
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog
 from feedback.log.events import event_target
@@ -85,7 +85,7 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     pairs = singles = skipped = 0
     try:
         with out.open("w") as stream:
-            for judged in ledger.judged():
+            for judged in ledger.effective_events():
                 rows = list(_rows(judged))
                 skipped += not rows
                 for row in rows:
@@ -97,7 +97,7 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     return ExportCounts(pairs, singles, skipped)
 
 
-def _rows(judged: JudgedEvent) -> Iterator[dict[str, Any]]:
+def _rows(judged: JoinedEvent) -> Iterator[dict[str, Any]]:
     event = judged.event
     record = judged.completions[event.completion_id]
     prompt: Any = [{"role": m.role, "content": m.content} for m in record.messages]

@@ -14,7 +14,7 @@ from typing import Final
 
 from deploy.administration.policies import open_log
 from deploy.errors import DeployError
-from feedback.control.policies import current
+from feedback.control.policies import current_state
 from feedback.errors import FeedbackError
 from feedback.ledger.rows import Erasure
 from feedback.ledger.store import Ledger
@@ -237,7 +237,7 @@ def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], ech
     if descended:
         echo(f"Versions trained from these: {', '.join(map(str, descended))}.")
     echo("The next reward model is trained without them; these versions stay as they are.")
-    state = current(log)
+    state = current_state(log)
     clean = [v for v in state.published if v in versions and v not in (*direct, *descended)]
     if state.live in (*direct, *descended) and clean:
         echo(

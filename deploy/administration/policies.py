@@ -10,7 +10,7 @@ from rich.table import Table
 from deploy.errors import DeployError
 from feedback.control.history import History
 from feedback.control.operations import Operations
-from feedback.control.policies import current
+from feedback.control.policies import current_state
 from feedback.control.versions import Versions
 from feedback.log import opening
 from feedback.log.event_log import EventLog
@@ -46,10 +46,10 @@ def list_policies(home: Path) -> Table:
     table = Table(title="held: nothing new goes live" if state.held else None)
     for column in ("version", "parent", "made", "votes", "judge's win rate", "status", "serving"):
         table.add_column(column)
-    for one in Versions(open_registry(home)).listed(history.told()):
+    for one in Versions(open_registry(home)).list_versions(history.snapshot()):
         made = datetime.datetime.fromtimestamp(one.created).isoformat(" ", "seconds")
         win_rate = one.figures.get("win_rate")
-        standing = one.standing.replace("_", " ") if one.standing != "published" else ""
+        standing = one.status.replace("_", " ") if one.status != "published" else ""
         table.add_row(
             str(one.version),
             str(one.parent or ""),
@@ -112,7 +112,7 @@ def prune(home: Path, keep: int) -> str:
     The first stays too (every policy is measured against it), and so do the live one, the one on
     trial, the one that a roll-back goes to, those that a replica serves, and what these adapt.
     """
-    state = current(open_log(home))
+    state = current_state(open_log(home))
     registry = open_registry(home)
     versions = registry.versions()
     kept = {1, state.live, state.challenger, state.previous, *state.replicas.values()}

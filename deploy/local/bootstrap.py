@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deploy.errors import DeployError
 from deploy.local.processes import plaudit_command
-from feedback.control.policies import append_policy_event, current
+from feedback.control.policies import append_policy_event, current_state
 from feedback.log.opening import open_log
 from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
@@ -37,7 +37,7 @@ def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str]
         )
     log = open_log(home)
     try:
-        if FIRST_VERSION not in current(log).published:
+        if FIRST_VERSION not in current_state(log).published:
             append_policy_event(log, Published(version=FIRST_VERSION, parent=0))
     finally:
         log.close()

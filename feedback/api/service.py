@@ -124,7 +124,7 @@ class FeedbackService:
         """Return the first version that learned from an opinion; None: none has."""
         if feedback_kind(seen.event) in NON_TRAINING_KINDS:
             return None
-        return self._lineage().learned_in(seen.place, seen.ended)
+        return self._lineage().learned_in(seen.position, seen.ended)
 
     def to_objects(self, seen: Sequence[ViewEvent]) -> list[dict[str, Any]]:
         """Return opinions as reads answer them."""

@@ -61,7 +61,7 @@ def audit_entry(event: PolicyEvent, before: PolicyState, after: PolicyState) -> 
 
     """
     kind = event.WhichOneof("kind")
-    told = _told(getattr(event, kind), _Change(before, after)) if kind is not None else None
+    told = _audit_text(getattr(event, kind), _Change(before, after)) if kind is not None else None
     if told is None:
         return None
     return AuditEntry(event.created_ms, told.by, told.action, told.version, told.text)
@@ -72,12 +72,12 @@ def _with_reason(text: str, reason: str) -> str:
 
 
 @singledispatch
-def _told(_message: object, _change: _Change) -> _AuditText | None:
+def _audit_text(_message: object, _change: _Change) -> _AuditText | None:
     """Swapped, Leads and Stage: they happen by themselves."""
     return None
 
 
-@_told.register
+@_audit_text.register
 def _(message: Activated, change: _Change) -> _AuditText | None:
     if change.before == change.after:
         return None
@@ -94,7 +94,7 @@ def _(message: Activated, change: _Change) -> _AuditText | None:
     return _AuditText(message.by, "activated", message.version, _with_reason(text, message.reason))
 
 
-@_told.register
+@_audit_text.register
 def _(message: Hold, change: _Change) -> _AuditText | None:
     if message.held == change.before.held:
         return None
@@ -107,7 +107,7 @@ def _(message: Hold, change: _Change) -> _AuditText | None:
     return _AuditText(message.by, "resumed", change.after.live, _with_reason(text, message.reason))
 
 
-@_told.register
+@_audit_text.register
 def _(message: Published, change: _Change) -> _AuditText | None:
     if change.before.published == change.after.published:
         return None
@@ -121,13 +121,13 @@ def _(message: Published, change: _Change) -> _AuditText | None:
     return _AuditText(LEARNER if message.parent else "setup", "published", message.version, text)
 
 
-@_told.register
+@_audit_text.register
 def _(message: Refused, _: _Change) -> _AuditText:
     text = f"kept a candidate made from version {message.parent} back"
     return _AuditText(LEARNER, "refused", 0, _with_reason(text, "; ".join(message.reasons)))
 
 
-@_told.register
+@_audit_text.register
 def _(message: DuelEnded, change: _Change) -> _AuditText | None:
     if change.before == change.after:
         return None
@@ -137,7 +137,7 @@ def _(message: DuelEnded, change: _Change) -> _AuditText | None:
     return _AuditText(LEARNER, action, message.version, _with_reason(text, message.reason))
 
 
-@_told.register
+@_audit_text.register
 def _(message: SwapFailed, _: _Change) -> _AuditText:
     text = f"could not load version {message.version}, serves {message.serving} still"
     return _AuditText(
@@ -145,11 +145,11 @@ def _(message: SwapFailed, _: _Change) -> _AuditText:
     )
 
 
-@_told.register
+@_audit_text.register
 def _(message: KeyMade, _: _Change) -> _AuditText:
     return _AuditText(message.by, "key_made", 0, f"made the key '{message.name}' ({message.role})")
 
 
-@_told.register
+@_audit_text.register
 def _(message: KeyRevoked, _: _Change) -> _AuditText:
     return _AuditText(message.by, "key_revoked", 0, f"revoked the key '{message.name}'")

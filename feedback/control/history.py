@@ -87,8 +87,8 @@ class HistorySnapshot:
     publications: Mapping[int, PublishedVersion]
     refused: tuple[Refusal, ...]
     failures: tuple[Failure, ...]
-    deeds: tuple[AuditEntry, ...]
-    loop: LearnerStatus
+    audit_entries: tuple[AuditEntry, ...]
+    learner_status: LearnerStatus
     lineage: Lineage
     keys: KeyRing
 
@@ -103,8 +103,8 @@ class History(PolicyFollower):
         self._publications: dict[int, PublishedVersion] = {}
         self._refused: deque[Refusal] = deque(maxlen=_MAX_REFUSALS)
         self._failures: deque[Failure] = deque(maxlen=_MAX_FAILURES)
-        self._deeds: deque[AuditEntry] = deque(maxlen=_MAX_AUDIT_ENTRIES)
-        self._loop = LearnerStatus()
+        self._audit_entries: deque[AuditEntry] = deque(maxlen=_MAX_AUDIT_ENTRIES)
+        self._learner_status = LearnerStatus()
         self.lineage = Lineage()
         self.keys = KeyRing()
 
@@ -118,7 +118,7 @@ class History(PolicyFollower):
         with self._lock:
             return super().poll()
 
-    def told(self) -> HistorySnapshot:
+    def snapshot(self) -> HistorySnapshot:
         """Return what was read so far."""
         with self._lock:
             return HistorySnapshot(
@@ -126,8 +126,8 @@ class History(PolicyFollower):
                 dict(self._publications),
                 tuple(self._refused),
                 tuple(self._failures),
-                tuple(self._deeds),
-                self._loop,
+                tuple(self._audit_entries),
+                self._learner_status,
                 self.lineage,
                 self.keys,
             )
@@ -137,7 +137,7 @@ class History(PolicyFollower):
         super()._fold(event)
         deed = audit_entry(event, before, self.state)
         if deed is not None:
-            self._deeds.append(deed)
+            self._audit_entries.append(deed)
         match event.WhichOneof("kind"):
             case "published":
                 self._publish(event, before)
@@ -152,7 +152,7 @@ class History(PolicyFollower):
                     Failure(event.created_ms, failed.replica, failed.version, failed.reason)
                 )
             case "leads":
-                self._loop = LearnerStatus()  # what the one before said is over
+                self._learner_status = LearnerStatus()  # what the one before said is over
             case "stage":
                 self._update_learner_status(event)
             case "key_made":
@@ -176,5 +176,5 @@ class History(PolicyFollower):
         at = LearnerStatus(
             told.stage, told.cycle, event.created_ms, told.iteration, told.iterations
         )
-        same = (at.stage, at.cycle) == (self._loop.stage, self._loop.cycle)
-        self._loop = replace(at, since_ms=self._loop.since_ms) if same else at
+        same = (at.stage, at.cycle) == (self._learner_status.stage, self._learner_status.cycle)
+        self._learner_status = replace(at, since_ms=self._learner_status.since_ms) if same else at

@@ -28,7 +28,7 @@ class Learning:
             ViewError: The view cannot be read.
 
         """
-        told = self._history.told()
+        told = self._history.snapshot()
         return {
             "object": "learning",
             "live": told.state.live or None,
@@ -36,7 +36,9 @@ class Learning:
             "held": told.state.held,
             "loop": _loop(told),
             "votes": None if self._view is None else _votes(self._view, told),
-            "versions": [version.to_public_json() for version in self._versions.listed(told)],
+            "versions": [
+                version.to_public_json() for version in self._versions.list_versions(told)
+            ],
             "refused": [
                 {
                     "parent": refusal.parent,
@@ -51,14 +53,14 @@ class Learning:
 
 
 def _votes(view: View, told: HistorySnapshot) -> dict[str, Any]:
-    kinds = view.standing()
+    kinds = view.effective_counts()
     kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in NON_TRAINING_KINDS}
-    waiting = view.waiting(told.lineage.last)
+    waiting = view.count_pending(told.lineage.last)
     return {"total": sum(kinds.values()), "waiting": waiting, "kinds": kinds}
 
 
 def _loop(told: HistorySnapshot) -> dict[str, Any]:
-    loop = told.loop
+    loop = told.learner_status
     return {
         "stage": loop.stage,
         "cycle": loop.cycle,

@@ -97,7 +97,7 @@ class PolicyState:
     trial_failure: str = ""
 
 
-def parent(state: PolicyState) -> int:
+def next_parent(state: PolicyState) -> int:
     """Return the version that the next cycle starts from: the live one; 0 for none."""
     return state.live
 
@@ -218,11 +218,11 @@ class PolicyFollower:
         """
         while records := self._log.read("policies", self._positions):
             for record in records:
-                self._take(record.value)
+                self._ingest(record.value)
                 self._positions[record.partition] = record.offset + 1
         return self.state
 
-    def _take(self, value: bytes) -> None:
+    def _ingest(self, value: bytes) -> None:
         try:
             event = PolicyEvent.FromString(value)
         except DecodeError:
@@ -235,7 +235,7 @@ class PolicyFollower:
         self.state = fold(self.state, event)
 
 
-def current(log: EventLog) -> PolicyState:
+def current_state(log: EventLog) -> PolicyState:
     """Return the state after every policy event in the log.
 
     Raises:

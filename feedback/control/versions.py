@@ -18,7 +18,7 @@ REPORT: Final = "report.json"
 CHART: Final = "report.svg"
 _REFRESH_SECONDS: Final = 10.0  # how often the registry is asked what it holds
 
-Standing = Literal["live", "published", "on_trial", "rolled_back", "waiting"]
+VersionStatus = Literal["live", "published", "on_trial", "rolled_back", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Version:
     parent: int
     kind: Literal["full", "lora"]
     created: float
-    standing: Standing
+    status: VersionStatus
     votes: int
     from_votes: Mapping[str, int]
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Version:
             "parent": self.parent or None,
             "kind": self.kind,
             "created": self.created,
-            "state": self.standing,
+            "state": self.status,
             "votes": self.votes,
             "from_votes": dict(self.from_votes),
             "figures": finite_figures(self.figures),
@@ -72,7 +72,7 @@ def finite_figures(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def version_status(version: int, state: PolicyState) -> Standing:
+def version_status(version: int, state: PolicyState) -> VersionStatus:
     """Say where a published version stands."""
     if version == state.live:
         return "live"
@@ -93,12 +93,12 @@ class Versions:
         self._there: set[int] = set()
         self._looked: tuple[float, tuple[int, ...]] = (-math.inf, ())
 
-    def listed(self, told: HistorySnapshot) -> list[Version]:
+    def list_versions(self, told: HistorySnapshot) -> list[Version]:
         """Return all that were published, ascending.
 
         Where the registry is away, or holds a version no longer, that one has no figures.
         """
-        self._look(told.state.published)
+        self._refresh_manifests(told.state.published)
         return [
             _version(
                 told.publications[number],
@@ -108,7 +108,7 @@ class Versions:
             for number in told.state.published
         ]
 
-    def _look(self, published: tuple[int, ...]) -> None:
+    def _refresh_manifests(self, published: tuple[int, ...]) -> None:
         now, (looked, then) = time.monotonic(), self._looked
         if then == published and now - looked < _REFRESH_SECONDS:
             return
@@ -125,7 +125,6 @@ class Versions:
 
 
 def _version(told: PublishedVersion, state: PolicyState, manifest: Manifest | None) -> Version:
-    standing = version_status(told.version, state)
     if manifest is None:
         manifest = Manifest(parent=told.parent, created_ms=told.created_ms)
     return Version(
@@ -133,7 +132,7 @@ def _version(told: PublishedVersion, state: PolicyState, manifest: Manifest | No
         parent=told.parent,
         kind="lora" if manifest.kind == CHECKPOINT_KIND_LORA else "full",
         created=manifest.created_ms / 1000,
-        standing=standing,
+        status=version_status(told.version, state),
         votes=sum(told.votes.values()) or manifest.learned_from.events,
         from_votes=told.votes,
         figures=dict(manifest.gate),

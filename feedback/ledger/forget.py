@@ -20,7 +20,7 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
 
 
-def forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
+def apply_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> None:
     """Erase all that goes with the person whom a forgetting names; once for each forgetting."""
     number = record_forgetting(db, event)
     if number is None:

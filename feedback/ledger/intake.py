@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from feedback.ledger.forget import erase_late_completion, forget, queue_erasure
+from feedback.ledger.forget import apply_forgetting, erase_late_completion, queue_erasure
 from feedback.ledger.rows import max_seq, restrict_to_recorded
 from feedback.log.event_log import LogRecord
 from feedback.log.events import (
@@ -83,7 +83,7 @@ class RecordIngester:
             if defect is not None:
                 _add_dead_letter(self._db, record, defect)
             elif feedback_kind(event) == FORGETTING:
-                forget(self._db, event)
+                apply_forgetting(self._db, event)
                 self._has_forgotten = True
                 self._completion_cache.clear()
             else:

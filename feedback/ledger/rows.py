@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedEvent:
+class JoinedEvent:
     """An opinion that counts, with every completion that it is about.
 
     Attributes:

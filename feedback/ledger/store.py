@@ -28,7 +28,7 @@ from feedback.ledger.rows import (
     SCHEMA,
     DeadLetter,
     Erasure,
-    JudgedEvent,
+    JoinedEvent,
     LedgerCounts,
     max_seq,
     restrict_to_recorded,
@@ -240,7 +240,7 @@ class Ledger:
             )
             return [Erasure(*row) for row in rows]
 
-    def forgettings(self) -> int:
+    def last_forgetting(self) -> int:
         """Return the number of the last forgetting that erased something to learn from; 0: none."""
         with self._lock:
             row = self._db.execute("SELECT MAX(number) FROM erasures WHERE first_seq IS NOT NULL")
@@ -251,12 +251,14 @@ class Ledger:
         with self._lock:
             return not must_wipe(self._db)
 
-    def lessons(self, upto_seq: int) -> list[Lessons]:
+    def coverage(self, upto_seq: int) -> list[Lessons]:
         """Return where in the log the events are that are numbered up to `upto_seq`."""
         with self._lock:
             return read_coverage(self._db, upto_seq)
 
-    def judged(self, after_seq: int = 0, upto_seq: int | None = None) -> list[JudgedEvent]:
+    def effective_events(
+        self, after_seq: int = 0, upto_seq: int | None = None
+    ) -> list[JoinedEvent]:
         """Return the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.
 
         Retracted and replaced ones are left out; what is numbered above `upto_seq` is not
@@ -280,12 +282,14 @@ class Ledger:
             own = {c: records[c] for c in sorted(event_completion_ids(event))}
             held = restrict_to_recorded(event, own)
             assert held is not None, "an event of which nothing is held is given no seq"
-            judged.append(JudgedEvent(seq, held, own))
+            judged.append(JoinedEvent(seq, held, own))
         return judged
 
-    def votes(self, after_seq: int, upto_seq: int) -> dict[str, int]:
+    def count_votes(self, after_seq: int, upto_seq: int) -> dict[str, int]:
         """Count the opinions of `judged` that teach something, by kind."""
-        kinds = (str(feedback_kind(one.event)) for one in self.judged(after_seq, upto_seq))
+        kinds = (
+            str(feedback_kind(one.event)) for one in self.effective_events(after_seq, upto_seq)
+        )
         return dict(Counter(kind for kind in kinds if kind not in NON_TRAINING_KINDS))
 
     def prompts(self, limit: int, upto_seq: int | None = None) -> list[list[dict[str, str]]]:

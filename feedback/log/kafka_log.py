@@ -46,7 +46,7 @@ def partition_of(key: str, partitions: int) -> int:
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
 
 
-def _home_of(record: NewRecord | RecordKey, partitions: int) -> int:
+def _partition_for(record: NewRecord | RecordKey, partitions: int) -> int:
     return partition_of(record.partition_key or record.key, partitions)
 
 
@@ -92,7 +92,9 @@ class KafkaLog:
             LogError: The log is closed.
 
         """
-        self._produce(topic, records, lambda record, partitions: [_home_of(record, partitions)])
+        self._produce(
+            topic, records, lambda record, partitions: [_partition_for(record, partitions)]
+        )
 
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
         """Put tombstones beside the records of these keys, which compaction removes.

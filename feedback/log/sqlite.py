@@ -87,7 +87,7 @@ def hold_lock(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
         fcntl.flock(turn, fcntl.LOCK_EX)
     else:
         deadline = time.monotonic() + seconds
-        while not _taken(turn):
+        while not _try_lock(turn):
             if time.monotonic() > deadline:
                 raise TimeoutError("another process holds its lock")
             time.sleep(0.005)
@@ -97,7 +97,7 @@ def hold_lock(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
         fcntl.flock(turn, fcntl.LOCK_UN)
 
 
-def _taken(turn: IO[bytes]) -> bool:
+def _try_lock(turn: IO[bytes]) -> bool:
     try:
         fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

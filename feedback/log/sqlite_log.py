@@ -248,13 +248,13 @@ class SqliteLog:
 
     def _run(self) -> None:
         try:
-            while (batch := self._take()) is not None:
+            while (batch := self._next_batch()) is not None:
                 self._commit(batch)
         finally:
             self._write.close()
             self._write_lock.close()
 
-    def _take(self) -> list[_Append] | None:
+    def _next_batch(self) -> list[_Append] | None:
         """Wait for a call and give it with those queued behind it; None when closed."""
         first = self._queue.get()
         if first is None:

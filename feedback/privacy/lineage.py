@@ -17,7 +17,7 @@ NON_TRAINING_KINDS: Final = frozenset({RETRACTION, FORGETTING, "comment"})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogPosition:
     """Where an event is in topic `feedback`."""
 
     partition: int
@@ -35,16 +35,18 @@ class Coverage:
     """
 
     next: Mapping[int, int] = field(default_factory=dict)
-    missing: frozenset[Place] = frozenset()
+    missing: frozenset[LogPosition] = frozenset()
 
     @classmethod
     def of(cls, lessons: Iterable[Lessons]) -> "Coverage":
         """Read what a `Published` says."""
         lessons = list(lessons)
-        missing = (Place(part.partition, offset) for part in lessons for offset in part.missing)
+        missing = (
+            LogPosition(part.partition, offset) for part in lessons for offset in part.missing
+        )
         return cls({part.partition: part.next for part in lessons}, frozenset(missing))
 
-    def includes(self, place: Place) -> bool:
+    def includes(self, place: LogPosition) -> bool:
         """Tell whether an event was there to learn from."""
         return place.offset < self.next.get(place.partition, 0) and place not in self.missing
 
@@ -65,7 +67,7 @@ class Lineage:
         coverage = Coverage.of(lessons)
         return self if not coverage.next else Lineage((*self.versions, (version, coverage)))
 
-    def learned_in(self, place: Place, ended: Place | None) -> int | None:
+    def learned_in(self, place: LogPosition, ended: LogPosition | None) -> int | None:
         """Return the first version that learned from an opinion; None: none has.
 
         Args:

@@ -17,8 +17,8 @@ from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog, Topic
 from feedback.log.events import KINDS
 from feedback.log.sqlite import connect, must_wipe, transaction, wipe
-from feedback.privacy.lineage import NON_TRAINING_KINDS, Coverage, Place
-from feedback.view.intake import SCHEMA, take
+from feedback.privacy.lineage import NON_TRAINING_KINDS, Coverage, LogPosition
+from feedback.view.intake import SCHEMA, ingest
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 _FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
@@ -41,7 +41,7 @@ class ViewEvent:
     Attributes:
         superseded: A later vote of the same subject on the same target has replaced it.
         retracted: Its owner has taken it back.
-        place: Where it is in the log.
+        position: Position of the event in the log.
         ended: Where the first event is that replaced or retracted it; None: it counts.
 
     """
@@ -49,8 +49,8 @@ class ViewEvent:
     event: FeedbackEvent
     superseded: bool
     retracted: bool
-    place: Place
-    ended: Place | None
+    position: LogPosition
+    ended: LogPosition | None
 
 
 class View:
@@ -100,13 +100,13 @@ class View:
                     return taken
                 with transaction(self._write):
                     for record in (record for batch in batches for record in batch):
-                        take(self._write, record)
+                        ingest(self._write, record)
                 taken += sum(map(len, batches))
 
     def event(self, event_id: str) -> ViewEvent | None:
         """Return an event by its id, retracted or not; None where there is none (yet)."""
         rows = self._select(f"{_SELECT_EVENTS} WHERE event_id = ?", (event_id,))
-        return _seen(rows[0]) if rows else None
+        return _view_event(rows[0]) if rows else None
 
     def events(
         self,
@@ -141,7 +141,7 @@ class View:
         rows = self._select(
             f"{_SELECT_EVENTS} WHERE {where} ORDER BY arrival LIMIT ?", (*values, limit)
         )
-        return [_seen(row) for row in rows]
+        return [_view_event(row) for row in rows]
 
     def has_applied_forgetting(self, event_id: str) -> bool:
         """Tell whether it has taken in a forgetting, and no byte is left of what that erased."""
@@ -149,14 +149,14 @@ class View:
         with self._reading, self._errors():
             return bool(rows) and not must_wipe(self._read)
 
-    def standing(self) -> dict[str, int]:
+    def effective_counts(self) -> dict[str, int]:
         """Count the opinions that are neither replaced nor retracted, by kind."""
         rows = self._select(
             "SELECT kind, COUNT(*) FROM events WHERE ended_offset IS NULL GROUP BY kind", ()
         )
         return dict(rows)
 
-    def waiting(self, learned: Coverage) -> int:
+    def count_pending(self, learned: Coverage) -> int:
         """Count those of them that teach something and were not there to learn from."""
         kinds = [kind for kind in KINDS if kind not in NON_TRAINING_KINDS]
         partitions = self._select("SELECT partition FROM positions WHERE topic = 'feedback'", ())
@@ -215,11 +215,15 @@ def _rebuild_if_older(connection: sqlite3.Connection) -> None:
                 connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-def _seen(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> ViewEvent:
+def _view_event(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> ViewEvent:
     value, superseded, retracted, *place, ended_partition, ended_offset = row
     ended = None
     if ended_partition is not None and ended_offset is not None:
-        ended = Place(ended_partition, ended_offset)
+        ended = LogPosition(ended_partition, ended_offset)
     return ViewEvent(
-        FeedbackEvent.FromString(value), bool(superseded), bool(retracted), Place(*place), ended
+        FeedbackEvent.FromString(value),
+        bool(superseded),
+        bool(retracted),
+        LogPosition(*place),
+        ended,
     )

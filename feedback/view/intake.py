@@ -8,7 +8,7 @@ from feedback.log.events import FORGETTING, RETRACTION, event_target, feedback_k
 from feedback.log.records import Undecodable, decode_completion, decode_feedback, messages_hash
 from feedback.log.sqlite import mark_for_wiping
 from feedback.privacy import forgetting
-from feedback.privacy.lineage import Place
+from feedback.privacy.lineage import LogPosition
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
@@ -39,13 +39,13 @@ CREATE INDEX IF NOT EXISTS completions_subject ON completions (owner, subject)
 _END: Final = "UPDATE events SET ended_partition = ?, ended_offset = ?"
 
 
-def take(db: sqlite3.Connection, record: LogRecord) -> None:
+def ingest(db: sqlite3.Connection, record: LogRecord) -> None:
     """Take one record in; an event id that the view has, and what cannot be used, is skipped."""
     try:
         if record.topic == "completions":
             _ingest_completion(db, record)
         else:
-            place = Place(record.partition, record.offset)
+            place = LogPosition(record.partition, record.offset)
             _ingest_event(db, decode_feedback(record), place)
     except Undecodable:
         pass  # the ledger keeps it, as a dead letter
@@ -74,7 +74,7 @@ def _ingest_completion(db: sqlite3.Connection, record: LogRecord) -> None:
     )
 
 
-def _ingest_event(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None:
+def _ingest_event(db: sqlite3.Connection, event: FeedbackEvent, place: LogPosition) -> None:
     if find_defect(event) is not None or forgetting.is_forgotten_event(db, event):
         return
     kind = feedback_kind(event)
@@ -87,7 +87,7 @@ def _ingest_event(db: sqlite3.Connection, event: FeedbackEvent, place: Place) ->
         _add(db, event, kind, place)
 
 
-def _retract(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None:
+def _retract(db: sqlite3.Connection, event: FeedbackEvent, place: LogPosition) -> None:
     retracted = (event.retraction.event_id, event.owner)
     db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", retracted)
     db.execute(
@@ -96,7 +96,7 @@ def _retract(db: sqlite3.Connection, event: FeedbackEvent, place: Place) -> None
     )
 
 
-def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: Place) -> None:
+def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: LogPosition) -> None:
     target = (event.owner, event.subject, event_target(event))
     at = (place.partition, place.offset)
     row = db.execute(

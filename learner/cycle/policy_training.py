@@ -118,7 +118,7 @@ class PolicyTraining:
                 text=materials.text,
                 text_by_reference=materials.text_by_reference,
                 live=off_policy_answers(
-                    self.ledger.judged(upto_seq=self.state.upto_seq),
+                    self.ledger.effective_events(upto_seq=self.state.upto_seq),
                     version=self.state.parent,
                     ppo=settings.ppo,
                     reward=settings.reward,

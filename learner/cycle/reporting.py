@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from feedback.ledger.rows import JudgedEvent
+from feedback.ledger.rows import JoinedEvent
 from feedback.log.events import feedback_kind
 from learner import corpus
 from learner.cycle.materials import Materials
@@ -57,7 +57,7 @@ class Reporter:
 
     def began(
         self,
-        judged: Sequence[JudgedEvent],
+        judged: Sequence[JoinedEvent],
         opinions: Mapping[Split, Sequence[PreferenceExample]],
         materials: Materials,
     ) -> None:

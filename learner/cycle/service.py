@@ -247,16 +247,16 @@ class _Learner:
             settled = now - self._follower.moved >= self._settings.settle_seconds
             if not settled and now - enough_since < self._settings.patience_seconds:
                 continue
-            if len(self._ledger.judged(upto, max_seq)) < self._settings.min_events:
+            if len(self._ledger.effective_events(upto, max_seq)) < self._settings.min_events:
                 continue
             after = self._publisher.learned_upto(policies.live)
-            forgettings = self._ledger.forgettings()  # before the opinions are looked at
+            forgettings = self._ledger.last_forgetting()  # before the opinions are looked at
             return CycleState(
                 number=number,
                 parent=policies.live,
                 after_seq=after,
                 upto_seq=max_seq,
                 forgettings=forgettings,
-                events=len(self._ledger.judged(after, max_seq)),
+                events=len(self._ledger.effective_events(after, max_seq)),
             )
         raise Interrupted

@@ -122,7 +122,7 @@ class Cycle:
     def _is_outdated(self) -> bool:
         """Tell whether somebody was forgotten since training began, and it can still be undone."""
         state = self._state
-        return self._ledger.forgettings() != state.forgettings and not self._publisher.has(
+        return self._ledger.last_forgetting() != state.forgettings and not self._publisher.has(
             state.version
         )
 
@@ -144,8 +144,8 @@ class Cycle:
         self._close()
         for cached in ("_materials", "_examples", "_probed"):
             self.__dict__.pop(cached, None)
-        forgettings = self._ledger.forgettings()
-        events = len(self._ledger.judged(state.after_seq, state.upto_seq))
+        forgettings = self._ledger.last_forgetting()
+        events = len(self._ledger.effective_events(state.after_seq, state.upto_seq))
         state.restart(events=events, forgettings=forgettings)
         state.save(self._folder)
 
@@ -169,7 +169,7 @@ class Cycle:
     def _examples(self) -> dict[Split, list[PreferenceExample]]:
         context = getattr(self._materials.reference.config, "max_position_embeddings", 2048)
         found = preference_examples(
-            self._ledger.judged(upto_seq=self._state.upto_seq),
+            self._ledger.effective_events(upto_seq=self._state.upto_seq),
             self._materials.encode_answer,
             context=min(context, 2048),
         )
@@ -186,7 +186,7 @@ class Cycle:
         return self._reward_models.probe(known, self._check)
 
     def _reward(self) -> None:
-        judged = self._ledger.judged(upto_seq=self._state.upto_seq)
+        judged = self._ledger.effective_events(upto_seq=self._state.upto_seq)
         self._reporter.began(judged, self._examples, self._materials)
         model, report = self._train("reward", 1)
         self._state.figures |= {
@@ -320,8 +320,8 @@ class Cycle:
             self._publisher.publish(
                 self._folder / "candidate",
                 state,
-                lessons=self._ledger.lessons(state.upto_seq),
-                votes=self._ledger.votes(state.after_seq, state.upto_seq),
+                lessons=self._ledger.coverage(state.upto_seq),
+                votes=self._ledger.count_votes(state.after_seq, state.upto_seq),
             )
         except LeadershipLost as error:
             state.end("overtaken", [str(error)])

@@ -65,7 +65,9 @@ class Trials:
         # It was published after it had learned: no vote on its answers is older.
         after = self._publisher.learned_upto(policies.challenger)
         votes = trial_votes(
-            self._ledger.judged(after, last), live=policies.live, challenger=policies.challenger
+            self._ledger.effective_events(after, last),
+            live=policies.live,
+            challenger=policies.challenger,
         )
         standing = evaluate_trial(votes, self._settings)
         self._metrics.duel(standing)

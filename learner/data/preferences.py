@@ -18,7 +18,7 @@ Split = Literal["held_out", "judge", "reward"]
 
 
 class JoinedEvent(Protocol):
-    """An event with the completions it is about (feedback.ledger.JudgedEvent)."""
+    """An event with the completions it is about (feedback.ledger.JoinedEvent)."""
 
     @property
     def event(self) -> FeedbackEvent:

@@ -51,9 +51,9 @@ class OperatorsApi:
 
     def _list(self) -> dict[str, Any]:
         self._history.poll()
-        told = self._history.told()
+        told = self._history.snapshot()
         state = told.state
-        versions = self._versions.listed(told)
+        versions = self._versions.list_versions(told)
         return {
             "object": "list",
             "data": [version.to_operator_json(state) for version in versions],
@@ -114,7 +114,7 @@ class OperatorsApi:
             message = f"'limit' must be 1 to {_MAX_AUDIT_ENTRIES}."
             return error_response(400, message, "limit", "invalid_value")
         await to_thread.run_sync(self._history.poll, limiter=self._threads)
-        deeds = self._history.told().deeds[::-1][: int(given)]
+        deeds = self._history.snapshot().audit_entries[::-1][: int(given)]
         return JSONResponse({"object": "list", "data": [_deed(deed) for deed in deeds]})
 
 

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from deploy.local.broker import Broker
-from feedback.control.policies import append_policy_event, current
+from feedback.control.policies import append_policy_event, current_state
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
 from protos.checkpoints.shared_registry import open_registry
@@ -77,6 +77,6 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_heir(
     assert any(line.startswith("overtaken") for line in first), "the paused one went on unhindered"
     versions = published(homes)
     assert len(versions) == len(set(versions)), "a version was published twice"
-    assert [1, *versions] == list(current(log).published)
+    assert [1, *versions] == list(current_state(log).published)
     check_publishers(log)
     log.close()

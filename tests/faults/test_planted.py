@@ -68,7 +68,7 @@ class Small:
             self.seen,
             events=[(i, FeedbackEvent.FromString(v).reason) for i, v in rows],
             dead=[letter.key for letter in self.ledger.dead_letters()],
-            counted=[judged.event.reason for judged in self.ledger.judged()],
+            counted=[judged.event.reason for judged in self.ledger.effective_events()],
             waiting=self.ledger.counts().waiting,
             positions={
                 (t, p): n for t, ps in self.ledger.positions().items() for p, n in ps.items()

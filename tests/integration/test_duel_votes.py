@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from feedback.control.policies import current
+from feedback.control.policies import current_state
 from learner.cycle.service import run
 from learner.settings import DuelSettings, LearnerSettings
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded
@@ -74,7 +74,7 @@ def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(
     assert (lost.promoted, lost.against) == (False, better)
     assert lost.wins < lost.losses
     log = adapted.log
-    state = current(log)
+    state = current_state(log)
     log.close()
     assert (state.live, state.challenger, state.held) == (better, 0, False)
     assert worse in state.rolled_back
@@ -92,6 +92,6 @@ def test_an_operator_ends_a_duel(adapted: Plaudit, next_version: int) -> None:
     adapted.tell(Activated(version=next_version, by="test"))
     adapted.wait_version(next_version)
     log = adapted.log
-    state = current(log)
+    state = current_state(log)
     log.close()
     assert (state.live, state.challenger, state.held) == (next_version, 0, False)

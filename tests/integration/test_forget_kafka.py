@@ -126,7 +126,7 @@ def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
     log = KafkaLog(settings)
     spoken(tmp_path, log)
     ledger = follow(tmp_path, log)
-    assert len(ledger.judged()) == 24
+    assert len(ledger.effective_events()) == 24
     assert [d.key for d in ledger.dead_letters()] == ["broken"]
     ledger.close()
     before = segments(cleaning, settings)
@@ -144,7 +144,9 @@ def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
 
     for home in (tmp_path, tmp_path / "another"):  # this ledger, and one built from what is left
         ledger = follow(home, log)
-        assert {j.event.event_id for j in ledger.judged()} == {f"bob-bob{i}" for i in range(6)}
+        assert {j.event.event_id for j in ledger.effective_events()} == {
+            f"bob-bob{i}" for i in range(6)
+        }
         ledger.close()
         export_feedback(home, home / "out.jsonl")
         exported = (home / "out.jsonl").read_text()
@@ -181,7 +183,9 @@ def test_a_ledger_that_reads_it_before_compaction_takes_none_of_it(
         ledger = Ledger(tmp_path / f"{limit}.db")
         while ledger.follow(log, limit):
             pass
-        assert {j.event.event_id for j in ledger.judged()} == {f"bob-bob{i}" for i in range(6)}
+        assert {j.event.event_id for j in ledger.effective_events()} == {
+            f"bob-bob{i}" for i in range(6)
+        }
         assert ledger.counts().waiting == 0
         held = b"".join(p.read_bytes() for p in tmp_path.glob(f"{limit}.db*"))
         assert SECRETS["ann"].encode() not in held

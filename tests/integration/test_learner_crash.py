@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from feedback.control.policies import current
+from feedback.control.policies import current_state
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.state import latest
@@ -92,9 +92,9 @@ def test_crash_between_registry_and_event_is_repaired(learned: Path, tmp_path: P
     assert killed_or_done(home, armed) == -signal.SIGKILL
     log = SqliteLog(home / "log.db")
     assert FolderRegistry(home / "registry").versions() == [1, 2]
-    assert current(log).published == (1,)
+    assert current_state(log).published == (1,)
     killed_or_done(home)
-    assert current(log).published == (1, 2)
+    assert current_state(log).published == (1, 2)
     assert FolderRegistry(home / "registry").versions() == [1, 2]
     log.close()
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load
 
 from feedback.control.history import History
-from feedback.control.policies import append_policy_event, current
+from feedback.control.policies import append_policy_event, current_state
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.lineage import Place
+from feedback.privacy.lineage import LogPosition
 from learner.cycle.materials import gather
 from learner.cycle.reporting import report_prompts
 from learner.cycle.service import run
@@ -55,13 +55,13 @@ def test_a_published_version_names_its_votes_and_the_learner_where_it_is(learned
     log = SqliteLog(learned / "log.db")
     history = History(log)
     history.poll()
-    publication, lineage = history.told().publications[2], history.lineage
-    votes = [Place(r.partition, r.offset) for r in log.read("feedback", {})]
+    publication, lineage = history.snapshot().publications[2], history.lineage
+    votes = [LogPosition(r.partition, r.offset) for r in log.read("feedback", {})]
     records = log.read("policies", {})
     log.close()
     assert publication.votes == {"comparison": 120}
     assert [lineage.learned_in(place, None) for place in votes] == [2] * 120
-    assert lineage.learned_in(Place(0, votes[-1].offset + 1), None) is None
+    assert lineage.learned_in(LogPosition(0, votes[-1].offset + 1), None) is None
     events = [PolicyEvent.FromString(record.value) for record in records]
     stages = [(e.stage.stage, e.stage.cycle) for e in events if e.HasField("stage")]
     begun = [stage for stage, _ in itertools.groupby(stages)]
@@ -138,9 +138,9 @@ def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
             stop.wait(0.02)
         append_policy_event(log, Hold(held=True, by="operator"))
         stop.wait(1.5)
-        assert current(log).published == (1,)
+        assert current_state(log).published == (1,)
         append_policy_event(log, Hold(held=False, by="operator"))
-        while 2 not in current(log).published:
+        while 2 not in current_state(log).published:
             assert thread.is_alive()
             stop.wait(0.02)
     finally:
@@ -174,7 +174,7 @@ def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> 
     assert state is not None
     assert state.outcome == "overtaken"
     assert "another learner leads" in state.reasons[0]
-    assert current(log).published == (1,)
+    assert current_state(log).published == (1,)
     log.close()
 
 
@@ -218,7 +218,7 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
     history = History(log)
     history.poll()
     log.close()
-    (refusal,) = history.told().refused
+    (refusal,) = history.snapshot().refused
     assert refusal.reasons == tuple(state.reasons)
 
 

@@ -118,7 +118,7 @@ def test_a_vote_says_which_version_learned_from_it(plaudit: Plaudit, next_versio
     while ledger.follow(log):
         pass
     log.close()
-    lessons = ledger.lessons(ledger.counts().max_seq)
+    lessons = ledger.coverage(ledger.counts().max_seq)
     ledger.close()
     parent = plaudit.version()
     plaudit.add_checkpoint(next_version, parent, next_version)

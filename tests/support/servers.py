@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from feedback.control.history import History
 from feedback.control.keys import Role, make_key
-from feedback.control.policies import PolicyMessage, append_policy_event, current
+from feedback.control.policies import PolicyMessage, append_policy_event, current_state
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -178,7 +178,7 @@ class Plaudit:
 
     def live(self) -> int:
         log = self.log
-        state = current(log)
+        state = current_state(log)
         log.close()
         return state.live
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from feedback.control.policies import current
+from feedback.control.policies import current_state
 from feedback.log.event_log import EventLog
 from protos.plaudit.v1.policy_pb2 import PolicyEvent
 
@@ -88,7 +88,7 @@ def check_offsets(
 
 def check_publishers(log: EventLog) -> None:
     """Fail where a version counts that was not published by who led at that moment."""
-    counts = set(current(log).published)
+    counts = set(current_state(log).published)
     leader, seen = "", set()
     for record in log.read("policies", {}):
         event = PolicyEvent.FromString(record.value)

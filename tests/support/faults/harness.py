@@ -176,7 +176,7 @@ class World:
             committed = self.committed()  # first, for the ledger goes on
             positions = _flat(ledger.positions())
             dead = [letter.key for letter in ledger.dead_letters()]
-            counted = [judged.event.reason for judged in ledger.judged()]
+            counted = [judged.event.reason for judged in ledger.effective_events()]
             waiting = ledger.counts().waiting
         finally:
             ledger.close()

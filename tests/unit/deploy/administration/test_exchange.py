@@ -54,7 +54,7 @@ def test_the_same_row_counts_once(tmp_path: Path, model: Path) -> None:
     bring_in(tmp_path, model, PAIR, LABELLED)
     bring_in(tmp_path, model, PAIR, LABELLED, PAIR)
     ledger = Ledger(tmp_path / "ledger.db")
-    assert len(ledger.judged()) == 2
+    assert len(ledger.effective_events()) == 2
     assert ledger.dead_letters() == []
     ledger.close()
 

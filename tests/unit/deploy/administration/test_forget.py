@@ -97,7 +97,7 @@ def test_no_byte_of_theirs_is_left_and_everybody_else_stays(home: Path) -> None:
     outbox.close()
     assert sorted(prompt.split("'")[0] for prompt in exported(home)) == ["ann", "ann", *["bob"] * 4]
     ledger = Ledger(home / "ledger.db")
-    assert len(ledger.judged()) == 6
+    assert len(ledger.effective_events()) == 6
     ledger.close()
     assert said == [
         "outbox-replica-0.db: 1 completions erased.",

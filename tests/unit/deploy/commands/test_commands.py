@@ -22,7 +22,7 @@ from deploy.settings import UpSettings
 from deploy.simulation.raters import PREFERENCES, judge, prefers
 from deploy.simulation.simulate import Plan, Simulation, simulate
 from deploy.sizing.processor import best_dtype, cpu_flags
-from feedback.control.policies import current
+from feedback.control.policies import current_state
 from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.folder_registry import FolderRegistry
@@ -115,7 +115,7 @@ def test_init_announces_a_first_policy_once(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["init", "--home", str(home)])
         assert done.exit_code == 0, done.output
     log = SqliteLog(home / "log.db")
-    assert current(log).live == 1
+    assert current_state(log).live == 1
     assert log.ends("policies") == {0: 1}
     log.close()
 

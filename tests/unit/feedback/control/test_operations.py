@@ -66,7 +66,7 @@ class Home:
 
     def deeds(self) -> list[tuple[str, str, int]]:
         self.history.poll()
-        return [(d.by, d.action, d.version) for d in self.history.told().deeds]
+        return [(d.by, d.action, d.version) for d in self.history.snapshot().audit_entries]
 
     def snapshot(self) -> dict[str, Any]:
         self.history.poll()
@@ -108,7 +108,7 @@ def test_operations_act_and_refuse_what_changes_nothing(home: Home) -> None:
         ("bert", "resumed", 1),
         ("bert", "held", 1),
     ]
-    assert home.history.told().deeds[2].text == (
+    assert home.history.snapshot().audit_entries[2].text == (
         "went back from version 2 to 1; publishing is held: worse at tea"
     )
 
@@ -139,7 +139,7 @@ def test_the_trail_names_every_deed_once_and_no_event_without_effect(home: Home)
     home.history.poll()
     revoke_key(home.log, home.history.keys, name, by="root")
     home.history.poll()
-    told = [(d.by, d.action, d.text) for d in home.history.told().deeds][1:]
+    told = [(d.by, d.action, d.text) for d in home.history.snapshot().audit_entries][1:]
     assert told == [
         ("learner", "published", "published version 2, made from version 1; it is on trial"),
         (
@@ -207,7 +207,7 @@ def test_a_stage_lasts_from_its_first_word_to_the_next(home: Home) -> None:
             home.log, Stage(stage=stage, cycle=1, iteration=iteration, leader=leader)
         )
         home.history.poll()
-        told.append((event.created_ms, home.history.told().loop.since_ms))
+        told.append((event.created_ms, home.history.snapshot().learner_status.since_ms))
     assert told[0][0] == told[0][1]
     assert told[1][1] == told[2][1] == told[1][0]
     assert told[3][0] == told[3][1]

@@ -12,9 +12,9 @@ from feedback.control.policies import (
     PolicyMessage,
     PolicyState,
     append_policy_event,
-    current,
+    current_state,
     fold,
-    parent,
+    next_parent,
 )
 from feedback.log.event_log import NewRecord
 from feedback.log.sqlite_log import SqliteLog
@@ -72,14 +72,14 @@ def summary(state: PolicyState) -> tuple[int, int, set[int], bool]:
 
 def test_nothing_is_live_before_anything_is_published() -> None:
     assert PolicyState() == PolicyState((), 0, 0, frozenset(), False, {}, ())
-    assert parent(PolicyState()) == 0
+    assert next_parent(PolicyState()) == 0
 
 
 def test_the_newest_published_is_live() -> None:
     state = state_after(*published(1, 2, 5))
     assert state.published == (1, 2, 5)
     assert summary(state) == (5, 2, set(), False)
-    assert parent(state) == 5
+    assert next_parent(state) == 5
 
 
 @pytest.mark.parametrize("late", [1, 2, 3])
@@ -90,7 +90,7 @@ def test_a_version_that_is_not_new_changes_nothing(late: int) -> None:
 def test_going_back_rolls_back_what_is_above_and_holds() -> None:
     state = state_after(*published(1, 2, 3, 4), Activated(version=2))
     assert summary(state) == (2, 1, {3, 4}, True)
-    assert parent(state) == 2
+    assert next_parent(state) == 2
 
 
 def test_a_second_rollback_adds_to_the_first() -> None:
@@ -162,7 +162,7 @@ TRIAL = [*published(1), Published(version=2, parent=1, trial=True)]
 
 def test_a_version_on_trial_is_not_live_and_no_rollback_target() -> None:
     state = state_after(*TRIAL)
-    assert (state.challenger, parent(state)) == (2, 1)
+    assert (state.challenger, next_parent(state)) == (2, 1)
     assert summary(state) == (1, 0, set(), False)
 
 
@@ -262,10 +262,10 @@ def log(tmp_path: Path) -> Iterator[SqliteLog]:
 def test_what_is_published_through_the_log_is_current(log: SqliteLog) -> None:
     for message in [*published(1, 2, 3), Activated(version=2)]:
         assert append_policy_event(log, message).WhichOneof("kind") == KINDS[type(message)]
-    assert summary(current(log)) == (2, 1, {3}, True)
+    assert summary(current_state(log)) == (2, 1, {3}, True)
     lifted = append_policy_event(log, Hold(held=False))
     assert lifted.WhichOneof("kind") == "hold", "an empty message is a kind too"
-    assert summary(current(log)) == (2, 1, {3}, False)
+    assert summary(current_state(log)) == (2, 1, {3}, False)
 
 
 def test_events_have_ids_and_times_of_their_own(log: SqliteLog) -> None:
@@ -291,7 +291,7 @@ def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> 
     append_policy_event(log, Activated(version=2))
     record = NewRecord(back.event_id, "t", back.SerializeToString())
     log.append("policies", [record, NewRecord("x", "t", b"\xff\xff\xff")])
-    assert current(log).live == 2
+    assert current_state(log).live == 2
 
 
 def test_what_a_learner_publishes_after_another_leads_does_not_count(tmp_path: Path) -> None:
@@ -299,11 +299,11 @@ def test_what_a_learner_publishes_after_another_leads_does_not_count(tmp_path: P
     append_policy_event(log, Published(version=1))
     first = append_policy_event(log, Leads(learner="a")).event_id
     append_policy_event(log, Published(version=2, parent=1, leader=first))
-    assert current(log).live == 2
+    assert current_state(log).live == 2
     second = append_policy_event(log, Leads(learner="b")).event_id
     append_policy_event(log, Published(version=3, parent=2, leader=first))  # paused, and back again
-    assert current(log).published == (1, 2)
+    assert current_state(log).published == (1, 2)
     append_policy_event(log, Published(version=3, parent=2, leader=second))
-    assert current(log).live == 3
-    assert current(log).leader == second
+    assert current_state(log).live == 3
+    assert current_state(log).leader == second
     log.close()

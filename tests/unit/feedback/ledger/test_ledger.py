@@ -37,7 +37,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def judged_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
-    return [judged.event.event_id for judged in ledger.judged(after, upto)]
+    return [judged.event.event_id for judged in ledger.effective_events(after, upto)]
 
 
 def reasons(ledger: Ledger) -> list[str]:
@@ -50,7 +50,7 @@ def test_an_event_is_judged_with_its_completion(log: SqliteLog, ledger: Ledger) 
     assert ledger.lag(log) == 2
     assert ledger.follow(log) == 2
     assert ledger.lag(log) == 0
-    [judged] = ledger.judged()
+    [judged] = ledger.effective_events()
     assert (judged.seq, judged.event, judged.completions) == (1, vote, {"c1": answer})
     assert ledger.counts() == LedgerCounts(
         events=1, completions=1, waiting=0, dead_letters=0, max_seq=1
@@ -63,7 +63,7 @@ def test_an_event_id_counts_once_however_often_it_comes(log: SqliteLog, ledger: 
     ledger.follow(log)
     put(log, rating("e1"), completion(choices=[0]))
     ledger.follow(log)
-    [judged] = ledger.judged()
+    [judged] = ledger.effective_events()
     assert judged.event.rating.value == Rating.VALUE_UP
     assert len(judged.completions["c1"].choices) == 2, "the first record of an id is kept"
     assert ledger.event_ids() == ["e1"]
@@ -91,7 +91,7 @@ def test_a_comparison_waits_for_both_of_its_completions(log: SqliteLog, ledger: 
     assert ledger.counts().waiting == 1
     put(log, completion("b"))
     ledger.follow(log)
-    assert set(ledger.judged()[0].completions) == {"a", "b"}
+    assert set(ledger.effective_events()[0].completions) == {"a", "b"}
 
 
 def test_waiting_events_are_numbered_in_the_order_they_came(log: SqliteLog, ledger: Ledger) -> None:
@@ -167,7 +167,7 @@ def test_choices_that_the_record_does_not_hold_are_left_out(log: SqliteLog, ledg
     )
     put(log, rating("gone", 1), comparison("half gone"), ranking("one left", [[0], [1]]))
     ledger.follow(log)
-    [judged] = ledger.judged()
+    [judged] = ledger.effective_events()
     groups = [[c.choice for c in g.candidates] for g in judged.event.ranking.groups]
     assert (judged.event.event_id, groups) == ("q", [[3], [0]])
     # The ranking "r" names a choice twice, which is a defect of its own.
@@ -341,13 +341,13 @@ def test_sigkill_while_following_loses_and_doubles_nothing(log: SqliteLog, tmp_p
                 process.stdout.readline()
             os.kill(process.pid, signal.SIGKILL)
     ledger = Ledger(path)
-    before = [(j.seq, j.event.event_id) for j in ledger.judged()]
+    before = [(j.seq, j.event.event_id) for j in ledger.effective_events()]
     assert ledger.lag(log) > 0, "the kills came in the middle"
     while ledger.follow(log):
         pass
     assert ledger.event_ids() == [f"e{i}" for i in range(600)]
     assert ledger.counts() == LedgerCounts(600, 400, 200, 0, 400)
-    after = [(j.seq, j.event.event_id) for j in ledger.judged()]
+    after = [(j.seq, j.event.event_id) for j in ledger.effective_events()]
     assert after[: len(before)] == before
     assert [seq for seq, _ in after] == list(range(1, 401))
     ledger.close()

@@ -53,7 +53,7 @@ def bytes_of(path: Path) -> bytes:
 
 
 def judged_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
-    return [judged.event.event_id for judged in ledger.judged(after, upto)]
+    return [judged.event.event_id for judged in ledger.effective_events(after, upto)]
 
 
 def viewed_ids(view: View) -> list[str]:
@@ -103,14 +103,14 @@ def test_numbers_that_were_given_stay_and_none_is_given_twice(
     two_people(log)
     put(log, rating("last", 1, completion_id="c1", subject="ann"))
     ledger.follow(log)
-    before = {j.event.event_id: j.seq for j in ledger.judged()}
+    before = {j.event.event_id: j.seq for j in ledger.effective_events()}
     assert ledger.counts().max_seq == 7
     put(log, forgetting("f", "ann"))
     ledger.follow(log)
     assert ledger.counts() == LedgerCounts(2, 1, 0, 0, 7), "the last number was the person's"
     put(log, rating("new", 1, Rating.VALUE_DOWN, completion_id="c2", subject="cid"))
     ledger.follow(log)
-    after = {j.event.event_id: j.seq for j in ledger.judged()}
+    after = {j.event.event_id: j.seq for j in ledger.effective_events()}
     assert after == {"b2": before["b2"], "b3": before["b3"], "new": 8}
     assert judged_ids(ledger, upto=3) == ["b2"]
 
@@ -127,7 +127,7 @@ def test_what_was_erased_is_counted_once_and_says_as_of_when(
     assert ledger.erasures("local", "ann") == [Erasure(1, "f", 2, 4, 1)]
     [nothing] = ledger.erasures("local", "nobody")
     assert (nothing.first_seq, nothing.events, nothing.completions) == (None, 0, 0)
-    assert ledger.forgettings() == 1, "the second erased nothing to learn from"
+    assert ledger.last_forgetting() == 1, "the second erased nothing to learn from"
 
 
 def test_what_comes_late_is_dropped_and_erased_from_the_log(
@@ -144,7 +144,7 @@ def test_what_comes_late_is_dropped_and_erased_from_the_log(
     ledger.follow(log)
     view.follow(log)
     assert ledger.event_ids() == ["r"], "it says nothing about anybody's completion"
-    assert ledger.judged() == []
+    assert ledger.effective_events() == []
     assert viewed_ids(view) == []
     assert ledger.erase_forgotten(log) == 4
     assert ledger.erase_forgotten(log) == 0
@@ -295,7 +295,7 @@ def test_in_whatever_order_it_comes_nothing_of_theirs_is_kept(
     kept = {CompletionRecord.FromString(row[0]).subject for row in records_kept}
     assert kept <= {"bob"}
     assert {e.event.subject for e in view.events("local", limit=100)} <= {"bob"}
-    assert {j.event.event_id for j in ledger.judged()} <= set(viewed_ids(view))
+    assert {j.event.event_id for j in ledger.effective_events()} <= set(viewed_ids(view))
     ledger.erase_forgotten(log)
     assert search_log(log, ForgettingSearch("local", "ann", 1000))["completions"] == set()
     for opened in (log, ledger, view):

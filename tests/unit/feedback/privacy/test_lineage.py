@@ -11,7 +11,7 @@ from feedback.control.policies import append_policy_event
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret
-from feedback.privacy.lineage import Coverage, Lineage, Place
+from feedback.privacy.lineage import Coverage, Lineage, LogPosition
 from feedback.view.feedback_view import View
 from protos.plaudit.v1.feedback_pb2 import Rating
 from protos.plaudit.v1.policy_pb2 import Leads, Lessons, Published
@@ -39,8 +39,8 @@ class Home:
         while self.ledger.follow(self.log):
             pass
         after, self.upto = self.upto, self.ledger.counts().max_seq
-        votes = self.ledger.votes(after, self.upto)
-        lessons = self.ledger.lessons(self.upto)
+        votes = self.ledger.count_votes(after, self.upto)
+        lessons = self.ledger.coverage(self.upto)
         append_policy_event(self.log, Published(version=version, lessons=lessons, votes=votes))
         self.history.poll()
         return votes
@@ -112,7 +112,7 @@ def test_a_version_of_a_learner_that_lost_the_lease_made_nothing(home: Home) -> 
     while home.ledger.follow(home.log):
         pass
     append_policy_event(home.log, Leads(learner="new"))
-    lessons = home.ledger.lessons(1)
+    lessons = home.ledger.coverage(1)
     append_policy_event(home.log, Published(version=2, leader="pe-old", lessons=lessons))
     home.history.poll()
     assert home.learned() == {"one": None}
@@ -126,10 +126,19 @@ def test_partitions_are_told_apart() -> None:
     lineage = lineage.with_version(4, [Lessons(partition=0, next=20)])
     found = {
         place: lineage.learned_in(place, None)
-        for place in (Place(0, 3), Place(0, 4), Place(0, 10), Place(1, 2), Place(1, 3), Place(2, 0))
+        for place in (
+            LogPosition(0, 3),
+            LogPosition(0, 4),
+            LogPosition(0, 10),
+            LogPosition(1, 2),
+            LogPosition(1, 3),
+            LogPosition(2, 0),
+        )
     }
     assert list(found.values()) == [2, 4, 4, 2, None, None]
     assert lineage.last == Coverage({0: 20})
-    assert lineage.learned_in(Place(0, 3), Place(0, 15)) == 2
-    assert lineage.learned_in(Place(0, 3), Place(0, 5)) is None
-    assert lineage.learned_in(Place(0, 3), Place(0, 4)) == 2, "its replacement was not there yet"
+    assert lineage.learned_in(LogPosition(0, 3), LogPosition(0, 15)) == 2
+    assert lineage.learned_in(LogPosition(0, 3), LogPosition(0, 5)) is None
+    assert lineage.learned_in(LogPosition(0, 3), LogPosition(0, 4)) == 2, (
+        "its replacement was not there yet"
+    )

@@ -11,7 +11,7 @@ import pytest
 from feedback.log.event_log import LogRecord, LogUnavailable, NewRecord, Positions, Topic
 from feedback.log.records import FEEDBACK_TYPE, messages_hash
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.lineage import Coverage, Place
+from feedback.privacy.lineage import Coverage, LogPosition
 from feedback.view.feedback_view import View, ViewError, ViewEvent
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
 from tests.support.feedback_samples import comment, comparison, completion, put, rating, retraction
@@ -36,10 +36,10 @@ def listed(view: View, owner: str = "local", **filters: object) -> list[tuple[st
     return [(one.event.event_id, one.superseded) for one in seen]
 
 
-def place(event_id: str, log: SqliteLog) -> Place:
+def place(event_id: str, log: SqliteLog) -> LogPosition:
     """Return where the log has an event."""
     (found,) = [r for r in log.read("feedback", {}) if r.key == event_id]
-    return Place(found.partition, found.offset)
+    return LogPosition(found.partition, found.offset)
 
 
 def test_an_event_is_read_back_once_followed(log: SqliteLog, view: View) -> None:
@@ -214,8 +214,8 @@ def test_a_retraction_that_comes_first_leaves_nothing_to_learn_from(tmp_path: Pa
     seen = view.event("e1")
     assert seen is not None
     assert seen.retracted
-    assert seen.ended == seen.place
-    assert view.standing() == {}
+    assert seen.ended == seen.position
+    assert view.effective_counts() == {}
     view.close()
     log.close()
 
@@ -224,15 +224,15 @@ def test_what_stands_and_what_waits_is_counted(log: SqliteLog, view: View) -> No
     put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("two", 1))
     put(log, comparison("c"), comment("said"), rating("gone", 2), retraction("r", "gone"))
     view.follow(log)
-    assert view.standing() == {"rating": 2, "comparison": 1, "comment": 1}
-    assert view.waiting(Coverage()) == 3, "a comment teaches nothing, so it waits for nothing"
+    assert view.effective_counts() == {"rating": 2, "comparison": 1, "comment": 1}
+    assert view.count_pending(Coverage()) == 3, "a comment teaches nothing, so it waits for nothing"
     two = place("two", log)
-    assert view.waiting(Coverage({0: two.offset})) == 2
-    assert view.waiting(Coverage({0: two.offset + 1})) == 1
+    assert view.count_pending(Coverage({0: two.offset})) == 2
+    assert view.count_pending(Coverage({0: two.offset + 1})) == 1
     everything = {0: log.ends("feedback")[0]}
-    assert view.waiting(Coverage(everything)) == 0
-    missing = frozenset({two, place("up", log), Place(0, 10_000)})
-    assert view.waiting(Coverage(everything, missing)) == 1, "'up' was replaced"
+    assert view.count_pending(Coverage(everything)) == 0
+    missing = frozenset({two, place("up", log), LogPosition(0, 10_000)})
+    assert view.count_pending(Coverage(everything, missing)) == 1, "'up' was replaced"
 
 
 def test_a_view_of_an_earlier_version_is_built_again(tmp_path: Path, log: SqliteLog) -> None:
