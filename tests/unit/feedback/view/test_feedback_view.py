@@ -48,7 +48,7 @@ def test_an_event_is_read_back_once_followed(log: SqliteLog, view: View) -> None
     assert view.event("e1") is None
     assert view.follow(log) == 1
     assert view.event("e1") == ViewEvent(
-        vote, superseded=False, retracted=False, place=place("e1", log), ended=None
+        vote, superseded=False, retracted=False, position=place("e1", log), ended=None
     )
     assert view.event("e2") is None
     assert view.follow(log) == 0
