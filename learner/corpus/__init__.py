@@ -1,7 +1,8 @@
-"""Everyday English that the model is pre-trained on, and the demonstrations it is fine-tuned on.
+"""Generate everyday English to pre-train on, and demonstrations to fine-tune on.
 
-All of it is made here from small tables, without end and the same for the same seed. Left out on
-purpose: any preference between answers; the demonstrations vary, and people say what they like.
+All text is composed from the small tables in `data/`. The streams are endless, and the same for
+the same seed on every machine. They deliberately express no preference between answers: the
+demonstrations vary in style, and users say by their votes what they like.
 """
 
 from learner.corpus.demos import Demonstration, demonstrations, prompts

@@ -1,14 +1,17 @@
-"""Questions that have an answer: facts, how-tos, differences; each with what its answer says."""
+"""Questions with a known answer: facts, opinions, how-tos and differences."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
-from learner.corpus.attributes import Attribute
+import pydantic.dataclasses
+
+from learner.corpus.categories import Attribute
 from learner.corpus.compose import Content, ordered
-from learner.corpus.entities import Entity, entities
-from learner.corpus.howtos import HOWTOS
+from learner.corpus.entities import Entity, entities, entities_of
+from learner.corpus.tables import STRICT, load_table
 from learner.corpus.text import capitalise, lower_first, plain_part
 
 MORE = ("What else would you like to know?", "Can I help you with something else?")
@@ -29,7 +32,7 @@ _HOWTO_PROMPTS = (
     "Can you help me to {}?",
     "Teach me how to {}.",
 )
-_NAMED_AGAIN = 0.3  # so that longer answers keep to their subject
+_NAMED_AGAIN = 0.3  # share of later sentences with the name: long answers keep to their subject
 _LIKEABLE = ("animal", "food", "weather", "nature", "place", "activity", "subject")
 _LIKE_PROMPTS = (
     "Do you like {many}?",
@@ -37,8 +40,12 @@ _LIKE_PROMPTS = (
     "I like {many}.",
     "I love {many}!",
 )
+_DIFFERENCE_PROMPTS = (
+    "What is the difference between {} and {}?",
+    "Compare {} and {}.",
+    "How are {} and {} different?",
+)
 _ORDER = {
-    1: ("First,",),
     2: ("First,", "Then,"),
     3: ("First,", "Then,", "Last,"),
     4: ("First,", "Then,", "After that,", "Last,"),
@@ -47,7 +54,16 @@ _ORDER = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question and what an answer to it says. `topic` is set where more can be asked about it."""
+    """A question and what an answer to it says.
+
+    Attributes:
+        kind: Kind of question, as in the style tags of the demonstrations.
+        prompt: The question.
+        content: What an answer says.
+        topic: Thing that more can be asked about, if any.
+        attribute: Attribute of the topic that the question asks for, if any.
+
+    """
 
     kind: str
     prompt: str
@@ -56,14 +72,43 @@ class Draft:
     attribute: Attribute | None = None
 
 
+@pydantic.dataclasses.dataclass(frozen=True, slots=True, config=STRICT)
+class HowTo:
+    """Instructions in `howtos.jsonl`; all but the goal are 'plain | detail' texts.
+
+    Attributes:
+        goal: What the user wants to do, in the infinitive; it says 'my' where an answer says
+            'your'.
+        summary: The whole in one imperative sentence.
+        steps: Imperatives in lower case, in order.
+        tip: One more imperative.
+
+    """
+
+    goal: str
+    summary: str
+    steps: tuple[str, ...]
+    tip: str
+
+    @property
+    def answer_goal(self) -> str:
+        """The goal as an answer says it."""
+        return self.goal.replace("my ", "your ")
+
+
+def howtos() -> tuple[HowTo, ...]:
+    """Return all instructions, in the order of their table."""
+    return load_table("howtos.jsonl", HowTo)
+
+
 def fact_content(rng: random.Random, entity: Entity, attribute: Attribute) -> Content:
-    """One attribute of an entity, then its other ones in any order (the definition early)."""
+    """Return an attribute of an entity, then the others in random order, the definition early."""
     others = [other for other in entity.category.attributes if other is not attribute]
     rng.shuffle(others)
     others.sort(key=lambda other: other.key != "what" or rng.random() < 0.4)
-    by_pronoun = entity.category.name != "job" and rng.random() < 0.08
+    uses_pronoun = entity.category.name != "job" and rng.random() < 0.08
     pronoun = entity.line(attribute.follow, attribute)
-    alone = pronoun if by_pronoun else entity.lead(rng, attribute)
+    alone = pronoun if uses_pronoun else entity.lead(rng, attribute)
     first = entity.lead(rng, attribute, singular=True)
     follow = [
         entity.lead(rng, other, singular=True)
@@ -80,17 +125,22 @@ def fact_content(rng: random.Random, entity: Entity, attribute: Attribute) -> Co
     )
 
 
-def fact(rng: random.Random) -> Draft:
-    """A question about an attribute of an entity."""
+def fact_question(rng: random.Random) -> Draft:
+    """Draw a question about an attribute of an entity."""
     entity = rng.choice(entities())
     attribute = rng.choice(entity.category.attributes)
     prompt = entity.fill(rng.choice(attribute.questions))
     return Draft("fact", prompt, fact_content(rng, entity, attribute), entity, attribute)
 
 
-def opinion(rng: random.Random) -> Draft:
-    """A question whether the assistant likes something, answered with facts about it."""
-    entity = rng.choice([each for each in entities() if each.category.name in _LIKEABLE])
+@cache
+def _likeable() -> tuple[Entity, ...]:
+    return tuple(entity for entity in entities() if entity.category.name in _LIKEABLE)
+
+
+def opinion_question(rng: random.Random) -> Draft:
+    """Draw a question whether the assistant likes something, answered with facts about it."""
+    entity = rng.choice(_likeable())
     first = rng.choice(("Yes, I like {many}", "I like to talk about {many}"))
     attributes = rng.sample(entity.category.attributes, 4)
     lines = [entity.lead(rng, attributes[0], singular=True)]
@@ -101,57 +151,53 @@ def opinion(rng: random.Random) -> Draft:
     return Draft("opinion", prompt, content, entity)
 
 
-def _grouped(steps: list[str], groups: int) -> list[str]:
-    """The steps joined to that many sentences, each with the detail of its last step."""
-    size, extra = divmod(len(steps), groups)
+def _join_steps(steps: tuple[str, ...], count: int) -> list[str]:
+    """Join the steps to `count` sentences, each with the detail of its last step."""
+    size, extra = divmod(len(steps), count)
     sentences: list[str] = []
-    at = 0
-    for group in range(groups):
-        end = at + size + (group < extra)
-        joined = " and ".join([*map(plain_part, steps[at : end - 1]), steps[end - 1]])
-        sentences.append(f"{_ORDER[groups][group]} {joined}")
-        at = end
+    start = 0
+    for number, order in enumerate(_ORDER[count]):
+        end = start + size + (number < extra)
+        joined = " and ".join([*map(plain_part, steps[start : end - 1]), steps[end - 1]])
+        sentences.append(f"{order} {joined}")
+        start = end
     return sentences
 
 
-def howto_lines(row: tuple[str, ...], summary: str) -> tuple[tuple[str, ...], ...]:
-    """The sentences of a how-to for each length: a summary, or all the steps, then the tip."""
-    _, _, *steps, tip = row
-    grouped = [tuple(_grouped(steps, count)) for count in range(2, len(steps) + 1)]
-    return ((summary,), *grouped, (*grouped[-1], capitalise(tip)))
+def howto_lines(howto: HowTo, summary: str) -> tuple[tuple[str, ...], ...]:
+    """Return a how-to in each length: the summary, all steps, and all steps with the tip."""
+    by_length = [tuple(_join_steps(howto.steps, n)) for n in range(2, len(howto.steps) + 1)]
+    return ((summary,), *by_length, (*by_length[-1], capitalise(howto.tip)))
 
 
-def howto(rng: random.Random) -> Draft:
-    """A question how to do something."""
-    row = rng.choice(HOWTOS)
-    goal = row[0]
-    yours = goal.replace("my ", "your ")
-    summary = rng.choice((f"To {yours}, {row[1]}", capitalise(row[1]), f"You should {row[1]}"))
-    content = Content(howto_lines(row, summary), (*_ABOUT_HOWTO, rng.choice(MORE)), (), "request")
-    return Draft("howto", rng.choice(_HOWTO_PROMPTS).format(goal), content)
+def howto_question(rng: random.Random) -> Draft:
+    """Draw a question how to do something."""
+    howto = rng.choice(howtos())
+    summary = rng.choice(
+        (
+            f"To {howto.answer_goal}, {howto.summary}",
+            capitalise(howto.summary),
+            f"You should {howto.summary}",
+        )
+    )
+    questions = (*_ABOUT_HOWTO, rng.choice(MORE))
+    content = Content(howto_lines(howto, summary), questions, (), "request")
+    return Draft("howto", rng.choice(_HOWTO_PROMPTS).format(howto.goal), content)
 
 
 def contrast(rng: random.Random, one: Entity, other: Entity, attribute: Attribute) -> str:
-    """'A cat eats meat, but a cow eats grass', with the second one's detail after a bar."""
+    """Return 'A cat eats meat, but a cow eats grass', with the second detail after a bar."""
     template = rng.choice([lead for lead in attribute.leads if "simple words" not in lead])
     first = plain_part(one.line(template, attribute))
     return f"{first}, but {lower_first(other.line(template, attribute))}"
 
 
-def difference(rng: random.Random) -> Draft:
-    """A question about the difference of two entities of a kind."""
+def difference_question(rng: random.Random) -> Draft:
+    """Draw a question about the difference between two entities of a category."""
     one = rng.choice(entities())
-    alike = [entity for entity in entities() if entity.category is one.category]
-    other = rng.choice([entity for entity in alike if entity is not one])
+    other = rng.choice([each for each in entities_of(one.category.name) if each is not one])
     attributes = rng.sample(one.category.attributes, 3)
     lines = [contrast(rng, one, other, attribute) for attribute in attributes]
-    template = rng.choice(
-        (
-            "What is the difference between {} and {}?",
-            "Compare {} and {}.",
-            "How are {} and {} different?",
-        )
-    )
+    prompt = rng.choice(_DIFFERENCE_PROMPTS).format(one.one, other.one)
     asides = tuple(entity.fill(entity.category.asides[0]) for entity in (one, other))
-    prompt = template.format(one.one, other.one)
     return Draft("difference", prompt, Content(ordered(lines[0], lines[1:]), (*asides, *MORE)))

@@ -1,7 +1,7 @@
-"""Puts an answer together along independent axes: length, politeness, detail, question, tone.
+"""Compose an answer along independent axes: length, politeness, detail, question and tone.
 
-The axes are drawn independently of each other and of the prompt; what an answer says is fixed by
-its `Content`, how it says it by its `Style`.
+`Content` fixes what an answer says, `Style` how it says it. The axes are drawn independently of
+each other and of the prompt.
 """
 
 from __future__ import annotations
@@ -9,22 +9,54 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
-from learner.corpus.phrases import POLITE_CLOSERS, POLITE_OPENERS, TONE_OPENERS
+import pydantic.dataclasses
+
+from learner.corpus.tables import STRICT, load_table
 from learner.corpus.text import pick_weighted, with_detail
 
 MAX_WORDS = 90
 POLITE_RATE = 0.33
 QUESTION_RATE = 0.33
 DETAILED_RATE = 0.5
-_MESSAGES = ((1, 0.46), (2, 0.16), (3, 0.15), (4, 0.14), (5, 0.09))
+_LENGTHS = ((1, 0.46), (2, 0.16), (3, 0.15), (4, 0.14), (5, 0.09))
 _TONES = (("plain", 0.55), ("friendly", 0.25), ("enthusiastic", 0.2))
-_CHEERFUL = ("answer", "request", "chat", "thanks")  # where an answer may end with "!"
+_CHEERFUL = ("answer", "request", "chat", "thanks")  # registers whose answers may end with "!"
+
+
+@pydantic.dataclasses.dataclass(frozen=True, slots=True, config=STRICT)
+class Phrases:
+    """Polite and friendly sentences around an answer in one register, in `phrases.jsonl`.
+
+    Attributes:
+        register: 'answer' (a fact), 'request' (something to do or make), 'health' (an ailment),
+            'chat' (small talk), 'care' (a user who feels bad), 'thanks' (a reply to thanks) or
+            'unknown' (a question without a known answer).
+        polite_openers: Polite sentences before the content.
+        polite_closers: Polite sentences after the content.
+        tone_openers: Sentences before the content, for each tone but 'plain'.
+
+    """
+
+    register: str
+    polite_openers: tuple[str, ...]
+    polite_closers: tuple[str, ...]
+    tone_openers: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How an answer is said. `sentences` counts those that carry content, from 1 to 5."""
+    """How an answer is said.
+
+    Attributes:
+        sentences: Number of sentences that carry content, from 1 to 5.
+        polite: Whether it has a polite sentence before or after the content.
+        detailed: Whether the sentences include their details.
+        question: Whether it ends with a question.
+        tone: 'plain', 'friendly' or 'enthusiastic'.
+
+    """
 
     sentences: int
     polite: bool
@@ -33,7 +65,7 @@ class Style:
     tone: str
 
     def tag(self, kind: str) -> str:
-        """A readable tag such as 'fact: short+polite+detailed'."""
+        """Return a readable tag such as 'fact: short+polite+detailed'."""
         length = "short" if self.sentences == 1 else "medium" if self.sentences < 4 else "long"
         flags = {"polite": self.polite, "detailed": self.detailed, "question": self.question}
         parts = [length, *(name for name, on in flags.items() if on)]
@@ -44,9 +76,13 @@ class Style:
 class Content:
     """What an answer says.
 
-    `by_length[n - 1]` holds n sentences as 'plain | detail' texts without their final period; its
-    last entry is the longest answer there is. `questions` fit at the end of any answer, `offers`
-    only of one that leaves something out. `register` chooses the polite and friendly phrases.
+    Attributes:
+        by_length: At index n - 1, n sentences as 'plain | detail' texts without their final
+            period. The last entry is the longest possible answer.
+        questions: Questions that fit at the end of any answer.
+        offers: Questions that fit only at the end of an answer that leaves something out.
+        register: Register of the phrases around the answer; see `Phrases`.
+
     """
 
     by_length: tuple[tuple[str, ...], ...]
@@ -56,15 +92,15 @@ class Content:
 
 
 def ordered(first: str, others: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """`by_length` for a first sentence that others may follow, at most five in all."""
+    """Return `Content.by_length` for a first sentence and up to four that may follow it."""
     lines = (first, *others)[:5]
     return tuple(lines[: count + 1] for count in range(len(lines)))
 
 
 def draw_style(rng: random.Random) -> Style:
-    """A style whose axes are independent of each other."""
+    """Draw a style whose axes are independent of each other."""
     return Style(
-        rng.choices([n for n, _ in _MESSAGES], [w for _, w in _MESSAGES])[0],
+        rng.choices([n for n, _ in _LENGTHS], [w for _, w in _LENGTHS])[0],
         rng.random() < POLITE_RATE,
         rng.random() < DETAILED_RATE,
         rng.random() < QUESTION_RATE,
@@ -86,19 +122,24 @@ def _body(lines: tuple[str, ...], content: Content, style: Style) -> str:
     )
 
 
+@cache
+def _phrases() -> dict[str, Phrases]:
+    return {row.register: row for row in load_table("phrases.jsonl", Phrases)}
+
+
 def _frame(rng: random.Random, content: Content, style: Style) -> tuple[list[str], list[str]]:
-    """What comes before and after the content."""
-    register = content.register
+    """Draw the sentences before and after the content."""
+    phrases = _phrases()[content.register]
     before: list[str] = []
     after: list[str] = []
     opens = style.tone != "plain" and rng.random() < 0.8
-    if style.polite and (register == "thanks" or (not opens and rng.random() < 0.6)):
-        before.append(rng.choice(POLITE_OPENERS[register]))
+    if style.polite and (content.register == "thanks" or (not opens and rng.random() < 0.6)):
+        before.append(rng.choice(phrases.polite_openers))
     else:
         if opens:
-            before.append(rng.choice(TONE_OPENERS[register][style.tone]))
+            before.append(rng.choice(phrases.tone_openers[style.tone]))
         if style.polite:
-            after.append(rng.choice(POLITE_CLOSERS[register]))
+            after.append(rng.choice(phrases.polite_closers))
     if style.question:
         complete = style.sentences >= len(content.by_length)
         offered = not complete and content.offers and rng.random() < 0.5
@@ -107,9 +148,13 @@ def _frame(rng: random.Random, content: Content, style: Style) -> tuple[list[str
 
 
 def compose(rng: random.Random, content: Content, style: Style) -> tuple[str, Style]:
-    """The answer, and its style as it came out (as many sentences and details as there were).
+    """Compose an answer of at most `MAX_WORDS` words.
 
-    Never more than `MAX_WORDS` words: sentences are left out of an answer that would be longer.
+    Sentences are left out of an answer that would be longer.
+
+    Returns:
+        The answer, and its actual style: the sentences and details that it has, not those drawn.
+
     """
     before, after = _frame(rng, content, style)
     for count in range(min(style.sentences, len(content.by_length)), 0, -1):

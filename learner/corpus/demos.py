@@ -1,4 +1,4 @@
-"""Demonstrations: prompts with ideal answers, for supervised fine-tuning."""
+"""Generate demonstrations for supervised fine-tuning: prompts with good answers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,34 @@ from functools import cache
 from itertools import islice
 from typing import Literal
 
-from learner.corpus.answers import Draft, difference, fact, howto, opinion
+from learner.corpus.answers import (
+    Draft,
+    difference_question,
+    fact_question,
+    howto_question,
+    opinion_question,
+)
 from learner.corpus.compose import compose, draw_style
-from learner.corpus.talking import small_talk, unknown
-from learner.corpus.wishing import one_sentence, story, suggestion, wanted_list
+from learner.corpus.requests import (
+    list_request,
+    sentence_request,
+    story_request,
+    suggestion_request,
+)
+from learner.corpus.small_talk import small_talk
+from learner.corpus.unknown_questions import unknown_question
 
 _KINDS: tuple[tuple[Callable[[random.Random], Draft], float], ...] = (
-    (fact, 0.43),
-    (howto, 0.11),
+    (fact_question, 0.43),
+    (howto_question, 0.11),
     (small_talk, 0.17),
-    (unknown, 0.135),
-    (suggestion, 0.04),
-    (opinion, 0.02),
-    (wanted_list, 0.035),
-    (story, 0.025),
-    (one_sentence, 0.02),
-    (difference, 0.015),
+    (unknown_question, 0.135),
+    (suggestion_request, 0.04),
+    (opinion_question, 0.02),
+    (list_request, 0.035),
+    (story_request, 0.025),
+    (sentence_request, 0.02),
+    (difference_question, 0.015),
 )
 _PREFIXES = ("Please tell me, ", "Hi, ", "Can you tell me, ", "Hello, ", "Hey, ", "So, ")
 _PROMPT_DRAWS = 1200
@@ -35,10 +47,13 @@ _EVAL_PERCENT = 20
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt and one of its many ideal responses.
+    """A prompt and one of its many good responses.
 
-    `response` is one line of ASCII, of 1 to 90 words. `style` says how it was drawn
-    ('fact: short+polite'); it is for tests and must not be given to a model.
+    Attributes:
+        prompt: What the user says.
+        response: One line of ASCII text, of 1 to 90 words.
+        style: Kind and style ('fact: short+polite'), for tests; models must not see it.
+
     """
 
     prompt: str
@@ -47,7 +62,7 @@ class Demonstration:
 
 
 def as_typed(rng: random.Random, prompt: str) -> str:
-    """The prompt as people type it: now and then in lower case or without the last mark."""
+    """Return the prompt as users type it: sometimes in lower case or without the last mark."""
     if prompt[0].isupper() and prompt.endswith("?") and rng.random() < 0.08:
         prompt = rng.choice(_PREFIXES) + prompt[0].lower() + prompt[1:]
     if rng.random() < 0.3:
@@ -58,24 +73,24 @@ def as_typed(rng: random.Random, prompt: str) -> str:
 
 
 def draw_draft(rng: random.Random) -> Draft:
-    """A question of any kind, with what its answer says."""
+    """Draw a question or request of any kind."""
     kinds, weights = zip(*_KINDS, strict=True)
     chosen: Callable[[random.Random], Draft] = rng.choices(kinds, weights)[0]
     return chosen(rng)
 
 
 def demonstrate(rng: random.Random, draft: Draft) -> Demonstration:
-    """A demonstration from a draft, in a style drawn at random."""
+    """Compose a demonstration from a draft, in a random style."""
     response, style = compose(rng, draft.content, draw_style(rng))
     return Demonstration(as_typed(rng, draft.prompt), response, style.tag(draft.kind))
 
 
 def demonstrations(seed: int = 0) -> Iterator[Demonstration]:
-    """An endless stream of demonstrations, the same for the same seed.
+    """Yield demonstrations without end, the same for the same seed.
 
-    About half ask for a fact, one in seven something that the assistant cannot know (it says so),
-    the rest are small talk, how-tos and requests. For one prompt the response varies from draw to
-    draw in length, politeness, detail, tone, wording and whether it ends with a question,
+    About half ask for a fact. One in seven asks for something that the assistant does not know
+    and says so. The rest are small talk, how-tos and requests. The responses to one prompt vary
+    in length, politeness, detail, tone, wording and whether they end with a question,
     independently of each other.
     """
     rng = random.Random(f"demonstrations {seed}")
@@ -89,7 +104,7 @@ def _plain(prompt: str) -> str:
 
 @cache
 def _sampled_prompts() -> tuple[str, ...]:
-    """Distinct prompts of the demonstrations; of those that differ in case and marks only, one."""
+    """Return distinct prompts; of those that differ only in case and punctuation, one."""
     by_words: dict[str, str] = {}
     for demonstration in islice(demonstrations(_PROMPT_SEED), _PROMPT_DRAWS):
         by_words.setdefault(_plain(demonstration.prompt) or "?", demonstration.prompt)
@@ -97,10 +112,14 @@ def _sampled_prompts() -> tuple[str, ...]:
 
 
 def prompts(split: Literal["vote", "eval"]) -> list[str]:
-    """Distinct prompts as in the demonstrations, sorted; the same list on every call.
+    """Return distinct prompts of the demonstrations, sorted; the same list on every call.
 
-    The two splits are disjoint, by a hash of the prompt's words (case and punctuation left out).
-    ValueError for another split.
+    The two splits are disjoint: a hash of the prompt's words, without case and punctuation,
+    assigns each prompt to one of them.
+
+    Raises:
+        ValueError: There is no such split.
+
     """
     if split not in ("vote", "eval"):
         raise ValueError(f"split is 'vote' or 'eval', not {split!r}")

@@ -1,4 +1,4 @@
-"""Conversations of one to three turns, as lists of messages."""
+"""Generate conversations of one to four turns, as lists of messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from learner.corpus.answers import Draft, fact_content
 from learner.corpus.compose import Content, compose, draw_style, ordered
 from learner.corpus.demos import as_typed, demonstrate, draw_draft
 from learner.corpus.entities import Entity
-from learner.corpus.talking import small_talk
+from learner.corpus.small_talk import small_talk
 
 _SINGLE_TURN = 0.75
 _TELL_MORE = (
@@ -25,7 +25,8 @@ _YES = ("Yes, please.", "Yes", "yes please", "Yes, tell me.", "Sure", "ok")
 Messages = list[dict[str, str]]
 
 
-def _write_lock(rng: random.Random, draft: Draft) -> Messages:
+def _turn(rng: random.Random, draft: Draft) -> Messages:
+    """Return a demonstration of the draft as two messages."""
     demonstration = demonstrate(rng, draft)
     return [
         {"role": "user", "content": demonstration.prompt},
@@ -33,22 +34,25 @@ def _write_lock(rng: random.Random, draft: Draft) -> Messages:
     ]
 
 
-def _more(rng: random.Random, entity: Entity, said: str) -> Messages:
-    """A request for more, or a yes to an offer, and facts about the entity that were not said."""
-    unsaid = [
+def _more(rng: random.Random, entity: Entity, answer: str) -> Messages:
+    """Draw a turn that asks for more about an entity, or accepts the offer in the last answer.
+
+    The reply states facts that the last answer did not.
+    """
+    unstated = [
         attribute
         for attribute, value in zip(entity.category.attributes, entity.values, strict=True)
-        if value.partition(" | ")[0] not in said
+        if value.partition(" | ")[0] not in answer
     ] or list(entity.category.attributes)
-    rng.shuffle(unsaid)
-    offered = [a for a in entity.category.attributes if said.endswith(entity.fill(a.offer) + "?")]
+    rng.shuffle(unstated)
+    offered = [a for a in entity.category.attributes if answer.endswith(entity.fill(a.offer) + "?")]
     if offered:
         prompt, content = rng.choice(_YES), fact_content(rng, entity, offered[0])
     elif rng.random() < 0.5:
-        prompt, content = unsaid[0].again, fact_content(rng, entity, unsaid[0])
+        prompt, content = unstated[0].again, fact_content(rng, entity, unstated[0])
         content = Content(content.by_length[:2], content.questions)
     else:
-        first, *others = [entity.line(attribute.follow, attribute) for attribute in unsaid]
+        first, *others = [entity.line(attribute.follow, attribute) for attribute in unstated]
         prompt, content = (
             rng.choice(_TELL_MORE),
             Content(ordered(first, others), tuple(map(entity.fill, entity.category.asides))),
@@ -61,30 +65,30 @@ def _more(rng: random.Random, entity: Entity, said: str) -> Messages:
 
 
 def _several_turns(rng: random.Random) -> Messages:
-    """Two or three turns that hang together."""
+    """Draw two to four turns on one subject, perhaps with a greeting before and thanks after."""
     messages: Messages = []
     if rng.random() < 0.2:
-        messages += _write_lock(rng, small_talk(rng, rng.choice(("hello", "how are you", "meet"))))
+        messages += _turn(rng, small_talk(rng, rng.choice(("hello", "how are you", "meet"))))
     draft = draw_draft(rng)
-    messages += _write_lock(rng, draft)
+    messages += _turn(rng, draft)
     if draft.topic is not None and rng.random() < 0.7:
         messages += _more(rng, draft.topic, messages[-1]["content"])
     if len(messages) < 4 or (len(messages) < 6 and rng.random() < 0.4):
         closing = rng.choice(("thanks", "thanks", "thanks", "ok", "bye"))
-        messages += _write_lock(rng, small_talk(rng, closing))
+        messages += _turn(rng, small_talk(rng, closing))
     return messages
 
 
 def conversations(seed: int = 0) -> Iterator[Messages]:
-    """An endless stream of conversations in OpenAI's message form, the same for the same seed.
+    """Yield conversations in OpenAI's message format without end, the same for the same seed.
 
-    Roles alternate, from 'user' to 'assistant'. About three quarters have one turn (a
-    demonstration), the rest mostly two or three and at most four: more about the same thing, a
-    greeting before, thanks after.
+    The roles alternate; the first is 'user', the last 'assistant'. About three quarters of the
+    conversations have one turn (a demonstration). The others have two to four turns: more about
+    the same thing, a greeting before, or thanks after.
     """
     rng = random.Random(f"conversations {seed}")
     while True:
         if rng.random() < _SINGLE_TURN:
-            yield _write_lock(rng, draw_draft(rng))
+            yield _turn(rng, draw_draft(rng))
         else:
             yield _several_turns(rng)

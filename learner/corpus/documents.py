@@ -1,28 +1,25 @@
-"""Plain everyday English for pre-training: articles, talks, stories, how-tos, comparisons."""
+"""Generate documents for pre-training: articles, dialogues, stories, how-tos, comparisons."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 
-from learner.corpus.answers import Draft, contrast, fact_content, howto_lines
+from learner.corpus.answers import Draft, contrast, fact_content, howto_lines, howtos
 from learner.corpus.demos import as_typed, demonstrate, draw_draft
-from learner.corpus.entities import Entity, entities
-from learner.corpus.howtos import HOWTOS
-from learner.corpus.plots import PEOPLE
-from learner.corpus.stories import story_lines
+from learner.corpus.entities import Entity, entities, entities_of
+from learner.corpus.requests import people, situations, story_lines
 from learner.corpus.text import capitalise, plain_part, with_detail
-from learner.corpus.wishes import SITUATIONS
 
 
-def _is_by_subject(rng: random.Random, lines: list[str]) -> str:
-    """The lines as one text, each with its detail or without."""
+def _paragraph(rng: random.Random, lines: list[str]) -> str:
+    """Join the lines to one text, each at random with or without its detail."""
     sentences = [with_detail(line, detailed=rng.random() < 0.6) for line in lines]
     return " ".join(each if each.endswith((".", "!", "?")) else f"{each}." for each in sentences)
 
 
 def _article(rng: random.Random) -> str:
-    """Facts about one entity."""
+    """Draw a paragraph of facts about one entity."""
     entity = rng.choice(entities())
     attributes = list(entity.category.attributes)
     if rng.random() < 0.5:
@@ -34,60 +31,66 @@ def _article(rng: random.Random) -> str:
         else entity.line(attribute.follow, attribute)
         for at, attribute in enumerate(attributes)
     ]
-    return _is_by_subject(rng, lines)
+    return _paragraph(rng, lines)
 
 
 def _comparison(rng: random.Random) -> str:
-    """One attribute of several entities of a kind."""
+    """Draw a paragraph that compares one attribute of several entities of a category."""
     first = rng.choice(entities())
-    alike = [entity for entity in entities() if entity.category is first.category]
+    alike = entities_of(first.category.name)
     attribute = rng.choice(first.category.attributes)
     chosen = rng.sample(alike, min(4, len(alike)))
     lines = [contrast(rng, chosen[0], chosen[1], attribute)]
     lines += [entity.lead(rng, attribute) for entity in chosen[2:]]
-    return _is_by_subject(rng, lines)
+    return _paragraph(rng, lines)
 
 
 def _story(rng: random.Random) -> str:
+    """Draw a story, or sometimes only its summary."""
     summary, lines = story_lines(rng)
     if rng.random() < 0.2:
         lines = [summary]
-    return _is_by_subject(rng, lines)
+    return _paragraph(rng, lines)
 
 
 def _instructions(rng: random.Random) -> str:
-    row = rng.choice(HOWTOS)
-    goal = row[0].replace("my ", "your ")
-    lengths = howto_lines(row, f"To {goal}, {row[1]}")
-    return _is_by_subject(rng, [f"This is how to {goal}", *rng.choice(lengths)])
+    """Draw instructions for one goal."""
+    howto = rng.choice(howtos())
+    goal = howto.answer_goal
+    lengths = howto_lines(howto, f"To {goal}, {howto.summary}")
+    return _paragraph(rng, [f"This is how to {goal}", *rng.choice(lengths)])
 
 
 def _advice(rng: random.Random) -> str:
-    prompts, *options = rng.choice(SITUATIONS)
-    question = prompts.split(" / ")[0]
-    name, _ = rng.choice(PEOPLE)
-    first, second = rng.sample(options, 2)
-    return f"{name} asked: {question} " + _is_by_subject(
+    """Draw a person who asks for an idea, and two ideas."""
+    situation = rng.choice(situations())
+    person = rng.choice(people())
+    first, second = rng.sample(situation.options, 2)
+    return f"{person.name} asked: {situation.prompts[0]} " + _paragraph(
         rng, [f"One idea is to {first}", f"You could also {second}"]
     )
 
 
 def _quiz(rng: random.Random) -> str:
-    """Several questions of any kind, each with the shortest answer: who reads it learns to look."""
+    """Draw several questions of any kind, each with its shortest answer.
+
+    A model that reads them learns to look up the answer that a question asks for.
+    """
     turns: list[str] = []
     for _ in range(rng.randint(2, 4)):
         draft = draw_draft(rng)
         while draft.kind == "unknown":
             draft = draw_draft(rng)
         turns.append(
-            f"{as_typed(rng, draft.prompt)}\n{_is_by_subject(rng, [draft.content.by_length[0][0]])}"
+            f"{as_typed(rng, draft.prompt)}\n{_paragraph(rng, [draft.content.by_length[0][0]])}"
         )
     return "\n".join(turns)
 
 
 def _person_asks(rng: random.Random) -> str:
-    """Somebody who asks for facts in a story."""
-    (name, he), (friend, _) = rng.sample(PEOPLE, 2)
+    """Draw a story in which a person asks for a fact."""
+    person, friend = rng.sample(people(), 2)
+    name, pronoun = person.name, person.pronoun
     entity: Entity = rng.choice(entities())
     attribute = rng.choice(entity.category.attributes)
     question = entity.fill(rng.choice(attribute.questions))
@@ -95,17 +98,17 @@ def _person_asks(rng: random.Random) -> str:
     end = rng.choice(
         (
             f"Now {name} knows it",
-            f"{capitalise(he)} was glad to know it",
+            f"{capitalise(pronoun)} was glad to know it",
             f"{name} said thank you",
-            f"Then {he} told it to a friend",
+            f"Then {pronoun} told it to a friend",
         )
     )
-    return f"{name} asked {friend}: {question} {friend} said: {line}. {end}."
+    return f"{name} asked {friend.name}: {question} {friend.name} said: {line}. {end}."
 
 
-def _talk(rng: random.Random) -> str:
-    """Two people who ask and answer, one line each."""
-    (name, _), (friend, _) = rng.sample(PEOPLE, 2)
+def _dialogue(rng: random.Random) -> str:
+    """Draw a dialogue in which one person asks and another answers, one line each."""
+    name, friend = (person.name for person in rng.sample(people(), 2))
     draft = draw_draft(rng)
     if draft.kind in ("talk", "unknown"):
         friend = "Plaudit"
@@ -125,7 +128,7 @@ def _talk(rng: random.Random) -> str:
 _KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
     (_quiz, 0.42),
     (_article, 0.17),
-    (_talk, 0.2),
+    (_dialogue, 0.2),
     (_comparison, 0.05),
     (_story, 0.07),
     (_instructions, 0.04),
@@ -135,10 +138,10 @@ _KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
 
 
 def pretraining_documents(seed: int = 0) -> Iterator[str]:
-    """An endless stream of short documents in plain English, the same for the same seed.
+    """Yield short documents in plain English without end, the same for the same seed.
 
-    ASCII, 43 words each on average; only talks ('Anna: ...') and quizzes have more than one line.
-    All the facts of the demonstrations are in it, each about once in 200 documents.
+    They are ASCII text of 43 words on average. Only dialogues ('Anna: ...') and quizzes have more
+    than one line. All facts of the demonstrations occur, each about once in 200 documents.
     """
     rng = random.Random(f"documents {seed}")
     kinds, weights = zip(*_KINDS, strict=True)

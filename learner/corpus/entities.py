@@ -1,4 +1,4 @@
-"""The things the model knows facts about: entities, their categories and attributes."""
+"""The things that the corpus states facts about."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from learner.corpus.attributes import Attribute, Category
-from learner.corpus.categories import CATEGORIES
-from learner.corpus.facts_animals import ANIMALS
-from learner.corpus.facts_foods import FOODS
-from learner.corpus.facts_home import AILMENTS, BODY, THINGS
-from learner.corpus.facts_outdoors import NATURE, PLACES, WEATHER
-from learner.corpus.facts_people import ACTIVITIES, JOBS, SUBJECTS
-from learner.corpus.text import capitalise
+import pydantic.dataclasses
 
-TABLES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "animal": ANIMALS,
-    "food": FOODS,
-    "thing": THINGS,
-    "body": BODY,
-    "ailment": AILMENTS,
-    "weather": WEATHER,
-    "nature": NATURE,
-    "place": PLACES,
-    "job": JOBS,
-    "activity": ACTIVITIES,
-    "subject": SUBJECTS,
-}
+from learner.corpus.categories import Attribute, Category, categories
+from learner.corpus.tables import STRICT, load_table
+from learner.corpus.text import capitalise
+from learner.errors import DataUnusable
+
 _SINGULAR = re.compile(r"\b(it|its)\b")  # a value that needs its subject in the singular
+
+
+@pydantic.dataclasses.dataclass(frozen=True, slots=True, config=STRICT)
+class Fact:
+    """A thing in one of the tables `facts/<category>.jsonl`.
+
+    Attributes:
+        one: Name with the article that it needs ('a cat', 'bread').
+        many: Plural of the name.
+        values: 'plain | detail' text for each attribute key, in the order of the attributes.
+
+    """
+
+    one: str
+    many: str
+    values: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One thing with its facts.
+    """A thing with its facts.
 
-    `one` is its name with the article it needs ('a cat', 'bread'), `many` its plural, and `values`
-    holds one 'plain | detail' text for each attribute of `category`, in order.
+    Attributes:
+        one: Name with the article that it needs ('a cat', 'bread').
+        many: Plural of the name.
+        category: Category of the thing.
+        values: One 'plain | detail' text for each attribute of the category, in order.
+
     """
 
     one: str
@@ -46,7 +51,7 @@ class Entity:
     values: tuple[str, ...]
 
     def fill(self, template: str) -> str:
-        """`template` with this entity's names in it; `{v}` stays."""
+        """Return the template with this entity's names filled in; `{v}` is left."""
         return (
             template.replace("{one}", self.one)
             .replace("{One}", capitalise(self.one))
@@ -55,9 +60,10 @@ class Entity:
         )
 
     def line(self, template: str, attribute: Attribute) -> str:
-        """One sentence that states an attribute, 'plain | detail', without its period.
+        """Return a 'plain | detail' sentence that states an attribute, without its period.
 
-        A template in the plural gives way to one in the singular where the value needs it.
+        If the value needs a singular subject, a template in the plural is replaced by the
+        attribute's first lead.
         """
         value = self.values[self.category.attributes.index(attribute)]
         if "any}" in template and _SINGULAR.search(value):
@@ -65,9 +71,13 @@ class Entity:
         return self.fill(template).replace("{v}", value)
 
     def lead(self, rng: random.Random, attribute: Attribute, *, singular: bool = False) -> str:
-        """`line` with one of the templates that name the entity.
+        """Return `line` with a random template that names the entity.
 
-        `singular`: not one in the plural, so that 'it' can follow.
+        Args:
+            rng: Source of randomness.
+            attribute: Attribute to state.
+            singular: Use no template in the plural, so that 'it' can follow.
+
         """
         leads = [lead for lead in attribute.leads if not singular or "any}" not in lead]
         return self.line(rng.choice(leads), attribute)
@@ -75,11 +85,24 @@ class Entity:
 
 @cache
 def entities() -> tuple[Entity, ...]:
-    """All entities, in the order of the tables. ValueError if a row does not fit its category."""
+    """Return all entities, in the order of the tables.
+
+    Raises:
+        DataUnusable: A row's values do not match the attributes of its category.
+
+    """
     found: list[Entity] = []
-    for category in CATEGORIES:
-        for one, many, *values in TABLES[category.name]:
-            if len(values) != len(category.attributes):
-                raise ValueError(f"{one!r}: {len(values)} facts, not {len(category.attributes)}")
-            found.append(Entity(one, many, category, tuple(values)))
+    for category in categories():
+        table = f"facts/{category.name}.jsonl"
+        keys = [attribute.key for attribute in category.attributes]
+        for number, fact in enumerate(load_table(table, Fact), start=1):
+            if list(fact.values) != keys:
+                raise DataUnusable(f"{table}, line {number}: the values must be {', '.join(keys)}")
+            found.append(Entity(fact.one, fact.many, category, tuple(fact.values.values())))
     return tuple(found)
+
+
+@cache
+def entities_of(category: str) -> tuple[Entity, ...]:
+    """Return the entities of one category, in the order of its table."""
+    return tuple(entity for entity in entities() if entity.category.name == category)

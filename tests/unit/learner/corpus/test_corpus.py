@@ -16,11 +16,10 @@ from learner.corpus import (
     pretraining_documents,
     prompts,
 )
-from learner.corpus.answers import fact_content
+from learner.corpus.answers import fact_content, howtos
 from learner.corpus.entities import entities
-from learner.corpus.howtos import HOWTOS
+from learner.corpus.tables import words
 from learner.corpus.text import join_and, lower_first, plain_part, with_detail
-from learner.corpus.unknown_words import NOUNS, PERSON_NAMES, PLACE_NAMES
 
 POLITE = re.compile(r"please|thank you|welcome|kindly|happy to help|hope this helps", re.IGNORECASE)
 DETAIL = re.compile(r"\d|because|such as|for example")
@@ -172,8 +171,8 @@ def test_every_fact_occurs_often_in_the_pretraining_text(documents: list[str]) -
         for value in entity.values:
             assert text.count(plain_part(value)) >= 5, (entity.one, value)
             assert with_detail(value, detailed=True) in text, (entity.one, value)
-    for goal, summary, *_ in HOWTOS:
-        assert plain_part(summary) in text, goal
+    for howto in howtos():
+        assert plain_part(howto.summary) in text, howto.goal
 
 
 def test_values_have_a_visible_detail_and_none_without_it() -> None:
@@ -214,8 +213,9 @@ def test_questions_without_an_answer_are_admitted_in_many_words(
         for each in unknown
     )
     assert len({each.prompt.lower() for each in unknown}) > 0.85 * len(unknown)
-    facts = " ".join([*(entity.one for entity in entities()), *(goal for goal, *_ in HOWTOS)])
-    assert not set(map(str.lower, (*NOUNS, *PERSON_NAMES, *PLACE_NAMES))) & set(facts.split())
+    facts = " ".join([*(entity.one for entity in entities()), *(howto.goal for howto in howtos())])
+    unknown_words = (*words("unknown_nouns"), *words("person_names"), *words("place_names"))
+    assert not set(map(str.lower, unknown_words)) & set(facts.split())
 
 
 def test_prompt_splits_are_disjoint_sorted_and_known() -> None:
