@@ -20,7 +20,7 @@ from kafka import KafkaConsumer, TopicPartition
 from bench.servers import free_port, machine
 from deploy.local.broker import Broker
 from feedback.api.schema import FeedbackRequest
-from feedback.api.translate import event_of
+from feedback.api.translate import event_from_request
 from feedback.ledger.store import Ledger
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
@@ -61,7 +61,7 @@ def vote(completion_id: str, number: int) -> FeedbackEvent:
     request = FeedbackRequest.model_validate(
         {"completion_id": completion_id, "feedback": comparison}
     )
-    return event_of(
+    return event_from_request(
         request,
         event_id=event_id(SECRET, "local", None),
         owner="local",

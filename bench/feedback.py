@@ -24,17 +24,30 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from kafka import KafkaProducer
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.servers import free_port, machine, running
 from deploy.local.broker import Broker
 from feedback.api.routes import feedback_router
 from feedback.api.schema import FeedbackRequest
+from feedback.control.keys import Caller
 from feedback.log.opening import open_log
-from feedback.privacy.identity import create_completion_id, load_or_create_secret
+from feedback.privacy.identity import LOCAL_OWNER, create_completion_id, load_or_create_secret
 from feedback.view.feedback_view import View
 
 CLIENTS = (1, 16, 64)
 Latencies = list[float]  # seconds
+
+
+def _with_local_caller(app: ASGIApp) -> ASGIApp:
+    caller = Caller(LOCAL_OWNER, "operator", LOCAL_OWNER)
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope.setdefault("state", {})["caller"] = caller
+        await app(scope, receive, send)
+
+    return wrapped
 
 
 def serve(home: Path, port: int) -> None:
@@ -53,7 +66,7 @@ def serve(home: Path, port: int) -> None:
 
     gc.collect()
     gc.freeze()  # as vLLM's server does when it starts: else its many modules are looked through
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(_with_local_caller(app), host="127.0.0.1", port=port, log_level="warning")
 
 
 def request_bytes(home: Path, path: str) -> bytes:

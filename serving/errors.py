@@ -1,10 +1,8 @@
-"""What can go wrong in serving."""
-
-from collections.abc import Mapping
+"""Exceptions of the serving process."""
 
 
 class ServingError(Exception):
-    """Something is wrong in the serving process."""
+    """Base class of the serving process's errors."""
 
 
 class CheckpointIncompatible(ServingError):
@@ -16,26 +14,8 @@ class SwapFailed(ServingError):
 
 
 class PolicyLost(ServingError):
-    """A swap failed and the old policy could not be put back: this process must restart."""
+    """A swap failed and the old policy could not be restored: this process must restart."""
 
 
 class RecordingFailed(ServingError):
-    """The log did not take an answer's record, and the operator wants no answer without one."""
-
-
-class RequestError(ServingError):
-    """A request that is refused before vLLM sees it."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None,
-        code: str,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
-        self.code = code
-        self.headers = headers
+    """An answer's record could not be written, and the settings demand one for every answer."""

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feedback.api.requests import COMPLETION_BODY_BYTES
+
 
 class ServingSettings(BaseSettings):
     """How one replica serves."""
@@ -30,7 +32,7 @@ class ServingSettings(BaseSettings):
     duel_share: float = Field(
         0.5, ge=0, le=1, description="Of chats with several choices, while a policy is on trial."
     )
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
+    max_body_bytes: int = Field(COMPLETION_BODY_BYTES, ge=1024, description="Largest request body.")
     strict_recording: bool = Field(
         False, description="Fail an answer whose record the log does not take; use no outbox."
     )

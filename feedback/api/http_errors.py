@@ -1,19 +1,32 @@
-"""Errors of the feedback API, in the shape that OpenAI's clients know."""
+"""Errors of every HTTP route, in the shape that OpenAI's clients expect."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from feedback.api.schema import CHOICE_TAGS, CUSTOM_ERROR_TYPES
 from feedback.errors import FeedbackError
 from feedback.log.events import KINDS
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 
 class ApiError(FeedbackError):
-    """A request is refused. Its text says what is wrong and what to do about it."""
+    """A refused request. The message says what is wrong and what to do about it.
+
+    Attributes:
+        status: HTTP status.
+        code: Machine-readable reason, `error.code` in the body.
+        message: Human-readable reason.
+        param: Field or parameter at fault; None where it is none in particular.
+        headers: Headers added to the response.
+
+    """
 
     def __init__(
         self,
@@ -31,14 +44,51 @@ class ApiError(FeedbackError):
         self.headers = headers
 
     def response(self) -> JSONResponse:
-        """Return the response, `{"error": {"message", "type", "param", "code"}}`."""
+        """Return the response, `{"error": {"message", "type", "param", "code"}}`.
+
+        A 503 asks clients to retry after a second unless `headers` says otherwise.
+        """
         error = {
             "message": self.message,
             "type": "server_error" if self.status >= 500 else "invalid_request_error",
             "param": self.param,
             "code": self.code,
         }
-        return JSONResponse({"error": error}, self.status, headers=self.headers)
+        headers = self.headers
+        if self.status == 503:
+            headers = {"Retry-After": "1", **(headers or {})}
+        return JSONResponse({"error": error}, self.status, headers=headers)
+
+
+def handle_errors(
+    handler: Handler,
+    translate: Callable[[Exception], ApiError | None] = lambda _: None,
+    on_refusal: Callable[[ApiError], None] = lambda _: None,
+) -> Handler:
+    """Wrap a route's handler so that its errors become responses.
+
+    Args:
+        handler: The route's handler.
+        translate: Returns the `ApiError` for any other exception; None to let it propagate.
+        on_refusal: Called with every error before it is sent.
+
+    """
+
+    @functools.wraps(handler, assigned=("__name__", "__doc__"))
+    async def handle(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # the client is gone
+        except Exception as error:
+            refusal = error if isinstance(error, ApiError) else translate(error)
+            if refusal is None:
+                raise
+        on_refusal(refusal)
+        return refusal.response()
+
+    del handle.__wrapped__  # FastAPI must see the signature of `handle`
+    return handle
 
 
 _MESSAGES: Final[dict[str, str]] = {
@@ -66,7 +116,7 @@ _MESSAGES: Final[dict[str, str]] = {
 
 
 def api_error_from_validation(error: ValidationError) -> ApiError:
-    """Turn pydantic's errors into one readable sentence that names the field."""
+    """Return one readable sentence for pydantic's errors, naming the first field at fault."""
     details = error.errors(include_url=False, include_input=False)
     first = details[0]
     if first["type"] == "json_invalid":
@@ -90,11 +140,11 @@ def _sentence(detail: ErrorDetails) -> str:
         return sentence.format(**detail.get("ctx", {}))
     if detail["type"] in CUSTOM_ERROR_TYPES:
         return detail["msg"]
-    return f"is not right: {detail['msg']}"
+    return f"is invalid: {detail['msg']}"
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """Return `feedback.groups[0][1]` for pydantic's location, without its unions' tags."""
+    """Format pydantic's location as `feedback.groups[0][1]`, without the tags of unions."""
     parts = [part for part in location if part not in CHOICE_TAGS]
     if len(parts) > 1 and parts[0] == "feedback" and parts[1] in KINDS:
         del parts[1]

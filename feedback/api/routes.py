@@ -1,24 +1,24 @@
 """The feedback routes: POST, GET and DELETE under /v1/feedback.
 
-The routes read and check their bodies themselves, so that every error has OpenAI's shape
-whatever the app around them does with errors. 201 means that the event is durable.
+The handlers read and validate bodies themselves, so that every error has OpenAI's shape whatever
+the surrounding app does with errors. Status 201 means that the event is durable.
 """
 
-import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
 from fastapi import APIRouter
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from feedback.api.http_errors import ApiError, api_error_from_validation
+from feedback.api.http_errors import ApiError, Handler, api_error_from_validation, handle_errors
+from feedback.api.openapi import parameter
+from feedback.api.requests import FEEDBACK_BODY_BYTES, parse_limit, read_body
 from feedback.api.schema import (
-    MAX_BODY_BYTES,
     MAX_IDEMPOTENCY_KEY,
     FeedbackDeleted,
     FeedbackList,
@@ -32,7 +32,7 @@ from feedback.log.event_log import EventLog, LogError
 from feedback.log.events import feedback_kind
 from feedback.log.group_commit import GroupCommit
 from feedback.metrics import FEEDBACK, REJECTED
-from feedback.privacy.identity import Secret, owner_of
+from feedback.privacy.identity import Secret
 from feedback.privacy.lineage import Lineage
 from feedback.view.feedback_view import View, ViewError
 
@@ -42,116 +42,133 @@ DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100
 RETRY_AFTER_SECONDS: Final = 2
 
-Handler = Callable[[Any, Request], Awaitable[Response]]
+_QUERY_PARAMETERS: Final = {
+    "completion_id": "Return only the feedback on this completion.",
+    "after": "Return the feedback after the one with this id.",
+    "limit": f"Number of objects in a page, 1 to {MAX_PAGE}; {DEFAULT_PAGE} by default.",
+}
+
 T = TypeVar("T")
 
 
-def _handle_errors(handler: Handler) -> Callable[[Any, Request], Awaitable[Response]]:
-    @functools.wraps(handler)
-    async def answering(self: Any, request: Request) -> Response:
-        try:
-            return await handler(self, request)
-        except ApiError as error:
-            refused = error
-        except (LogError, ViewError) as error:
-            logger.warning("feedback is turned away: %s", error)
-            refused = ApiError(
-                503,
-                "log_unavailable",
-                f"Feedback cannot be stored or read just now. Try again in "
-                f"{RETRY_AFTER_SECONDS} s, with the same Idempotency-Key so that it counts once.",
-                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-            )
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
-        REJECTED.labels(refused.code).inc()
-        return refused.response()
-
-    return answering
-
-
 class FeedbackApi:
-    """The handlers. The log and the view are used in threads, never on the event loop."""
+    """The handlers. They use the log and the view in threads, never on the event loop."""
 
-    def __init__(
-        self, service: FeedbackService, owner_of_bearer: Callable[[str | None], str], clients: int
-    ) -> None:
+    def __init__(self, service: FeedbackService, clients: int) -> None:
+        """Serve `service`, with at most `clients` requests at the log at once."""
         self._service = service
-        self._owner_of_bearer = owner_of_bearer
         self._limiter = anyio.CapacityLimiter(clients)
-        self._accepting = GroupCommit(service.accept)
+        self._group_commit = GroupCommit(service.accept)
 
-    @_handle_errors
     async def create(self, request: Request) -> Response:
-        """Take one opinion: 201 once it is durable, 200 if it was already."""
-        caller = self._caller(request)
-        owner = caller.owner
-        key = request.headers.get("idempotency-key")
-        if key is not None and not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
-            message = f"'Idempotency-Key' must have 1 to {MAX_IDEMPOTENCY_KEY} characters."
-            raise ApiError(400, "invalid_value", message, "Idempotency-Key")
+        """Record feedback: 201 once it is durable, 200 if it was already.
+
+        A request may be repeated with the same `Idempotency-Key`; it then counts once.
+        """
+        caller = _caller(request)
+        key = _idempotency_key(request)
         try:
-            body = FeedbackRequest.model_validate_json(await _body(request))
+            content = await read_body(request, FEEDBACK_BODY_BYTES)
+            body = FeedbackRequest.model_validate_json(content)
         except ValidationError as error:
             raise api_error_from_validation(error) from error
         if body.source == "annotator" and not caller.may("annotator"):
             raise _annotator_forbidden_error()
         if needs_view(body):
-            event = await self._blocking(self._service.event_for, body, owner, key)
+            event = await self._blocking(self._service.build_event, body, caller.owner, key)
         else:
-            event = self._service.event_for(body, owner, key)
-        first = await self._accepting.put(event)
+            event = self._service.build_event(body, caller.owner, key)
+        first = await self._group_commit.put(event)
         if first.body_digest != event.body_digest:
             raise _key_reused_error()
         new = first is event
         FEEDBACK.labels(feedback_kind(event), "accepted" if new else "duplicate").inc()
         if new:
             return JSONResponse(feedback_object(first), 201)
-        return JSONResponse(await self._blocking(self._service.repeated, first))
+        return JSONResponse(await self._blocking(self._service.replay_response, first))
 
-    @_handle_errors
     async def page(self, request: Request) -> Response:
-        """List the caller's opinions, oldest first."""
+        """List the caller's feedback, oldest first."""
         query = _query(request)
-        limit = _limit(query.get("limit"))
-        seen, more = await self._blocking(
+        limit = parse_limit(request, DEFAULT_PAGE, MAX_PAGE)
+        events, more = await self._blocking(
             self._service.page,
-            self._caller(request).owner,
+            _caller(request).owner,
             query.get("completion_id"),
             query.get("after"),
             limit,
         )
-        data = self._service.to_objects(seen)
+        data = self._service.to_objects(events)
         return JSONResponse({"object": "list", "data": data, "has_more": more})
 
-    @_handle_errors
     async def read(self, request: Request) -> Response:
-        """Return one of the caller's opinions."""
-        wanted = request.path_params["feedback_id"]
-        seen = await self._blocking(self._service.get, self._caller(request).owner, wanted)
-        return JSONResponse(self._service.to_objects([seen])[0])
+        """Return one piece of the caller's feedback."""
+        event_id = request.path_params["feedback_id"]
+        event = await self._blocking(self._service.get, _caller(request).owner, event_id)
+        return JSONResponse(self._service.to_objects([event])[0])
 
-    @_handle_errors
     async def delete(self, request: Request) -> Response:
-        """Take one of the caller's opinions back; doing so again changes nothing."""
-        wanted = request.path_params["feedback_id"]
-        event, stood = await self._blocking(
-            self._service.retract, self._caller(request).owner, wanted
+        """Retract one piece of the caller's feedback; repeating the request changes nothing."""
+        event_id = request.path_params["feedback_id"]
+        event, was_effective = await self._blocking(
+            self._service.retract, _caller(request).owner, event_id
         )
-        if stood:
+        if was_effective:
             FEEDBACK.labels(feedback_kind(event), "retracted").inc()
-        return JSONResponse(FeedbackDeleted(id=wanted).model_dump())
-
-    def _caller(self, request: Request) -> Caller:
-        caller = getattr(request.state, "caller", None)
-        if isinstance(caller, Caller):
-            return caller
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        owner = self._owner_of_bearer(token.strip() if scheme.lower() == "bearer" else None)
-        return Caller(owner, "operator", owner)
+        return JSONResponse(FeedbackDeleted(id=event_id).model_dump())
 
     async def _blocking(self, function: Callable[..., T], *arguments: object) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+
+def _caller(request: Request) -> Caller:
+    """Return the caller that a middleware has set.
+
+    Raises:
+        RuntimeError: The router is mounted without such a middleware.
+
+    """
+    caller = getattr(request.state, "caller", None)
+    if not isinstance(caller, Caller):
+        raise RuntimeError("no middleware has set request.state.caller to a Caller")
+    return caller
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
+        message = f"'Idempotency-Key' must have 1 to {MAX_IDEMPOTENCY_KEY} characters."
+        raise ApiError(400, "invalid_value", message, "Idempotency-Key")
+    return key
+
+
+def _query(request: Request) -> Mapping[str, str]:
+    for name in request.query_params:
+        if name not in _QUERY_PARAMETERS:
+            message = f"'{name}' is not a parameter: use completion_id, after and limit."
+            raise ApiError(400, "unknown_field", message, name)
+    return request.query_params
+
+
+def _translate(error: Exception) -> ApiError | None:
+    if not isinstance(error, LogError | ViewError):
+        return None
+    logger.warning("Feedback could not be stored or read: %s", error)
+    return ApiError(
+        503,
+        "log_unavailable",
+        f"Feedback cannot be stored or read at the moment. Try again in {RETRY_AFTER_SECONDS} s, "
+        "with the same Idempotency-Key so that it counts once.",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def _count_refusal(error: ApiError) -> None:
+    REJECTED.labels(error.code).inc()
+
+
+def _handle(handler: Handler) -> Handler:
+    return handle_errors(handler, _translate, _count_refusal)
 
 
 def _key_reused_error() -> ApiError:
@@ -169,41 +186,24 @@ def _annotator_forbidden_error() -> ApiError:
     return ApiError(403, "role_not_allowed", message, "source")
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    declared = request.headers.get("content-length", "")
-    too_long = declared.isdecimal() and int(declared) > MAX_BODY_BYTES
-    if not too_long:
-        async for chunk in request.stream():
-            body += chunk
-            if too_long := len(body) > MAX_BODY_BYTES:
-                break
-    if too_long:
-        message = f"The body is longer than {MAX_BODY_BYTES // 1024} KiB. Send less text."
-        raise ApiError(413, "body_too_large", message)
-    return bytes(body)
-
-
-def _query(request: Request) -> Mapping[str, str]:
-    for name in request.query_params:
-        if name not in {"completion_id", "after", "limit"}:
-            message = f"'{name}' is no parameter here; there are completion_id, after and limit."
-            raise ApiError(400, "unknown_field", message, name)
-    return request.query_params
-
-
-def _limit(given: str | None) -> int:
-    if given is None:
-        return DEFAULT_PAGE
-    if not (given.isascii() and given.isdecimal()) or not 1 <= int(given[:9]) <= MAX_PAGE:
-        raise ApiError(400, "invalid_value", f"'limit' must be 1 to {MAX_PAGE}.", "limit")
-    return int(given)
-
-
-def _request_body() -> dict[str, Any]:
+def _post_description() -> dict[str, Any]:
+    """Return what FastAPI cannot infer of `create`, as OpenAPI fields."""
     schema = FeedbackRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)  # FastAPI writes these for the responses
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    key = "Makes a repeated request count once. Use a new key for every vote."
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "parameters": [parameter("header", "Idempotency-Key", key)],
+    }
+
+
+_PAGE_PARAMETERS: Final = {
+    "parameters": [
+        parameter("query", name, text, "integer" if name == "limit" else "string")
+        for name, text in _QUERY_PARAMETERS.items()
+    ]
+}
+_ID_PARAMETER: Final = {"parameters": [parameter("path", "feedback_id", "Id of the feedback.")]}
 
 
 def feedback_router(
@@ -211,33 +211,35 @@ def feedback_router(
     view: View,
     secret: Secret,
     *,
-    owner_of_bearer: Callable[[str | None], str] | None = None,
     lineage: Callable[[], Lineage] = Lineage,
     clients: int = 64,
 ) -> APIRouter:
     """Return the routes POST and GET /v1/feedback, and GET and DELETE /v1/feedback/{id}.
 
-    Whom a request comes from is `request.state.caller` where a middleware has set it.
+    A middleware must set `request.state.caller` to the `Caller` of every request.
 
     Args:
-        log: Where feedback goes.
-        view: This replica's view; the routes make it follow when they need it up to date.
+        log: The event log that feedback is appended to.
+        view: This replica's view; the routes update it when they need its latest state.
         secret: The installation's secret.
-        owner_of_bearer: Gives the owner for a bearer token (None: there is none) where no
-            middleware did; by default the owner of that API key, whatever the key. Such
-            a caller may do everything.
-        lineage: Gives what is known of which version learned from what; nothing by default.
-        clients: How many requests may be at the log at once; more wait.
+        lineage: Returns which versions learned from which feedback; empty by default.
+        clients: Number of requests that may use the log at once; more wait.
 
     """
-    api = FeedbackApi(
-        FeedbackService(log, view, secret, lineage),
-        owner_of_bearer or functools.partial(owner_of, secret),
-        clients,
-    )
+    api = FeedbackApi(FeedbackService(log, view, secret, lineage), clients)
     router = APIRouter(tags=["feedback"])
-
-    def route(path: str, method: str, handler: Any, status: int, model: Any, **more: Any) -> None:
+    create = _handle(api.create)
+    # Starlette's plain route takes the votes, which is a fifth faster; FastAPI's route behind it
+    # only describes them.
+    router.add_route("/v1/feedback", create, methods=["POST"], include_in_schema=False)
+    one = "/v1/feedback/{feedback_id}"
+    for method, path, handler, model, summary, extra in (
+        ("POST", "/v1/feedback", create, FeedbackObject, "Give feedback", _post_description()),
+        ("GET", "/v1/feedback", _handle(api.page), FeedbackList, "List feedback", _PAGE_PARAMETERS),
+        ("GET", one, _handle(api.read), FeedbackObject, "Read feedback", _ID_PARAMETER),
+        ("DELETE", one, _handle(api.delete), FeedbackDeleted, "Retract feedback", _ID_PARAMETER),
+    ):
+        status = 201 if method == "POST" else 200
         router.add_api_route(
             path,
             handler,
@@ -245,14 +247,7 @@ def feedback_router(
             status_code=status,
             response_model=None,
             responses={status: {"model": model}},
-            **more,
+            summary=summary,
+            openapi_extra=extra,
         )
-
-    # Starlette's own route takes the votes, a fifth faster; FastAPI's behind it describes them.
-    router.add_route("/v1/feedback", api.create, methods=["POST"], include_in_schema=False)
-    body = _request_body()
-    route("/v1/feedback", "POST", api.create, 201, FeedbackObject, openapi_extra=body)
-    route("/v1/feedback", "GET", api.page, 200, FeedbackList)
-    route("/v1/feedback/{feedback_id}", "GET", api.read, 200, FeedbackObject)
-    route("/v1/feedback/{feedback_id}", "DELETE", api.delete, 200, FeedbackDeleted)
     return router

@@ -18,7 +18,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-MAX_BODY_BYTES: Final = 256 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
 MAX_CANDIDATES: Final = 128
 MAX_UINT32: Final = 2**32 - 1

@@ -1,6 +1,6 @@
-"""Taking in, reading and retracting feedback: what the HTTP API does, without HTTP.
+"""Accept, read and retract feedback: the HTTP API without HTTP.
 
-Every function blocks on the log or the view. Errors are `ApiError`s, as they are answered.
+Methods block on the log or the view. Refusals are `ApiError`s, ready to be sent.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 from feedback.api.http_errors import ApiError
 from feedback.api.schema import CandidateRef, FeedbackRequest, iter_choices
-from feedback.api.translate import event_of, feedback_object
+from feedback.api.translate import event_from_request, feedback_object
 from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog
 from feedback.log.events import event_target, feedback_kind
@@ -44,27 +44,36 @@ class FeedbackService:
         lineage: Callable[[], Lineage] = Lineage,
         clock: Clock = time.time,
     ) -> None:
-        """Use `log`, `view` and `secret`; `clock` gives unix seconds, `lineage` who learned."""
+        """Serve from `log` and `view`.
+
+        Args:
+            log: The event log that feedback is appended to.
+            view: This replica's view of the log.
+            secret: The installation's secret.
+            lineage: Returns which versions learned from which feedback.
+            clock: Returns the Unix time in seconds.
+
+        """
         self.log = log
         self.view = view
         self.secret = secret
         self._lineage = lineage
         self._clock = clock
 
-    def event_for(
+    def build_event(
         self, request: FeedbackRequest, owner: str, idempotency_key: str | None
     ) -> FeedbackEvent:
-        """Check a request and give the event that it asks to record; nothing is written.
+        """Check a request and return the event to record; write nothing.
 
-        Blocks only for a request about several completions.
+        Blocks only if the request is about several completions.
 
         Raises:
             ApiError: The request is refused.
-            LogUnavailable, ViewError: It cannot be told whether its completions fit together.
+            LogUnavailable, ViewError: The messages of the completions cannot be compared.
 
         """
         self._check(request, owner)
-        return event_of(
+        return event_from_request(
             request,
             event_id=event_id(self.secret, owner, idempotency_key),
             owner=owner,
@@ -74,10 +83,10 @@ class FeedbackService:
         )
 
     def accept(self, events: Sequence[FeedbackEvent]) -> list[FeedbackEvent]:
-        """Make events durable together; give for each the one of its id that counts.
+        """Append events to the log together; return for each the first event with its id.
 
-        One whose key was used before (`body_digest` is set) is not written again, also where
-        two of the same key race: of two replicas' events the log's first counts.
+        An event whose idempotency key was used before (`body_digest` is set) is not appended
+        again. Where two events with one key race, also on two replicas, the log's first counts.
 
         Raises:
             LogUnavailable: They may or may not be in the log.
@@ -87,54 +96,72 @@ class FeedbackService:
         keyed = any(event.body_digest for event in events)
         if keyed:
             self.view.follow(self.log)
-        first: dict[str, FeedbackEvent] = {}
-        for event in events:
-            if event.event_id not in first:
-                seen = self.view.event(event.event_id) if event.body_digest else None
-                first[event.event_id] = event if seen is None else seen.event
+        first = self._first_events(events)
         new = [event for event in events if first[event.event_id] is event]
         self.log.append("feedback", [feedback_record(event) for event in new])
         if keyed:
-            with suppress(FeedbackError):  # all are durable; at worst a race is not noticed
+            with suppress(FeedbackError):  # all are durable; at worst a race goes unnoticed
                 self.view.follow(self.log)
-                for event in new:
-                    seen = self.view.event(event.event_id) if event.body_digest else None
-                    if seen is not None and seen.event != event:
-                        first[event.event_id] = seen.event
+                self._replace_lost(first, new)
         return [first[event.event_id] for event in events]
 
-    def _fetch_event(self, wanted: str) -> ViewEvent | None:
-        self.view.follow(self.log)
-        return self.view.event(wanted)
+    def _recorded(self, event: FeedbackEvent) -> FeedbackEvent | None:
+        """Return the view's event with the same idempotency key, if there is one."""
+        seen = self.view.event(event.event_id) if event.body_digest else None
+        return None if seen is None else seen.event
 
-    def get(self, owner: str, wanted: str) -> ViewEvent:
-        """Return an owner's event that is not retracted, by its id.
+    def _first_events(self, events: Sequence[FeedbackEvent]) -> dict[str, FeedbackEvent]:
+        """Return for each id the event that the view knows, else the first of `events`."""
+        first: dict[str, FeedbackEvent] = {}
+        for event in events:
+            if event.event_id not in first:
+                recorded = self._recorded(event)
+                first[event.event_id] = event if recorded is None else recorded
+        return first
+
+    def _replace_lost(
+        self, first: dict[str, FeedbackEvent], appended: Sequence[FeedbackEvent]
+    ) -> None:
+        """Replace in `first` the appended events that lost a race by the log's earlier ones."""
+        for event in appended:
+            recorded = self._recorded(event)
+            if recorded is not None and recorded != event:
+                first[event.event_id] = recorded
+
+    def _fetch_event(self, event_id: str) -> ViewEvent | None:
+        self.view.follow(self.log)
+        return self.view.event(event_id)
+
+    def get(self, owner: str, event_id: str) -> ViewEvent:
+        """Return one of an owner's events, unless it is retracted.
 
         Raises:
             ApiError: There is none.
-            LogUnavailable, ViewError: It cannot be told.
+            LogUnavailable, ViewError: The log or the view cannot be read.
 
         """
-        seen = self._fetch_event(wanted)
+        seen = self._fetch_event(event_id)
         if seen is None or seen.event.owner != owner or seen.retracted:
             raise _feedback_not_found(404, "id")
         return seen
 
     def learned_in(self, seen: ViewEvent) -> int | None:
-        """Return the first version that learned from an opinion; None: none has."""
+        """Return the first version that learned from an event, or None."""
         if feedback_kind(seen.event) in NON_TRAINING_KINDS:
             return None
         return self._lineage().learned_in(seen.position, seen.ended)
 
     def to_objects(self, seen: Sequence[ViewEvent]) -> list[dict[str, Any]]:
-        """Return opinions as reads answer them."""
-        return [feedback_object(one.event, one.superseded, self.learned_in(one)) for one in seen]
+        """Return events as reads present them."""
+        return [
+            feedback_object(event.event, event.superseded, self.learned_in(event)) for event in seen
+        ]
 
-    def repeated(self, event: FeedbackEvent) -> dict[str, Any]:
-        """Return an opinion that was accepted before as a repeated POST answers it.
+    def replay_response(self, event: FeedbackEvent) -> dict[str, Any]:
+        """Return the response to a repeated POST of an event that was accepted before.
 
         Raises:
-            ViewError: It cannot be told which version learned from it.
+            ViewError: The view cannot be read.
 
         """
         seen = self.view.event(event.event_id)
@@ -149,7 +176,7 @@ class FeedbackService:
 
         Raises:
             ApiError: The completion is not the owner's, or there is no event `after`.
-            LogUnavailable, ViewError: It cannot be told.
+            LogUnavailable, ViewError: The log or the view cannot be read.
 
         """
         if completion_id is not None:
@@ -164,35 +191,35 @@ class FeedbackService:
             raise _feedback_not_found(400, "after") from error
         return events[:limit], len(events) > limit
 
-    def retract(self, owner: str, wanted: str) -> tuple[FeedbackEvent, bool]:
-        """Take an owner's event back, durably; give it, and whether it still stood.
+    def retract(self, owner: str, event_id: str) -> tuple[FeedbackEvent, bool]:
+        """Retract an owner's event durably; return it, and False if it was retracted before.
 
         Raises:
             ApiError: There is none.
             LogUnavailable: The retraction may or may not be in the log.
-            ViewError: It cannot be told whether there is one.
+            ViewError: The view cannot be read.
 
         """
-        seen = self._fetch_event(wanted)
+        seen = self._fetch_event(event_id)
         if seen is None or seen.event.owner != owner:
             raise _feedback_not_found(404, "id")
         if seen.retracted:
             return seen.event, False
         retraction = FeedbackEvent(
-            event_id=retraction_id(self.secret, owner, wanted),
+            event_id=retraction_id(self.secret, owner, event_id),
             completion_id=seen.event.completion_id,
             owner=owner,
             subject=seen.event.subject,
             created_ms=int(self._clock() * 1000),
             source=Source.SOURCE_API,
-            retraction=Retraction(event_id=wanted),
+            retraction=Retraction(event_id=event_id),
         )
         retraction.target = event_target(retraction)
         self.log.append("feedback", [feedback_record(retraction)])
         return seen.event, True
 
     def _check(self, request: FeedbackRequest, owner: str) -> None:
-        """Refuse completions that are not the owner's, and choices that they have not."""
+        """Refuse completions that are not the owner's, and choices that do not exist."""
         claims = {
             request.completion_id: self._claims(request.completion_id, owner, "completion_id")
         }
@@ -221,27 +248,26 @@ class FeedbackService:
             raise ApiError(
                 410,
                 "completion_expired",
-                "This completion is more than 30 days old and takes no more feedback. Ask "
-                "again, and send feedback on the new answer.",
+                "This completion is more than 30 days old and no longer accepts feedback. Send "
+                "the request again, and give feedback on the new answer.",
                 param,
             ) from error
 
     def _check_same_prompt(self, completions: dict[str, CompletionIdClaims]) -> None:
-        # One that the view does not know yet is let through here; the ledger checks it again.
+        # Completions that the view does not know yet pass; the ledger checks them again.
         self.view.follow(self.log)
         hashes = {self.view.messages_hash(completion) for completion in completions}
         if len(hashes - {None}) > 1:
             raise ApiError(
                 400,
                 "different_messages",
-                "These completions do not answer the same messages, so their answers cannot "
-                "be judged against each other.",
+                "These completions answer different messages, so their answers cannot be compared.",
                 "feedback",
             )
 
 
 def needs_view(request: FeedbackRequest) -> bool:
-    """Tell a request about several completions, which must answer the same messages."""
+    """Return whether a request is about several completions, which must share their messages."""
     choices = [choice for _, choice in iter_choices(request.feedback)]
     return any(isinstance(choice, CandidateRef) for choice in [*choices, *(request.shown or [])])
 
@@ -250,8 +276,8 @@ def _completion_not_found(param: str) -> ApiError:
     return ApiError(
         404,
         "completion_not_found",
-        "There is no such completion of yours. Send the id exactly as it was answered, with "
-        "the API key that asked for it.",
+        "You have no completion with this id. Send the id exactly as you received it, with the "
+        "API key that requested the completion.",
         param,
     )
 
@@ -260,14 +286,14 @@ def _feedback_not_found(status: int, param: str) -> ApiError:
     return ApiError(
         status,
         "feedback_not_found",
-        "There is no such feedback of yours: check the id, and the API key. It may have been "
-        "deleted.",
+        "You have no feedback with this id. Check the id and the API key; the feedback may have "
+        "been deleted.",
         param,
     )
 
 
 def _choice_not_found(path: str, index: int, choices: int) -> ApiError:
-    has = f"has choices 0 to {choices - 1}" if choices else "takes no feedback"
+    has = f"has choices 0 to {choices - 1}" if choices else "accepts no feedback"
     return ApiError(
         400, "choice_not_found", f"'{path}' is {index}, but the completion {has}.", path
     )

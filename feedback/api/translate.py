@@ -23,7 +23,7 @@ def body_digest(request: FeedbackRequest) -> bytes:
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def event_of(
+def event_from_request(
     request: FeedbackRequest,
     *,
     event_id: str,

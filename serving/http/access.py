@@ -1,8 +1,8 @@
-"""Who may do what: from the key in a request to its caller, or to a refusal.
+"""Authorisation: find the caller of a request by its API key, or refuse the request.
 
-The table of routes says which role each needs; what it does not name needs an operator. Without
-keys everybody is one, so a server without keys belongs on a loopback address, and asks of what
-only operators may do that it does not come from another web site's page.
+`ROUTES` lists the role that each route requires; any other route requires an operator. Without
+keys every caller is an operator, so a server without keys must listen on a loopback address, and
+refuses operator requests that come from another site's page or through a proxy.
 """
 
 import ipaddress
@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from feedback.api.http_errors import ApiError
 from feedback.control.keys import Caller, Key, KeyRing, Role
 from feedback.privacy.identity import LOCAL_OWNER, Secret, owner_of
-from serving.errors import RequestError
 from serving.http.usage import Usage
 
 _READ: Final = ("GET", "HEAD")
-# What a proxy adds; whoever comes through one is not known to be of this machine.
+# Added by proxies. A request through one cannot be known to come from this machine.
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
-# Methods, path, and the role that it takes; None: no key at all. The first that fits counts.
+# Methods, path and required role (None: no key required). The first match counts.
 ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] = (
-    (("OPTIONS",), re.compile(r".*"), None),  # browsers ask so before they send a key
+    (("OPTIONS",), re.compile(r".*"), None),  # browsers send preflight requests without a key
     (_READ, re.compile(r"/(livez|readyz|health|metrics)/?"), None),
     (_READ, re.compile(r"/|/page(/.*)?"), None),
     (_READ, re.compile(r"/v1/(me|models)"), "user"),
@@ -40,7 +40,7 @@ ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] 
 
 
 def role_for(method: str, path: str) -> Role | None:
-    """Return the role that a request takes; None where it takes no key."""
+    """Return the role that a request requires, or None if it requires no key."""
     for methods, pattern, role in ROUTES:
         if method in methods and pattern.fullmatch(path):
             return role
@@ -48,7 +48,7 @@ def role_for(method: str, path: str) -> Role | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host's name or address is one that only this machine can reach."""
+    """Return whether only this machine can reach a host name or address."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -57,24 +57,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bearer_of(headers: Headers) -> str:
-    """Return the token that a request carries; empty for none."""
+def bearer_token(headers: Headers) -> str:
+    """Return the bearer token of a request, or an empty string."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 class _TokenBucket:
-    """A token bucket: a minute's worth at once, then as many as flow in."""
+    """A token bucket that holds a minute's worth of requests."""
 
-    __slots__ = ("_at", "_left")
+    __slots__ = ("_left", "_updated")
 
     def __init__(self, rate: float, now: float) -> None:
-        self._left, self._at = max(1.0, rate), now
+        self._left, self._updated = max(1.0, rate), now
 
     def wait(self, rate: float, now: float) -> float:
-        """Take one; give 0, or the seconds after which there is one."""
-        self._left = min(max(1.0, rate), self._left + (now - self._at) * rate / 60)
-        self._at = now
+        """Take a token and return 0, or return the seconds until there is one."""
+        self._left = min(max(1.0, rate), self._left + (now - self._updated) * rate / 60)
+        self._updated = now
         if self._left < 1:
             return (1 - self._left) * 60 / rate
         self._left -= 1
@@ -82,7 +82,7 @@ class _TokenBucket:
 
 
 class Access:
-    """Lets requests in. For the event loop; asks no disk."""
+    """Admits or refuses requests. Used on the event loop: never waits for a disk."""
 
     def __init__(
         self,
@@ -91,7 +91,15 @@ class Access:
         usage: Usage,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Let in by the keys as they are at each request; `clock` gives seconds."""
+        """Initialise without any usage of rate limits.
+
+        Args:
+            secret: The installation's secret.
+            keys: Returns the current keys.
+            usage: Completions per key and day.
+            clock: Returns a time in seconds.
+
+        """
         self._secret = secret
         self._keys = keys
         self._usage = usage
@@ -103,25 +111,25 @@ class Access:
         """Return the caller of an HTTP request.
 
         Raises:
-            BadRequest: 401 no valid key, 403 not for this role, 429 over the key's limits.
+            ApiError: 401 no valid key, 403 role not allowed, 429 over the key's limits.
 
         """
         method, path = scope["method"], scope["path"]
-        wanted = role_for(method, path)
+        required_role = role_for(method, path)
         keys = self._keys()
-        if wanted is None or not keys.required:
-            if wanted == "operator" and _is_foreign_request(Headers(scope=scope)):
+        if required_role is None or not keys.required:
+            if required_role == "operator" and _is_foreign_request(Headers(scope=scope)):
                 raise _keys_needed_error()
-            return Caller(LOCAL_OWNER, "operator" if wanted else "user", LOCAL_OWNER)
-        token = bearer_of(Headers(scope=scope))
+            return Caller(LOCAL_OWNER, "operator" if required_role else "user", LOCAL_OWNER)
+        token = bearer_token(Headers(scope=scope))
         key = keys.find(token)
         if key is None:
             raise _invalid_key_error()
         caller = self._callers.get(key.id)
-        if caller is None:  # one key has one token, so this is so for good
+        if caller is None:  # a key has one token, so this never changes
             caller = Caller(owner_of(self._secret, token), key.role, key.name)
             self._callers[key.id] = caller
-        if not caller.may(wanted):
+        if not caller.may(required_role):
             raise _role_error(key.role)
         self._limit(key, method == "POST" and path in COMPLETIONS)
         return caller
@@ -140,7 +148,7 @@ class Access:
 
 
 def _is_foreign_request(headers: Headers) -> bool:
-    """Tell another web site's page, one that used another name of this server, and a proxy."""
+    """Return whether a request came through a proxy, a foreign host name or another origin."""
     if any(name in headers for name in _PROXY_HEADERS):
         return True
     host = headers.get("host", "")
@@ -149,30 +157,30 @@ def _is_foreign_request(headers: Headers) -> bool:
     return not is_loopback(name) or (origin is not None and urlsplit(origin).netloc != host)
 
 
-def _invalid_key_error() -> RequestError:
-    message = "This server needs a valid API key: send it as 'Authorization: Bearer KEY'."
-    return RequestError(401, message, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+def _invalid_key_error() -> ApiError:
+    message = "This server requires a valid API key: send it as 'Authorization: Bearer KEY'."
+    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _role_error(role: Role) -> RequestError:
-    message = f"A key of role '{role}' may not do this: use an operator's."
-    return RequestError(403, message, None, "role_not_allowed")
+def _role_error(role: Role) -> ApiError:
+    message = f"A key of role '{role}' may not do this: use an operator's key."
+    return ApiError(403, "role_not_allowed", message)
 
 
-def _keys_needed_error() -> RequestError:
+def _keys_needed_error() -> ApiError:
     message = (
-        "Without API keys, operators' requests are taken from this machine's own pages and "
-        "programs alone. Make a key: plaudit keys create --role operator."
+        "While there are no API keys, operator requests are accepted only from pages and "
+        "programs of this machine. Create a key: plaudit keys create --role operator."
     )
-    return RequestError(403, message, None, "keys_needed")
+    return ApiError(403, "keys_needed", message)
 
 
-def _rate_limit_error(key: Key, wait: float) -> RequestError:
+def _rate_limit_error(key: Key, wait: float) -> ApiError:
     message = f"This key may send {key.rate:g} requests a minute. Try again in {wait:.0f} s."
     headers = {"Retry-After": str(max(1, -int(-wait // 1)))}
-    return RequestError(429, message, None, "rate_limit_exceeded", headers)
+    return ApiError(429, "rate_limit_exceeded", message, headers=headers)
 
 
-def _quota_error(key: Key) -> RequestError:
-    message = f"This key may ask for {key.quota} completions a day, and has. Try again tomorrow."
-    return RequestError(429, message, None, "insufficient_quota")
+def _quota_error(key: Key) -> ApiError:
+    message = f"This key has used its {key.quota} completions of today. Try again tomorrow (UTC)."
+    return ApiError(429, "insufficient_quota", message)

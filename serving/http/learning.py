@@ -1,6 +1,6 @@
-"""The routes under /v1/learning: how the loop is doing, once or as it changes, and reports.
+"""The routes under /v1/learning: the state of the learning loop, its changes, and reports.
 
-A snapshot is computed at most twice a second, however many look at it.
+A snapshot is computed at most twice a second, however many clients ask for it.
 """
 
 import asyncio
@@ -15,116 +15,161 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from feedback.api.http_errors import ApiError, handle_errors
+from feedback.api.openapi import parameter
 from feedback.control.keys import KeyRing
 from feedback.control.learning import Learning
 from feedback.control.versions import CHART, REPORT
 from feedback.log.event_log import LogError
 from feedback.view.feedback_view import ViewError
 from protos.checkpoints.registry import CheckpointInvalid, Registry, RegistryUnavailable
-from serving.http.access import bearer_of
-from serving.http.middleware import error_response
+from serving.http.access import bearer_token
 
 logger = logging.getLogger("plaudit.serving")
 
 SNAPSHOT_SECONDS: Final = 0.5
 HEARTBEAT_SECONDS: Final = 15.0
-_NO_VERSION: Final = 2**31
-_READERS: Final = 2  # reports read at once, while a registry elsewhere may be slow
+_MAX_VERSION: Final = 2**31
+_READERS: Final = 2  # concurrent reads of reports, since a remote registry may be slow
+_VERSION: Final = parameter("path", "version", "Number of the version.", "integer")
 
 
 class LearningFeed:
-    """Shares snapshots among those who listen. For one event loop."""
+    """Shares snapshots among clients. For one event loop."""
 
     def __init__(self, learning: Learning, stopping: Callable[[], bool]) -> None:
-        """Take snapshots from `learning`; end streams once `stopping` says so."""
+        """Take snapshots from `learning`; end streams once `stopping` returns True."""
         self._learning = learning
         self._stopping = stopping
-        self._taking = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
         self._latest = ""
-        self._taken = -SNAPSHOT_SECONDS
+        self._refreshed = -SNAPSHOT_SECONDS
 
     async def latest(self) -> str:
-        """Return a snapshot that is fresh enough, as JSON.
+        """Return a snapshot at most `SNAPSHOT_SECONDS` old, as JSON.
 
         Raises:
-            ViewError: It cannot be taken.
+            ViewError: The view cannot be read.
 
         """
-        async with self._taking:
-            if time.monotonic() - self._taken >= SNAPSHOT_SECONDS:
+        async with self._refreshing:
+            if time.monotonic() - self._refreshed >= SNAPSHOT_SECONDS:
                 self._latest = await to_thread.run_sync(self._snapshot)
-                self._taken = time.monotonic()
+                self._refreshed = time.monotonic()
         return self._latest
 
     def _snapshot(self) -> str:
         return json.dumps(self._learning.snapshot(), separators=(",", ":"), allow_nan=False)
 
-    async def events(self, welcome: Callable[[], bool]) -> AsyncIterator[str]:
-        """Yield server-sent events: a snapshot at once and whenever it has changed.
+    async def events(self, is_authorized: Callable[[], bool]) -> AsyncIterator[str]:
+        """Yield server-sent events: a snapshot at once, and again whenever it has changed.
 
         Args:
-            welcome: Whether whoever listens still may.
+            is_authorized: Returns whether the client may still listen.
 
         """
-        sent, said = "", time.monotonic()
-        while not self._stopping() and welcome():
+        sent, last_sent = "", time.monotonic()
+        while not self._stopping() and is_authorized():
             try:
                 latest = await self.latest()
             except ViewError as error:
-                logger.warning("the learning stream ends: %s", error)
+                logger.warning("Ending a stream of the learning loop's state: %s", error)
                 return
             if latest != sent:
-                sent, said = latest, time.monotonic()
+                sent, last_sent = latest, time.monotonic()
                 yield f"event: learning\ndata: {latest}\n\n"
-            elif time.monotonic() - said >= HEARTBEAT_SECONDS:
-                said = time.monotonic()
+            elif time.monotonic() - last_sent >= HEARTBEAT_SECONDS:
+                last_sent = time.monotonic()
                 yield ": still here\n\n"
             await asyncio.sleep(SNAPSHOT_SECONDS)
+
+
+class LearningApi:
+    """The handlers."""
+
+    def __init__(self, feed: LearningFeed, registry: Registry, keys: Callable[[], KeyRing]) -> None:
+        self._feed = feed
+        self._registry = registry
+        self._keys = keys
+        self._readers = CapacityLimiter(_READERS)
+
+    async def snapshot(self, _: Request) -> Response:
+        """Return the current state of the learning loop."""
+        return Response(await self._feed.latest(), media_type="application/json")
+
+    async def events(self, request: Request) -> Response:
+        """Stream the state of the learning loop as server-sent events.
+
+        The stream ends when the API key that it was opened with is revoked.
+        """
+
+        def is_authorized() -> bool:
+            ring = self._keys()
+            return not ring.required or ring.find(bearer_token(request.headers)) is not None
+
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(
+            self._feed.events(is_authorized), media_type="text/event-stream", headers=headers
+        )
+
+    async def report(self, request: Request) -> Response:
+        """Return the report of the learning cycle that made a version."""
+        return await self._file(request, REPORT, "application/json")
+
+    async def chart(self, request: Request) -> Response:
+        """Return the chart of a version's report, as SVG."""
+        return await self._file(request, CHART, "image/svg+xml")
+
+    async def _file(self, request: Request, name: str, media_type: str) -> Response:
+        version = min(request.path_params["version"], _MAX_VERSION)
+        data = await to_thread.run_sync(self._registry.read, version, name, limiter=self._readers)
+        headers = {"Cache-Control": "private, max-age=3600"}  # a version's files never change
+        return Response(data, media_type=media_type, headers=headers)
+
+
+def _view_error(error: Exception) -> ApiError | None:
+    if not isinstance(error, ViewError | LogError):
+        return None
+    logger.warning("Cannot read the state of the learning loop: %s", error)
+    message = "The state of the learning loop cannot be read at the moment. Try again."
+    return ApiError(503, "no_view", message)
+
+
+def _report_error(error: Exception) -> ApiError | None:
+    if isinstance(error, CheckpointInvalid):
+        return ApiError(404, "no_report", f"There is no such report: {error}.")
+    if isinstance(error, RegistryUnavailable):
+        return ApiError(503, "registry_unavailable", str(error))
+    return None
 
 
 def learning_router(
     feed: LearningFeed, registry: Registry, keys: Callable[[], KeyRing]
 ) -> APIRouter:
-    """Return the routes; a stream ends when the key that it was opened with is revoked."""
+    """Return the routes under /v1/learning.
+
+    Args:
+        feed: The snapshots.
+        registry: The registry that reports are read from.
+        keys: Returns the current keys; a stream ends when its key is revoked.
+
+    """
+    api = LearningApi(feed, registry, keys)
     router = APIRouter(tags=["learning"])
-    readers = CapacityLimiter(_READERS)
-
-    @router.get("/v1/learning")
-    async def snapshot() -> Response:
-        try:
-            return Response(await feed.latest(), media_type="application/json")
-        except (ViewError, LogError) as error:
-            logger.warning("no snapshot: %s", error)
-            return error_response(503, "The loop cannot be looked at just now.", None, "no_view")
-
-    @router.get("/v1/learning/events")
-    async def events(request: Request) -> Response:
-        def welcome() -> bool:
-            ring = keys()
-            return not ring.required or ring.find(bearer_of(request.headers)) is not None
-
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            feed.events(welcome), media_type="text/event-stream", headers=headers
+    report = "/v1/learning/reports/{version:int}"
+    for path, handler, summary, media_type in (
+        ("/v1/learning", api.snapshot, "Read the loop's state", "application/json"),
+        ("/v1/learning/events", api.events, "Follow the loop's state", "text/event-stream"),
+        (report, api.report, "Read a version's report", "application/json"),
+        (f"{report}/chart.svg", api.chart, "Read a report's chart", "image/svg+xml"),
+    ):
+        router.add_api_route(
+            path,
+            handle_errors(handler, _report_error if path.startswith(report) else _view_error),
+            methods=["GET"],
+            response_class=Response,
+            responses={200: {"content": {media_type: {}}}},
+            summary=summary,
+            openapi_extra={"parameters": [_VERSION]} if path.startswith(report) else None,
         )
-
-    async def file(request: Request, name: str, media_type: str) -> Response:
-        version = min(request.path_params["version"], _NO_VERSION)
-        try:
-            data = await to_thread.run_sync(registry.read, version, name, limiter=readers)
-        except CheckpointInvalid as error:
-            return error_response(404, f"There is no such report: {error}.", None, "no_report")
-        except RegistryUnavailable as error:
-            return error_response(503, str(error), None, "registry_unavailable")
-        headers = {"Cache-Control": "private, max-age=3600"}  # a version's files never change
-        return Response(data, media_type=media_type, headers=headers)
-
-    @router.get("/v1/learning/reports/{version:int}")
-    async def report(request: Request) -> Response:
-        return await file(request, REPORT, "application/json")
-
-    @router.get("/v1/learning/reports/{version:int}/chart.svg")
-    async def chart(request: Request) -> Response:
-        return await file(request, CHART, "image/svg+xml")
-
     return router

@@ -1,44 +1,30 @@
-"""The ASGI middleware in front of vLLM's app: identity, roles, completion ids, limits.
+"""The ASGI middleware in front of vLLM's app: callers, roles, completion ids and limits.
 
-It lets in whom `serving.http.access` admits, mints the id of every completion (over whatever
-X-Request-Id a client sent) and leaves what the recorder needs in a context variable.
+It admits requests with `serving.http.access`, creates the id of every completion (replacing any
+X-Request-Id of the client) and puts what the recorder needs into a context variable.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from feedback.api.http_errors import ApiError
+from feedback.api.requests import read_body
 from feedback.privacy.identity import Secret, create_completion_id, subject_of
 from serving import metrics
 from serving.context import RequestContext, request_context
-from serving.errors import RequestError
 from serving.http.access import Access
 
 PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
 MAX_CHOICES = 128
 
 
-def error_response(
-    status: int,
-    message: str,
-    param: str | None = None,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """Return an error in OpenAI's shape."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    if status == 503:
-        headers = {"Retry-After": "1", **(headers or {})}
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
 class CompletionMiddleware:
-    """Wraps the app; see the module's text."""
+    """Wraps the app; see the module's docstring."""
 
     def __init__(
         self,
@@ -50,6 +36,17 @@ class CompletionMiddleware:
         live_version: Callable[[], int],
         ready: Callable[[], bool],
     ) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: The app behind the middleware.
+            secret: The installation's secret, which signs completion ids.
+            access: Admits callers.
+            max_body_bytes: Largest body of a completion request, in bytes.
+            live_version: Returns the live version.
+            ready: Returns whether there is a policy to serve.
+
+        """
         self.app = app
         self.secret = secret
         self.access = access
@@ -64,8 +61,8 @@ class CompletionMiddleware:
             return
         try:
             caller = self.access.admit(scope)
-        except RequestError as refused:
-            await _refuse(refused, scope, receive, send)
+        except ApiError as error:
+            await _refuse(error, scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         if scope["method"] == "POST" and scope["path"] in PREFIXES:
@@ -76,11 +73,11 @@ class CompletionMiddleware:
     async def _complete(self, owner: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if not self.ready():
-                raise RequestError(503, "No policy is live yet; try again soon.", None, "not_ready")
-            body = await _read(receive, self.max_body_bytes)
+                raise ApiError(503, "not_ready", "No policy is live yet; try again soon.")
+            body = await _read(Request(scope, receive), self.max_body_bytes)
             context = self._context(owner, scope["path"], _parse(body))
-        except RequestError as refused:
-            await _refuse(refused, scope, receive, send)
+        except ApiError as error:
+            await _refuse(error, scope, receive, send)
             return
         base_id = context.completion_id.removeprefix(PREFIXES[scope["path"]])
         MutableHeaders(scope=scope)["x-request-id"] = base_id
@@ -94,16 +91,16 @@ class CompletionMiddleware:
         choices = _choices(body)
         user = body.get("user")
         if user is not None and not isinstance(user, str):
-            raise RequestError(400, "'user' must be a string.", "user", "invalid_type")
+            raise ApiError(400, "invalid_type", "'user' must be a string.", "user")
         chat = path == "/v1/chat/completions"
         messages, multimodal = _messages(body) if chat else (None, False)
         prompt = body.get("prompt")
         recorded = chat or not _is_batch(prompt)
-        minted = create_completion_id(
+        completion_id = create_completion_id(
             self.secret, owner, choices if recorded else 0, self.live_version()
         )
         return RequestContext(
-            completion_id=PREFIXES[path] + minted.removeprefix("chatcmpl-"),
+            completion_id=PREFIXES[path] + completion_id.removeprefix("chatcmpl-"),
             owner=owner,
             subject=subject_of(self.secret, owner, user),
             messages=messages,
@@ -114,7 +111,7 @@ class CompletionMiddleware:
 
 
 def _is_batch(prompt: Any) -> bool:
-    """Tell several prompts in one request: answered, not recorded, as no one prompt is voted on."""
+    """Return whether there are several prompts, whose completions are not recorded."""
     return isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
 
 
@@ -128,17 +125,17 @@ def _choices(body: dict[str, Any]) -> int:
     n = body.get("n", 1)
     n = 1 if n is None else n
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CHOICES:
-        raise RequestError(
-            400, f"'n' must be a whole number from 1 to {MAX_CHOICES}.", "n", "invalid_n"
+        raise ApiError(
+            400, "invalid_n", f"'n' must be a whole number from 1 to {MAX_CHOICES}.", "n"
         )
     if body.get("use_beam_search"):
-        message = "Beam search is not supported here: leave 'use_beam_search' out and sample."
-        raise RequestError(400, message, "use_beam_search", "unsupported")
+        message = "Beam search is not supported: leave out 'use_beam_search' to sample instead."
+        raise ApiError(400, "unsupported", message, "use_beam_search")
     return n
 
 
 def _messages(body: dict[str, Any]) -> tuple[list[tuple[str, str]], bool]:
-    """Reduce messages to role and text; vLLM validates them after us."""
+    """Reduce messages to role and text; vLLM validates them later."""
     reduced: list[tuple[str, str]] = []
     multimodal = False
     messages = body.get("messages")
@@ -159,25 +156,17 @@ def _parse(body: bytes) -> dict[str, Any]:
         parsed = json.loads(body)
     except ValueError as error:
         message = f"The request's body is not JSON: {error}."
-        raise RequestError(400, message, None, "invalid_json") from error
+        raise ApiError(400, "invalid_json", message) from error
     if not isinstance(parsed, dict):
-        raise RequestError(400, "The request's body must be a JSON object.", None, "invalid_json")
+        raise ApiError(400, "invalid_json", "The request's body must be a JSON object.")
     return parsed
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError(400, "The client went away.", None, "disconnected")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > limit:
-            raise RequestError(413, f"The body is larger than {limit} bytes.", None, "too_large")
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+async def _read(request: Request, limit: int) -> bytes:
+    try:
+        return await read_body(request, limit, code="too_large")
+    except ClientDisconnect as error:
+        raise ApiError(400, "disconnected", "The client closed the connection.") from error
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -193,9 +182,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(refused: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    metrics.REFUSED.labels(str(refused.status)).inc()
-    response = error_response(
-        refused.status, str(refused), refused.param, refused.code, refused.headers
-    )
-    await response(scope, receive, send)
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    metrics.REFUSED.labels(str(error.status)).inc()
+    await error.response()(scope, receive, send)

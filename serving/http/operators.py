@@ -1,4 +1,4 @@
-"""The routes of operators: /v1/policies and /v1/audit. `serving.http.access` keeps others out."""
+"""The operators' routes: /v1/policies and /v1/audit. `serving.http.access` restricts them."""
 
 import functools
 import logging
@@ -11,19 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from feedback.api.http_errors import ApiError, handle_errors
+from feedback.api.openapi import parameter
+from feedback.api.requests import parse_limit
 from feedback.control.audit import AuditEntry
 from feedback.control.history import History
 from feedback.control.operations import NoSuchVersion, OperationRefused, Operations
 from feedback.control.versions import Versions
 from feedback.log.event_log import LogError
 from protos.checkpoints.registry import Registry, RegistryUnavailable
-from serving.http.middleware import error_response
 
 logger = logging.getLogger("plaudit.serving")
 
 _MAX_AUDIT_ENTRIES: Final = 1000
 _DEFAULT_AUDIT_ENTRIES: Final = 100
-_OPERATORS: Final = 2  # served at once, while a log or registry elsewhere may be slow
+_OPERATORS: Final = 2  # concurrent requests, since a remote log or registry may be slow
 
 
 class _Reason(BaseModel):
@@ -35,7 +37,7 @@ class _Reason(BaseModel):
 
 
 class OperatorsApi:
-    """The handlers; all that touches the log or the registry runs in threads of its own."""
+    """The handlers. They use the log and the registry in threads, never on the event loop."""
 
     def __init__(self, operations: Operations, history: History, registry: Registry) -> None:
         self._operations = operations
@@ -44,16 +46,15 @@ class OperatorsApi:
         self._listing = Lock()  # `Versions` is for one thread
         self._threads = CapacityLimiter(_OPERATORS)
 
-    async def listed(self) -> dict[str, Any]:
-        """Return the policies as they are now."""
+    async def _list_versions(self) -> dict[str, Any]:
         async with self._listing:
-            return await to_thread.run_sync(self._list, limiter=self._threads)
+            return await to_thread.run_sync(self._read_versions, limiter=self._threads)
 
-    def _list(self) -> dict[str, Any]:
+    def _read_versions(self) -> dict[str, Any]:
         self._history.poll()
-        told = self._history.snapshot()
-        state = told.state
-        versions = self._versions.list_versions(told)
+        snapshot = self._history.snapshot()
+        state = snapshot.state
+        versions = self._versions.list_versions(snapshot)
         return {
             "object": "list",
             "data": [version.to_operator_json(state) for version in versions],
@@ -65,66 +66,60 @@ class OperatorsApi:
 
     async def list(self, _: Request) -> Response:
         """Return all versions."""
-        return JSONResponse(await self.listed())
+        return JSONResponse(await self._list_versions())
 
     async def show(self, request: Request) -> Response:
         """Return one version."""
-        wanted = request.path_params["version"]
-        for version in (await self.listed())["data"]:
-            if version["version"] == wanted:
+        number = request.path_params["version"]
+        for version in (await self._list_versions())["data"]:
+            if version["version"] == number:
                 return JSONResponse({"object": "policy", **version})
-        return error_response(404, f"There is no version {wanted}.", None, "version_not_found")
+        raise ApiError(404, "version_not_found", f"There is no version {number}.")
 
     async def activate(self, request: Request) -> Response:
         """Make a version live."""
         version = request.path_params["version"]
-        return await self._do(request, functools.partial(self._operations.activate, version))
+        return await self._run(request, functools.partial(self._operations.activate, version))
 
     async def rollback(self, request: Request) -> Response:
-        """Go back to the version before."""
-        return await self._do(request, self._operations.rollback)
+        """Make the previous version live again, and hold publishing."""
+        return await self._run(request, self._operations.rollback)
 
     async def hold(self, request: Request) -> Response:
         """Hold publishing."""
-        return await self._do(request, self._operations.hold)
+        return await self._run(request, self._operations.hold)
 
     async def resume(self, request: Request) -> Response:
-        """Let publishing go on."""
-        return await self._do(request, self._operations.resume)
+        """Resume publishing."""
+        return await self._run(request, self._operations.resume)
 
-    async def _do(self, request: Request, operation: Callable[[str, str], str]) -> Response:
+    async def _run(self, request: Request, operation: Callable[[str, str], str]) -> Response:
         body = await request.body()
         try:
             reason = _Reason.model_validate_json(body).reason if body.strip() else ""
-        except ValidationError:
+        except ValidationError as error:
             message = 'The body must be empty, or {"reason": "…"}.'
-            return error_response(400, message, "reason", "invalid_value")
+            raise ApiError(400, "invalid_value", message, "reason") from error
         by = request.state.caller.name
-        said = await to_thread.run_sync(operation, by, reason, limiter=self._threads)
-        logger.info("%s (asked by %s)", said, by)
-        return JSONResponse(await self.listed())
+        message = await to_thread.run_sync(operation, by, reason, limiter=self._threads)
+        logger.info("%s (requested by %s)", message, by)
+        return JSONResponse(await self._list_versions())
 
     async def audit(self, request: Request) -> Response:
-        """Say who did what, newest first."""
-        given = request.query_params.get("limit", str(_DEFAULT_AUDIT_ENTRIES))
-        if (
-            not (given.isascii() and given.isdecimal())
-            or not 1 <= int(given[:9]) <= _MAX_AUDIT_ENTRIES
-        ):
-            message = f"'limit' must be 1 to {_MAX_AUDIT_ENTRIES}."
-            return error_response(400, message, "limit", "invalid_value")
+        """Return who did what, newest first."""
+        limit = parse_limit(request, _DEFAULT_AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
         await to_thread.run_sync(self._history.poll, limiter=self._threads)
-        deeds = self._history.snapshot().audit_entries[::-1][: int(given)]
-        return JSONResponse({"object": "list", "data": [_deed(deed) for deed in deeds]})
+        entries = self._history.snapshot().audit_entries[::-1][:limit]
+        return JSONResponse({"object": "list", "data": [_audit_entry_json(e) for e in entries]})
 
 
-def _deed(deed: AuditEntry) -> dict[str, Any]:
+def _audit_entry_json(entry: AuditEntry) -> dict[str, Any]:
     return {
-        "created": deed.created_ms / 1000,
-        "by": deed.by,
-        "action": deed.action,
-        "version": deed.version or None,
-        "text": deed.text,
+        "created": entry.created_ms / 1000,
+        "by": entry.by,
+        "action": entry.action,
+        "version": entry.version or None,
+        "text": entry.text,
     }
 
 
@@ -133,34 +128,53 @@ def _sentence(error: Exception) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _handle_errors(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
-    async def answering(request: Request) -> Response:
-        try:
-            response: Response = await handler(request)
-        except NoSuchVersion as error:
-            return error_response(404, _sentence(error), None, "version_not_found")
-        except OperationRefused as error:
-            return error_response(409, _sentence(error), None, "not_possible")
-        except (LogError, RegistryUnavailable) as error:
-            logger.warning("an operator is turned away: %s", error)
-            return error_response(503, _sentence(error), None, "unavailable")
-        return response
-
-    return answering
+def _translate(error: Exception) -> ApiError | None:
+    if isinstance(error, NoSuchVersion):
+        return ApiError(404, "version_not_found", _sentence(error))
+    if isinstance(error, OperationRefused):
+        return ApiError(409, "not_possible", _sentence(error))
+    if isinstance(error, LogError | RegistryUnavailable):
+        logger.warning("Refused an operator's request: %s", error)
+        return ApiError(503, "unavailable", _sentence(error))
+    return None
 
 
 def operators_router(operations: Operations, history: History, registry: Registry) -> APIRouter:
-    """Return the routes."""
+    """Return the routes under /v1/policies, and /v1/audit."""
     api = OperatorsApi(operations, history, registry)
     router = APIRouter(tags=["operators"])
-    for method, path, handler in (
-        ("GET", "/v1/policies", api.list),
-        ("POST", "/v1/policies/rollback", api.rollback),
-        ("POST", "/v1/policies/hold", api.hold),
-        ("POST", "/v1/policies/resume", api.resume),
-        ("GET", "/v1/policies/{version:int}", api.show),
-        ("POST", "/v1/policies/{version:int}/activate", api.activate),
-        ("GET", "/v1/audit", api.audit),
+    for method, path, handler, summary in (
+        ("GET", "/v1/policies", api.list, "List versions"),
+        ("POST", "/v1/policies/rollback", api.rollback, "Roll back"),
+        ("POST", "/v1/policies/hold", api.hold, "Hold publishing"),
+        ("POST", "/v1/policies/resume", api.resume, "Resume publishing"),
+        ("GET", "/v1/policies/{version:int}", api.show, "Read a version"),
+        ("POST", "/v1/policies/{version:int}/activate", api.activate, "Make a version live"),
+        ("GET", "/v1/audit", api.audit, "Read the audit trail"),
     ):
-        router.add_route(path, _handle_errors(handler), methods=[method])
+        wrapped = handle_errors(handler, _translate)
+        # Starlette's route also answers HEAD; FastAPI's route behind it only describes it.
+        router.add_route(path, wrapped, methods=[method], include_in_schema=False)
+        router.add_api_route(
+            path,
+            wrapped,
+            methods=[method],
+            response_model=None,
+            summary=summary,
+            openapi_extra=_describe(method, path),
+        )
     return router
+
+
+def _describe(method: str, path: str) -> dict[str, Any]:
+    """Return what FastAPI cannot infer of a route, as OpenAPI fields."""
+    extra: dict[str, Any] = {}
+    if method == "POST":
+        schema = _Reason.model_json_schema()
+        extra["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+    if "{version" in path:
+        extra["parameters"] = [parameter("path", "version", "Number of the version.", "integer")]
+    if path == "/v1/audit":
+        text = f"Number of entries, 1 to {_MAX_AUDIT_ENTRIES}; {_DEFAULT_AUDIT_ENTRIES} by default."
+        extra["parameters"] = [parameter("query", "limit", text, "integer")]
+    return extra

@@ -1,4 +1,4 @@
-"""The routes of the app: what is kept of vLLM's, the health checks, and who one is."""
+"""The allowed routes of vLLM's app, the health checks, and the identity route."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving.http.middleware import error_response
+from feedback.api.http_errors import ApiError
 
-# vLLM mounts more by itself (scaling, profiling, token-in-token-out): none of it is kept.
+# vLLM mounts more routes (scaling, profiling, token-in-token-out), which are removed.
 ALLOWED_PATHS = frozenset(
     {
         "/health",
@@ -30,22 +30,26 @@ def restrict_routes(app: FastAPI, kept: frozenset[str] = ALLOWED_PATHS) -> None:
 def health_router(
     ready: Callable[[], bool], version: Callable[[], int], on_trial: Callable[[], int | None]
 ) -> APIRouter:
-    """Return `/livez` (the process answers) and `/readyz` (a whole policy is loaded, and which).
+    """Return `/livez` (the process responds) and `/readyz` (a complete policy is loaded).
 
     Args:
-        on_trial: The version that the live one is in a duel with; None for none.
+        ready: Returns whether a complete policy is loaded.
+        version: Returns the version that serves.
+        on_trial: Returns the version on trial, or None.
 
     """
     router = APIRouter()
 
-    @router.get("/livez")
+    @router.get("/livez", summary="Check that the process responds")
     async def livez() -> Response:
+        """Return 200 while the process responds."""
         return JSONResponse({"status": "alive"})
 
-    @router.get("/readyz")
+    @router.get("/readyz", summary="Check that a policy is loaded")
     async def readyz() -> Response:
+        """Return the version that serves, and the one on trial; 503 if no policy is loaded."""
         if not ready():
-            return error_response(503, "No whole policy is loaded.", None, "not_ready")
+            return ApiError(503, "not_ready", "No complete policy is loaded.").response()
         state = {"status": "ready", "policy_version": version()}
         challenger = on_trial()
         return JSONResponse(state if challenger is None else state | {"on_trial": challenger})
@@ -54,11 +58,12 @@ def health_router(
 
 
 def identity_router(keys_required: Callable[[], bool]) -> APIRouter:
-    """Return `/v1/me`: whose key the request came with, and what it may do."""
+    """Return `/v1/me`: the caller's role and the name of its key."""
     router = APIRouter()
 
-    @router.get("/v1/me")
+    @router.get("/v1/me", summary="Read the caller's role")
     async def me(request: Request) -> Response:
+        """Return the caller's role and the name of its key."""
         caller = request.state.caller
         return JSONResponse(
             {

@@ -49,7 +49,7 @@ class Small:
                 "feedback": {"kind": "rating", "choice": 0, "value": value},
             }
         )
-        event = self.service.event_for(request, "local", key)
+        event = self.service.build_event(request, "local", key)
         try:
             (counts,) = self.service.accept([event])
         except LogUnavailable:
@@ -137,12 +137,12 @@ def test_a_ledger_without_unique_ids_has_votes_twice(small: Small) -> None:
 def test_ids_that_ignore_the_key_have_votes_twice(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = small.service.event_for
+    real = small.service.build_event
 
-    def event_for(request: Any, owner: str, key: str | None) -> FeedbackEvent:
+    def build_event(request: Any, owner: str, key: str | None) -> FeedbackEvent:
         return real(request, owner, None)
 
-    monkeypatch.setattr(small.service, "event_for", event_for)
+    monkeypatch.setattr(small.service, "build_event", build_event)
     answer = small.answer()
     small.vote("again", answer)
     small.vote("again", answer)

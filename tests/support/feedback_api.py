@@ -6,11 +6,14 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from feedback.api.routes import feedback_router
+from feedback.control.keys import Caller
 from feedback.log.event_log import LogRecord, LogUnavailable, Positions, Topic
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.identity import Secret, create_completion_id
+from feedback.privacy.identity import Secret, create_completion_id, owner_of
 from feedback.view.feedback_view import View
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
@@ -31,10 +34,23 @@ class Away(SqliteLog):
         raise LogUnavailable("the broker is away")
 
 
+def with_caller(app: ASGIApp, secret: Secret) -> ASGIApp:
+    """Wrap `app` in a middleware that makes the owner of any bearer token an operator."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            token = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
+            owner = owner_of(secret, token or None)
+            scope.setdefault("state", {})["caller"] = Caller(owner, "operator", owner)
+        await app(scope, receive, send)
+
+    return wrapped
+
+
 def client_of(log: SqliteLog, view: View, **headers: str) -> httpx.AsyncClient:
     app = FastAPI()
     app.include_router(feedback_router(log, view, SECRET))
-    transport = httpx.ASGITransport(app)
+    transport = httpx.ASGITransport(with_caller(app, SECRET))
     return httpx.AsyncClient(transport=transport, base_url="http://plaudit", headers=headers)
 
 

@@ -32,6 +32,7 @@ from feedback.log.opening import open_log  # noqa: E402
 from feedback.log.records import completion_record  # noqa: E402
 from feedback.privacy.identity import create_completion_id, load_or_create_secret  # noqa: E402
 from feedback.view.feedback_view import View  # noqa: E402
+from tests.support.feedback_api import with_caller  # noqa: E402
 from tests.support.feedback_samples import completion  # noqa: E402
 
 app = FastAPI()
@@ -52,4 +53,6 @@ def answer(response: Response) -> str:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+    uvicorn.run(
+        with_caller(app, secret), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning"
+    )

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from feedback.api.schema import FeedbackRequest
-from feedback.api.translate import event_of
+from feedback.api.translate import event_from_request
 from feedback.log.event_log import Topic
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
@@ -81,7 +81,7 @@ async def test_of_two_replicas_racing_events_the_log_s_first_is_answered(
 ) -> None:
     completion_id = made()
     theirs = FeedbackRequest.model_validate(body(completion_id, {**RATING, "value": their_value}))
-    event = event_of(
+    event = event_from_request(
         theirs, event_id=event_id(SECRET, "local", "k"), owner="local", subject="", created_ms=5000
     )
 

@@ -199,7 +199,7 @@ async def test_an_answer_and_its_regeneration_can_be_compared(
     assert len(stored(log)) == 2
 
 
-async def test_a_middleware_s_caller_comes_before_the_header(
+async def test_the_caller_is_the_middleware_s_not_the_header_s(
     log: SqliteLog, new_view: Callable[[], View]
 ) -> None:
     app = FastAPI()
@@ -219,6 +219,19 @@ async def test_a_middleware_s_caller_comes_before_the_header(
         )
     assert answer.status_code == 201
     assert stored(log)[0].owner == "set by the middleware"
+
+
+async def test_without_a_caller_the_routes_are_a_programming_error(
+    log: SqliteLog, new_view: Callable[[], View]
+) -> None:
+    app = FastAPI()
+    app.include_router(feedback_router(log, new_view(), SECRET))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://plaudit") as client:
+        for method, path in (("GET", ""), ("POST", ""), ("GET", "/fb-1"), ("DELETE", "/fb-1")):
+            with pytest.raises(RuntimeError, match="caller"):
+                await client.request(method, f"/v1/feedback{path}", json=body(made()))
+    assert not stored(log)
 
 
 async def test_openai_s_client_understands_the_errors(

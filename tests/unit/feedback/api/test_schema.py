@@ -10,7 +10,12 @@ from pydantic import ValidationError
 
 from feedback.api.http_errors import api_error_from_validation
 from feedback.api.schema import FeedbackObject, FeedbackRequest
-from feedback.api.translate import body_digest, event_of, feedback_object, feedback_payload
+from feedback.api.translate import (
+    body_digest,
+    event_from_request,
+    feedback_object,
+    feedback_payload,
+)
 from feedback.log.events import find_defect
 from feedback.privacy.identity import Secret, create_completion_id
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Source
@@ -27,7 +32,9 @@ def parse(content: Any) -> FeedbackRequest:
 
 
 def event(content: Any) -> FeedbackEvent:
-    return event_of(parse(content), event_id="fb-1", owner="o", subject="s", created_ms=1_999)
+    return event_from_request(
+        parse(content), event_id="fb-1", owner="o", subject="s", created_ms=1_999
+    )
 
 
 def refusal(content: str) -> tuple[str, str | None, str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from feedback.api.http_errors import ApiError
 from feedback.control.history import History
 from feedback.control.keys import KeyRejected, KeyRing, Role, make_key, revoke_key
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret
 from protos.plaudit.v1.policy_pb2 import KeyMade
-from serving.errors import RequestError
 from serving.http.access import Access, is_loopback
 from serving.http.usage import Usage
 
@@ -41,7 +41,7 @@ class Home:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         try:
             self.access.admit({"type": "http", "method": method, "path": path, "headers": headers})
-        except RequestError as refused:
+        except ApiError as refused:
             self.refused = refused
             return refused.status
         return 200
@@ -132,7 +132,7 @@ def test_only_a_whole_bearer_token_opens(home: Home, header: str) -> None:
     token = home.make()
     headers = [(b"authorization", header.format(token).encode())]
     scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(ApiError) as refused:
         home.access.admit(scope)
     assert refused.value.status == 401
     assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
