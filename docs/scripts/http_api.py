@@ -1,6 +1,6 @@
 """The page of the HTTP API: the routes of the app, and the bodies from its OpenAPI schema.
 
-The app is made of the routes that need no engine, on an empty home folder; vLLM is not started.
+The app has the routes that need no engine, on an empty home folder; vLLM is not started.
 """
 
 import tempfile
@@ -47,6 +47,16 @@ ROUTES: Final[dict[tuple[str, str], str]] = {
     ("GET", "/metrics"): "Return the [metrics](metrics.md).",
     ("GET", "/"): "Return the page.",
     ("GET", "/page/{build}/{name:path}"): "Return a file of the page.",
+}
+_CHARACTERS: Final = ("characters", "character")
+_ENTRIES: Final = ("entries", "entry")
+_BOUNDS: Final[dict[str, tuple[str, tuple[str, str] | None]]] = {
+    "minimum": ("at least", None),
+    "maximum": ("at most", None),
+    "minLength": ("at least", _CHARACTERS),
+    "maxLength": ("at most", _CHARACTERS),
+    "minItems": ("at least", _ENTRIES),
+    "maxItems": ("at most", _ENTRIES),
 }
 _RESPONSES: Final = {
     "FeedbackObject": "one piece of feedback",
@@ -149,7 +159,7 @@ def _type(member: dict[str, Any]) -> str:
         name = member["$ref"].rpartition("/")[2]
         return "a choice of another completion" if name == "CandidateRef" else name
     if "discriminator" in member:
-        return "one of the kinds below"
+        return "one of the kinds"
     variants = member.get("oneOf") or member.get("anyOf")
     if variants:
         types = [_type(variant) for variant in variants if variant.get("type") != "null"]
@@ -163,12 +173,7 @@ def _type(member: dict[str, Any]) -> str:
 
 
 def _bounds(member: dict[str, Any]) -> Iterator[str]:
-    words = {
-        "minimum": "at least {}",
-        "maximum": "at most {}",
-        "minLength": "at least {} characters",
-        "maxLength": "at most {} characters",
-        "minItems": "at least {} entries",
-        "maxItems": "at most {} entries",
-    }
-    yield from (text.format(member[name]) for name, text in words.items() if name in member)
+    for name, (words, unit) in _BOUNDS.items():
+        if name in member:
+            limit = int(member[name])  # all of them are whole
+            yield f"{words} {limit}" + (f" {unit[limit == 1]}" if unit else "")

@@ -18,16 +18,22 @@ _PARTS: Final = ("Means", "Look", "Do")
 
 
 def text_problems(root: Path) -> list[str]:
-    """Check commands and variables in all files of deploy/, the runbooks and the README."""
+    """Check commands and variables in all files of deploy/ and in the documentation."""
     problems = []
     here = {".yaml", ".yml", ".sh", ".json", ""}
     files = [f for f in (root / "deploy").rglob("*") if f.is_file() and f.suffix in here]
-    for file in [*files, root / RUNBOOKS, root / "README.md"]:
+    for file in [*files, *documents(root)]:
         text, where = file.read_text(), str(file.relative_to(root))
         found = commands_in_markdown if file.suffix == ".md" else commands_in_comments
         problems += [p for words in found(text) for p in command_problems(words, where)]
         problems += variable_problems(text, where)
     return problems
+
+
+def documents(root: Path) -> list[Path]:
+    """Return the Markdown files that describe the present (the changelog names what is gone)."""
+    pages = sorted((root / "docs").rglob("*.md"))
+    return [file for file in sorted(root.glob("*.md")) if file.name != "CHANGELOG.md"] + pages
 
 
 def alert_problems(root: Path) -> list[str]:
