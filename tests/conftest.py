@@ -1,12 +1,40 @@
-"""What several kinds of tests share."""
+"""Markers by folder, groups by shared fixture, and the broker that several kinds of tests need."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from deploy.local.broker import Broker, missing_tools
 from tests.support.servers import free_port
+
+# Two processes run tests side by side: a thread each for what computes in them, and in the
+# servers that they start, since threads that spin for a core which another has cost the most.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TESTS: Final = Path(__file__).parent
+# A test is marked by the folder that it is in; `uv run pytest` leaves these out (pyproject.toml).
+FOLDERS: Final = ("vllm", "kafka", "browser", "learning", "faults")
+# What is slow to start and shared: the tests that use one run in one process (pytest-xdist).
+SHARED: Final = ("plaudit", "adapted", "engine", "broker", "lines", "stand_in")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder, and group those that share a server."""
+    for item in items:
+        folders = item.path.relative_to(TESTS).parts[:-1]
+        for name in FOLDERS:
+            if name in folders:
+                item.add_marker(name)
+        used = getattr(item, "fixturenames", ())
+        shared = next((name for name in SHARED if name in used), None)
+        if "kafka" in used or (item.get_closest_marker("kafka") and shared is None):
+            item.add_marker("kafka")
+            item.add_marker(pytest.mark.xdist_group("kafka"))
+        elif shared is not None:
+            item.add_marker(pytest.mark.xdist_group(f"{folders[-1]} {shared}"))
 
 
 @pytest.fixture(scope="session")

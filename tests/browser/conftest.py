@@ -4,14 +4,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.support.browser.stand_in import StandIn
-from tests.support.models import tiny_chat_model
-from tests.support.servers import Plaudit, free_port
+from tests.support.servers import Plaudit, start_up
 
 PATIENCE = 20_000  # milliseconds; more than anything takes beside the other half of the gate
 SHORT = {"answers": 2, "temperature": 1, "top_p": 1, "max_tokens": 24}
@@ -38,17 +36,6 @@ def short_answers() -> str:
     kept = json.dumps(json.dumps(SHORT))
     # An empty page, which every context begins with, may store nothing.
     return f"if (location.port) localStorage['plaudit.settings'] ||= {kept}"
-
-
-def start_up(home: Path, environment: dict[str, str]) -> Plaudit:
-    """Start `plaudit up` on a tiny model with random weights."""
-    model = tiny_chat_model(home.parent / f"{home.name}-model", seed=1)
-    home.mkdir(parents=True, exist_ok=True)
-    plaudit = Plaudit(home, environment=environment)
-    ports = ["--port", str(plaudit.port), "--learner-port", str(free_port())]
-    plaudit.run("up", "--home", str(home), "--model", str(model), "--dtype", "float32", *ports)
-    plaudit.wait_ready()
-    return plaudit
 
 
 @pytest.fixture(scope="package")

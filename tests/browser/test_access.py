@@ -142,38 +142,45 @@ VIEWS: dict[str, Callable[[Page], None]] = {
 }  # fmt: skip
 
 
+FLEETING = ("streaming", "toast")  # gone before it could be looked at a second time
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+
 @pytest.mark.parametrize("size", ["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", VIEWS)
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
-    contexts: Callable[..., BrowserContext], told: StandIn, name: str, theme: str, size: str
+    contexts: Callable[..., BrowserContext], told: StandIn, name: str, size: str
 ) -> None:
     told.tokens_per_second = 20 if name == "streaming" else 0
     told.snapshot = told.snapshot | {"held": name == "held"}
     # A debugger's script is the test's own; the page's policy would not let it in.
     more = PHONE if size == "phone" else {}
-    context = contexts(color_scheme=theme, reduced_motion="reduce", bypass_csp=True, **more)
-    page = context.new_page()
-    page.goto(told.url)
-    VIEWS[name](page)
-    page.evaluate(AXE)
-    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")
-    told_of = [(v["id"], [node["html"] for node in v["nodes"]]) for v in found["violations"]]
-    assert not told_of
-    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert width[0] <= width[1]
+    page = contexts(reduced_motion="reduce", bypass_csp=True, **more).new_page()
+    backgrounds = set()
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        if not backgrounds or name in FLEETING:
+            page.goto(told.url)
+            VIEWS[name](page)
+            page.evaluate(AXE)
+        found = page.evaluate("axe.run({ resultTypes: ['violations'] })")
+        told_of = [(v["id"], [node["html"] for node in v["nodes"]]) for v in found["violations"]]
+        assert not told_of, theme
+        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1], theme
+        backgrounds.add(page.evaluate(BACKGROUND))
+    assert len(backgrounds) == 2, "the theme has not changed"
 
 
 def test_the_theme_is_kept(contexts: Callable[..., BrowserContext], told: StandIn) -> None:
     page = contexts(color_scheme="light").new_page()
     page.goto(told.url)
-    look = "getComputedStyle(document.body).backgroundColor"
-    light = page.evaluate(look)
+    light = page.evaluate(BACKGROUND)
     page.get_by_role("button", name="Use the dark theme").click()
-    dark = page.evaluate(look)
+    dark = page.evaluate(BACKGROUND)
     assert dark != light
     page.reload()
-    assert page.evaluate(look) == dark
+    assert page.evaluate(BACKGROUND) == dark
 
 
 def test_a_phone_is_enough_to_ask_and_vote(

@@ -5,35 +5,24 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import start_up
 from tests.support.browser.actions import ask_and_wait, asking_for, votes_of, wait_status
-from tests.support.servers import Plaudit
+from tests.support.learner_cycles import SETTINGS, environment_of
+from tests.support.servers import Plaudit, start_up
 
 VOTES = 60
 LIKED = "yes"
 SAID = [LIKED, "no"]
-# What a model with random weights can learn in seconds, and a gate that lets it through.
+# Settings under which a model with random weights learns in seconds, and passes the gate.
+LEARNER = SETTINGS.model_copy(
+    update={
+        "min_events": VOTES,
+        "reward": SETTINGS.reward.model_copy(update={"epochs": 20, "held_out_share": 0.3}),
+    }
+)
 ENVIRONMENT = {
+    **environment_of(LEARNER),
     "PLAUDIT_SERVING_POLL_SECONDS": ".1",
     "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
-    "PLAUDIT_LEARNER_MIN_EVENTS": str(VOTES),
-    "PLAUDIT_LEARNER_SETTLE_SECONDS": "0",
-    "PLAUDIT_LEARNER_REWARD__LEARNING_RATE": "3e-3",
-    "PLAUDIT_LEARNER_REWARD__EPOCHS": "20",
-    "PLAUDIT_LEARNER_REWARD__PATIENCE": "20",
-    "PLAUDIT_LEARNER_REWARD__HELD_OUT_SHARE": "0.3",
-    "PLAUDIT_LEARNER_REWARD__MIN_TRAIN": "8",
-    "PLAUDIT_LEARNER_REWARD__NORMALISE_ON": "16",
-    "PLAUDIT_LEARNER_PPO__ITERATIONS": "3",
-    "PLAUDIT_LEARNER_PPO__ROLLOUTS": "8",
-    "PLAUDIT_LEARNER_PPO__MAX_TOKENS": "8",
-    "PLAUDIT_LEARNER_PPO__TEXT_ROWS": "2",
-    "PLAUDIT_LEARNER_PPO__TEXT_ROW": "16",
-    "PLAUDIT_LEARNER_GATE__PROMPTS": "8",
-    "PLAUDIT_LEARNER_GATE__MIN_WIN_RATE": "0",
-    "PLAUDIT_LEARNER_GATE__MAX_KL": "1000000",
-    "PLAUDIT_LEARNER_GATE__MAX_TEXT_NLL_INCREASE": "1000000",
-    "PLAUDIT_LEARNER_GATE__MAX_UNENDED_INCREASE": "1",
 }
 
 

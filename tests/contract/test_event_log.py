@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
@@ -36,7 +37,13 @@ def kafka_place(folder: Path, request: pytest.FixtureRequest) -> Iterator[Opener
 LOGS: dict[str, Place] = {"sqlite": sqlite_place, "kafka": kafka_place}
 
 
-@pytest.fixture(params=LOGS.values(), ids=LOGS.keys())
+def _params() -> list[Any]:
+    """Return the places; what needs a broker is marked."""
+    marks = {"kafka": [pytest.mark.kafka]}
+    return [pytest.param(place, id=name, marks=marks.get(name, ())) for name, place in LOGS.items()]
+
+
+@pytest.fixture(params=_params())
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     opened: list[EventLog] = []
     with request.param(tmp_path, request) as open_log:

@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from feedback.log.sqlite_log import SqliteLog
@@ -60,6 +62,19 @@ ADAPTER = "adapter_model.safetensors"
 # A learner to kill must be a process; forked from a server that has imported it already.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["learner.cycle.service"])
+
+
+def environment_of(settings: LearnerSettings) -> dict[str, str]:
+    """Return the environment variables that give another process these settings."""
+
+    def flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name.upper()}__")
+            else:
+                yield f"{prefix}{name.upper()}", str(value)
+
+    return dict(flat(settings.model_dump(exclude_unset=True), "PLAUDIT_LEARNER_"))
 
 
 def learn_in_process(home: Path, failpoints: Path | None, settings: LearnerSettings) -> None:

@@ -10,8 +10,7 @@ import torch
 from learner.errors import Interrupted
 from learner.models.ranks import join_ranks
 from learner.ppo.trainer import Iteration, run_ppo
-from tests.support.tiny import TINY_PPO, tiny_model
-from tests.unit.learner.ppo.test_trainer import players
+from tests.support.tiny import TINY_PPO, players, tiny_model
 
 
 def main(out: Path, iterations: int, stop_after: int) -> None:

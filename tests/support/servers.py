@@ -209,3 +209,14 @@ def served(
         yield plaudit
     finally:
         plaudit.stop()
+
+
+def start_up(home: Path, environment: dict[str, str]) -> Plaudit:
+    """Start `plaudit up` on a tiny model with random weights."""
+    model = tiny_chat_model(home.parent / f"{home.name}-model", seed=1)
+    home.mkdir(parents=True, exist_ok=True)
+    plaudit = Plaudit(home, environment=environment)
+    ports = ["--port", str(plaudit.port), "--learner-port", str(free_port())]
+    plaudit.run("up", "--home", str(home), "--model", str(model), "--dtype", "float32", *ports)
+    plaudit.wait_ready()
+    return plaudit

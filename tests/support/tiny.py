@@ -5,9 +5,13 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
-from learner.models.loading import new_model
+from learner.models.loading import copy_shared, new_model
 from learner.models.ranks import Ranks
-from learner.ppo.rollouts import RolloutBatch, batch_rollouts
+from learner.ppo.critic import new_critic
+from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.rollouts import RolloutBatch, batch_rollouts, rows_from_samples
+from learner.ppo.steps import PPOInputs
+from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
 
@@ -52,3 +56,19 @@ def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[RolloutBatch]
 
 def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
+
+
+def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInputs:
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
+    reward.normalise(rows_from_samples(samples_of(model)))
+    policy = copy_shared(model)
+    return PPOInputs(
+        policy=policy,
+        critic=new_critic(policy, reward, settings),
+        reference=model,
+        reward=reward,
+        sampler=lambda policy: TransformersSampler(policy, [END]),
+        prompts=PROMPTS,
+        text=text(),
+        live=[OffPolicyAnswer(sample, 1) for sample in samples_of(model, 1)],
+    )

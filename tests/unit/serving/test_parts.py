@@ -29,6 +29,7 @@ from serving.http.middleware import CompletionMiddleware
 from serving.http.usage import Usage, usage_file
 from serving.policies.staging import StagedCheckpoint, stage, tensor_shapes
 from tests.support.models import tiny_chat_model
+from tests.support.outputs import output, params, part
 
 
 @pytest.fixture
@@ -64,48 +65,6 @@ def test_staging_refuses_another_configuration(tmp_path: Path) -> None:
     registry.publish(folder, version=2, parent=1, base="tiny")
     with pytest.raises(CheckpointIncompatible, match="rms_norm_eps"):
         stage(registry, 2, registry.path(1))
-
-
-def params(**options: Any) -> Any:
-    plain = {
-        "n": 2,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
-        "logit_bias": None,
-        "bad_words": None,
-        "allowed_token_ids": None,
-        "min_tokens": 0,
-        "structured_outputs": None,
-        "stop": [],
-        "max_tokens": 8,
-        "seed": None,
-    }
-    return SimpleNamespace(**(plain | options))
-
-
-def output(finished: bool, *parts: Any, prompt_token_ids: Any = None) -> Any:
-    return SimpleNamespace(
-        finished=finished, outputs=parts, prompt_token_ids=prompt_token_ids, prompt=None
-    )
-
-
-def part(
-    index: int, text: str, tokens: list[int], reason: str | None = None, spans: Any = None
-) -> Any:
-    logprobs = [{t: SimpleNamespace(logprob=-0.5)} for t in tokens]
-    return SimpleNamespace(
-        index=index,
-        text=text,
-        token_ids=tokens,
-        logprobs=logprobs,
-        finish_reason=reason,
-        weight_versions=spans,
-    )
 
 
 def test_an_answer_is_put_together_from_its_deltas() -> None:

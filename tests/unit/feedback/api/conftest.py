@@ -10,13 +10,6 @@ from tests.support.feedback_api import client_of
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def new_view(tmp_path: Path) -> Iterator[Callable[[], View]]:
     views: list[View] = []
 

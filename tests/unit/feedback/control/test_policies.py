@@ -1,6 +1,5 @@
 """The fold over policy events, by hand-made histories and by its invariants."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -250,13 +249,6 @@ def test_invariants_hold_after_any_history(history: list[PolicyMessage]) -> None
             assert state.held
         if before.held and not isinstance(message, Hold | Activated):
             assert state.live == before.live
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log.db")
-    yield opened
-    opened.close()
 
 
 def test_what_is_published_through_the_log_is_current(log: SqliteLog) -> None:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,6 @@ from feedback.log.sqlite_log import SqliteLog
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent, Rating
 from tests.support.feedback_samples import comparison, completion, put, ranking, rating, retraction
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "ledger.db")
-    yield opened
-    opened.close()
 
 
 def judged_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:

@@ -1,6 +1,5 @@
 """Forgetting a person: gone from ledger and view to the last byte, and it does not come back."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,27 +24,6 @@ from tests.support.feedback_samples import (
     rating,
     retraction,
 )
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "ledger.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[View]:
-    opened = View(tmp_path / "view.db")
-    yield opened
-    opened.close()
 
 
 def bytes_of(path: Path) -> bytes:

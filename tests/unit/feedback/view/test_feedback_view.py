@@ -1,7 +1,6 @@
 """The view: what is read back, in which order, and that it can be lost and rebuilt."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +14,6 @@ from feedback.privacy.lineage import Coverage, LogPosition
 from feedback.view.feedback_view import View, ViewError, ViewEvent
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Rating
 from tests.support.feedback_samples import comment, comparison, completion, put, rating, retraction
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    opened = SqliteLog(tmp_path / "log.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[View]:
-    opened = View(tmp_path / "view.db")
-    yield opened
-    opened.close()
 
 
 def listed(view: View, owner: str = "local", **filters: object) -> list[tuple[str, bool]]:

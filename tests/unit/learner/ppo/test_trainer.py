@@ -14,20 +14,18 @@ from learner.errors import Interrupted, StateUnusable
 from learner.models.forward import answer_logits
 from learner.models.parameters import copy_shared
 from learner.models.ranks import Ranks
-from learner.ppo.critic import ValueHead, new_critic
+from learner.ppo.critic import ValueHead
 from learner.ppo.losses import token_log_probs
 from learner.ppo.off_policy import OffPolicyAnswer
 from learner.ppo.rollouts import batch_rollouts, finished_share, rows_from_samples, targets
-from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.pretraining.next_token import rows_divergence, rows_loss
-from learner.reward.model import RewardModel
 from learner.sampling.sampler import TransformersSampler
 from learner.settings import (
     LearnerSettings,
     PPOSettings,
 )
-from tests.support.tiny import END, PROMPTS, TINY_PPO, grouped, samples_of, text
+from tests.support.tiny import END, PROMPTS, TINY_PPO, grouped, players, samples_of, text
 
 
 def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTrainedModel) -> None:
@@ -90,22 +88,6 @@ def test_divergence_on_text_is_the_kl_of_its_tokens_and_nothing_where_nothing_wa
     assert divergence.item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
     assert divergence.item() > 0.01
     assert loss.item() == pytest.approx(rows_loss(policy, rows).item(), rel=1e-5)
-
-
-def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInputs:
-    reward = RewardModel(copy_shared(model), pad=0, seed=0)
-    reward.normalise(rows_from_samples(samples_of(model)))
-    policy = copy_shared(model)
-    return PPOInputs(
-        policy=policy,
-        critic=new_critic(policy, reward, settings),
-        reference=model,
-        reward=reward,
-        sampler=lambda policy: TransformersSampler(policy, [END]),
-        prompts=PROMPTS,
-        text=text(),
-        live=[OffPolicyAnswer(sample, 1) for sample in samples_of(model, 1)],
-    )
 
 
 @pytest.mark.parametrize("separate", [False, True])

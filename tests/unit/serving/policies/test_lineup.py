@@ -12,7 +12,7 @@ from serving.context import RequestContext
 from serving.engine.merge import merged
 from serving.engine.recorder import CompletionRecordBuilder
 from serving.policies.lineup import ChoiceAssignment, Lineup, LoadedPolicy
-from tests.unit.serving.test_parts import output, params, part
+from tests.support.outputs import output, params, part
 
 ADAPTER: Any = object()
 

@@ -16,39 +16,18 @@ from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.state import latest
 from learner.models.loading import load_model, load_tokenizer
 from learner.pretraining.sft import sft
-from learner.settings import GateSettings, LearnerSettings, PPOSettings, RewardSettings, SftSettings
+from learner.settings import SftSettings
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.architectures import WINDOW, save_tiny
+from tests.support.learner_cycles import SETTINGS as TINY_CYCLE
 from tests.support.learning import answer_log_probs, cast_votes, cycle_ended, learn_until
 from tests.support.servers import Plaudit
 
-SETTINGS = LearnerSettings(
-    metrics_port=0,
-    threads=1,
-    min_events=40,
-    settle_seconds=0.0,
-    poll_seconds=0.02,
-    reward=RewardSettings(
-        learning_rate=3e-3, epochs=12, patience=12, batch=8, normalise_on=16, min_train=8
-    ),
-    ppo=PPOSettings(
-        iterations=3,
-        rollouts=8,
-        max_tokens=6,
-        text_rows=2,
-        text_row=16,
-        micro_tokens=200,
-        learning_rate=1e-2,  # so that every tensor moves far enough to be told from the old one
-    ),
-    gate=GateSettings(
-        prompts=8,
-        min_win_rate=0.0,
-        max_kl=1e6,
-        max_text_nll_increase=1e6,
-        max_unended_increase=1.0,
-    ),
+# A rate at which every tensor moves far enough to be told from the old one.
+SETTINGS = TINY_CYCLE.model_copy(
+    update={"ppo": TINY_CYCLE.ppo.model_copy(update={"learning_rate": 1e-2})}
 )
 TOLERANCE = 1e-4  # nats in a token's log-probability, vLLM beside transformers, in float32
 

@@ -1,6 +1,7 @@
 """Cycles that are killed and taken up again, or begun afresh, and what they end with."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.state import latest
 from learner.report.contents import Notes
+from learner.settings import LearnerSettings
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting
@@ -28,27 +30,23 @@ from tests.support.learner_cycles import (
 from tests.support.learning import make_home
 
 
-@pytest.mark.parametrize(
-    "failpoint",
-    [
-        "learner.reward",
-        "learner.judge",
-        "learner.ppo.iteration",
-        "learner.ppo.trained",
-        "learner.gate",
-        "learner.publish",
-    ],
-)
-def test_killed_and_resumed_cycle_gives_the_same_weights(
-    learned: Path, tmp_path: Path, failpoint: str
+def killed_at(home: Path, failpoints: Sequence[str], settings: LearnerSettings) -> None:
+    """Run a cycle to its end, killed at each of the failpoints and started again."""
+    armed = home.parent / f"{home.name}.failpoints"
+    for failpoint in failpoints:
+        armed.write_text(f"{failpoint}=kill\n")
+        assert killed_or_done(home, armed, settings) == -signal.SIGKILL, failpoint
+        assert armed.read_text() == "", failpoint
+        assert 2 not in FolderRegistry(home / "registry").versions(), failpoint
+    killed_or_done(home, settings=settings)
+
+
+def test_a_cycle_killed_at_every_stage_gives_the_same_weights(
+    learned: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
-    armed = tmp_path / "failpoints"
-    armed.write_text(f"{failpoint}=kill\n")
-    assert killed_or_done(home, armed) == -signal.SIGKILL
-    assert armed.read_text() == ""
-    assert 2 not in FolderRegistry(home / "registry").versions()
-    killed_or_done(home)
+    stages = ("reward", "judge", "ppo.iteration", "ppo.trained", "gate", "publish")
+    killed_at(home, [f"learner.{stage}" for stage in stages], SETTINGS)
     assert weights(home) == weights(learned)
     found, whole = report_of_cycle(home), report_of_cycle(learned)
     assert (found.data, found.iterations) == (whole.data, whole.iterations)
@@ -99,15 +97,11 @@ def test_crash_between_registry_and_event_is_repaired(learned: Path, tmp_path: P
     log.close()
 
 
-@pytest.mark.parametrize("failpoint", ["learner.judge", "learner.ppo.iteration", "learner.gate"])
-def test_killed_and_resumed_cycle_gives_the_same_adapter(
-    learned_adapter: Path, tmp_path: Path, failpoint: str
+def test_a_cycle_killed_at_every_stage_gives_the_same_adapter(
+    learned_adapter: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
-    armed = tmp_path / "failpoints"
-    armed.write_text(f"{failpoint}=kill\n")
-    assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
-    killed_or_done(home, settings=LORA)
+    killed_at(home, ["learner.judge", "learner.ppo.iteration", "learner.gate"], LORA)
     assert weights(home, 2, ADAPTER) == weights(learned_adapter, 2, ADAPTER)
 
 
@@ -159,14 +153,21 @@ def forget(home: Path, *subjects: str) -> None:
     log.close()
 
 
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose first cycle never knew of a person."""
+    home = make_home(tmp_path_factory.mktemp("without"), people=6)
+    forget(home, "s1")
+    killed_or_done(home)
+    return home
+
+
 @pytest.mark.parametrize("stage", ["learner.judge", "learner.gate", "learner.publish"])
 def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
-    learned: Path, tmp_path: Path, stage: str
+    learned: Path, without: Path, tmp_path: Path, stage: str
 ) -> None:
     """It ends with the weights of a cycle that never knew of them."""
-    without, home = (make_home(tmp_path / name, people=6) for name in ("without", "home"))
-    forget(without, "s1")
-    killed_or_done(without)
+    home = make_home(tmp_path / "home", people=6)
     armed = tmp_path / "failpoints"
     armed.write_text(f"{stage}=kill\n")
     assert killed_or_done(home, armed) == -signal.SIGKILL

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.learner_cycles import LORA, killed_or_done
-from tests.support.learning import make_home
 from tests.support.servers import Plaudit, served
 
 
@@ -39,19 +37,3 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
 @pytest.fixture
 def next_version(adapted: Plaudit) -> int:
     return max(adapted.registry.versions()) + 1
-
-
-@pytest.fixture(scope="session")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose first cycle was done without interruption."""
-    home = make_home(tmp_path_factory.mktemp("learned"))
-    killed_or_done(home)
-    return home
-
-
-@pytest.fixture(scope="session")
-def learned_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose first cycle trained adapters, without interruption."""
-    home = make_home(tmp_path_factory.mktemp("learned-adapter"))
-    killed_or_done(home, settings=LORA)
-    return home

@@ -10,8 +10,8 @@ import pytest
 
 from deploy.administration.policies import operations
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded, Hold, Swapped
-from tests.integration.test_swap import one_stream, said, spans, wait_failure
 from tests.support.servers import Plaudit
+from tests.support.streams import one_stream, said, spans, wait_failure
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at night? " * 8}]
 TOKENS = 700

@@ -25,7 +25,7 @@ def train(out: Path, processes: int, *, stop_after: int = -1) -> None:
         check=True,
         timeout=500,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.learner_cycles import SETTINGS, environment_of
 from tests.support.learning import make_home
 from tests.support.prometheus import (
     RULES,
@@ -22,28 +23,6 @@ from tests.support.prometheus import (
 )
 from tests.support.servers import Plaudit
 
-TINY_CYCLE = {
-    "THREADS": "1",
-    "MIN_EVENTS": "40",
-    "SETTLE_SECONDS": "0",
-    "POLL_SECONDS": ".1",
-    "REWARD__LEARNING_RATE": "3e-3",
-    "REWARD__EPOCHS": "12",
-    "REWARD__PATIENCE": "12",
-    "REWARD__BATCH": "8",
-    "REWARD__NORMALISE_ON": "16",
-    "REWARD__MIN_TRAIN": "8",
-    "PPO__ITERATIONS": "2",
-    "PPO__ROLLOUTS": "8",
-    "PPO__MAX_TOKENS": "6",
-    "PPO__TEXT_ROWS": "2",
-    "PPO__TEXT_ROW": "16",
-    "GATE__PROMPTS": "8",
-    "GATE__MIN_WIN_RATE": "0",
-    "GATE__MAX_KL": "1e6",
-    "GATE__MAX_TEXT_NLL_INCREASE": "1e6",
-    "GATE__MAX_UNENDED_INCREASE": "1",
-}
 THUMB = {"kind": "rating", "value": "up"}
 
 
@@ -100,8 +79,7 @@ def test_promtool_finds_a_planted_fault(tmp_path: Path, old: str, new: str, comm
 def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
     """A learner that will end a cycle, as a process; its port is that of its metrics."""
     home = tmp_path_factory.mktemp("learner-home")
-    environment = {f"PLAUDIT_LEARNER_{name}": value for name, value in TINY_CYCLE.items()}
-    found = Plaudit(make_home(home), environment=environment)
+    found = Plaudit(make_home(home), environment=environment_of(SETTINGS))
     found.run("learn", "--home", str(home), "--metrics-port", str(found.port))
     yield found
     found.stop()

@@ -3,12 +3,10 @@
 import itertools
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors.torch import load
 
@@ -100,22 +98,6 @@ def test_a_published_version_carries_its_report(learned: Path) -> None:
     ended = report_of_cycle(learned)
     late = {"made", "seconds"}
     assert ended.model_dump(exclude=late) == found.model_dump(exclude=late)
-
-
-def test_a_cycle_can_sample_with_vllm_and_leaves_nothing_running(tmp_path: Path) -> None:
-    home = make_home(tmp_path / "home")
-    environment, children = dict(os.environ), psutil.Process().children(recursive=True)
-    learn_until(home, SETTINGS.model_copy(update={"sampler": "vllm"}), cycle_ended(home))
-    state = latest(home)
-    assert state is not None
-    assert (state.outcome, state.version) == ("published", 2)
-    assert weights(home) != weights(home, 1)
-    # The engine is gone: another can be started, and the process is as it was.
-    assert "vllm" in sys.modules
-    assert not torch.distributed.is_initialized()
-    assert psutil.Process().children(recursive=True) == children
-    new = os.environ.keys() - environment.keys()
-    assert not [name for name in new if name.startswith(("VLLM", "LD_", "OMP"))]
 
 
 def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from feedback.control.policies import current_state
 from learner.cycle.service import run
 from learner.settings import DuelSettings, LearnerSettings
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded
-from tests.integration.test_swap import spans
 from tests.support.servers import Plaudit
+from tests.support.streams import spans
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at night?"}]
 

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,15 @@ import torch
 from deploy.administration.policies import operations
 from feedback.control.policies import append_policy_event
 from learner.models.loading import load_model
-from protos.plaudit.v1.completion_pb2 import Choice
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.learning import answer_log_probs
 from tests.support.servers import Plaudit
-
-GREETING: list[Any] = [{"role": "user", "content": "Hi"}]
+from tests.support.streams import GREETING, one_stream, said, spans, wait_failure
 
 
 @pytest.fixture
 def next_version(plaudit: Plaudit) -> int:
     return max(plaudit.registry.versions()) + 1
-
-
-def said(plaudit: Plaudit) -> str:
-    """Return what the policy says with a fixed seed: tells one set of weights from another.
-
-    The likeliest tokens do not: with random weights and a tied output head, each is the last
-    one again. Nor does a temperature of 1: all tokens are as likely then, and the seed decides.
-    """
-    answer = plaudit.openai().chat.completions.create(
-        model="plaudit",
-        messages=GREETING,
-        temperature=0.2,
-        seed=5,
-        max_tokens=32,
-        extra_body={"ignore_eos": True},
-    )
-    return answer.choices[0].message.content or ""
-
-
-def spans(choice: Choice) -> list[tuple[int, int, int]]:
-    return [(s.policy_version, s.start, s.end) for s in choice.versions]
-
-
-async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], list[str | None]]:
-    counts, finishes, completion_id = [0, 0], [None, None], ""
-    stream = await plaudit.async_openai().chat.completions.create(
-        model="plaudit",
-        messages=GREETING,
-        n=2,
-        max_tokens=tokens,
-        stream=True,
-        extra_body={"ignore_eos": True, "return_token_ids": True},
-    )
-    async for chunk in stream:
-        completion_id = chunk.id
-        for choice in chunk.choices:
-            counts[choice.index] += len((choice.model_extra or {}).get("token_ids") or [])
-            finishes[choice.index] = choice.finish_reason or finishes[choice.index]
-    return completion_id, counts, finishes
 
 
 async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version: int) -> None:
@@ -138,16 +96,6 @@ def test_a_failure_at_any_step_leaves_the_old_policy(
     assert f"swap.{step}" in failed.reason
     assert plaudit.version() == before
     assert said(plaudit) == old
-
-
-def wait_failure(plaudit: Plaudit, version: int) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for event in plaudit.policy_events():
-            if event.swap_failed.version == version:
-                return event.swap_failed
-        time.sleep(0.1)
-    raise AssertionError("no failure was reported")
 
 
 def _truncate(file: Path) -> None:

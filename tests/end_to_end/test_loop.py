@@ -1,0 +1,68 @@
+"""The whole loop once: chats on real vLLM, votes, a learning cycle, and the swap to version 2."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.support.learner_cycles import SETTINGS, environment_of
+from tests.support.servers import Plaudit, start_up
+
+VOTES = 60
+LIKED, DISLIKED = "yes", "no"
+LEARNER = SETTINGS.model_copy(
+    update={
+        "min_events": VOTES,
+        "reward": SETTINGS.reward.model_copy(update={"epochs": 20, "held_out_share": 0.3}),
+    }
+)
+
+
+@pytest.fixture
+def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
+    environment = {
+        **environment_of(LEARNER),
+        "PLAUDIT_SERVING_POLL_SECONDS": ".1",
+        "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
+    }
+    server = start_up(tmp_path_factory.mktemp("loop") / "home", environment)
+    yield server
+    assert server.stop() == 0
+
+
+def chat_and_vote(plaudit: Plaudit, number: int) -> str:
+    """Ask for two answers, vote for the liked one, and return the vote's id."""
+    answer = plaudit.openai().chat.completions.create(
+        model="plaudit",
+        n=2,
+        temperature=1,
+        max_tokens=8,
+        messages=[{"role": "user", "content": f"Is {number} a number?"}],
+        extra_body={"structured_outputs": {"choice": [LIKED, DISLIKED]}},
+    )
+    left, right = (choice.message.content for choice in answer.choices)
+    assert {left, right} <= {LIKED, DISLIKED}
+    verdict = "tie" if left == right else "left" if left == LIKED else "right"
+    feedback = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
+    response = plaudit.vote(answer.id, feedback)
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
+
+
+def test_votes_on_answers_become_a_version_that_is_swapped_in(plaudit: Plaudit) -> None:
+    assert plaudit.version() == 1
+    with ThreadPoolExecutor(4) as people:
+        votes = list(people.map(lambda number: chat_and_vote(plaudit, number), range(VOTES)))
+    assert len(set(votes)) == VOTES
+    plaudit.wait_version(2, seconds=240)
+    answer = plaudit.openai().chat.completions.create(
+        model="plaudit", max_tokens=4, messages=[{"role": "user", "content": "Hi"}]
+    )
+    (choice,) = plaudit.records()[answer.id].choices
+    assert [span.policy_version for span in choice.versions] == [2]
+    manifest = plaudit.registry.verify(2)
+    assert (manifest.parent, manifest.learned_from.to_seq) == (1, VOTES)
+    for vote in votes:
+        found = httpx.get(f"{plaudit.url}/v1/feedback/{vote}", timeout=30).json()
+        assert found["learned_in"] == 2
