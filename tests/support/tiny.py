@@ -5,7 +5,8 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
-from learner.models.loading import copy_shared, new_model
+from learner.models.loading import new_model
+from learner.models.parameters import copy_shared
 from learner.models.ranks import Ranks
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import OffPolicyAnswer
