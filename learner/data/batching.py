@@ -1,4 +1,4 @@
-"""Padding, and cutting a batch into parts that one forward pass can hold."""
+"""Pad sequences, and group them into batches that fit into one forward pass."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,13 @@ import torch
 from torch import Tensor
 
 
-def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Return token ids and the mask of real tokens, each [B, T], padded on the right."""
-    width = max(map(len, sequences))
-    ids_BT = torch.full((len(sequences), width), pad, dtype=torch.long)
-    mask_BT = torch.zeros((len(sequences), width), dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        ids_BT[row, : len(sequence)] = torch.tensor(sequence)
-        mask_BT[row, : len(sequence)] = True
-    return ids_BT, mask_BT
-
-
 def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Return token ids and the mask of real tokens, each [B, T], padded on the left."""
+    """Pad token ids on the left.
+
+    Returns:
+        Token ids and the mask of real tokens, each [B, T].
+
+    """
     width = max(map(len, sequences))
     ids_BT = torch.full((len(sequences), width), pad, dtype=torch.long)
     mask_BT = torch.zeros((len(sequences), width), dtype=torch.bool)
@@ -29,9 +23,9 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tens
 
 
 def group_by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Group indices of like length so that a padded group has at most `tokens` tokens.
+    """Group indices of similar lengths so that a padded group has at most `tokens` tokens.
 
-    A single longer sequence is a group of its own. The same lengths give the same groups.
+    A single sequence that is longer forms its own group. The same lengths give the same groups.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
@@ -43,10 +37,11 @@ def group_by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def resize_groups(groups: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-    """Return the same members in `count` groups: the largest are halved, the smallest joined.
+    """Return the same members in `count` groups: split the largest, or join the smallest.
 
     Args:
-        count: At most the number of members.
+        groups: Groups of indices.
+        count: Number of groups to return, at most the number of members.
 
     """
     found = [list(group) for group in groups]

@@ -72,17 +72,6 @@ def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap
     return (old_log_probs_N - sampler_log_probs_N).exp().clamp_max(cap).detach()
 
 
-def kl_k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """Estimate KL(policy, reference) by log p/q: unbiased, may be negative (Schulman 2020)."""
-    return log_probs - reference_log_probs
-
-
-def kl_k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """Estimate KL(policy, reference) by q/p - 1 - log q/p: unbiased, never negative."""
-    log_ratio = reference_log_probs - log_probs
-    return log_ratio.exp() - 1 - log_ratio
-
-
 def token_log_probs(logits_NV: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
     """Return the log-probability of each token that was chosen from these logits."""
     return -F.cross_entropy(_tempered(logits_NV, temperature), tokens_N, reduction="none")

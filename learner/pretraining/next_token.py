@@ -126,7 +126,6 @@ def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: 
                 steps=steps,
                 loss=loss,
                 tokens_per_second=done * size * settings.row / (now - started),
-                seconds_left=(steps - step - 1) * (now - started) / done,
             )
         )
         if now - saved >= settings.checkpoint_seconds and step + 1 < steps:

@@ -16,7 +16,6 @@ class Advance:
         stage: What is being done, in words for a user.
         loss: The latest training loss, in nats per token.
         tokens_per_second: Averaged since the stage started or was resumed.
-        seconds_left: Estimate.
 
     """
 
@@ -25,7 +24,6 @@ class Advance:
     steps: int
     loss: float
     tokens_per_second: float
-    seconds_left: float
 
 
 OnAdvance = Callable[[Advance], None]
