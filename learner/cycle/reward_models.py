@@ -42,7 +42,7 @@ class RewardModels:
             pad=self.materials.pad,
             dtype=settings.dtype,
             micro_tokens=settings.reward.micro_tokens,
-            check=check,
+            raise_if_stopped=check,
         )
 
     def train(
@@ -65,7 +65,7 @@ class RewardModels:
             seed=self.seed(salt),
             reliabilities=reliabilities,
             on_epoch=on_epoch,
-            check=check,
+            raise_if_stopped=check,
         )
         if report.epochs and self.materials.prompts:
             prompts, ppo = self.materials.prompts[: settings.reward.normalise_on], settings.ppo

@@ -196,7 +196,7 @@ def _look(
     with torch.enable_grad():  # as in the loss: what is compiled without rounds otherwise
         logits_NV, states_NH = (x.detach() for x in answer_logits(policy, group.batch, dtype))
     return _ForwardOutputs(
-        scores_A=reward.normal(reward(group.batch)),
+        scores_A=reward.normalised(reward(group.batch)),
         old_N=token_log_probs(logits_NV, tokens_N, temperature),
         reference_N=reference_N,
         entropies_N=token_entropies(logits_NV, temperature),

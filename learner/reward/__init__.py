@@ -1,1 +1,1 @@
-"""The reward model: its likelihoods, training and evaluation; which raters to trust."""
+"""The reward model: likelihoods, loss, training and evaluation; the reliability of raters."""

@@ -1,4 +1,4 @@
-"""Opinions of many kinds about many answers, laid out for one forward pass and one loss."""
+"""Batches of training examples for the reward model: answers to score, and their labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,26 @@ from learner.data.answers import AnswerBatch, build_answer_batch, split_prompt
 from learner.data.batching import group_by_length
 from learner.data.preferences import PreferenceExample
 from learner.reward.likelihoods import approval_log_likelihoods, pair_log_likelihoods
+from learner.reward.model import RewardModel
+from learner.settings import RewardSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Opinions:
-    """E opinions about A answers: P pairs that somebody ranked, M answers with approval.
+class PreferenceLabels:
+    """Labels of E training examples about A answers: P ranked pairs and M approvals.
 
     Attributes:
-        count: E.
-        first_P: Answer of each pair; with `second_P`.
-        outcomes_P: 0 where the first was preferred, 1 the second, 2 a tie.
-        of_P: Which opinion a pair is part of; `of_M` likewise.
-        share_P: One over the number of pairs of that opinion; `share_M` likewise. So all pairs of
-            a ranking count as one opinion (Ouyang et al. 2022, arXiv:2203.02155, 3.5).
+        count: Number of training examples, E.
+        first_P: Index of the first answer of each pair.
+        second_P: Index of the second answer of each pair.
+        outcomes_P: 0 if the first answer was preferred, 1 if the second, 2 for a tie.
+        example_P: Index of the training example of each pair.
+        weights_P: One over the number of pairs of that example, so that a ranking weighs as much
+            as a single comparison (Ouyang et al. 2022, arXiv:2203.02155, 3.5).
+        answer_M: Index of the answer of each approval.
+        approvals_M: Approvals from 0 to 1.
+        example_M: Index of the training example of each approval.
+        weights_M: One over the number of answers of that example.
 
     """
 
@@ -31,104 +38,101 @@ class Opinions:
     first_P: Tensor
     second_P: Tensor
     outcomes_P: Tensor
-    of_P: Tensor
-    share_P: Tensor
-    approved_M: Tensor
+    example_P: Tensor
+    weights_P: Tensor
+    answer_M: Tensor
     approvals_M: Tensor
-    of_M: Tensor
-    share_M: Tensor
+    example_M: Tensor
+    weights_M: Tensor
 
     def log_likelihoods(
         self, scores_A: Tensor, log_tie: Tensor, offset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the log-likelihood of each opinion and of its opposite, [E], in nats.
+        """Return the log-likelihood of each example and of its opposite in nats, both [E].
 
-        What has ranks and approval counts for both. The opposite of a tie is that tie.
+        An example with ranks and approvals has the sum of both. A tie is its own opposite.
 
         Args:
+            scores_A: Scores of the answers.
             log_tie: log nu of Davidson's model.
-            offset: The score at which people are as likely to approve as not.
+            offset: Score at which approval and disapproval are equally likely.
 
         """
         pairs = pair_log_likelihoods(self.differences(scores_A), self.outcomes_P, log_tie)
-        single = approval_log_likelihoods(scores_A[self.approved_M] - offset, self.approvals_M)
+        approvals = approval_log_likelihoods(scores_A[self.answer_M] - offset, self.approvals_M)
         meant_E, opposite_E = (
             scores_A.new_zeros(self.count)
-            .index_add(0, self.of_P, pair_P * self.share_P)
-            .index_add(0, self.of_M, one_M * self.share_M)
-            for pair_P, one_M in zip(pairs, single, strict=True)
+            .index_add(0, self.example_P, pairs_P * self.weights_P)
+            .index_add(0, self.example_M, approvals_M * self.weights_M)
+            for pairs_P, approvals_M in zip(pairs, approvals, strict=True)
         )
         return meant_E, opposite_E
 
     def differences(self, scores_A: Tensor) -> Tensor:
-        """Return score of the first less score of the second of each pair, [P]."""
+        """Return the score of the first answer minus that of the second for each pair, [P]."""
         return scores_A[self.first_P] - scores_A[self.second_P]
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceBatch:
-    """Opinions and the answers that they are about, for one forward pass.
+    """Training examples of one forward pass.
 
     Attributes:
-        members: The opinions, by their place among those that were laid out.
-        answers: Those to one prompt in one row where the model allows it, so that each is read
-            once whatever the number of its pairs.
+        members: Indices of the examples among all those that were batched.
+        answers: The examples' answers. Answers to one prompt share a row where the model allows
+            it, so that each token is read once whatever the number of pairs.
+        labels: The examples' labels.
 
     """
 
     members: list[int]
     answers: AnswerBatch
-    opinions: Opinions
+    labels: PreferenceLabels
 
 
-def batch_preferences(
-    examples: Sequence[PreferenceExample],
-    *,
-    micro_tokens: int,
-    shared: bool,
-    pad: int,
-    device: torch.device,
+def build_preference_batches(
+    model: RewardModel, examples: Sequence[PreferenceExample], settings: RewardSettings
 ) -> list[PreferenceBatch]:
-    """Group opinions of like length so that a forward pass has at most `micro_tokens` tokens.
-
-    Args:
-        shared: Whether the answers of an opinion may share a row (`can_share`).
-
-    """
-    rows = [split_prompt(example.sequences, shared=shared) for example in examples]
-    lengths = [max(row.length for row in own) * len(own) for own in rows]
+    """Group examples of similar length into forward passes of at most `micro_tokens` tokens."""
+    rows = [split_prompt(example.sequences, shared=model.shares_prompt) for example in examples]
+    lengths = [max(row.length for row in example_rows) * len(example_rows) for example_rows in rows]
     return [
         PreferenceBatch(
             members,
-            build_answer_batch([row for i in members for row in rows[i]], pad=pad, device=device),
-            preference_labels([examples[i] for i in members], device),
+            build_answer_batch(
+                [row for i in members for row in rows[i]], pad=model.pad, device=model.device
+            ),
+            preference_labels([examples[i] for i in members], model.device),
         )
-        for members in group_by_length(lengths, micro_tokens)
+        for members in group_by_length(lengths, settings.micro_tokens)
     ]
 
 
-def preference_labels(examples: Sequence[PreferenceExample], device: torch.device) -> Opinions:
-    """Return the opinions about the answers of all examples, in order."""
+def preference_labels(
+    examples: Sequence[PreferenceExample], device: torch.device
+) -> PreferenceLabels:
+    """Return the labels of the examples, whose answers are numbered in order."""
     pairs: list[tuple[int, int, int, int, float]] = []
-    singles: list[tuple[int, float, int, float]] = []
+    approvals: list[tuple[int, float, int, float]] = []
     start = 0
     for number, example in enumerate(examples):
         ranks, count = example.ranks, len(example.sequences)
-        own = list(combinations(range(count), 2)) if ranks else []
-        for a, b in own:
+        example_pairs = list(combinations(range(count), 2)) if ranks else []
+        for a, b in example_pairs:
             outcome = 2 if ranks[a] == ranks[b] else int(ranks[a] > ranks[b])
-            pairs.append((start + a, start + b, outcome, number, 1 / len(own)))
-        for place, approval in enumerate(example.approvals):
-            singles.append((start + place, approval, number, 1 / count))
+            pairs.append((start + a, start + b, outcome, number, 1 / len(example_pairs)))
+        for index, approval in enumerate(example.approvals):
+            approvals.append((start + index, approval, number, 1 / count))
         start += count
 
-    def columns(found: Sequence[tuple[float, ...]], kinds: Sequence[torch.dtype]) -> list[Tensor]:
-        turned = zip(*found, strict=True) if found else [() for _ in kinds]
-        return [torch.tensor(c, dtype=k, device=device) for c, k in zip(turned, kinds, strict=True)]
+    def columns(rows: Sequence[tuple[float, ...]], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+        values = zip(*rows, strict=True) if rows else [() for _ in dtypes]
+        return [
+            torch.tensor(v, dtype=d, device=device) for v, d in zip(values, dtypes, strict=True)
+        ]
 
-    whole, real = torch.long, torch.float32
-    return Opinions(
+    return PreferenceLabels(
         len(examples),
-        *columns(pairs, (whole, whole, whole, whole, real)),
-        *columns(singles, (whole, real, whole, real)),
+        *columns(pairs, (torch.long, torch.long, torch.long, torch.long, torch.float32)),
+        *columns(approvals, (torch.long, torch.float32, torch.long, torch.float32)),
     )

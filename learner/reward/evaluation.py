@@ -1,4 +1,4 @@
-"""How a reward model does on opinions that it was not trained on."""
+"""Evaluate a reward model on held-out training examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,33 +7,35 @@ import torch
 from torch import Tensor
 
 from learner.data.preferences import PreferenceExample
-from learner.reward.batches import PreferenceBatch, batch_preferences
-from learner.reward.calibration import Judged, calibration
+from learner.reward.batches import PreferenceBatch, build_preference_batches
+from learner.reward.calibration import ScoredPair, calibration
 from learner.reward.linear import PENALTIES, cross_fit, standardise
+from learner.reward.losses import example_losses
 from learner.reward.model import RewardModel
-from learner.reward.reliability import Reliabilities, mixture_losses
+from learner.reward.reliability import Reliabilities
 from learner.reward.statistics import KeyedValue, mean_bounds, wilson_lower
 from learner.settings import RewardSettings
 
 
 @dataclass(frozen=True, slots=True)
 class RewardReport:
-    """How a reward model did on held-out opinions.
+    """Figures of a reward model on held-out training examples.
 
     Attributes:
-        trained_on: Opinions in training.
-        pairs: Held-out pairs of which one was preferred.
-        accuracy: Share of them that it orders as people did; raters count as far as trusted.
-        lower_bound: Of the accuracy, Wilson's one-sided 95 %.
-        temperature: By which differences of scores are divided to be calibrated.
-        calibration_error: Of the calibrated probability that the first is preferred.
-        uncalibrated_error: The same without the temperature.
-        loss: Held-out loss, in nats an opinion.
-        gain: How much better scores, once calibrated, explain held-out opinions than if all
-            answers were alike, in nats an opinion; 0 where they are the wrong way round.
-        gain_lower_bound: Of it, one-sided 95 %; `gain_upper_bound` likewise.
-        epochs: After which it was kept; 0 where there was too little to train on.
-        doubted_raters: Who contradict the crowd more often than not.
+        trained_on: Number of training examples that the model was trained on.
+        pairs: Number of held-out pairs of which one answer was preferred.
+        accuracy: Share of these pairs that the model orders like the raters, by rater weight.
+        lower_bound: One-sided 95% Wilson bound of the accuracy.
+        temperature: Divisor that calibrates differences of scores.
+        calibration_error: Expected calibration error with the temperature.
+        uncalibrated_error: Expected calibration error without it.
+        loss: Held-out loss, in nats per example.
+        gain: Log-likelihood of held-out examples under calibrated scores minus that under equal
+            scores, in nats per example; 0 for examples on which the scores are inverted.
+        gain_lower_bound: One-sided 95% lower bound of the gain.
+        gain_upper_bound: One-sided 95% upper bound of the gain.
+        epochs: Epoch whose weights were kept; 0 if there was too little data to train.
+        doubted_raters: Number of raters who contradict the majority more often than not.
 
     """
 
@@ -52,27 +54,22 @@ class RewardReport:
     doubted_raters: int
 
 
-def example_losses(
-    model: RewardModel, batch: PreferenceBatch, raters: Sequence[str], reliabilities: Reliabilities
-) -> tuple[Tensor, Tensor]:
-    """Return each opinion's loss, [E], and the scores, [A]."""
-    scores_A = model(batch.answers)
-    meant_E, opposite_E = batch.opinions.log_likelihoods(scores_A, model.log_tie, model.offset)
-    reliability_E = meant_E.new_tensor([reliabilities.of(raters[i]) for i in batch.members])
-    return mixture_losses(meant_E, opposite_E, reliability_E), scores_A
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Scores of the held-out examples.
 
+    Attributes:
+        loss: Sum of the losses, in nats.
+        scores_A: Score of each answer, in the order of `examples`.
+        examples: Held-out examples in the order of the batches.
+        pairs: Pairs of which one answer was preferred.
 
-def build_preference_batches(
-    model: RewardModel, examples: Sequence[PreferenceExample], settings: RewardSettings
-) -> list[PreferenceBatch]:
-    """Return the opinions in forward passes of at most `settings.micro_tokens` tokens."""
-    return batch_preferences(
-        examples,
-        micro_tokens=settings.micro_tokens,
-        shared=model.shares,
-        pad=model.pad,
-        device=model.device,
-    )
+    """
+
+    loss: float
+    scores_A: Tensor | None
+    examples: list[PreferenceExample]
+    pairs: list[ScoredPair]
 
 
 @torch.no_grad()
@@ -85,39 +82,47 @@ def evaluate(
     trained_on: int,
     epochs: int,
 ) -> RewardReport:
-    """Measure a reward model on held-out opinions; those of doubted raters count less."""
-    raters = [example.rater for example in held_out]
-    loss = 0.0
-    told = []
-    judged: list[Judged] = []
-    batches = build_preference_batches(model, held_out, settings)
-    for batch in batches:
-        losses_E, scores_A = example_losses(model, batch, raters, reliabilities)
-        loss += losses_E.sum().item()
-        told.append(scores_A)
-        judged += _scored_pairs(scores_A, batch, held_out, reliabilities)
-    right = sum(one.weight * ((one.difference > 0) == one.first_won) for one in judged)
-    total, squares = sum(o.weight for o in judged), sum(o.weight**2 for o in judged)
-    accuracy = right / max(total, 1e-9)
-    trials = total * total / max(squares, 1e-9)  # Kish's effective number
-    temperature, calibrated, plain = calibration(judged)
-    gains = _gains(told, [held_out[i] for b in batches for i in b.members], reliabilities)
-    lower, upper = mean_bounds(gains)
+    """Evaluate a reward model on held-out examples, weighted by the raters' reliability."""
+    found = _score(model, held_out, reliabilities, settings)
+    accuracy, effective_pairs = _accuracy(found.pairs)
+    temperature, calibrated_error, uncalibrated_error = calibration(found.pairs)
+    gains = _gains(found.scores_A, found.examples, reliabilities)
+    gain_lower_bound, gain_upper_bound = mean_bounds(gains)
     return RewardReport(
         trained_on=trained_on,
-        pairs=len(judged),
+        pairs=len(found.pairs),
         accuracy=accuracy,
-        lower_bound=wilson_lower(accuracy * trials, trials),
+        lower_bound=wilson_lower(accuracy * effective_pairs, effective_pairs),
         temperature=temperature,
-        calibration_error=calibrated,
-        uncalibrated_error=plain,
-        loss=loss / max(1, len(held_out)),
+        calibration_error=calibrated_error,
+        uncalibrated_error=uncalibrated_error,
+        loss=found.loss / max(1, len(held_out)),
         gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
-        gain_lower_bound=lower,
-        gain_upper_bound=upper,
+        gain_lower_bound=gain_lower_bound,
+        gain_upper_bound=gain_upper_bound,
         epochs=epochs,
         doubted_raters=reliabilities.count_unreliable(),
     )
+
+
+def _score(
+    model: RewardModel,
+    held_out: Sequence[PreferenceExample],
+    reliabilities: Reliabilities,
+    settings: RewardSettings,
+) -> _Scores:
+    reliability = [reliabilities.of(example.rater) for example in held_out]
+    loss = 0.0
+    scores: list[Tensor] = []
+    pairs: list[ScoredPair] = []
+    batches = build_preference_batches(model, held_out, settings)
+    for batch in batches:
+        losses_E, scores_A = example_losses(model, batch, reliability)
+        loss += losses_E.sum().item()
+        scores.append(scores_A)
+        pairs += _scored_pairs(scores_A, batch, held_out, reliabilities)
+    examples = [held_out[i] for batch in batches for i in batch.members]
+    return _Scores(loss, torch.cat(scores) if scores else None, examples, pairs)
 
 
 def _scored_pairs(
@@ -125,32 +130,39 @@ def _scored_pairs(
     batch: PreferenceBatch,
     held_out: Sequence[PreferenceExample],
     reliabilities: Reliabilities,
-) -> list[Judged]:
-    """Return the pairs of which somebody preferred one, by raters who are trusted at all."""
-    opinions, found = batch.opinions, []
-    for difference, outcome, of in zip(
-        opinions.differences(scores_A).tolist(),
-        opinions.outcomes_P.tolist(),
-        opinions.of_P.tolist(),
+) -> list[ScoredPair]:
+    """Return the pairs of which one answer was preferred, by raters with a positive weight."""
+    labels, pairs = batch.labels, []
+    for difference, outcome, index in zip(
+        labels.differences(scores_A).tolist(),
+        labels.outcomes_P.tolist(),
+        labels.example_P.tolist(),
         strict=True,
     ):
-        example = held_out[batch.members[of]]
+        example = held_out[batch.members[index]]
         weight = reliabilities.weight(example.rater)
         if outcome != 2 and weight > 0:
-            found.append(Judged(difference, outcome == 0, weight, example.key))
-    return found
+            pairs.append(ScoredPair(difference, outcome == 0, weight, example.key))
+    return pairs
+
+
+def _accuracy(pairs: Sequence[ScoredPair]) -> tuple[float, float]:
+    """Return the weighted accuracy, and the effective number of pairs (Kish 1965)."""
+    correct = sum(pair.weight * ((pair.difference > 0) == pair.first_won) for pair in pairs)
+    total, squares = sum(pair.weight for pair in pairs), sum(pair.weight**2 for pair in pairs)
+    return correct / max(total, 1e-9), total * total / max(squares, 1e-9)
 
 
 def _gains(
-    scores: Sequence[Tensor], examples: Sequence[PreferenceExample], reliabilities: Reliabilities
+    scores_A: Tensor | None, examples: Sequence[PreferenceExample], reliabilities: Reliabilities
 ) -> list[KeyedValue]:
-    """Return what the scores gain on each opinion, in nats, and its prompt.
+    """Return the prompt of each example, and what the scores add to its log-likelihood, in nats.
 
-    Their scale is fitted to the opinions on the other prompts, so that nothing is gained by it.
+    The scale of the scores is fitted to the examples on other prompts.
     """
-    if not examples:
+    if scores_A is None:
         return []
-    states_A1 = standardise(torch.cat([*scores])[:, None], examples)[0]
+    states_A1 = standardise(scores_A[:, None], examples)[0]
     reliability_E = states_A1.new_tensor([reliabilities.of(example.rater) for example in examples])
     fitted = cross_fit(states_A1, examples, reliability_E, penalties=PENALTIES[:1])
     gains_E = torch.where(fitted.weights_ED.squeeze(-1) > 0, fitted.gains_E, 0)

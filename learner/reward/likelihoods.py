@@ -1,4 +1,7 @@
-"""Likelihoods of preferences given scores: pairs with ties, and graded approval.
+"""Likelihoods of feedback given scores: pairs with ties, and graded approvals.
+
+Each function also returns the likelihood of the opposite feedback, for raters who are not
+reliable (see `learner.reward.losses`).
 
 Shapes: P pairs, M approvals.
 """
@@ -9,15 +12,15 @@ from torch.nn import functional as F
 
 
 def davidson_log_probs(difference: Tensor, log_tie: Tensor) -> Tensor:
-    """Return log-probabilities of win, loss and tie, [..., 3], by Davidson's model of ties.
+    """Return log-probabilities of win, loss and tie, [..., 3], in Davidson's model of ties.
 
-    With strengths exp(s): win : loss : tie = exp(d/2) : exp(-d/2) : nu, for d the difference of
-    scores. Davidson 1970, "On extending the Bradley-Terry model to accommodate ties". Without
-    ties nu falls to 0, and Bradley-Terry is left.
+    With strengths exp(s), win : loss : tie = exp(d/2) : exp(-d/2) : nu, where d is the difference
+    of the scores. Davidson 1970, "On extending the Bradley-Terry model to accommodate ties". With
+    nu = 0 it is the Bradley-Terry model.
 
     Args:
-        difference: Score of the first minus score of the second, any shape.
-        log_tie: log nu, one number.
+        difference: Score of the first answer minus score of the second, any shape.
+        log_tie: log nu, a scalar.
 
     """
     logits = torch.stack([difference / 2, -difference / 2, log_tie.expand_as(difference)], dim=-1)
@@ -27,11 +30,13 @@ def davidson_log_probs(difference: Tensor, log_tie: Tensor) -> Tensor:
 def pair_log_likelihoods(
     differences_P: Tensor, outcomes_P: Tensor, log_tie: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the log-likelihood of each pair's outcome, and that of the opposite outcome.
+    """Return the log-likelihood of each pair's outcome and of the opposite outcome, both [P].
 
     Args:
-        differences_P: Score of the first minus score of the second.
-        outcomes_P: 0 where the first was preferred, 1 the second, 2 a tie (its own opposite).
+        differences_P: Score of the first answer minus score of the second.
+        outcomes_P: 0 if the first answer was preferred, 1 if the second, 2 for a tie (which is
+            its own opposite).
+        log_tie: log nu, a scalar.
 
     """
     log_probs_P3 = davidson_log_probs(differences_P, log_tie)
@@ -43,11 +48,11 @@ def pair_log_likelihoods(
 
 
 def approval_log_likelihoods(scores_M: Tensor, approvals_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logistic log-likelihood of graded approval in [0, 1], and of the opposite.
+    """Return the logistic log-likelihood of each approval and of its opposite, both [M].
 
     Args:
-        scores_M: Score less the offset at which people are as likely to approve as not.
-        approvals_M: A thumb is 0 or 1.
+        scores_M: Score minus the offset at which approval and disapproval are equally likely.
+        approvals_M: Approvals from 0 to 1; thumbs are 0 or 1.
 
     """
     up_M, down_M = F.logsigmoid(scores_M), F.logsigmoid(-scores_M)

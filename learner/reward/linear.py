@@ -1,4 +1,7 @@
-"""Opinions explained by what is linear in a model's states of the answers; fitted by L-BFGS."""
+"""Linear models that predict votes from a model's states of the answers, fitted by L-BFGS.
+
+Shapes: A answers, E training examples, D entries of a state, F folds.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +12,12 @@ from torch import Tensor
 
 from learner.data.preferences import PreferenceExample
 from learner.reward.batches import preference_labels
-from learner.reward.reliability import mixture_losses
+from learner.reward.losses import mixture_losses
 
 PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 _FOLDS: Final = 8  # of prompts
 _STEPS: Final = 40
-_TIE: Final = -1.0
+_INITIAL_LOG_TIE: Final = -1.0
 
 
 def minimise(
@@ -22,18 +25,21 @@ def minimise(
     loss: Callable[[], Tensor],
     *,
     steps: int,
-    check: Callable[[], None] = lambda: None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> None:
-    """Bring the parameters where the loss is least, in at most so many steps.
+    """Minimise the loss over the parameters, in place.
 
     Args:
-        check: Called before every evaluation; what it raises ends the search.
+        parameters: Tensors to change.
+        loss: Function that computes the loss from the parameters.
+        steps: Maximum number of L-BFGS iterations.
+        raise_if_stopped: Called before every evaluation; its exception ends the search.
 
     """
     optimizer = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
 
     def evaluate() -> Tensor:
-        check()
+        raise_if_stopped()
         optimizer.zero_grad()
         value = loss()
         value.backward()  # type: ignore[no-untyped-call]
@@ -45,30 +51,30 @@ def minimise(
 def standardise(
     states_AD: Tensor, examples: Sequence[PreferenceExample]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the states of the examples' answers as deviations, and how that was done.
+    """Centre and scale the states of the examples' answers.
 
-    From the mean of the answers that somebody approved of or not, where there are any: the fits
-    have no offset, and what differs between these and others must not serve as one.
+    The mean is that of the answers with an approval, if there are any. The linear models have no
+    offset, and the difference between these answers and the others must not serve as one.
 
     Returns:
-        The states, [A, D], of about length 1 each; what they are deviations from, [D]; and the
-        root of D times their standard deviation, [D], by which they were divided.
+        The standardised states, [A, D], each of length about 1; the mean that was subtracted,
+        [D]; and the divisor, [D], which is the standard deviation times the root of D.
 
     """
-    approved_M = preference_labels(examples, states_AD.device).approved_M
-    mean_D = (states_AD[approved_M] if len(approved_M) else states_AD).mean(0)
+    answer_M = preference_labels(examples, states_AD.device).answer_M
+    mean_D = (states_AD[answer_M] if len(answer_M) else states_AD).mean(0)
     scale_D = states_AD.std(0, correction=0).clamp_min(1e-6) * states_AD.shape[1] ** 0.5
     return (states_AD - mean_D) / scale_D, mean_D, scale_D
 
 
 class LinearFits:
-    """F weights of the states, each fitted to all opinions but those of its fold; or one to all.
+    """Linear models of all folds, each fitted to the examples outside its fold.
 
-    Shapes: A answers, E opinions, D numbers that a state has. How readily people tie is one number
-    for all of them.
+    With a single fold there is one model, fitted to all examples. All folds share one parameter
+    of ties.
 
     Attributes:
-        fold_E: The fold of each opinion; those on one prompt are in one fold.
+        fold_E: Fold of each example; all examples on one prompt are in the same fold.
 
     """
 
@@ -78,30 +84,41 @@ class LinearFits:
         examples: Sequence[PreferenceExample],
         *,
         folds: int = _FOLDS,
-        check: Callable[[], None] = lambda: None,
+        raise_if_stopped: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the standardised states of the examples' answers, in order; one fold is none."""
-        self._states_AD, self._check, self._folds = states_AD, check, folds
-        # Each has a copy of all opinions, so that one pass fits them all.
-        self._opinions_FE = preference_labels([*examples] * folds, states_AD.device)
-        place = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
-        self.fold_E = torch.tensor(
-            [place[e.key] % folds for e in examples], device=states_AD.device
-        )
-        self._own_FE = self.fold_E == torch.arange(folds, device=states_AD.device)[:, None]
-        self._fitted_FE = ~self._own_FE if folds > 1 else self._own_FE
-
-    def begin(self) -> tuple[Tensor, Tensor]:
-        """Return the parameters to fit: the weights, [D, F], and log nu of ties."""
-        weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], self._folds)
-        return weights_DF.requires_grad_(), self._states_AD.new_tensor(_TIE).requires_grad_()
-
-    def fit(self, parameters: tuple[Tensor, Tensor], reliability_E: Tensor, penalty: float) -> None:
-        """Go on from the parameters, in place; those that require no gradient stay.
+        """Prepare the fits.
 
         Args:
-            believed_E: Probability that each opinion is meant.
-            penalty: Of the squared weights, which are the scores' inverse variance.
+            states_AD: Standardised states of the examples' answers, in order.
+            examples: Training examples.
+            folds: Number of folds; 1 fits one model to all examples.
+            raise_if_stopped: Called before every evaluation; its exception ends the search.
+
+        """
+        self._states_AD, self._folds = states_AD, folds
+        self._raise_if_stopped = raise_if_stopped
+        # Every fold has a copy of all labels, so that one pass fits all folds.
+        self._labels_FE = preference_labels([*examples] * folds, states_AD.device)
+        prompts = {key: at for at, key in enumerate(dict.fromkeys(e.key for e in examples))}
+        self.fold_E = torch.tensor(
+            [prompts[e.key] % folds for e in examples], device=states_AD.device
+        )
+        self._in_fold_FE = self.fold_E == torch.arange(folds, device=states_AD.device)[:, None]
+        self._fitted_FE = ~self._in_fold_FE if folds > 1 else self._in_fold_FE
+
+    def initial_parameters(self) -> tuple[Tensor, Tensor]:
+        """Return new parameters: the weights, [D, F], all zero, and log nu of ties, a scalar."""
+        weights_DF = self._states_AD.new_zeros(self._states_AD.shape[1], self._folds)
+        log_tie = self._states_AD.new_tensor(_INITIAL_LOG_TIE)
+        return weights_DF.requires_grad_(), log_tie.requires_grad_()
+
+    def fit(self, parameters: tuple[Tensor, Tensor], reliability_E: Tensor, penalty: float) -> None:
+        """Fit the parameters in place, from their present values.
+
+        Args:
+            parameters: Weights and log nu; those that require no gradient are not changed.
+            reliability_E: Probability that each example is meant.
+            penalty: Factor of half the squared weights: the inverse variance of their prior.
 
         """
 
@@ -111,21 +128,24 @@ class LinearFits:
 
         with torch.enable_grad():
             fitted = [p for p in parameters if p.requires_grad]
-            minimise(fitted, loss, steps=_STEPS, check=self._check)
+            minimise(fitted, loss, steps=_STEPS, raise_if_stopped=self._raise_if_stopped)
 
     @torch.no_grad()
-    def forecast(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return log-likelihoods of examples and their opposites, each by its fold's fit, [E]."""
-        meant_FE, opposite_FE = self._log_likelihoods(*parameters)
-        return self._by_own_fold(meant_FE), self._by_own_fold(opposite_FE)
+    def predict(self, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return log-likelihoods of the examples and of their opposites, both [E].
 
-    def _by_own_fold(self, values_FE: Tensor) -> Tensor:
-        return values_FE.T[self._own_FE.T]
+        Each example is predicted by the model of its fold, which was not fitted to it.
+        """
+        meant_FE, opposite_FE = self._log_likelihoods(*parameters)
+        return self._select_fold(meant_FE), self._select_fold(opposite_FE)
+
+    def _select_fold(self, values_FE: Tensor) -> Tensor:
+        return values_FE.T[self._in_fold_FE.T]
 
     def _log_likelihoods(self, weights_DF: Tensor, log_tie: Tensor) -> tuple[Tensor, Tensor]:
         scores_FA = (self._states_AD @ weights_DF).T.flatten()
-        # No offset: that others approve more often is nothing that an opinion can contradict.
-        meant, opposite = self._opinions_FE.log_likelihoods(
+        # No offset: a rater who approves less often than others contradicts nobody.
+        meant, opposite = self._labels_FE.log_likelihoods(
             scores_FA, log_tie, torch.zeros_like(log_tie)
         )
         return meant.view(self._folds, -1), opposite.view(self._folds, -1)
@@ -133,12 +153,12 @@ class LinearFits:
 
 @dataclass(frozen=True, slots=True)
 class CrossFitResult:
-    """How well opinions on other prompts than it was fitted to are explained by a linear fit.
+    """How well linear models predict examples on prompts that they were not fitted to.
 
     Attributes:
-        penalty: That of it.
-        gains_E: How much better each opinion is explained than if all answers were alike, in nats.
-        weights_ED: By which each is forecast.
+        penalty: Penalty with the lowest loss.
+        gains_E: Log-likelihood of each example minus that under equal scores, in nats.
+        weights_ED: Weights that predict each example.
 
     """
 
@@ -153,20 +173,29 @@ def cross_fit(
     reliability_E: Tensor,
     *,
     penalties: Sequence[float] = PENALTIES,
-    check: Callable[[], None] = lambda: None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> CrossFitResult:
-    """Explain opinions by linear fits to those on other prompts; with the best of the penalties."""
-    fits = LinearFits(states_AD, examples, check=check)
+    """Predict each example by a linear model of the other folds, with the best penalty.
+
+    Args:
+        states_AD: Standardised states of the examples' answers, in order.
+        examples: Training examples.
+        reliability_E: Probability that each example is meant.
+        penalties: Penalties to choose from.
+        raise_if_stopped: Called before every evaluation; its exception ends the search.
+
+    """
+    fits = LinearFits(states_AD, examples, raise_if_stopped=raise_if_stopped)
 
     def losses(parameters: tuple[Tensor, Tensor], penalty: float) -> Tensor:
         fits.fit(parameters, reliability_E, penalty)
-        return mixture_losses(*fits.forecast(parameters), reliability_E)
+        return mixture_losses(*fits.predict(parameters), reliability_E)
 
-    alike, log_tie = fits.begin()
-    chance_E = losses((alike.requires_grad_(False), log_tie), 0.0)
+    uniform_weights, log_tie = fits.initial_parameters()
+    chance_E = losses((uniform_weights.requires_grad_(False), log_tie), 0.0)
     found = []
     for penalty in penalties:
-        parameters = fits.begin()
+        parameters = fits.initial_parameters()
         found.append((losses(parameters, penalty), penalty, parameters[0].detach()))
-    losses_E, penalty, weights_DF = min(found, key=lambda one: one[0].sum().item())
+    losses_E, penalty, weights_DF = min(found, key=lambda result: result[0].sum().item())
     return CrossFitResult(penalty, chance_E - losses_E, weights_DF.T[fits.fold_E])

@@ -1,7 +1,8 @@
-"""A reward model learns from every kind of opinion."""
+"""Train a reward model on votes of all kinds."""
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -10,18 +11,72 @@ from torch.optim import AdamW
 
 from learner.data.preferences import PreferenceExample
 from learner.models.parameters import trainable_parameters
-from learner.reward.evaluation import (
-    RewardReport,
-    build_preference_batches,
-    evaluate,
-    example_losses,
-)
+from learner.reward.batches import build_preference_batches
+from learner.reward.evaluation import RewardReport, evaluate
 from learner.reward.linear import LinearFits, cross_fit, standardise
+from learner.reward.losses import example_losses
 from learner.reward.model import RewardModel, load_weights
 from learner.reward.reliability import Reliabilities
 from learner.settings import RewardSettings
 
-_RATES_LEARNING_RATE: Final = 0.02  # of readiness to tie and offset
+_RATES_LEARNING_RATE: Final = 0.02  # of `log_tie` and `offset`
+_WARMUP_STEPS: Final = 5
+_FINAL_RATE: Final = 0.1  # share of the learning rate at the end
+
+
+def train_reward(
+    model: RewardModel,
+    examples: Sequence[PreferenceExample],
+    held_out: Sequence[PreferenceExample],
+    settings: RewardSettings,
+    *,
+    seed: int,
+    reliabilities: Reliabilities,
+    on_epoch: Callable[[RewardReport], None] = lambda _: None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
+) -> RewardReport:
+    """Train on `examples` and keep the epoch with the lowest loss on `held_out`.
+
+    The same arguments give the same weights bit for bit on one machine with the same number of
+    threads. The held-out figures are slightly optimistic, since they also select the epoch.
+
+    Args:
+        model: Reward model to train, in place.
+        examples: Training examples.
+        held_out: Examples to evaluate on.
+        settings: Settings of the reward model.
+        seed: Random seed of the order of the examples.
+        reliabilities: Reliability of each rater (`learner.reward.probe`).
+        on_epoch: Called with the report of each epoch.
+        raise_if_stopped: Called before every step; its exception ends the training.
+
+    """
+    evaluated = partial(
+        evaluate, model, held_out, reliabilities, settings, trained_on=len(examples)
+    )
+    if len(examples) < settings.min_train:
+        return evaluated(epochs=0)
+    initialise_from_linear_fit(model, examples, reliabilities, settings, raise_if_stopped)
+    trainer = _RewardTrainer(
+        model, examples, reliabilities, settings, seed=seed, raise_if_stopped=raise_if_stopped
+    )
+    best: RewardReport | None = None
+    weights: dict[str, Tensor] = {}
+    for epoch in range(settings.epochs):
+        trainer.train_epoch()
+        report = evaluated(epochs=epoch + 1)
+        on_epoch(report)
+        if best is None or report.loss < best.loss:
+            best, weights = report, _copy_weights(model)
+        elif report.epochs - best.epochs >= settings.patience:
+            break
+    assert best is not None
+    load_weights(model, weights)
+    return best
+
+
+def _copy_weights(model: RewardModel) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def initialise_from_linear_fit(
@@ -29,26 +84,22 @@ def initialise_from_linear_fit(
     examples: Sequence[PreferenceExample],
     reliabilities: Reliabilities,
     settings: RewardSettings,
-    check: Callable[[], None] = lambda: None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> None:
-    """Set the head to the best that the trunk's states as they are can tell; ties and offset too.
+    """Set the head, ties and offset to the best fit on the untrained trunk's states.
 
-    Training then need not turn the trunk round for a head that was drawn at random (Kumar et al.
-    2022, arXiv:2202.10054); nor find out in a few dozen small steps how often people tie and
+    Training then does not distort the trunk to suit a random head (Kumar et al. 2022,
+    arXiv:2202.10054), and need not learn in a few dozen small steps how often raters call a tie or
     approve.
     """
-    batches = build_preference_batches(model, examples, settings)
-    found = []
-    with torch.no_grad():
-        for batch in batches:
-            check()
-            found.append(model.scalar.states(batch.answers)[batch.answers.last_index_A])
-    members = [examples[i] for batch in batches for i in batch.members]
-    states_AH, mean_H, scale_H = standardise(torch.cat(found), members)
+    states_AH, members = _last_states(model, examples, settings, raise_if_stopped)
+    states_AH, mean_H, scale_H = standardise(states_AH, members)
     reliability_E = states_AH.new_tensor([reliabilities.of(example.rater) for example in members])
-    fits = LinearFits(states_AH, members, folds=1, check=check)
-    weights_H1, log_tie = fits.begin()
-    penalty = cross_fit(states_AH, members, reliability_E, check=check).penalty
+    fits = LinearFits(states_AH, members, folds=1, raise_if_stopped=raise_if_stopped)
+    weights_H1, log_tie = fits.initial_parameters()
+    penalty = cross_fit(
+        states_AH, members, reliability_E, raise_if_stopped=raise_if_stopped
+    ).penalty
     fits.fit((weights_H1, log_tie), reliability_E, penalty)
     with torch.no_grad():
         head_1H = weights_H1.T / scale_H
@@ -60,20 +111,38 @@ def initialise_from_linear_fit(
         model.offset.fill_(-math.log(approved / (1 - approved)))
 
 
+@torch.no_grad()
+def _last_states(
+    model: RewardModel,
+    examples: Sequence[PreferenceExample],
+    settings: RewardSettings,
+    raise_if_stopped: Callable[[], None],
+) -> tuple[Tensor, list[PreferenceExample]]:
+    """Return the state at the last token of each answer, [A, H], and the examples in that order."""
+    batches = build_preference_batches(model, examples, settings)
+    states = []
+    for batch in batches:
+        raise_if_stopped()
+        states.append(model.scalar.states(batch.answers)[batch.answers.last_index_A])
+    return torch.cat(states), [examples[i] for batch in batches for i in batch.members]
+
+
 class _RewardTrainer:
-    """Epochs of steps on one model."""
+    """The optimizer steps on one reward model."""
 
     def __init__(
         self,
         model: RewardModel,
         examples: Sequence[PreferenceExample],
+        reliabilities: Reliabilities,
         settings: RewardSettings,
         *,
         seed: int,
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
     ) -> None:
         self._model, self._examples, self._settings = model, examples, settings
-        self._check = check
+        self._reliabilities = reliabilities
+        self._raise_if_stopped = raise_if_stopped
         self._generator = torch.Generator().manual_seed(seed)
         rates = [model.log_tie, model.offset]
         weights = [p for p in trainable_parameters(model) if all(p is not rate for rate in rates)]
@@ -87,73 +156,24 @@ class _RewardTrainer:
         )
         steps = settings.epochs * -(-len(examples) // settings.batch)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: min(1.0, (step + 1) / 5) * max(0.1, 1 - step / steps)
+            self._optimizer,
+            lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * max(_FINAL_RATE, 1 - step / steps),
         )
 
-    def epoch(self, reliabilities: Reliabilities) -> None:
-        """Go through all opinions once."""
+    def train_epoch(self) -> None:
+        """Train on all examples once, in random order."""
         order = torch.randperm(len(self._examples), generator=self._generator).tolist()
         for start in range(0, len(order), self._settings.batch):
-            self._check()
-            self._backward(
-                [self._examples[i] for i in order[start : start + self._settings.batch]],
-                reliabilities,
-            )
+            self._raise_if_stopped()
+            self._backward([self._examples[i] for i in order[start : start + self._settings.batch]])
             nn.utils.clip_grad_norm_(trainable_parameters(self._model), self._settings.clip_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()
 
-    def _backward(
-        self, examples: Sequence[PreferenceExample], reliabilities: Reliabilities
-    ) -> None:
-        raters = [example.rater for example in examples]
+    def _backward(self, examples: Sequence[PreferenceExample]) -> None:
+        """Add the gradient of the mean loss of these examples."""
+        reliability = [self._reliabilities.of(example.rater) for example in examples]
         for batch in build_preference_batches(self._model, examples, self._settings):
-            losses_E, _ = example_losses(self._model, batch, raters, reliabilities)
+            losses_E, _ = example_losses(self._model, batch, reliability)
             (losses_E.sum() / len(examples)).backward()  # type: ignore[no-untyped-call]
-
-
-def train_reward(
-    model: RewardModel,
-    examples: Sequence[PreferenceExample],
-    held_out: Sequence[PreferenceExample],
-    settings: RewardSettings,
-    *,
-    seed: int,
-    reliabilities: Reliabilities,
-    on_epoch: Callable[[RewardReport], None] = lambda _: None,
-    check: Callable[[], None] = lambda: None,
-) -> RewardReport:
-    """Train on `examples`; keep the epoch that does best on `held_out`.
-
-    The same arguments give the same weights bit for bit (one machine and number of threads).
-    The held-out figures are a little optimistic, since they also chose the epoch.
-
-    Args:
-        reliabilities: How far each rater is trusted (`learner.reward.probe`).
-        on_epoch: Told how each epoch's model does.
-        check: Called before every step; what it raises stops the training.
-
-    """
-    if len(examples) < settings.min_train:
-        return evaluate(
-            model, held_out, reliabilities, settings, trained_on=len(examples), epochs=0
-        )
-    initialise_from_linear_fit(model, examples, reliabilities, settings, check)
-    own = _RewardTrainer(model, examples, settings, seed=seed, check=check)
-    best: RewardReport | None = None
-    kept: dict[str, Tensor] = {}
-    for epoch in range(settings.epochs):
-        own.epoch(reliabilities)
-        report = evaluate(
-            model, held_out, reliabilities, settings, trained_on=len(examples), epochs=epoch + 1
-        )
-        on_epoch(report)
-        if best is None or report.loss < best.loss:
-            best = report
-            kept = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-        elif report.epochs - best.epochs >= settings.patience:
-            break
-    assert best is not None
-    load_weights(model, kept)
-    return best

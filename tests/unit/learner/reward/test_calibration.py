@@ -5,30 +5,35 @@ import random
 
 import pytest
 
-from learner.reward.calibration import Judged, best_temperature, calibration, calibration_error
+from learner.reward.calibration import (
+    ScoredPair,
+    best_temperature,
+    calibration,
+    calibration_error,
+)
 
 NINE_TO_ONE = math.log(9)  # a difference that says .9
 
 
-def judged(difference: float, first_won: bool, weight: float = 1.0) -> Judged:
-    return Judged(difference, first_won, weight, "0")
+def pair(difference: float, first_won: bool, weight: float = 1.0) -> ScoredPair:
+    return ScoredPair(difference, first_won, weight, "0")
 
 
 def test_calibration_error_by_hand() -> None:
     # Confidence .9 in each: two right of three, so .9 - 2/3 wherever the preferred one stands.
-    found = [judged(NINE_TO_ONE, True), judged(-NINE_TO_ONE, False), judged(NINE_TO_ONE, False)]
+    found = [pair(NINE_TO_ONE, True), pair(-NINE_TO_ONE, False), pair(NINE_TO_ONE, False)]
     assert calibration_error(found, [1.0] * 3) == pytest.approx(0.9 - 2 / 3)
     assert calibration_error([], []) == 0
 
 
 def test_raters_count_by_their_weight() -> None:
-    found = [judged(NINE_TO_ONE, True, 0.9), judged(NINE_TO_ONE, False, 0.1)]
+    found = [pair(NINE_TO_ONE, True, 0.9), pair(NINE_TO_ONE, False, 0.1)]
     assert calibration_error(found, [1.0] * 2) == pytest.approx(0, abs=1e-9)
 
 
 def test_temperature_by_hand() -> None:
     # Three of four right at one difference: calibrated where it says .75, so d / T = ln 3.
-    found = [judged(5.0, won) for won in (True, True, True, False)]
+    found = [pair(5.0, won) for won in (True, True, True, False)]
     assert best_temperature(found) == pytest.approx(5 / math.log(3), rel=1e-6)
     assert best_temperature([]) == 1
 
@@ -39,12 +44,12 @@ def test_scores_three_times_too_sure_are_found_out() -> None:
     for number in range(4000):
         true = rng.gauss(0, 1.5)
         won = rng.random() < 1 / (1 + math.exp(-true))
-        found.append(Judged(3 * true, won, 1.0, f"{number:08x}"))
+        found.append(ScoredPair(3 * true, won, 1.0, f"{number:08x}"))
     temperature, calibrated, plain = calibration(found)
     assert temperature == pytest.approx(3, rel=0.1)
     assert calibrated < 0.03 < 0.1 < plain
 
 
 def test_where_all_are_right_or_wrong_the_temperature_stays_finite() -> None:
-    assert 0 < best_temperature([judged(1.0, True)] * 5) < 1
-    assert 1 < best_temperature([judged(1.0, False)] * 5) < 1000
+    assert 0 < best_temperature([pair(1.0, True)] * 5) < 1
+    assert 1 < best_temperature([pair(1.0, False)] * 5) < 1000

@@ -145,7 +145,7 @@ def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
             pad=0,
             dtype="float32",
             micro_tokens=256,
-            check=stop,
+            raise_if_stopped=stop,
         )
 
 

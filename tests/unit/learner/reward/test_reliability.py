@@ -1,32 +1,10 @@
-"""How far raters are trusted: the mixture by hand, and who is found to contradict the crowd."""
+"""The reliability of raters: estimates by hand, and who is found to contradict the others."""
 
 import math
 
 import pytest
-import torch
 
-from learner.reward.reliability import Prediction, Reliabilities, estimate, mixture_losses
-
-
-def test_the_mixture_by_hand() -> None:
-    meant, opposite = torch.tensor([0.8, 0.8]).log(), torch.tensor([0.2, 0.2]).log()
-    found = mixture_losses(meant, opposite, torch.tensor([0.9, 1.0]))
-    assert found.tolist() == pytest.approx([-math.log(0.74), -math.log(0.8)], abs=1e-6)
-
-
-def test_the_gradient_of_a_doubted_opinion_is_turned_round() -> None:
-    """By hand: d/ds of -log(r p + (1 - r) (1 - p)) = -(2 r - 1) p (1 - p) / mixture."""
-    reliabilities = [1.0, 0.98, 0.7, 0.5, 0.1]
-    scores = torch.full((5,), 0.4, requires_grad=True)
-    meant, opposite = (torch.nn.functional.logsigmoid(s) for s in (scores, -scores))
-    mixture_losses(meant, opposite, torch.tensor(reliabilities)).sum().backward()
-    p = 1 / (1 + math.exp(-0.4))
-    mixtures = [r * p + (1 - r) * (1 - p) for r in reliabilities]
-    expected = [
-        -(2 * r - 1) * p * (1 - p) / m for r, m in zip(reliabilities, mixtures, strict=True)
-    ]
-    assert scores.grad is not None
-    assert scores.grad.tolist() == pytest.approx(expected, abs=1e-6)
+from learner.reward.reliability import Prediction, Reliabilities, estimate
 
 
 def test_nobody_in_particular_is_believed_and_a_stranger_has_the_prior() -> None:
@@ -37,17 +15,17 @@ def test_nobody_in_particular_is_believed_and_a_stranger_has_the_prior() -> None
     assert known.count_unreliable() == 1
 
 
-def forecast(rater: str, advantage: float) -> Prediction:
+def prediction(rater: str, advantage: float) -> Prediction:
     """An opinion that is by so much likelier than its opposite; there are no ties."""
     return Prediction(rater, -math.log1p(math.exp(-advantage)), -math.log1p(math.exp(advantage)))
 
 
 def test_those_who_contradict_are_found() -> None:
-    forecasts = [forecast("friend", 1.5 if i % 5 else -1.5) for i in range(50)]
-    forecasts += [forecast("liar", -1.5 if i % 5 else 1.5) for i in range(50)]
-    forecasts += [forecast("coin", 1.5 if i % 2 else -1.5) for i in range(50)]
-    forecasts += [forecast("", -3.0)] * 50
-    found, _ = estimate(forecasts)
+    predictions = [prediction("friend", 1.5 if i % 5 else -1.5) for i in range(50)]
+    predictions += [prediction("liar", -1.5 if i % 5 else 1.5) for i in range(50)]
+    predictions += [prediction("coin", 1.5 if i % 2 else -1.5) for i in range(50)]
+    predictions += [prediction("", -3.0)] * 50
+    found, _ = estimate(predictions)
     assert found.of("friend") > 0.9
     assert found.of("liar") < 0.35
     assert 0.4 < found.of("coin") < 0.7
@@ -55,7 +33,7 @@ def test_those_who_contradict_are_found() -> None:
 
 
 def test_one_opinion_that_stands_alone_condemns_nobody() -> None:
-    assert estimate([forecast("new", -2.0)])[0].of("new") > 0.8
+    assert estimate([prediction("new", -2.0)])[0].of("new") > 0.8
 
 
 def test_the_posterior_of_one_opinion_by_hand() -> None:
@@ -68,10 +46,10 @@ def test_the_posterior_of_one_opinion_by_hand() -> None:
 
 
 def test_there_is_more_evidence_for_saying_nothing_than_for_being_sure_and_wrong() -> None:
-    sure = [forecast("one", 2.0 if i % 2 else -2.0) for i in range(20)]
-    assert estimate(sure)[1] < estimate([forecast("one", 0.0)] * 20)[1]
-    right = [forecast("one", 2.0)] * 20
-    assert estimate(right)[1] > estimate([forecast("one", 0.0)] * 20)[1]
+    sure = [prediction("one", 2.0 if i % 2 else -2.0) for i in range(20)]
+    assert estimate(sure)[1] < estimate([prediction("one", 0.0)] * 20)[1]
+    right = [prediction("one", 2.0)] * 20
+    assert estimate(right)[1] > estimate([prediction("one", 0.0)] * 20)[1]
 
 
 def test_how_far_two_estimates_are_apart() -> None:
