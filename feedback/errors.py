@@ -1,5 +1,5 @@
-"""The root of this package's exceptions."""
+"""The base class of this package's exceptions."""
 
 
 class FeedbackError(Exception):
-    """Something is wrong with feedback: its log, its ids, its view or its ledger."""
+    """Base class of the errors of the event log, ids, the view and the ledger."""

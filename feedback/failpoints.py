@@ -1,9 +1,9 @@
-"""Named failpoints: places where a test makes a step fail or the process die.
+"""Named failpoints, at which a test can make a step fail or the process die.
 
-Off unless the environment variable PLAUDIT_FAILPOINTS names a file. Each line of that file is
-`NAME=raise`, `NAME=kill`, `NAME=stop` (SIGSTOP: until somebody sends SIGCONT) or
-`NAME=sleep:SECONDS`; a line is used up when it fires, so that the step works when it is tried
-again. The file may be written while the process runs.
+They are off unless the environment variable PLAUDIT_FAILPOINTS names a file. Each line of that
+file is `NAME=raise`, `NAME=kill`, `NAME=stop` (SIGSTOP, until SIGCONT) or `NAME=sleep:SECONDS`. A
+line is removed when it fires, so that a retry succeeds. The file may change while the process
+runs.
 """
 
 import os
@@ -17,10 +17,10 @@ class FailpointError(Exception):
 
 
 def failpoint(name: str) -> None:
-    """Do what the armed line for `name` says; nothing where none is armed.
+    """Perform the action armed for `name`, if any.
 
     Raises:
-        FailpointError: The line says `raise`.
+        FailpointError: The action is `raise`.
 
     """
     path = os.environ.get("PLAUDIT_FAILPOINTS")

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the log and the feedback API. No label ever names a user."""
+"""Prometheus metrics of the event log and the feedback API. Labels never identify users."""
 
 import shutil
 from pathlib import Path
@@ -13,27 +13,33 @@ APPEND_SECONDS = Histogram(
 )
 FEEDBACK = Counter(
     "plaudit_feedback_total",
-    "Feedback answered with success, by kind and outcome (accepted, duplicate, retracted).",
+    "Successful feedback requests, by kind and outcome (accepted, duplicate, retracted).",
     ["kind", "outcome"],
 )
 REJECTED = Counter(
     "plaudit_feedback_rejected_total",
-    "Feedback requests answered with an error, by the error's code.",
+    "Rejected feedback requests, by error code.",
     ["reason"],
 )
 OUTBOX_RECORDS = Gauge(
     "plaudit_outbox_records",
-    "Completion records on this machine's disk that the log does not have yet.",
+    "Completion records in the outbox that were not forwarded to the log yet.",
 )
-# A zero to count from: Prometheus does not see the first rise of a series that begins with it.
+# Start at zero: Prometheus does not see the first increase of a series that starts with it.
 REJECTED.labels("log_unavailable")
 
 
 def show_disk(home: Path, registry: CollectorRegistry = REGISTRY) -> None:
-    """Show, for as long as the process runs, how full the disk under the home folder is."""
+    """Register gauges of the free and total space on the disk of the home folder."""
     free = Gauge(
-        "plaudit_disk_free_bytes", "Free on the disk of the home folder.", registry=registry
+        "plaudit_disk_free_bytes",
+        "Free space on the disk of the home folder, in bytes.",
+        registry=registry,
     )
-    size = Gauge("plaudit_disk_size_bytes", "Size of that disk.", registry=registry)
+    size = Gauge(
+        "plaudit_disk_size_bytes",
+        "Size of the disk of the home folder, in bytes.",
+        registry=registry,
+    )
     free.set_function(lambda: shutil.disk_usage(home).free)
     size.set_function(lambda: shutil.disk_usage(home).total)

@@ -1,4 +1,7 @@
-"""The event log: durable, ordered, read by position. SQLite embedded, Kafka for a fleet."""
+"""The interface of the event log: durable, ordered, read by position.
+
+It is implemented on SQLite for one machine and on Kafka for a fleet.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +11,16 @@ from feedback.errors import FeedbackError
 
 Topic = Literal["completions", "feedback", "policies", "dead-letter"]
 
-# Next offset to read, by partition. An absent partition is read from its start.
+# Next offset to read, by partition. Partitions that are absent are read from their start.
 Positions = Mapping[int, int]
 
 
 class LogError(FeedbackError):
-    """Something is wrong with the event log."""
+    """The event log failed."""
 
 
 class LogUnavailable(LogError):
-    """The log did not take or give records in time; trying again may help."""
+    """The log did not accept or return records in time; trying again may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,10 @@ class NewRecord:
     """A record to append.
 
     Attributes:
-        key: What the record is about (completion id, event id).
+        key: Identity of the record, for example a completion id or event id.
         type: Full name of the protobuf message in `value`.
-        value: The serialised message.
-        partition_key: What decides the partition where the log has several; `key` if empty.
+        value: Serialised message.
+        partition_key: Determines the partition if the log has several; `key` if empty.
 
     """
 
@@ -40,11 +43,11 @@ class NewRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordKey:
-    """What names the records to erase.
+    """The key of records to erase.
 
     Attributes:
-        key: As it was appended.
-        partition_key: As it was appended.
+        key: Key that the records were appended with.
+        partition_key: Partition key that they were appended with.
 
     """
 
@@ -54,12 +57,12 @@ class RecordKey:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """A record as the log holds it.
+    """A record as stored in the log.
 
     Attributes:
-        partition: 0 where the log has no partitions.
-        offset: Position within the partition; grows, may have gaps.
-        timestamp_ms: When the log took it, milliseconds since the epoch.
+        partition: Number of its partition; 0 if the log has none.
+        offset: Position within the partition; increasing, possibly with gaps.
+        timestamp_ms: Time of the append in milliseconds since the epoch.
 
     """
 
@@ -73,27 +76,27 @@ class LogRecord:
 
 
 class EventLog(Protocol):
-    """One event log. Safe to use from several threads and processes at once.
+    """An event log. It may be used by several threads and processes at once.
 
-    Every method blocks: call it from a thread, never on an event loop.
+    Every method blocks: call it in a thread, never on an event loop.
     """
 
     def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
-        """Append all; return once they are durable.
+        """Append all records; return once they are durable.
 
         Raises:
-            LogUnavailable: Any of the records may or may not be in the log; repeat the call, since
-                readers take the same key for the same record.
+            LogUnavailable: Any of the records may or may not be in the log. Repeat the call;
+                readers recognise a repeated record by its key.
 
         """
         ...
 
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
-        """Erase the records of these keys; return once that is durable.
+        """Erase the records with these keys; return once that is durable.
 
-        SQLite has no byte of them afterwards. Kafka has tombstones, and the records go when it
-        compacts the topic; until then a reader may still be given them. Keys of which there
-        are no records do no harm.
+        SQLite deletes every byte of them. Kafka writes tombstones and removes the records when
+        it compacts the topic; until then readers may still get them. Keys without records are
+        ignored.
 
         Raises:
             LogUnavailable: Some may be erased and others not; repeat the call.
@@ -104,14 +107,14 @@ class EventLog(Protocol):
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Return up to `limit` records at or after `positions`, in order within a partition.
 
-        Returns at once, empty where there is nothing new.
+        The result is empty if there is nothing new; this does not wait.
         """
         ...
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        """Give, by partition, the offset that the next record will be at or after."""
+        """Return a lower bound of the next record's offset, by partition."""
         ...
 
     def close(self) -> None:
-        """Let go of files and threads; later calls raise LogError."""
+        """Release files and threads; later calls raise LogError."""
         ...

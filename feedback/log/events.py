@@ -1,14 +1,14 @@
-"""What a feedback event is about, and what is wrong with it, whoever produced it.
+"""Kinds, candidates, targets and defects of feedback events, whatever produced them.
 
-An event's target is its kind and the unordered set of its candidates. A vote replaces the
-earlier votes of the same subject of the same owner on the same target: a rating replaces a
-rating of that choice but not a score of it, and a comparison replaces the same comparison
-with the sides exchanged. This holds for every kind, comments and demonstrations included.
+An event's target is its kind and the unordered set of its candidates. Feedback supersedes
+earlier feedback of the same subject and owner on the same target: a rating supersedes a
+rating of that choice but not a score of it, and a comparison supersedes the same comparison
+with the sides exchanged. This applies to every kind, including comments and demonstrations.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Rating, Source
@@ -19,13 +19,13 @@ FORGETTING: Final = "forgetting"
 
 
 def feedback_kind(event: FeedbackEvent) -> str | None:
-    """Return the name of the opinion's kind; None where this version knows none."""
+    """Return the event's kind; None if it has none, or one unknown to this release."""
     kind: str | None = event.WhichOneof("kind")
     return kind
 
 
 def event_candidates(event: FeedbackEvent) -> list[Candidate]:
-    """Return the candidates that the opinion is about, in its own order; none where it is none."""
+    """Return the candidates of the feedback, in its own order; none for requests."""
     kind = feedback_kind(event)
     if kind is None or kind in (RETRACTION, FORGETTING):
         return []
@@ -37,7 +37,7 @@ def event_candidates(event: FeedbackEvent) -> list[Candidate]:
 
 
 def event_completion_ids(event: FeedbackEvent) -> set[str]:
-    """Return the ids of the completions that must be known before the opinion can be used."""
+    """Return the ids of the completions that must be known before the event can be used."""
     if feedback_kind(event) in (RETRACTION, FORGETTING):
         return set()
     return {event.completion_id, *(c.completion_id for c in event_candidates(event))}
@@ -56,10 +56,10 @@ def event_target(event: FeedbackEvent) -> str:
 
 
 def find_defect(event: FeedbackEvent) -> str | None:
-    """Say why the event cannot be used, or None.
+    """Return why the event cannot be used; None if it can.
 
-    An absent opinion, an enum value that this version does not know and a figure out of
-    range are defects; nothing is ever read as a default.
+    Missing feedback, an unknown enum value and a number out of range are defects; nothing is
+    ever replaced by a default.
     """
     return next(_iter_defects(event), None)
 
@@ -67,37 +67,66 @@ def find_defect(event: FeedbackEvent) -> str | None:
 def _iter_defects(event: FeedbackEvent) -> Iterator[str]:
     kind = feedback_kind(event)
     if kind is None:
-        yield "it has no opinion, or one of a kind that this version does not know"
+        yield "it has no feedback, or feedback of an unknown kind"
     if event.source not in Source.values():
         yield f"unknown source {event.source}"
-    if kind == RETRACTION and not event.retraction.event_id:
-        yield "it retracts no event"
-    if kind == FORGETTING and not (event.forgetting.subject and event.forgetting.until_ms > 0):
-        yield "it names nobody to forget, or no time"
-    if kind == "rating" and event.rating.value not in (Rating.VALUE_UP, Rating.VALUE_DOWN):
-        yield f"unknown rating value {event.rating.value}"
-    if kind == "score":
-        score = event.score.score
-        if not (math.isfinite(score) and 0 <= score <= 1):
-            yield f"score {score} is not in 0 to 1"
-    if kind == "comparison" and (
-        event.comparison.verdict == Comparison.VERDICT_UNSPECIFIED
-        or event.comparison.verdict not in Comparison.Verdict.values()
-    ):
-        yield f"unknown verdict {event.comparison.verdict}"
-    if kind == "ranking" and not all(group.candidates for group in event.ranking.groups):
-        yield "a group of the ranking is empty"
-    yield from _candidate_defects(event)
+    validate = _VALIDATORS.get(kind or "")
+    defect = validate(event) if validate else None
+    if defect:
+        yield defect
+    yield from _iter_candidate_defects(event)
 
 
-def _candidate_defects(event: FeedbackEvent) -> Iterator[str]:
-    kind = feedback_kind(event)
+def _retraction_defect(event: FeedbackEvent) -> str | None:
+    return None if event.retraction.event_id else "it retracts no event"
+
+
+def _forgetting_defect(event: FeedbackEvent) -> str | None:
+    if event.forgetting.subject and event.forgetting.until_ms > 0:
+        return None
+    return "the forgetting request names no person or no time"
+
+
+def _rating_defect(event: FeedbackEvent) -> str | None:
+    value = event.rating.value
+    known = value in (Rating.VALUE_UP, Rating.VALUE_DOWN)
+    return None if known else f"unknown rating value {value}"
+
+
+def _score_defect(event: FeedbackEvent) -> str | None:
+    score = event.score.score
+    in_range = math.isfinite(score) and 0 <= score <= 1
+    return None if in_range else f"the score {score} is not between 0 and 1"
+
+
+def _comparison_defect(event: FeedbackEvent) -> str | None:
+    verdict = event.comparison.verdict
+    known = set(Comparison.Verdict.values()) - {Comparison.VERDICT_UNSPECIFIED}
+    return None if verdict in known else f"unknown verdict {verdict}"
+
+
+def _ranking_defect(event: FeedbackEvent) -> str | None:
+    filled = all(group.candidates for group in event.ranking.groups)
+    return None if filled else "a group of the ranking is empty"
+
+
+_VALIDATORS: Final[Mapping[str, Callable[[FeedbackEvent], str | None]]] = {
+    RETRACTION: _retraction_defect,
+    FORGETTING: _forgetting_defect,
+    "rating": _rating_defect,
+    "score": _score_defect,
+    "comparison": _comparison_defect,
+    "ranking": _ranking_defect,
+}
+
+
+def _iter_candidate_defects(event: FeedbackEvent) -> Iterator[str]:
     pairs = [(c.completion_id, c.choice) for c in event_candidates(event)]
     if not all(completion_id for completion_id, _ in pairs):
         yield "a candidate names no completion"
     if len(set(pairs)) < len(pairs):
-        yield "a candidate stands in it twice"
-    if kind == "ranking" and len(pairs) < 2:
-        yield "a ranking needs two candidates"
+        yield "a candidate occurs twice"
+    if feedback_kind(event) == "ranking" and len(pairs) < 2:
+        yield "a ranking needs at least two candidates"
     if pairs and event.completion_id not in {completion_id for completion_id, _ in pairs}:
-        yield "none of its candidates is of its completion"
+        yield "no candidate belongs to the event's completion"

@@ -1,4 +1,4 @@
-"""Appends that arrive while another is under way share the next one."""
+"""Group commit: appends that arrive while another is in progress share the next one."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,27 +16,27 @@ Outcome = TypeVar("Outcome")
 
 
 class GroupCommit(Generic[Item, Outcome]):
-    """Gathers the items of many requests into batches, one under way at a time.
+    """Collects the items of many requests into batches, one in progress at a time.
 
-    Used from one event loop; the work is done in a thread.
+    It belongs to one event loop; `commit` runs in a thread.
     """
 
     def __init__(self, commit: Callable[[Sequence[Item]], Sequence[Outcome]]) -> None:
-        """Hand batches to `commit`, which blocks and gives an outcome for each item."""
+        """Pass batches to `commit`, which may block and returns one outcome per item."""
         self._commit = commit
         self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def put(self, item: Item) -> Outcome:
-        """Return the item's outcome.
+        """Add an item to the next batch and return its outcome.
 
         Raises:
-            LogUnavailable: Too many wait already; nothing was done.
-            Exception: What `commit` raised for the batch, or for the one before it.
+            LogUnavailable: Too many items are waiting already; nothing was done.
+            Exception: The exception that `commit` raised for this batch or the one before.
 
         """
         if len(self._waiting) >= MAX_WAITING:
-            raise LogUnavailable(f"{MAX_WAITING} appends wait for the log")
+            raise LogUnavailable(f"{MAX_WAITING} appends are waiting for the log already")
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._task is None or self._task.done():
@@ -50,7 +50,7 @@ class GroupCommit(Generic[Item, Outcome]):
             try:
                 outcomes = await to_thread.run_sync(self._commit, [item for item, _ in batch])
             except BaseException as error:
-                # Those that came meanwhile would only wait as long for the same answer.
+                # Items that arrived meanwhile would wait as long only to fail in the same way.
                 self._fail(batch, error)
                 self._fail(self._waiting, error)
                 self._waiting.clear()
@@ -58,7 +58,7 @@ class GroupCommit(Generic[Item, Outcome]):
                     raise
             else:
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
-                    if not done.done():  # its client may have gone away
+                    if not done.done():  # its client may have disconnected
                         done.set_result(outcome)
 
     @staticmethod

@@ -1,16 +1,17 @@
 """The event log on Apache Kafka, shared by the machines of a fleet.
 
-A topic of ours is `PREFIX.NAME` there. The type of a value is in the header `type`. Records of one
-call are sent together and in order, but Kafka may take some and not others when it goes away in
-between: repeat the call, since readers know each key's record again.
+A topic is called `PREFIX.NAME` on Kafka. The header `type` holds the type of a value. The records
+of one call are sent together and in order, but if Kafka becomes unavailable, some of them may be
+stored and others not. Repeat the call then; readers recognise a repeated record by its key.
 
-What has one partition key goes to one partition, while the number of partitions stays. After it
-was raised, a completion's later votes may be in another partition than its earlier ones: who had
-read those keeps the order, but a ledger that reads both later, at once, may take the earlier of
-two votes on the same target for the latest. Nothing is lost or counted twice by that.
+Records with the same partition key go to the same partition as long as the number of partitions
+does not change. After it was raised, later votes on a completion may be in another partition than
+earlier ones. Readers that had read the earlier ones before are not affected, but a ledger that
+reads both at once may take the earlier of two votes on one target for the latest. No vote is
+lost or counted twice.
 
-Left out: transactions (every reader is idempotent by key), consumer groups (a ledger reads all
-partitions by itself), schema registries.
+Not used: transactions (every reader is idempotent by key), consumer groups (a ledger reads all
+partitions), schema registries.
 """
 
 import threading
@@ -38,11 +39,11 @@ from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import check_topics, name_of
 from feedback.metrics import APPEND_SECONDS
 
-_TOMBSTONES: Final = 500  # under way at once
+_TOMBSTONES: Final = 500  # keys per batch
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Return a key's partition, as Kafka's own clients choose it."""
+    """Return a key's partition, by the rule of Kafka's own clients."""
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
 
 
@@ -54,11 +55,11 @@ class KafkaLog:
     """An `EventLog` on Kafka."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        """Connect, and make sure of the topics.
+        """Connect, then create or check the topics.
 
         Raises:
             LogUnavailable: No broker answered in time.
-            LogError: A topic is there with settings that would lose records.
+            LogError: An existing topic has settings that would lose records.
 
         """
         self._settings = settings
@@ -74,12 +75,12 @@ class KafkaLog:
                 allow_auto_create_topics=False,
                 metadata_max_age_ms=int(settings.metadata_seconds * 1000),
                 max_block_ms=int(settings.append_seconds * 1000),
-                # Never: when kafka-python 3.0 gives a batch up, it drops its producer id, gets no
-                # other, and sends nothing any more. `append` gives up by itself.
+                # Effectively never: when kafka-python 3.0 gives up on a batch, it drops its
+                # producer id, never gets another, and stops sending. `append` has its own timeout.
                 delivery_timeout_ms=2**31 - 1,
                 request_timeout_ms=int(settings.append_seconds * 1000),
             )
-        self._counts: dict[Topic, int] = {}  # of partitions, as last written to
+        self._counts: dict[Topic, int] = {}  # number of partitions at the last write
         self._readers: dict[Topic, KafkaReader] = {}
         self._opening = threading.Lock()
 
@@ -87,8 +88,8 @@ class KafkaLog:
         """Return once all in-sync replicas have all records.
 
         Raises:
-            LogUnavailable: Some or all of the records may not be in the log; or too much is
-                under way already.
+            LogUnavailable: Some or all of the records may not be in the log, or too many records
+                are pending already.
             LogError: The log is closed.
 
         """
@@ -97,24 +98,24 @@ class KafkaLog:
         )
 
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
-        """Put tombstones beside the records of these keys, which compaction removes.
+        """Write tombstones for these keys, so that compaction removes their records.
 
-        Every partition gets one: a record may be from before partitions were added.
+        Every partition gets them, since a record may be older than an added partition.
 
         Raises:
-            LogUnavailable: Some may have theirs and others not; repeat the call.
+            LogUnavailable: Some tombstones may be missing; repeat the call.
             LogError: The log is closed.
 
         """
         for start in range(0, len(keys), _TOMBSTONES):
-            some = keys[start : start + _TOMBSTONES]
-            self._produce(topic, some, lambda _, partitions: range(partitions))
+            batch = keys[start : start + _TOMBSTONES]
+            self._produce(topic, batch, lambda _, partitions: range(partitions))
 
     def _produce(
         self,
         topic: Topic,
         records: Sequence[NewRecord | RecordKey],
-        where: Callable[[NewRecord | RecordKey, int], Iterable[int]],
+        partitions_for: Callable[[NewRecord | RecordKey, int], Iterable[int]],
     ) -> None:
         self._check_open()
         name = name_of(self._settings.prefix, topic)
@@ -129,7 +130,7 @@ class KafkaLog:
                     futures = [
                         self._send(name, record, partition)
                         for record in records
-                        for partition in where(record, partitions)
+                        for partition in partitions_for(record, partitions)
                     ]
                 for future in futures:
                     future.get(timeout=max(0.001, deadline - time.monotonic()))
@@ -141,7 +142,7 @@ class KafkaLog:
         try:
             for _ in range(min(count, self._settings.max_pending)):
                 if not self._pending.acquire(blocking=False):
-                    raise LogUnavailable("too many records wait for Kafka")
+                    raise LogUnavailable("too many records are waiting for Kafka")
                 taken += 1
             yield
         finally:
@@ -178,7 +179,7 @@ class KafkaLog:
             return self._reader(topic).read(positions, limit, self._counts.get(topic, 0))
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        """Give, by partition, the offset of the next record.
+        """Return the offset of the next record, by partition.
 
         Raises:
             LogUnavailable: Kafka did not answer in time.
@@ -189,13 +190,13 @@ class KafkaLog:
             return self._reader(topic).ends()
 
     def close(self) -> None:
-        """Send what is under way, then disconnect."""
+        """Send pending records, then disconnect."""
         if self._closed:
             return
         self._closed = True
         try:
             self._producer.close(timeout=self._settings.append_seconds)
-        except KafkaError:  # Kafka is away: give up what is under way, which nobody waits for
+        except KafkaError:  # Kafka is unavailable: drop pending records, which no caller waits for
             self._producer._sender.force_close()
             with suppress(KafkaError):
                 self._producer.close(timeout=1.0)
@@ -216,7 +217,7 @@ class KafkaLog:
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:
-        """Turn Kafka's errors into ours."""
+        """Convert Kafka's errors to LogUnavailable."""
         try:
             yield
         except (KafkaError, TimeoutError, OSError) as error:

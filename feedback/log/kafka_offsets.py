@@ -1,6 +1,6 @@
-"""How far a ledger has read, committed to Kafka so that its own tools show the lag.
+"""Commit how far a ledger has read to Kafka, so that Kafka's tools show the lag.
 
-Nothing reads these offsets back: a ledger goes on from its own positions. They are committed after
+Nothing reads these offsets back: a ledger resumes from its own positions. They are committed after
 the ledger has committed, so they are never ahead of it.
 """
 
@@ -23,15 +23,15 @@ _EVERY_SECONDS: Final = 1.0
 
 
 def group_of(prefix: str, home: Path) -> str:
-    """Return the group of the ledger in `home`: each ledger has its own."""
+    """Return the consumer group of the ledger in `home`; each ledger has its own."""
     return f"{prefix}.ledger@{socket.gethostname()}:{home.resolve()}"
 
 
 class OffsetReporter:
-    """The offsets of one ledger's group. For one thread."""
+    """Commits the offsets of one ledger's consumer group. For one thread."""
 
     def __init__(self, settings: KafkaSettings, home: Path) -> None:
-        """Show for the ledger in `home`; Kafka is first asked by `show`."""
+        """Report for the ledger in `home`; the first call of `show` connects."""
         self._settings = settings
         self._group = group_of(settings.prefix, home)
         self._consumer: KafkaConsumer | None = None
@@ -39,10 +39,10 @@ class OffsetReporter:
         self._next = 0.0
 
     def show(self, positions: Mapping[Topic, Positions]) -> None:
-        """Commit the positions, where they have moved, and not more often than once a second.
+        """Commit the positions if they have changed, at most once a second.
 
         Raises:
-            LogUnavailable: Kafka did not take them; the next call tries again.
+            LogUnavailable: Kafka did not accept them; the next call tries again.
 
         """
         offsets = {

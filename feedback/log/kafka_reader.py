@@ -1,4 +1,4 @@
-"""Reading a topic on Kafka by positions: one consumer, all partitions, no group."""
+"""Read a topic on Kafka by positions: all partitions, without a consumer group."""
 
 import threading
 import time
@@ -16,15 +16,15 @@ _POLL_SECONDS: Final = 0.5
 
 
 class KafkaReader:
-    """All partitions of one topic; several threads take turns."""
+    """A reader of all partitions of one topic. Threads that use it take turns."""
 
     def __init__(self, topic: Topic, settings: KafkaSettings) -> None:
         self._topic: Topic = topic
         self._name = name_of(settings.prefix, topic)
         self._seconds = settings.read_seconds
         self._lock = threading.Lock()
-        self._next: dict[int, int] = {}  # by partition, what a caller that reads on asks for
-        # Of its own: behind a fetch that waits for records, the same connection answers nothing.
+        self._next: dict[int, int] = {}  # offset after the last read, by partition
+        # A second consumer: a connection answers nothing while a fetch waits for records.
         self._offsets = KafkaConsumer(**settings.client(), group_id=None, enable_auto_commit=False)
         self._consumer = KafkaConsumer(
             **settings.client(),
@@ -37,10 +37,10 @@ class KafkaReader:
         )
 
     def read(self, positions: Positions, limit: int, at_least: int) -> list[LogRecord]:
-        """Return up to `limit` records at or after `positions`, of `at_least` so many partitions.
+        """Return up to `limit` records at or after `positions`, of at least `at_least` partitions.
 
         Raises:
-            TimeoutError, KafkaError: Kafka did not give them in time.
+            TimeoutError, KafkaError: Kafka did not return them in time.
 
         """
         with self._lock:
@@ -49,7 +49,7 @@ class KafkaReader:
             records = self._poll(0.0, limit)
             if records:
                 return records
-            # Nothing had come yet: wait for it, if there is anything.
+            # The fetch may not have arrived yet: wait if there is anything to read.
             ends = self._ends()
             deadline = time.monotonic() + self._seconds
             while not records and any(self._consumer.position(p) < e for p, e in ends.items()):
@@ -59,10 +59,10 @@ class KafkaReader:
             return records
 
     def ends(self) -> dict[int, int]:
-        """Give, by partition, the offset of the next record.
+        """Return the offset of the next record, by partition.
 
         Raises:
-            TimeoutError, KafkaError: Kafka did not say in time.
+            TimeoutError, KafkaError: Kafka did not answer in time.
 
         """
         with self._lock:
@@ -76,26 +76,26 @@ class KafkaReader:
             self._offsets.close()
 
     def _assign(self, at_least: int = 0) -> None:
-        """Read all partitions, also those added meanwhile, and those that were written to."""
+        """Assign all partitions, including those added since the last call."""
         found = self._consumer.partitions_for_topic(self._name)
         if len(found or ()) < at_least:
-            self._consumer.topics()  # asks Kafka again
+            self._consumer.topics()  # refresh the metadata
             found = self._consumer.partitions_for_topic(self._name)
         if not found:
             raise TimeoutError(f"there is no topic {self._name}")
-        wanted = {TopicPartition(self._name, number) for number in found}
-        if wanted != self._consumer.assignment():
-            self._offsets.topics()  # it has to hear of them too
-            self._consumer.assign(sorted(wanted))
+        partitions = {TopicPartition(self._name, number) for number in found}
+        if partitions != self._consumer.assignment():
+            self._offsets.topics()  # refresh its metadata too
+            self._consumer.assign(sorted(partitions))
             self._next.clear()
 
     def _seek(self, positions: Mapping[int, int]) -> None:
         for partition in self._consumer.assignment():
             number = partition.partition
-            wanted = positions.get(number, 0)
-            if self._next.get(number) != wanted:
-                self._consumer.seek(partition, wanted)
-                self._next[number] = wanted
+            offset = positions.get(number, 0)
+            if self._next.get(number) != offset:
+                self._consumer.seek(partition, offset)
+                self._next[number] = offset
 
     def _ends(self) -> dict[TopicPartition, int]:
         try:
@@ -103,7 +103,7 @@ class KafkaReader:
                 sorted(self._consumer.assignment())
             )
         except KeyError as error:
-            raise TimeoutError(f"{error} is too new to be known everywhere") from error
+            raise TimeoutError(f"partition {error} was added too recently; try again") from error
         return found
 
     def _poll(self, seconds: float, limit: int) -> list[LogRecord]:
@@ -111,7 +111,7 @@ class KafkaReader:
         records = []
         for partition, batch in polled.items():
             for raw in batch:
-                if raw.value is not None:  # a tombstone has none, and nobody is told of it
+                if raw.value is not None:  # skip tombstones
                     self._next[partition.partition] = raw.offset + 1
                     records.append(self._record(raw))
         return records

@@ -1,4 +1,4 @@
-"""The topics on Kafka: made with the settings that keep every record, or checked for them."""
+"""Create the topics on Kafka with settings that keep every record, or check them."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 _PARTITIONS: Final[Mapping[Topic, int]] = {"completions": 6, "feedback": 6}
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _NEVER: Final = 2**63 - 1
-# Keys are unique, so that compaction removes only what a tombstone asks it to remove.
+# Keys are unique, so compaction removes only records that have a tombstone.
 _CONFIGS: Final = {
     "cleanup.policy": "compact",
     "max.compaction.lag.ms": str(7 * _DAY_MS),
@@ -26,60 +26,60 @@ def name_of(prefix: str, topic: Topic) -> str:
     """Return a topic's name on Kafka.
 
     Raises:
-        ValueError: There is no such topic.
+        ValueError: The topic is unknown.
 
     """
     if topic not in TOPICS:
-        raise ValueError(f"no such topic: {topic!r}; there are {', '.join(TOPICS)}")
+        raise ValueError(f"unknown topic {topic!r}; the topics are {', '.join(TOPICS)}")
     return f"{prefix}.{topic}"
 
 
 def lease_topic(prefix: str) -> str:
-    """Return the topic whose one partition says which learner leads; it holds no records."""
+    """Return the name of the topic that learners compete for; it holds no records."""
     return f"{prefix}.lease"
 
 
 def check_topics(client: Mapping[str, Any], prefix: str, replication: int | None) -> None:
-    """Make the topics that are absent; refuse those that are set up to lose records.
+    """Create the missing topics; reject existing ones whose settings would lose records.
 
     Args:
-        client: Options of kafka-python's clients.
-        prefix: Of the topics' names on Kafka.
-        replication: Copies of each record in new topics; None takes three, or as many as there
-            are brokers.
+        client: Options for kafka-python's clients.
+        prefix: Prefix of the topic names on Kafka.
+        replication: Replication factor of new topics; None: three, or the number of brokers if
+            there are fewer.
 
     Raises:
         LogError: A topic's settings would lose records; the message says which and how to fix it.
-        KafkaError: Kafka is away or refuses.
+        KafkaError: Kafka is unavailable or refused the request.
 
     """
     admin = KafkaAdminClient(**client)
     try:
-        there = set(admin.list_topics())
+        existing = set(admin.list_topics())
         names = {topic: name_of(prefix, topic) for topic in TOPICS}
-        absent = {topic: name for topic, name in names.items() if name not in there}
-        if absent:
+        missing = {topic: name for topic, name in names.items() if name not in existing}
+        if missing:
             copies = replication or min(3, len(admin.describe_cluster()["brokers"]))
-            _create(admin, absent, copies)
-        if lease_topic(prefix) not in there:
+            _create(admin, missing, copies)
+        if lease_topic(prefix) not in existing:
             with suppress(TopicAlreadyExistsError):
                 admin.create_topics({lease_topic(prefix): {"num_partitions": 1}})
-        _check(admin, {t: name for t, name in names.items() if t not in absent})
+        _check(admin, {t: name for t, name in names.items() if t not in missing})
     finally:
         admin.close()
 
 
-def _create(admin: KafkaAdminClient, absent: Mapping[Topic, str], copies: int) -> None:
+def _create(admin: KafkaAdminClient, missing: Mapping[Topic, str], copies: int) -> None:
     configs = {**_CONFIGS, "min.insync.replicas": str(max(1, copies - 1))}
-    for topic, name in absent.items():
-        wanted = {
+    for topic, name in missing.items():
+        options = {
             "num_partitions": _PARTITIONS.get(topic, 1),
             "replication_factor": copies,
             "configs": configs,
         }
-        with suppress(TopicAlreadyExistsError):  # another of ours was faster
-            admin.create_topics({name: wanted})
-    admin.wait_for_topics(list(absent.values()))
+        with suppress(TopicAlreadyExistsError):  # another process was faster
+            admin.create_topics({name: options})
+    admin.wait_for_topics(list(missing.values()))
 
 
 def _check(admin: KafkaAdminClient, present: Mapping[Topic, str]) -> None:
@@ -89,15 +89,15 @@ def _check(admin: KafkaAdminClient, present: Mapping[Topic, str]) -> None:
         (found,) = admin.describe_topics([present["policies"]])
         if len(found["partitions"]) != 1:
             raise LogError(
-                f"the Kafka topic {present['policies']} has {len(found['partitions'])} partitions: "
-                "it must have one, since its order is its meaning"
+                f"the Kafka topic {present['policies']} has {len(found['partitions'])} partitions; "
+                "it must have exactly one, because its records must stay in order"
             )
     for name, config in _configs(admin, list(present.values())).items():
-        policy, kept = config["cleanup.policy"], config["retention.ms"]
-        if "delete" in policy and kept != "-1":
+        policy, retention = config["cleanup.policy"], config["retention.ms"]
+        if "delete" in policy and retention != "-1":
             raise LogError(
-                f"the Kafka topic {name} forgets old records (cleanup.policy={policy}, "
-                f"retention.ms={kept}): set cleanup.policy=compact, or retention.ms=-1"
+                f"the Kafka topic {name} deletes old records (cleanup.policy={policy}, "
+                f"retention.ms={retention}); set cleanup.policy=compact, or retention.ms=-1"
             )
 
 
@@ -111,13 +111,13 @@ def _configs(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, dict[st
 def compaction_lags(
     client: Mapping[str, Any], prefix: str, topics: Sequence[Topic]
 ) -> dict[str, int | None]:
-    """Give, by name on Kafka, the milliseconds within which topics compact what has a tombstone.
+    """Return within how many milliseconds each topic must compact records that have a tombstone.
 
-    None: they do not have to, ever. A partition's active segment is compacted no sooner than the
-    next record that comes after that time.
+    The keys are the topics' names on Kafka. None means that there is no limit. The active segment
+    of a partition is not compacted before the first record that arrives after that time.
 
     Raises:
-        LogUnavailable: Kafka is away or refuses.
+        LogUnavailable: Kafka is unavailable or refused the request.
 
     """
     lags: dict[str, int | None] = {}
@@ -128,7 +128,7 @@ def compaction_lags(
         finally:
             admin.close()
     except (KafkaError, OSError) as error:
-        raise LogUnavailable(f"Kafka does not tell how it compacts: {error}") from error
+        raise LogUnavailable(f"cannot read the compaction settings from Kafka: {error}") from error
     for name, config in configs.items():
         lag = int(config["max.compaction.lag.ms"])
         compacts = "compact" in config["cleanup.policy"] and lag < _NEVER

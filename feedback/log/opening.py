@@ -1,4 +1,4 @@
-"""Which event log an installation has: Kafka where its address is given, else SQLite."""
+"""Open the event log of an installation: on Kafka if it is configured, else on SQLite."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from feedback.log.sqlite_log import SqliteLog
 
 
 def open_log(home: Path, *, outbox: str | None = None) -> EventLog:
-    """Open the log that the settings (PLAUDIT_KAFKA_*) name.
+    """Open the log that the settings (PLAUDIT_KAFKA_*) select.
 
     Args:
-        home: Folder of the SQLite log, or of the outbox.
-        outbox: Name of the outbox that completions go through on their way to Kafka; None lets
-            them go straight to it.
+        home: Folder of the SQLite log or of the outbox.
+        outbox: Name of the outbox for completions on their way to Kafka; None sends them to
+            Kafka directly.
 
     Raises:
-        LogUnavailable: It cannot be reached.
-        LogError: Kafka's topics would lose records.
+        LogUnavailable: The log cannot be reached.
+        LogError: The settings of a Kafka topic would lose records.
 
     """
     settings = KafkaSettings()

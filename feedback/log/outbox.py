@@ -1,8 +1,8 @@
-"""Completion records on their way to a log that may be away: on this disk first, then there.
+"""An outbox: completion records are stored on the local disk and then forwarded to the log.
 
-So no chat waits for the log, or fails because of it. Records are passed on in order; one that was
-under way in a crash may arrive twice, which readers know by its key. Of what was passed on no byte
-stays in the outbox once nothing has come for a second.
+Chats therefore neither wait for the log nor fail because of it. Records are forwarded in order. A
+record that was being forwarded during a crash may arrive twice; readers recognise it by its key.
+Once no record has arrived for a second, the bytes of forwarded records are wiped from the outbox.
 """
 
 import logging
@@ -32,13 +32,15 @@ _RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class OutboxLog:
-    """An `EventLog` whose completions go through an outbox; the rest is the log's own."""
+    """An `EventLog` whose completions go through an outbox; everything else goes to the log."""
 
     def __init__(self, log: EventLog, outbox: SqliteLog, *, max_bytes: int = 1 << 30) -> None:
-        """Pass on to `log` what `outbox` holds; both are closed with this.
+        """Forward the records in `outbox` to `log`. Closing this closes both.
 
         Args:
-            max_bytes: Size of the outbox on disk above which records are refused.
+            log: Log to forward to.
+            outbox: Local queue of completion records.
+            max_bytes: Size of the outbox on disk, in bytes, above which appends are refused.
 
         """
         self._log = log
@@ -52,10 +54,10 @@ class OutboxLog:
         self._drainer.start()
 
     def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
-        """Append; completions are durable on this disk when this returns.
+        """Append records; completions are durable on the local disk when this returns.
 
         Raises:
-            LogUnavailable: See the log's own; or the outbox is full.
+            LogUnavailable: The log or the outbox failed, or the outbox is full.
 
         """
         if topic != _TOPIC:
@@ -63,7 +65,7 @@ class OutboxLog:
             return
         if self._outbox.size() > self._max_bytes:
             raise LogUnavailable(
-                f"the outbox {self._outbox.path} is full ({self._max_bytes >> 20} MiB wait)"
+                f"the outbox {self._outbox.path} is full ({self._max_bytes >> 20} MiB)"
             )
         self._outbox.append(_TOPIC, records)
         self._arrived.set()
@@ -71,8 +73,8 @@ class OutboxLog:
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
         """Erase from the outbox and from the log.
 
-        A record that is just being passed on may come after this; readers who know that its
-        person was forgotten drop it then.
+        A record that is just being forwarded may reach the log after this; readers drop it
+        because they know that its person was forgotten.
 
         Raises:
             LogUnavailable: See `EventLog.erase`.
@@ -91,14 +93,14 @@ class OutboxLog:
         return self._log.ends(topic)
 
     def waiting(self) -> int:
-        """Return how many records wait in the outbox."""
+        """Return the number of records in the outbox."""
         try:
             return self._outbox.count(_TOPIC)
         except LogError:
             return 0
 
     def close(self) -> None:
-        """Stop passing on; what is left is passed on after the next start."""
+        """Stop forwarding; remaining records are forwarded after the next start."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -115,11 +117,13 @@ class OutboxLog:
             except LogError as error:
                 pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                 failures += 1
-                logger.warning("%d completions wait in the outbox: %s", self.waiting(), error)
+                logger.warning(
+                    "%d completions are waiting in the outbox: %s", self.waiting(), error
+                )
                 self._closed.wait(pause)
                 continue
             if failures:
-                logger.info("the log is back; the outbox is passed on")
+                logger.info("the log is available again; the outbox is being forwarded")
                 failures = 0
             if moved:
                 continue
@@ -131,7 +135,7 @@ class OutboxLog:
         try:
             self._outbox.erase(_TOPIC, [])
         except LogError as error:
-            logger.warning("the outbox is wiped later: %s", error)
+            logger.warning("could not wipe the outbox, trying again later: %s", error)
 
     def _forward(self) -> int:
         batch = self._outbox.read(_TOPIC, {0: self._next}, _BATCH)
@@ -143,7 +147,7 @@ class OutboxLog:
         return len(batch)
 
     def wait_until_empty(self, seconds: float) -> bool:
-        """Wait until everything was passed on; False if it was not in time."""
+        """Wait until every record was forwarded; return False on a timeout."""
         deadline = time.monotonic() + seconds
         while self.waiting():
             if time.monotonic() > deadline:

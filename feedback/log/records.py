@@ -1,4 +1,4 @@
-"""Log records of the two topics that the loop lives on, and what identifies a prompt."""
+"""Encode and decode log records, and hash prompts."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ DEAD_LETTER_TYPE: Final = DeadLetter.DESCRIPTOR.full_name
 
 
 class Undecodable(FeedbackError):
-    """A record is not what its topic holds; the message says how."""
+    """A record does not fit its topic; the message says why."""
 
 
 def completion_record(record: CompletionRecord) -> NewRecord:
@@ -26,12 +26,12 @@ def completion_record(record: CompletionRecord) -> NewRecord:
 
 
 def feedback_record(event: FeedbackEvent) -> NewRecord:
-    """Return the record to append to `feedback`; one completion's events stay in order."""
+    """Return the record to append to `feedback`; events of one completion stay in order."""
     return NewRecord(event.event_id, FEEDBACK_TYPE, event.SerializeToString(), event.completion_id)
 
 
 def dead_letter_record(letter: DeadLetter) -> NewRecord:
-    """Return the record to append to `dead-letter`; the same letter has the same key."""
+    """Return the record to append to `dead-letter`; equal letters have equal keys."""
     key = f"{letter.topic}/{letter.partition}/{letter.offset}"
     return NewRecord(key, DEAD_LETTER_TYPE, letter.SerializeToString())
 
@@ -42,51 +42,51 @@ def _check_type(record: LogRecord, expected: str) -> None:
 
 
 def decode_completion(record: LogRecord) -> CompletionRecord:
-    """Read a record of `completions`.
+    """Decode a record of `completions`.
 
     Raises:
-        Undecodable: It is of another type, no such message, or lacks its id or owner.
+        Undecodable: The record has another type or is malformed, or the id or owner is missing.
 
     """
     _check_type(record, COMPLETION_TYPE)
     try:
         completion = CompletionRecord.FromString(record.value)
     except DecodeError as error:
-        raise Undecodable(f"its bytes are no {COMPLETION_TYPE}: {error}") from error
+        raise Undecodable(f"its bytes are not a {COMPLETION_TYPE}: {error}") from error
     if not completion.completion_id or not completion.owner:
         raise Undecodable("it has no completion id or no owner")
     return completion
 
 
 def decode_feedback(record: LogRecord) -> FeedbackEvent:
-    """Read a record of `feedback`; whether its opinion makes sense is not looked at.
+    """Decode a record of `feedback`, without looking for defects (`events.find_defect`).
 
     Raises:
-        Undecodable: It is of another type, no such message, or lacks its id or owner.
+        Undecodable: The record has another type or is malformed, or the id or owner is missing.
 
     """
     _check_type(record, FEEDBACK_TYPE)
     try:
         event = FeedbackEvent.FromString(record.value)
     except DecodeError as error:
-        raise Undecodable(f"its bytes are no {FEEDBACK_TYPE}: {error}") from error
+        raise Undecodable(f"its bytes are not a {FEEDBACK_TYPE}: {error}") from error
     if not event.event_id or not event.owner:
         raise Undecodable("it has no event id or no owner")
     return event
 
 
 def decode_dead_letter(record: LogRecord) -> DeadLetter:
-    """Read a record of `dead-letter`.
+    """Decode a record of `dead-letter`.
 
     Raises:
-        Undecodable: It is of another type, or no such message.
+        Undecodable: The record has another type or is malformed.
 
     """
     _check_type(record, DEAD_LETTER_TYPE)
     try:
         return DeadLetter.FromString(record.value)
     except DecodeError as error:
-        raise Undecodable(f"its bytes are no {DEAD_LETTER_TYPE}: {error}") from error
+        raise Undecodable(f"its bytes are not a {DEAD_LETTER_TYPE}: {error}") from error
 
 
 def _framed(parts: Sequence[str]) -> bytes:
@@ -95,10 +95,10 @@ def _framed(parts: Sequence[str]) -> bytes:
 
 
 def messages_hash(record: CompletionRecord) -> bytes:
-    """Return 32 bytes that two completions share where they answer the same prompt.
+    """Return a SHA-256 digest that is equal for completions of the same prompt.
 
-    The prompt is the messages, or a text completion's prompt, or, where that came as token
-    ids, those. One that was not recorded (images, say) is not the same as any other's.
+    The prompt is the messages, or the prompt of a text completion as text or as token ids. A
+    prompt that was not recorded, for example because of images, differs from all others.
     """
     text = [part for m in record.messages for part in (m.role, m.content)]
     if record.multimodal:

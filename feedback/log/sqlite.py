@@ -1,8 +1,8 @@
-"""SQLite files in WAL mode: opening, transactions, writers' turns, and wiping what was deleted.
+"""SQLite files in WAL mode: opening, transactions, write locks, and wiping deleted rows.
 
-A deleted row's bytes stay in the file, and in its `-wal`, until they happen to be written over.
-Where they must be gone, the deleting transaction marks the file, and `wipe` rewrites it; the
-mark lasts until it has, also over a crash.
+The bytes of a deleted row stay in the file and in its `-wal` until they happen to be overwritten.
+If they must not stay, the deleting transaction marks the file and `wipe` rewrites it. The mark
+survives a crash and is removed only after the rewrite.
 """
 
 import fcntl
@@ -19,16 +19,16 @@ RETRY_SECONDS = 0.01
 def connect(
     path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"], busy_seconds: float
 ) -> sqlite3.Connection:
-    """Open (or create) a WAL file and run `schema`, statements that are idempotent.
+    """Open or create a file in WAL mode and run the idempotent statements in `schema`.
 
-    The connection is in autocommit mode and may be used from any thread, by one at a time.
+    The connection is in autocommit mode and may be used by any thread, one at a time.
 
     Args:
-        path: The file; its folder is created if absent.
+        path: SQLite file; its folder is created if absent.
         schema: `CREATE ... IF NOT EXISTS` statements.
-        synchronous: FULL survives a power cut from the moment of commit; after NORMAL the
-            last transactions may be gone, whole ones and the latest only.
-        busy_seconds: How long to wait for another connection's write lock.
+        synchronous: With FULL, a commit survives a power failure; with NORMAL, the latest
+            transactions may be lost as a whole.
+        busy_seconds: Longest wait for the write lock of another connection.
 
     Raises:
         sqlite3.OperationalError: The file cannot be opened, or stayed locked.
@@ -51,7 +51,7 @@ def connect(
 
 
 def _enter_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    """Switch to WAL; SQLite does not wait for the lock here when others do the same."""
+    """Switch to WAL mode, with retries: SQLite itself does not wait for the lock here."""
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -64,63 +64,69 @@ def _enter_wal(connection: sqlite3.Connection, deadline: float) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what the block writes, or, if it raises, none of it."""
+    """Commit everything that the block writes, or nothing if it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # a full disk may have rolled back by itself
+        if connection.in_transaction:  # a full disk may have rolled it back already
             connection.execute("ROLLBACK")
         raise
 
 
 @contextmanager
-def hold_lock(turn: IO[bytes], seconds: float | None = None) -> Iterator[None]:
-    """Hold the lock that the writers of a file take turns by, waiting `seconds`, or for ever.
+def hold_lock(lock_file: IO[bytes], seconds: float | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on `lock_file`.
+
+    Args:
+        lock_file: Open file to lock.
+        seconds: Longest wait; None waits without a limit.
 
     Raises:
-        TimeoutError: Another process held it for so long.
+        TimeoutError: Another process held the lock all the time.
 
     """
     if seconds is None:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
     else:
         deadline = time.monotonic() + seconds
-        while not _try_lock(turn):
+        while not _try_lock(lock_file):
             if time.monotonic() > deadline:
-                raise TimeoutError("another process holds its lock")
+                raise TimeoutError("another process holds the lock")
             time.sleep(0.005)
     try:
         yield
     finally:
-        fcntl.flock(turn, fcntl.LOCK_UN)
+        fcntl.flock(lock_file, fcntl.LOCK_UN)
 
 
-def _try_lock(turn: IO[bytes]) -> bool:
+def _try_lock(lock_file: IO[bytes]) -> bool:
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def must_wipe(connection: sqlite3.Connection) -> bool:
-    """Tell whether rows were deleted whose bytes may still be in the file."""
+    """Return whether the file may still contain bytes of rows that had to be erased."""
     return bool(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def mark_for_wiping(connection: sqlite3.Connection) -> None:
-    """Say, in the transaction that deletes rows, that their bytes must go."""
+    """Mark, in the transaction that deletes rows, that their bytes must be wiped."""
     if not must_wipe(connection):
         connection.execute("PRAGMA user_version=1")
 
 
 def wipe(connection: sqlite3.Connection) -> bool:
-    """Rewrite a marked file with what it still holds, and empty its `-wal`; outside transactions.
+    """Rewrite a marked file without deleted bytes and empty its `-wal`; not in a transaction.
 
-    Takes as long as copying the file, and room on disk for a copy of it; others may read
-    meanwhile. False: another connection was in the way, so wipe again.
+    This takes the time and the disk space of a copy of the file; others may read meanwhile.
+
+    Returns:
+        Whether the file is clean. False: another connection blocked it; call again later.
 
     Raises:
         sqlite3.OperationalError: The file cannot be written.
@@ -134,7 +140,7 @@ def wipe(connection: sqlite3.Connection) -> bool:
         if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise
         return False
-    in_the_way, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if not in_the_way:
+    blocked, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if not blocked:
         connection.execute("PRAGMA user_version=0")
-    return not in_the_way
+    return not blocked

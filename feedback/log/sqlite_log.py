@@ -1,14 +1,15 @@
 """The event log in one SQLite file: embedded, durable, shared by the processes of one machine.
 
-One table a topic, whose row ids are the offsets. Writers are serialised by SQLite's write
-lock, so ids are committed in order and a reader that has seen one has seen all below it.
-Writers take turns by a lock on a file beside the log: SQLite's own way of waiting, to sleep
-and try again, starves one of several busy processes for seconds, and SQLite before 3.51.3
-may, rarely, damage a file when one connection commits while another makes a checkpoint
-(https://www.sqlite.org/wal.html#walresetbug). Checkpoints are made by commits, so both have
-their turn.
+Each topic is a table whose row ids are the offsets. SQLite's write lock serialises writers, so
+ids are committed in order, and a reader that has seen one has seen all below it.
 
-Left out: partitions (there is one, 0), retention by age, network file systems (WAL
+Writers also hold a lock on a file beside the log, for two reasons. SQLite waits by sleeping and
+trying again, which can starve one of several busy processes for seconds. And before 3.51.3 it
+may, rarely, damage a file when one connection commits while another makes a checkpoint
+(https://www.sqlite.org/wal.html#walresetbug); commits make the checkpoints, so the lock covers
+both.
+
+Not supported: several partitions (there is only 0), retention by age, network file systems (WAL
 needs shared memory).
 """
 
@@ -48,7 +49,7 @@ _SCHEMA = ";".join(
 )
 
 
-# What a caller's own records can be guilty of, rather than the file.
+# Errors caused by the records of one call, not by the file.
 _BAD_RECORDS = (
     sqlite3.IntegrityError,
     sqlite3.ProgrammingError,
@@ -62,7 +63,7 @@ _BAD_RECORDS = (
 class _Append:
     topic: Topic
     rows: list[tuple[str, str, bytes, int]]
-    delete_before: int = 0  # or this, for an outbox
+    delete_before: int = 0  # deletes the records below this offset
     erased: Sequence[RecordKey] = ()
     wipes: bool = False
     done: "Future[None]" = field(default_factory=Future)
@@ -70,7 +71,7 @@ class _Append:
 
 def _table(topic: Topic) -> str:
     if topic not in TOPICS:
-        raise ValueError(f"no such topic: {topic!r}; there are {', '.join(TOPICS)}")
+        raise ValueError(f"unknown topic {topic!r}; the topics are {', '.join(TOPICS)}")
     return f'"{topic}"'
 
 
@@ -86,23 +87,23 @@ class SqliteLog:
         """Open or create the log.
 
         Args:
-            path: The file; beside it lie SQLite's `-wal` and `-shm`, and the log's `.lock`.
-            busy_seconds: How long one commit waits for another process's.
-            append_seconds: How long an append waits in all before it gives up.
+            path: SQLite file; SQLite's `-wal` and `-shm` and the log's `.lock` lie beside it.
+            busy_seconds: Longest wait of one commit for another process, in seconds.
+            append_seconds: Longest wait of an append in total, in seconds.
 
         Raises:
-            LogUnavailable: The file cannot be opened or created, or stayed locked.
+            LogUnavailable: The file cannot be opened or created, or is locked.
 
         """
         self.path = path
         self._append_seconds = append_seconds
         self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
-        self._state = threading.Lock()  # guards _closed against a put after the last one
+        self._state = threading.Lock()  # nothing is queued after _closed is set
         self._closed = False
         self._reading = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as opened:  # closed again if a later step fails
+            with ExitStack() as opened:  # closes everything if a later step fails
                 lock_file = path.with_name(f"{path.name}.lock").open("ab")
                 self._write_lock = opened.enter_context(lock_file)
                 with hold_lock(lock_file, busy_seconds):
@@ -118,10 +119,10 @@ class SqliteLog:
         self._writer.start()
 
     def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
-        """Append all or none; return once they are on disk.
+        """Append all records or none; return once they are on disk.
 
         Raises:
-            LogUnavailable: The disk is full, the file is locked or this took too long; the
+            LogUnavailable: The disk is full, the file is locked or the append timed out; the
                 records may or may not be in the log.
             LogError: The log is closed.
 
@@ -135,13 +136,13 @@ class SqliteLog:
             failpoint(f"{topic}.append.after")
 
     def erase(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
-        """Delete the records of these keys, and what was deleted before, from the file's bytes.
+        """Delete the records with these keys and wipe the bytes of all deleted records.
 
-        The file is rewritten (see `feedback.sqlite.wipe`), and appends wait meanwhile.
+        The file is rewritten (see `feedback.log.sqlite.wipe`); appends wait meanwhile.
 
         Raises:
-            LogUnavailable: The file cannot be written, or another process reads it all the
-                time; the records may be deleted, while their bytes are still there.
+            LogUnavailable: The file cannot be written, or another process was reading it all
+                the time; the records may be deleted, but their bytes still there.
             LogError: The log is closed.
 
         """
@@ -157,7 +158,7 @@ class SqliteLog:
         try:
             call.done.result(seconds)
         except TimeoutError as error:
-            call.done.cancel()  # if the writer has not taken it yet, it never will
+            call.done.cancel()  # the writer skips it unless it has started
             raise LogUnavailable(
                 f"the log {self.path} did not commit within {seconds:g} s"
             ) from error
@@ -178,7 +179,7 @@ class SqliteLog:
         return [LogRecord(topic, 0, row[0] - 1, *row[1:]) for row in rows]
 
     def ends(self, topic: Topic) -> dict[int, int]:
-        """Return the next record's offset, by partition: `{0: offset}`.
+        """Return the offset of the next record, by partition: `{0: offset}`.
 
         Raises:
             LogUnavailable: The file cannot be read.
@@ -199,7 +200,7 @@ class SqliteLog:
         return self._select(f"SELECT COUNT(*) FROM {_table(topic)}", ())[0][0]
 
     def size(self) -> int:
-        """Return the bytes that hold records, on disk.
+        """Return the size of the records on disk in bytes.
 
         Raises:
             LogUnavailable: The file cannot be read.
@@ -214,7 +215,7 @@ class SqliteLog:
         return rows[0][0]
 
     def delete_before(self, topic: Topic, offset: int) -> None:
-        """Delete the records below `offset`: for an outbox, whose records have moved on.
+        """Delete the records below `offset`: for an outbox, which has forwarded them.
 
         Raises:
             LogUnavailable: The file cannot be written.
@@ -224,9 +225,9 @@ class SqliteLog:
         self._commit_soon(_Append(topic, [], delete_before=offset), self._append_seconds)
 
     def close(self) -> None:
-        """Commit what is queued, then let go of the file and the thread.
+        """Commit queued appends, then release the file and the thread.
 
-        A writer that has not had its turn within `append_seconds` is left to itself.
+        After `append_seconds` this stops waiting for the writer thread.
         """
         with self._state:
             if self._closed:
@@ -255,7 +256,7 @@ class SqliteLog:
             self._write_lock.close()
 
     def _next_batch(self) -> list[_Append] | None:
-        """Wait for a call and give it with those queued behind it; None when closed."""
+        """Wait for a call and return it with those queued behind it; None when closed."""
         first = self._queue.get()
         if first is None:
             return None
@@ -274,20 +275,20 @@ class SqliteLog:
     def _commit(self, batch: list[_Append]) -> None:
         error = self._try(batch)
         if len(batch) > 1 and isinstance(error, _BAD_RECORDS):
-            for call in batch:  # one call's records cannot be stored; the others' can
+            for call in batch:  # find the call whose records cannot be stored
                 _finish([call], self._try([call]))
         else:
             _finish(batch, error)
 
     def _try(self, batch: list[_Append]) -> Exception | None:
-        """Write the calls in one transaction; give what went wrong."""
+        """Write the calls in one transaction; return the error, if any."""
         try:
             with hold_lock(self._write_lock):
                 with transaction(self._write):
                     for call in batch:
                         self._do(call)
                 if any(call.wipes for call in batch) and not wipe(self._write):
-                    raise TimeoutError("another process is in the way of wiping it")
+                    raise TimeoutError("another process blocks wiping it")
         except _BAD_RECORDS as error:
             return error
         except (sqlite3.Error, OSError) as error:

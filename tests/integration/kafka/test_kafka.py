@@ -61,7 +61,7 @@ def test_topics_are_made_to_keep_every_record(settings: KafkaSettings) -> None:
 @pytest.mark.parametrize(
     ("topic", "wrong", "told"),
     [
-        ("feedback", {"configs": {"cleanup.policy": "delete"}}, "forgets old records"),
+        ("feedback", {"configs": {"cleanup.policy": "delete"}}, "deletes old records"),
         ("policies", {"num_partitions": 3}, "must have one"),
     ],
 )

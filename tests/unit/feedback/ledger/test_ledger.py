@@ -157,8 +157,8 @@ def test_choices_that_the_record_does_not_hold_are_left_out(log: SqliteLog, ledg
     assert (judged.event.event_id, groups) == ("q", [[3], [0]])
     # The ranking "r" names a choice twice, which is a defect of its own.
     assert sorted(reasons(ledger)) == [
-        "a candidate stands in it twice",
-        *["the records of its completions do not hold the choices it is about"] * 3,
+        "a candidate occurs twice",
+        *["the records of its completions lack the choices that it refers to"] * 3,
     ]
 
 
@@ -178,9 +178,9 @@ def test_poison_becomes_a_dead_letter_with_its_bytes(log: SqliteLog, ledger: Led
         ("feedback", 2, "k", b"\xff\xfe"),
         ("feedback", 3, "k", b"y"),
     ]
-    assert "no opinion" in letters[1].reason
+    assert "no feedback" in letters[1].reason
     assert "unknown rating value 0" in letters[2].reason
-    assert "its bytes are no" in letters[3].reason
+    assert "its bytes are not a" in letters[3].reason
     assert "its type is 'x'" in letters[4].reason
     assert ledger.counts() == LedgerCounts(1, 1, 0, 5, 1)
     assert ledger.follow(log) == 0, "poison does not stop the ledger"
@@ -234,10 +234,10 @@ def test_completions_that_do_not_fit_together_are_dead_letters(
     ledger.follow(log)
     assert judged_ids(ledger) == ["fits"]
     assert [(d.key, d.reason) for d in ledger.dead_letters()] == [
-        ("prompts", "its completions do not answer the same messages"),
-        ("owners", "completion foreign is another owner's"),
-        ("stolen", "completion foreign is another owner's"),
-        ("waits", "its completions do not answer the same messages"),
+        ("prompts", "its completions have different prompts"),
+        ("owners", "completion foreign belongs to another owner"),
+        ("stolen", "completion foreign belongs to another owner"),
+        ("waits", "its completions have different prompts"),
     ]
     assert ledger.counts() == LedgerCounts(1, 5, 0, 4, 1)
 

@@ -77,7 +77,7 @@ def broken() -> dict[str, FeedbackEvent]:
     elsewhere = rating("e")
     elsewhere.completion_id = "c2"
     return {
-        "no opinion": FeedbackEvent(completion_id="c1"),
+        "no feedback": FeedbackEvent(completion_id="c1"),
         "unknown source 9": unknown_source,
         "unknown rating value 0": rating("e", value=Rating.VALUE_UNSPECIFIED),
         "unknown rating value 7": rating("e", value=7),  # type: ignore[arg-type]
@@ -89,9 +89,9 @@ def broken() -> dict[str, FeedbackEvent]:
         "score -0.1": score(-0.1),
         "twice": comparison("e", ("c1", 1), ("c1", 1)),
         "empty": ranking("e", [[0, 1], []]),
-        "two candidates": ranking("e", [[0]]),
+        "at least two candidates": ranking("e", [[0]]),
         "names no completion": FeedbackEvent(completion_id="c1", rating=Rating(value=1)),
-        "none of its candidates": elsewhere,
+        "no candidate belongs": elsewhere,
         "retracts no event": retraction("e", ""),
     }
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_says_why(reason: str, event: FeedbackEvent) -> None
 def test_a_kind_of_a_later_version_is_no_opinion() -> None:
     """Field 28 of the oneof does not exist yet; its bytes must not become a default label."""
     later = FeedbackEvent(event_id="e", completion_id="c1").SerializeToString() + b"\xe2\x01\x00"
-    assert "no opinion" in (find_defect(FeedbackEvent.FromString(later)) or "")
+    assert "no feedback" in (find_defect(FeedbackEvent.FromString(later)) or "")
 
 
 def test_texts_have_targets_too() -> None:
@@ -125,9 +125,9 @@ def test_records_of_another_type_or_without_an_id_are_undecodable() -> None:
     assert decode_completion(record(answer.SerializeToString(), COMPLETION_TYPE)) == answer
     with pytest.raises(Undecodable, match=r"its type is 'x', not 'protos\.plaudit"):
         decode_feedback(record(event.SerializeToString(), "x"))
-    with pytest.raises(Undecodable, match="its bytes are no"):
+    with pytest.raises(Undecodable, match="its bytes are not a"):
         decode_feedback(record(b"\xff\xff", FEEDBACK_TYPE))
-    with pytest.raises(Undecodable, match="its bytes are no"):
+    with pytest.raises(Undecodable, match="its bytes are not a"):
         decode_completion(record(b"\xff\xff", COMPLETION_TYPE))
     with pytest.raises(Undecodable, match="no event id or no owner"):
         decode_feedback(record(b"", FEEDBACK_TYPE))

@@ -199,7 +199,9 @@ def test_a_forgetting_of_nobody_is_a_dead_letter(
     log: SqliteLog, ledger: Ledger, broken: tuple[str, int]
 ) -> None:
     put(log, completion("c1"), rating("e1"), forgetting("f", *broken))
-    assert find_defect(forgetting("f", *broken)) == "it names nobody to forget, or no time"
+    assert (
+        find_defect(forgetting("f", *broken)) == "the forgetting request names no person or no time"
+    )
     ledger.follow(log)
     assert judged_ids(ledger) == ["e1"]
     assert [d.key for d in ledger.dead_letters()] == ["f"]
