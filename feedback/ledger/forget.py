@@ -1,6 +1,6 @@
-"""How a person leaves the ledger. Every function works inside its caller's transaction.
+"""Erase a person from the ledger. Every function runs in its caller's transaction.
 
-What is erased here is also noted in `to_erase`, since it may still be in the log.
+Records that are erased here are also queued in `to_erase`, to be erased from the log.
 """
 
 import sqlite3
@@ -21,7 +21,7 @@ from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
 
 
 def apply_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> None:
-    """Erase all that goes with the person whom a forgetting names; once for each forgetting."""
+    """Erase everything that a forgetting request covers; a repeated request does nothing."""
     number = record_forgetting(db, event)
     if number is None:
         return
@@ -46,7 +46,7 @@ def apply_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> None:
 
 
 def erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) -> None:
-    """Leave out a completion of somebody who was forgotten, and the events that waited for it."""
+    """Drop a late completion of a forgotten person, and erase the events that waited for it."""
     record_erased_completions(db, [completion.completion_id])
     queue_erasure(db, "completions", [RecordKey(completion.completion_id)])
     search = ForgettingSearch(completion.owner, completion.subject, 0, {completion.completion_id})
@@ -56,7 +56,7 @@ def erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) 
 
 
 def queue_erasure(db: sqlite3.Connection, topic: Topic, keys: Iterable[RecordKey]) -> None:
-    """Note what is to be erased from the log."""
+    """Queue records to be erased from the log."""
     db.executemany(
         "INSERT OR IGNORE INTO to_erase VALUES (?, ?, ?)",
         [(topic, key.key, key.partition_key) for key in keys],
@@ -64,7 +64,7 @@ def queue_erasure(db: sqlite3.Connection, topic: Topic, keys: Iterable[RecordKey
 
 
 def _erase_completions(db: sqlite3.Connection, search: ForgettingSearch) -> list[int]:
-    """Erase their completions; give the first seq as of which each was a prompt to learn on."""
+    """Erase the person's completions; return the first seq as of which each was a prompt."""
     rows = db.execute(
         "SELECT arrival, chat, after_seq, value FROM completions WHERE owner = ?", (search.owner,)
     )
@@ -75,7 +75,7 @@ def _erase_completions(db: sqlite3.Connection, search: ForgettingSearch) -> list
 
 
 def erase_events(db: sqlite3.Connection, search: ForgettingSearch) -> list[int]:
-    """Erase the events that go with the person; give the numbers they had."""
+    """Erase the events that the search finds; return their sequence numbers."""
     rows = db.execute(
         "SELECT arrival, seq, value FROM events WHERE owner = ? ORDER BY arrival", (search.owner,)
     )
@@ -97,9 +97,9 @@ def _erase_dead_letters(db: sqlite3.Connection, search: ForgettingSearch) -> Non
         letter = DeadLetter(**dict(zip(names, row, strict=True)))
         if not search.dead_letter(letter):
             continue
-        place = (letter.topic, letter.partition, letter.offset)
+        position = (letter.topic, letter.partition, letter.offset)
         db.execute(
-            "DELETE FROM dead_letters WHERE topic = ? AND partition = ? AND offset = ?", place
+            "DELETE FROM dead_letters WHERE topic = ? AND partition = ? AND offset = ?", position
         )
         queue_erasure(db, "dead-letter", [RecordKey(dead_letter_record(letter).key)])
         if letter.topic == "feedback":

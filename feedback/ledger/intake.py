@@ -1,4 +1,4 @@
-"""How records enter the ledger, inside the caller's transaction."""
+"""Ingest log records into the ledger, in the caller's transaction."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -35,10 +35,10 @@ class _Completion:
 
 
 class RecordIngester:
-    """Takes records in, within one transaction; what it has looked up is good for no longer."""
+    """Ingests records in one transaction. Its caches are valid only during that transaction."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        """Use the ledger's connection, in a transaction."""
+        """Use the ledger's connection, which must be in a transaction."""
         self._db = db
         self._seq = max_seq(db)
         self._completion_cache: dict[str, _Completion | None] = {}
@@ -46,7 +46,7 @@ class RecordIngester:
         self._has_waiting = self._holds_any("needs")
 
     def ingest_completions(self, batch: Iterable[LogRecord]) -> None:
-        """Store completion records, and number the events that waited for nothing else."""
+        """Store completion records, and number the events that waited only for these."""
         after_seq = self._seq
         released: set[int] = set()
         for record in batch:
@@ -69,7 +69,7 @@ class RecordIngester:
             self._assign_seq_if_joined(arrival)
 
     def ingest_feedback(self, batch: Iterable[LogRecord]) -> None:
-        """Store feedback events, and number those whose completions are all here."""
+        """Store feedback events, and number those whose completions are all known."""
         for record in batch:
             try:
                 event = decode_feedback(record)
@@ -124,7 +124,7 @@ class RecordIngester:
 
     def _add(self, event: FeedbackEvent, record: LogRecord) -> None:
         needed = event_completion_ids(event)
-        missing = [one for one in needed if self._completion(one) is None]
+        missing = [c for c in needed if self._completion(c) is None]
         reason = None if missing else self._find_mismatch(event, needed)
         usable = not missing and reason is None
         row = self._db.execute(
@@ -146,7 +146,7 @@ class RecordIngester:
             ),
         ).fetchone()
         if row is None:
-            return  # it came before
+            return  # a repeated event
         if usable:
             self._seq += 1
         elif reason is not None:
@@ -155,7 +155,7 @@ class RecordIngester:
             self._db.execute("INSERT INTO needs VALUES (?, ?)", (completion_id, row[0]))
 
     def _assign_seq_if_joined(self, arrival: int) -> None:
-        """Return an event its seq if it waits for nothing more, or bury it if it does not fit."""
+        """Number an event if it waits for nothing more; make it a dead letter if it is invalid."""
         waits = self._db.execute("SELECT 1 FROM needs WHERE arrival = ?", (arrival,))
         if waits.fetchone() is not None:
             return
@@ -173,20 +173,20 @@ class RecordIngester:
         _add_dead_letter(self._db, record, reason)
 
     def _find_mismatch(self, event: FeedbackEvent, needed: Iterable[str]) -> str | None:
-        """Say why an event cannot be joined to its completions, all of which are here."""
+        """Return why an event does not fit its completions, all of which are known; else None."""
         records = {}
         prompts = set()
         for completion_id in sorted(needed):
             completion = self._completion(completion_id)
-            assert completion is not None, "an event that waits is not joined"
+            assert completion is not None, "a waiting event must not be joined"
             if completion.owner != event.owner:
-                return f"completion {completion_id} is another owner's"
+                return f"completion {completion_id} belongs to another owner"
             records[completion_id] = completion.record
             prompts.add(completion.prompt)
         if len(prompts) > 1:
-            return "its completions do not answer the same messages"
+            return "its completions have different prompts"
         if needed and restrict_to_recorded(event, records) is None:
-            return "the records of its completions do not hold the choices it is about"
+            return "the records of its completions lack the choices that it refers to"
         return None
 
 

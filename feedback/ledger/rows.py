@@ -1,4 +1,4 @@
-"""What the ledger gives: its schema, judged events, dead letters and counts."""
+"""The ledger's schema, and the rows that it returns: joined events, dead letters, counts."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from feedback.privacy import forgetting
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
-# events.seq is null while the event waits for a completion, and stays null if it is dead.
-# needs holds one row for each completion that a waiting event waits for.
-# completions.after_seq is the last seq that was given when the completion arrived.
-# erasures says what a row of forgotten erased: the first seq as of which any of it could be
-# learned from, and the last that was given by then.
-# to_erase holds what the log has still to erase.
+# events.seq is null while the event waits for a completion, and always if it is a dead letter.
+# needs has one row for each completion that a waiting event waits for.
+# completions.after_seq is the last seq that had been assigned when the completion arrived.
+# erasures describes what a row of forgotten erased: the first seq as of which any of it could be
+# learned from, and the last seq that had been assigned.
+# to_erase lists records that must still be erased from the log.
 SCHEMA: Final = f"""{forgetting.SCHEMA};
 CREATE TABLE IF NOT EXISTS erasures (
     number INTEGER PRIMARY KEY, first_seq INTEGER, last_seq INTEGER NOT NULL,
@@ -54,12 +54,12 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 
 @dataclass(frozen=True, slots=True)
 class JoinedEvent:
-    """An opinion that counts, with every completion that it is about.
+    """An effective feedback event together with the completions that it refers to.
 
     Attributes:
-        seq: The event's number in the ledger.
-        event: The opinion; every candidate in it is a choice that its record holds.
-        completions: The records, by completion id; shared between events, not to be changed.
+        seq: Sequence number of the event in the ledger.
+        event: Feedback event; the records contain every candidate in it.
+        completions: Completion records by id; shared between events, so do not modify them.
 
     """
 
@@ -70,14 +70,15 @@ class JoinedEvent:
 
 @dataclass(frozen=True, slots=True)
 class LedgerCounts:
-    """What the ledger holds.
+    """The number of rows in the ledger.
 
     Attributes:
-        events: Distinct events, retractions and waiting ones included, dead ones not.
-        completions: Distinct completion records.
-        waiting: Events that wait for a completion.
-        dead_letters: Records set aside with a reason.
-        max_seq: The last number given; 0 for none.
+        events: Number of distinct events, including retractions and waiting events, without dead
+            letters.
+        completions: Number of distinct completion records.
+        waiting: Number of events that wait for a completion.
+        dead_letters: Number of dead letters.
+        max_seq: Last sequence number that was assigned; 0 for none.
 
     """
 
@@ -90,15 +91,15 @@ class LedgerCounts:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What one forgetting erased from the ledger.
+    """What one forgetting request erased from the ledger.
 
     Attributes:
-        number: Of the ledger's forgettings, counted from 1.
-        event_id: The forgetting's.
-        first_seq: What was learned up to a lower number has nothing of it; None: nobody could
-            have learned from it.
-        events: That went with the person, waiting ones and retractions included.
-        completions: Theirs.
+        number: Number of the request in this ledger, counted from 1.
+        event_id: Event id of the request.
+        first_seq: First sequence number as of which a policy may have learned from the erased
+            records; None if none could have.
+        events: Number of events erased, including waiting events and retractions.
+        completions: Number of completions erased.
 
     """
 
@@ -111,7 +112,7 @@ class Erasure:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that cannot be used, as the log held it, and why."""
+    """A log record that cannot be used, with the reason."""
 
     topic: str
     partition: int
@@ -123,7 +124,7 @@ class DeadLetter:
 
 
 def max_seq(db: sqlite3.Connection) -> int:
-    """Return the last number given, also where what had it is erased; 0 for none."""
+    """Return the last sequence number assigned, even if its event was erased; 0 for none."""
     row = db.execute(
         "SELECT MAX(COALESCE((SELECT MAX(seq) FROM events), 0), "
         "COALESCE((SELECT MAX(last_seq) FROM erasures), 0))"
@@ -134,12 +135,12 @@ def max_seq(db: sqlite3.Connection) -> int:
 def restrict_to_recorded(
     event: FeedbackEvent, completions: Mapping[str, CompletionRecord]
 ) -> FeedbackEvent | None:
-    """Leave out candidates that their record does not hold; None where no opinion remains.
+    """Remove candidates that are missing in the records; return None if no feedback remains.
 
-    A ranking keeps what it says about the others; any other kind is about all it names.
+    A ranking keeps its other candidates; every other kind needs all of its candidates.
     """
-    held = {(c, choice.index) for c, record in completions.items() for choice in record.choices}
-    if all((c.completion_id, c.choice) in held for c in event_candidates(event)):
+    recorded = {(c, choice.index) for c, record in completions.items() for choice in record.choices}
+    if all((c.completion_id, c.choice) in recorded for c in event_candidates(event)):
         return event
     if feedback_kind(event) != "ranking":
         return None
@@ -147,7 +148,7 @@ def restrict_to_recorded(
     trimmed.CopyFrom(event)
     del trimmed.ranking.groups[:]
     for group in event.ranking.groups:
-        kept = [c for c in group.candidates if (c.completion_id, c.choice) in held]
+        kept = [c for c in group.candidates if (c.completion_id, c.choice) in recorded]
         if kept:
             trimmed.ranking.groups.add(candidates=kept)
     return trimmed if len(event_candidates(trimmed)) >= 2 else None

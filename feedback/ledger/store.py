@@ -1,18 +1,17 @@
-"""The ledger: everything the log has said, exactly once, joined and ready to learn from.
+"""The ledger: every record of the log exactly once, joined and numbered for training.
 
-Numbers (seq) are given when an event becomes usable: when the last completion that it is
-about has arrived, or at once for a retraction. Waiting events have none. So what happens
-later, however late, gets a higher number, nothing at or below a number that was given ever
-changes, and `judged(upto_seq=n)` is the same for every n up to `max_seq`, whenever and after
-however many crashes it is asked. A vote that its completion reaches late is learned from by
-the next cycle. Numbers are one ledger's own: another ledger of the same log may give others.
+An event gets its sequence number (seq) when it becomes usable: when the last completion that it
+refers to has arrived, or at once for a retraction. Waiting events have none. Later records always
+get higher numbers, so `effective_events(upto_seq=n)` returns the same for every n up to `max_seq`
+at any time and after any number of crashes. A vote whose completion arrives late is used by the
+next cycle. Numbers belong to one ledger; another ledger of the same log may assign others.
 
-A later vote on the same target replaces an earlier one for good: retracting it does not
-bring the earlier one back, since its author had already left it behind.
+A later vote on the same target supersedes an earlier one for good: retracting the later vote does
+not restore the earlier one.
 
-Forgetting a person is the one thing that changes what `judged` and `prompts` give for a number
-that was given: what goes with the person is erased, and what comes late is not taken in. The
-others' numbers stay as they are, and none is given twice.
+Only forgetting a person changes what `effective_events` and `prompts` return for an assigned
+number: the person's records are erased, and late ones are dropped. Other events keep their
+numbers, and no number is assigned twice.
 """
 
 import threading
@@ -65,14 +64,14 @@ _NO_END: Final = 2**63 - 1
 
 
 class LedgerError(FeedbackError):
-    """The ledger's file is followed by two processes at once, or cannot be used."""
+    """Another process follows the log with the same ledger file."""
 
 
 class Ledger:
-    """A ledger in one SQLite file, followed by one process; others may read it.
+    """A ledger in one SQLite file. One process may follow the log; others may read.
 
-    Every method may be called from any thread, and raises sqlite3.OperationalError where
-    the file cannot be read or written.
+    Every method may be called from any thread, and raises sqlite3.OperationalError if the file
+    cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,23 +81,23 @@ class Ledger:
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._db.close()
 
     def follow(self, log: EventLog, limit: int = 1000) -> int:
-        """Take in up to `limit` new records of each topic; give how many there were.
+        """Ingest up to `limit` new records of each topic; return their number.
 
-        Rows, positions and dead letters are one transaction. An event id that the ledger
-        has is skipped, so a record may come any number of times. 0: nothing new for now.
+        Rows, positions and dead letters are written in one transaction. Known event ids are
+        skipped, so a record may arrive any number of times.
 
         Raises:
-            LogUnavailable: The log did not give its records; the ledger is as it was.
+            LogUnavailable: The log did not return its records; the ledger is unchanged.
             LedgerError: Another process follows with the same file.
 
         """
         with self._lock:
-            wipe(self._db)  # what a crash, or a reader, kept from being wiped
+            wipe(self._db)  # in case a crash or a reader prevented it earlier
             before = self.positions()
             batches = {topic: log.read(topic, before[topic], limit) for topic in FOLLOWED_TOPICS}
             if not any(batches.values()):
@@ -106,9 +105,9 @@ class Ledger:
             with transaction(self._db):
                 if before != self.positions():
                     raise LedgerError(f"another process follows with the ledger {self.path}")
-                intake = RecordIngester(self._db)
-                intake.ingest_completions(batches["completions"])
-                intake.ingest_feedback(batches["feedback"])
+                ingester = RecordIngester(self._db)
+                ingester.ingest_completions(batches["completions"])
+                ingester.ingest_feedback(batches["feedback"])
                 for batch in batches.values():
                     self._advance(batch)
                 failpoint("ledger.commit.before")
@@ -117,15 +116,15 @@ class Ledger:
             return sum(map(len, batches.values()))
 
     def positions(self) -> dict[Topic, dict[int, int]]:
-        """Give, by topic and partition, the offset that is read next."""
+        """Return the next offset to read, by topic and partition."""
         with self._lock:
             return {topic: self._positions(topic) for topic in FOLLOWED_TOPICS}
 
     def lag(self, log: EventLog) -> int:
-        """Return how many records the log has that the ledger has not, tombstones included.
+        """Return how many records the ledger is behind the log, including tombstones.
 
         Raises:
-            LogUnavailable: The log did not say where it ends.
+            LogUnavailable: The log did not return its end.
 
         """
         lag = 0
@@ -135,7 +134,7 @@ class Ledger:
         return lag
 
     def counts(self) -> LedgerCounts:
-        """Count what the ledger holds."""
+        """Count the rows of the ledger."""
         with self._lock:
             row = self._db.execute(
                 "SELECT (SELECT COUNT(*) FROM events WHERE dead = 0), "
@@ -147,13 +146,13 @@ class Ledger:
             return LedgerCounts(events, completions, waiting, dead, max_seq(self._db))
 
     def event_ids(self) -> list[str]:
-        """Return the ids of all events, in order of arrival, dead ones left out."""
+        """Return the ids of all events in order of arrival, without dead letters."""
         with self._lock:
             rows = self._db.execute("SELECT event_id FROM events WHERE dead = 0 ORDER BY arrival")
             return [row[0] for row in rows]
 
     def dead_letters(self) -> list[DeadLetter]:
-        """Return the records set aside, in the order of their topics and offsets."""
+        """Return the dead letters, ordered by topic and offset."""
         columns = "topic, partition, offset, key, type, value, reason"
         with self._lock:
             rows = self._db.execute(
@@ -162,10 +161,10 @@ class Ledger:
             return [DeadLetter(*row) for row in rows]
 
     def mirror_dead_letters(self, log: EventLog) -> int:
-        """Append the records set aside since the last time to topic `dead-letter`; give how many.
+        """Append new dead letters to topic `dead-letter`; return their number.
 
         Raises:
-            LogUnavailable: The log did not take them; mirror again.
+            LogUnavailable: The log did not accept them; call this again.
 
         """
         with self._lock:
@@ -190,13 +189,13 @@ class Ledger:
         return len(rows)
 
     def retry_dead_letters(self, log: EventLog) -> int:
-        """Send every record set aside through its topic once more; give how many there were.
+        """Append every dead letter to its topic again; return their number.
 
-        For use after what set them aside has changed (a newer version knows their kind). What
-        still cannot be used is set aside again.
+        Use this after the cause was fixed, for example by a release that knows their kind.
+        Records that still cannot be used become dead letters again.
 
         Raises:
-            LogUnavailable: The log did not take them; they are where they were.
+            LogUnavailable: The log did not accept them; the ledger is unchanged.
 
         """
         with self._lock, transaction(self._db):
@@ -204,15 +203,15 @@ class Ledger:
             self._db.execute("DELETE FROM dead_letters")
             self._db.execute("DELETE FROM events WHERE dead = 1")
             for topic in FOLLOWED_TOPICS:
-                own = [NewRecord(d.key, d.type, d.value) for d in letters if d.topic == topic]
-                log.append(topic, own)
+                records = [NewRecord(d.key, d.type, d.value) for d in letters if d.topic == topic]
+                log.append(topic, records)
         return len(letters)
 
     def erase_forgotten(self, log: EventLog) -> int:
-        """Erase from the log what was erased here or came too late; give how many records.
+        """Erase the queued records of forgotten people from the log; return their number.
 
         Raises:
-            LogUnavailable: The log did not take it all; erase again.
+            LogUnavailable: Some records may not be erased; call this again.
 
         """
         with self._lock:
@@ -230,7 +229,7 @@ class Ledger:
         return len(rows)
 
     def erasures(self, owner: str, subject: str) -> list[Erasure]:
-        """Return what forgetting a person has erased, each time, the first one first."""
+        """Return what each request to forget a person has erased, oldest first."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT number, event_id, first_seq, events, completions "
@@ -241,32 +240,32 @@ class Ledger:
             return [Erasure(*row) for row in rows]
 
     def last_forgetting(self) -> int:
-        """Return the number of the last forgetting that erased something to learn from; 0: none."""
+        """Return the number of the last forgetting that erased training data; 0 for none."""
         with self._lock:
             row = self._db.execute("SELECT MAX(number) FROM erasures WHERE first_seq IS NOT NULL")
             return int(row.fetchone()[0] or 0)
 
     def is_erasure_complete(self) -> bool:
-        """Tell whether the file holds no byte of what was erased."""
+        """Return whether no byte of erased rows is left in the file."""
         with self._lock:
             return not must_wipe(self._db)
 
     def coverage(self, upto_seq: int) -> list[Lessons]:
-        """Return where in the log the events are that are numbered up to `upto_seq`."""
+        """Return the log positions of the events numbered up to `upto_seq`."""
         with self._lock:
             return read_coverage(self._db, upto_seq)
 
     def effective_events(
         self, after_seq: int = 0, upto_seq: int | None = None
     ) -> list[JoinedEvent]:
-        """Return the opinions numbered `(after_seq, upto_seq]` that count as of `upto_seq`.
+        """Return the events numbered in `(after_seq, upto_seq]` that are effective at `upto_seq`.
 
-        Retracted and replaced ones are left out; what is numbered above `upto_seq` is not
-        looked at. An empty subject is its owner's one anonymous subject.
+        Retracted and superseded events are left out; events numbered above `upto_seq` have no
+        effect. All events of an owner without a subject count as one subject's.
 
         Args:
-            after_seq: Leave out what is numbered up to this.
-            upto_seq: The snapshot, at most `max_seq` for it to be reproducible; None for now.
+            after_seq: Number after which events are returned.
+            upto_seq: Number of the snapshot; reproducible up to `max_seq`. None: the current one.
 
         """
         with self._lock:
@@ -277,31 +276,32 @@ class Ledger:
             events = [(seq, FeedbackEvent.FromString(value)) for seq, value in rows]
             needed = {c for _, event in events for c in event_completion_ids(event)}
             records = self._completions(needed)
-        judged = []
+        joined = []
         for seq, event in events:
-            own = {c: records[c] for c in sorted(event_completion_ids(event))}
-            held = restrict_to_recorded(event, own)
-            assert held is not None, "an event of which nothing is held is given no seq"
-            judged.append(JoinedEvent(seq, held, own))
-        return judged
+            completions = {c: records[c] for c in sorted(event_completion_ids(event))}
+            restricted = restrict_to_recorded(event, completions)
+            assert restricted is not None, "an event without recorded candidates gets no seq"
+            joined.append(JoinedEvent(seq, restricted, completions))
+        return joined
 
     def count_votes(self, after_seq: int, upto_seq: int) -> dict[str, int]:
-        """Count the opinions of `judged` that teach something, by kind."""
+        """Count the votes among `effective_events`, by kind."""
         kinds = (
-            str(feedback_kind(one.event)) for one in self.effective_events(after_seq, upto_seq)
+            str(feedback_kind(joined.event))
+            for joined in self.effective_events(after_seq, upto_seq)
         )
         return dict(Counter(kind for kind in kinds if kind not in NON_TRAINING_KINDS))
 
     def prompts(self, limit: int, upto_seq: int | None = None) -> list[list[dict[str, str]]]:
-        """Return the distinct lists of messages that people asked, the latest first.
+        """Return the distinct message lists of chat completions, latest first.
 
-        Each is `[{"role": ..., "content": ...}, ...]`. Text completions and what could not
-        be recorded are left out.
+        Each is `[{"role": ..., "content": ...}, ...]`. Text completions and prompts that could
+        not be recorded are left out.
 
         Args:
-            limit: How many at most.
-            upto_seq: Only completions that arrived before this number was given, which
-                is reproducible; None for all.
+            limit: Largest number of prompts.
+            upto_seq: Use only completions that arrived before this number was assigned, which is
+                reproducible; None: all.
 
         """
         with self._lock:

@@ -1,8 +1,8 @@
-"""Forgetting a person: what is theirs, wherever it is kept, and what must not come back.
+"""Forget a person: find their records in any store, and recognise late ones.
 
-Theirs are their completions, their opinions, and the opinions of others that need a completion
-of theirs, with their retractions: without the completion nobody can learn from them. A record
-that cannot be read cannot be told to be anybody's.
+A person's records are their completions, their feedback, and the feedback of others that refers
+to one of these completions, with retractions: without the completion that feedback is useless. A
+record that cannot be decoded cannot be attributed to anyone.
 """
 
 import sqlite3
@@ -22,8 +22,8 @@ from feedback.log.records import (
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
 
-# For every file that is kept by following the log: who was forgotten, and which completions
-# went with them, since what comes late may only be known by these.
+# Part of every file that follows the log: who was forgotten, and which of their completions were
+# erased, since late events may only be recognised by these.
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS forgotten (
     number INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
@@ -31,18 +31,20 @@ CREATE TABLE IF NOT EXISTS forgotten (
 CREATE INDEX IF NOT EXISTS forgotten_subject ON forgotten (owner, subject, until_ms);
 CREATE TABLE IF NOT EXISTS erased_completions (completion_id TEXT PRIMARY KEY) WITHOUT ROWID
 """
-# Completions last: after a crash in between they still tell which opinions need them.
+# Completions come last: after a crash they still identify the feedback that refers to them.
 ERASE_ORDER: Final[tuple[Topic, ...]] = ("dead-letter", "feedback", "completions")
 
 
 @dataclass(slots=True)
 class ForgettingSearch:
-    """Finds what is a person's, when shown completions first, then events, then dead letters.
+    """Finds a person's records. Pass it completions first, then events, then dead letters.
 
     Attributes:
-        until_ms: What was made after this is not looked for.
-        completions: Ids of those found.
-        events: Ids of those found, retractions included.
+        owner: Owner of the records.
+        subject: The person to forget.
+        until_ms: Time up to which records are covered, in milliseconds since the epoch.
+        completions: Ids of the completions found.
+        events: Ids of the events found, including retractions.
 
     """
 
@@ -56,14 +58,14 @@ class ForgettingSearch:
         return message.subject == self.subject and message.created_ms <= self.until_ms
 
     def completion(self, record: CompletionRecord) -> bool:
-        """Tell whether a completion is theirs, and note it."""
+        """Return whether a completion is covered, and remember it."""
         found = record.owner == self.owner and self._is_by_subject(record)
         if found:
             self.completions.add(record.completion_id)
         return found
 
     def event(self, event: FeedbackEvent) -> bool:
-        """Tell whether an event goes with them, and note it."""
+        """Return whether an event is covered, and remember it."""
         if event.owner != self.owner or feedback_kind(event) == FORGETTING:
             return False
         if feedback_kind(event) == RETRACTION:
@@ -77,7 +79,7 @@ class ForgettingSearch:
         return found
 
     def dead_letter(self, letter: DeadLetter) -> bool:
-        """Tell whether what was set aside can be read and goes with them."""
+        """Return whether a dead letter can be decoded and is covered."""
         record = LogRecord("dead-letter", 0, 0, letter.key, letter.type, letter.value, 0)
         try:
             if letter.topic == "completions":
@@ -88,16 +90,16 @@ class ForgettingSearch:
 
 
 def event_key(event: FeedbackEvent) -> RecordKey:
-    """Return what names an event's record in the log."""
+    """Return the key of an event's record in the log."""
     record = feedback_record(event)
     return RecordKey(record.key, record.partition_key)
 
 
 def search_log(log: EventLog, search: ForgettingSearch) -> dict[Topic, set[RecordKey]]:
-    """Read the whole log; give the keys, by topic, of what goes with the person.
+    """Read the whole log; return the keys of the person's records, by topic.
 
     Raises:
-        LogUnavailable: The log did not give its records.
+        LogUnavailable: The log did not return its records.
 
     """
     found: dict[Topic, set[RecordKey]] = {topic: set() for topic in ERASE_ORDER}
@@ -119,19 +121,19 @@ def _iter_records(log: EventLog, topic: Topic) -> Iterable[LogRecord]:
 def _matching_key(record: LogRecord, search: ForgettingSearch) -> RecordKey | None:
     try:
         if record.topic == "completions":
-            theirs = search.completion(decode_completion(record))
+            covered = search.completion(decode_completion(record))
         elif record.topic == "feedback":
             event = decode_feedback(record)
             return event_key(event) if search.event(event) else None
         else:
-            theirs = search.dead_letter(decode_dead_letter(record))
+            covered = search.dead_letter(decode_dead_letter(record))
     except Undecodable:
         return None
-    return RecordKey(record.key) if theirs else None
+    return RecordKey(record.key) if covered else None
 
 
 def record_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> int | None:
-    """Note a forgetting, whose completions are not known yet; None if it was noted before."""
+    """Store a forgetting request and return its number; None if it was stored before."""
     row = db.execute(
         "INSERT OR IGNORE INTO forgotten (event_id, owner, subject, until_ms) "
         "VALUES (?, ?, ?, ?) RETURNING number",
@@ -141,19 +143,19 @@ def record_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> int | Non
 
 
 def record_erased_completions(db: sqlite3.Connection, ids: Iterable[str]) -> None:
-    """Note which completions went with a person."""
+    """Store which completions were erased with a person."""
     db.executemany("INSERT OR IGNORE INTO erased_completions VALUES (?)", [(i,) for i in ids])
 
 
 def is_forgotten(db: sqlite3.Connection, message: CompletionRecord | FeedbackEvent) -> bool:
-    """Tell whether something that comes late is of a person who was forgotten after it."""
-    said = (message.owner, message.subject, message.created_ms)
+    """Return whether a late message belongs to a person who was forgotten afterwards."""
+    key = (message.owner, message.subject, message.created_ms)
     sql = "SELECT 1 FROM forgotten WHERE owner = ? AND subject = ? AND until_ms >= ? LIMIT 1"
-    return bool(message.subject) and db.execute(sql, said).fetchone() is not None
+    return bool(message.subject) and db.execute(sql, key).fetchone() is not None
 
 
 def is_forgotten_event(db: sqlite3.Connection, event: FeedbackEvent) -> bool:
-    """Tell whether an event that comes late is theirs, or names a completion that was."""
+    """Return whether a late event is a forgotten person's, or refers to an erased completion."""
     sql = "SELECT 1 FROM erased_completions WHERE completion_id = ?"
     return is_forgotten(db, event) or any(
         db.execute(sql, (completion,)).fetchone() is not None

@@ -1,8 +1,8 @@
-"""Who says what about which answer: owners, subjects, completion ids and event ids.
+"""Owners, subjects, completion ids and event ids.
 
-A completion id certifies itself: any replica that has the installation's secret can tell
-that this service made it, for this owner, with so many choices, and until when it may be
-voted on. Left out: revoking a single id.
+A completion id is signed: any replica with the installation's secret can check that this service
+issued it, for which owner, with how many choices, and until when it accepts votes. A single id
+cannot be revoked.
 """
 
 import contextlib
@@ -36,19 +36,19 @@ _ID: Final = re.compile(
 
 
 class IdentityError(FeedbackError):
-    """An id or the secret behind it is not right."""
+    """An id or the secret is invalid."""
 
 
 class SecretInvalid(IdentityError):
-    """The secret file is unreadable; the message says how."""
+    """The secret file is invalid; the message says why."""
 
 
 class ForgedId(IdentityError):
-    """Not an id that this installation gave to this owner."""
+    """The id was not issued by this installation to this owner."""
 
 
 class ExpiredId(IdentityError):
-    """Given to this owner, but too long ago to be voted on."""
+    """The id was issued to this owner too long ago to accept votes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Secret:
     """The secret of an installation, shared by its replicas.
 
     Attributes:
-        current: Id of the key that new completion ids are signed with, 8 hex digits.
-        keys: Keys by id; a key that is dropped here makes the ids it signed forged.
-        identity: What owners, subjects and event ids are derived from. It never rotates:
-            another one would make every owner a stranger to what they own.
+        current: Id of the key that signs new completion ids, 8 hex digits.
+        keys: Signing keys by id. Removing a key invalidates the ids that it signed.
+        identity: Key that owners, subjects and event ids are derived from. It must never change:
+            owners would lose access to everything they own.
 
     """
 
@@ -70,12 +70,12 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class CompletionIdClaims:
-    """What a completion id certifies.
+    """The signed content of a completion id.
 
     Attributes:
-        choices: How many choices the completion has; they count from 0.
-        expires: Until when it may be voted on, unix seconds.
-        policy_version: The policy that was live when the request came in.
+        choices: Number of choices of the completion.
+        expires: Time until which votes are accepted, in Unix seconds.
+        policy_version: Version that was live when the request arrived.
 
     """
 
@@ -85,12 +85,12 @@ class CompletionIdClaims:
 
 
 def load_or_create_secret(path: Path) -> Secret:
-    """Read the secret file, or make one, readable by its owner alone.
+    """Read the secret file, or create one that only its owner can read.
 
-    Processes that do so at once all get the same secret.
+    Processes that do so at the same time all get the same secret.
 
     Raises:
-        SecretInvalid: The file is there, but is not a secret.
+        SecretInvalid: The file exists but is not a valid secret.
 
     """
     if not path.exists():
@@ -99,11 +99,11 @@ def load_or_create_secret(path: Path) -> Secret:
         stored = json.loads(path.read_text())
         keys = {key_id: bytes.fromhex(key) for key_id, key in stored["keys"].items()}
         secret = Secret(stored["current"], keys, bytes.fromhex(stored["identity"]))
-        sound = secret.current in keys and all(len(bytes.fromhex(k)) == 4 for k in keys)
-        sound = sound and all(len(key) >= 16 for key in (secret.identity, *keys.values()))
+        valid = secret.current in keys and all(len(bytes.fromhex(k)) == 4 for k in keys)
+        valid = valid and all(len(key) >= 16 for key in (secret.identity, *keys.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SecretInvalid(f"{path} is not a secret file: {error!r}") from error
-    if not sound:
+    if not valid:
         raise SecretInvalid(f"{path} lacks its current key, or has a key that is too short")
     return secret
 
@@ -121,7 +121,7 @@ def _create_secret(path: Path) -> None:
 
 
 def _digest(key: bytes, purpose: bytes, *parts: bytes) -> bytes:
-    """HMAC-SHA-256 over parts that cannot run into each other or into another purpose."""
+    """Return the HMAC-SHA-256 of a purpose and parts, each prefixed by its length."""
     return _hmac(key, b"".join(len(part).to_bytes(4, "big") + part for part in (purpose, *parts)))
 
 
@@ -131,7 +131,7 @@ def _keyed_hmac(key: bytes) -> hmac.HMAC:
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:
-    """HMAC-SHA-256; a third of the time of `hmac.digest`, and it does not let go of the GIL."""
+    """Return the HMAC-SHA-256, in a third of the time of `hmac.digest` and keeping the GIL."""
     digest = _keyed_hmac(key).copy()
     digest.update(message)
     return digest.digest()
@@ -142,21 +142,21 @@ def _text(digest: bytes) -> str:
 
 
 def owner_of(secret: Secret, api_key: str | None) -> str:
-    """Return the owner behind an API key, 24 characters; 'local' where no key is required."""
+    """Return the owner of an API key, 24 characters; 'local' if no key is required."""
     if api_key is None:
         return LOCAL_OWNER
     return _text(_digest(secret.identity, b"owner", api_key.encode()))
 
 
 def subject_of(secret: Secret, owner: str, user: str | None) -> str:
-    """Return the pseudonym of an owner's `user`, 24 characters; '' where none is named."""
+    """Return the pseudonym of an owner's `user`, 24 characters; '' if none is given."""
     if not user:
         return ""
     return _text(_digest(secret.identity, b"subject", owner.encode(), user.encode()))
 
 
 def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:
-    """Return a feedback event's id: the same for the same owner and key, else a new one."""
+    """Return a feedback event's id: equal for equal owner and key, random without a key."""
     if idempotency_key is None:
         return f"fb-{_text(secrets.token_bytes(18))}"
     key = idempotency_key.encode()
@@ -164,37 +164,37 @@ def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:
 
 
 def retraction_id(secret: Secret, owner: str, retracted: str) -> str:
-    """Return the id of the one event that retracts the event `retracted`."""
+    """Return the id of the event that retracts the event `retracted`."""
     digest = _digest(secret.identity, b"retraction", owner.encode(), retracted.encode())
     return f"fb-{_text(digest)}"
 
 
 def _tag(key: bytes, payload: bytes, owner: str) -> bytes:
-    # The payload's length is fixed, so it cannot run into the owner.
+    # The payload has a fixed length, so payload and owner cannot be confused.
     return _hmac(key, b"completion-id" + payload + owner.encode())[:_TAG_BYTES]
 
 
 def create_completion_id(
     secret: Secret, owner: str, choices: int, policy_version: int, now: float | None = None
 ) -> str:
-    """Make a completion id, 61 characters, that may be voted on for 30 days.
+    """Create a completion id, 61 characters, that accepts votes for 30 days.
 
-    The prefix `chatcmpl-` may be replaced by `cmpl-`, OpenAI's for text completions: it is
-    not certified.
+    The prefix `chatcmpl-` is not signed and may be replaced by `cmpl-`, which OpenAI uses for
+    text completions.
 
     Args:
-        secret: The installation's secret.
-        owner: Whose completion it is; certified by the id, not readable in it.
-        choices: How many choices may be voted on, 0 to 65,535.
-        policy_version: The policy live now.
-        now: Unix seconds.
+        secret: Secret of the installation.
+        owner: Owner of the completion; signed, but not readable in the id.
+        choices: Number of choices that can be voted on, 0 to 65,535.
+        policy_version: Live version.
+        now: Current time in Unix seconds; None takes the system's.
 
     Raises:
         ValueError: `choices` is out of range.
 
     """
     if not 0 <= choices <= MAX_CHOICES:
-        raise ValueError(f"choices must be 0 to {MAX_CHOICES}, not {choices}")
+        raise ValueError(f"choices must be between 0 and {MAX_CHOICES}, not {choices}")
     expires = int(time.time() if now is None else now) + LIFETIME_SECONDS
     payload = _PAYLOAD.pack(
         _FORMAT,
@@ -209,7 +209,7 @@ def create_completion_id(
 
 
 def _parse(completion_id: str) -> tuple[bytes, bytes, str, CompletionIdClaims]:
-    """Return payload, tag, key id and claims; nothing is certified by this."""
+    """Return payload, tag, key id and claims, without checking the signature."""
     match = _ID.fullmatch(completion_id)
     if match is None:
         raise ForgedId("not a completion id")
@@ -217,25 +217,25 @@ def _parse(completion_id: str) -> tuple[bytes, bytes, str, CompletionIdClaims]:
     payload, tag = raw[: _PAYLOAD.size], raw[_PAYLOAD.size :]
     form, key_id, _, choices, expires, version = _PAYLOAD.unpack(payload)
     if form != _FORMAT:
-        raise ForgedId("a completion id of a format that this version does not know")
+        raise ForgedId("a completion id of an unknown format")
     return payload, tag, key_id.hex(), CompletionIdClaims(choices, expires, version)
 
 
 def parse_claims(completion_id: str) -> CompletionIdClaims:
-    """Read a completion id's claims without checking it: for ids that were checked before.
+    """Return the claims of a completion id that was verified before.
 
     Raises:
-        ForgedId: It has not the form of a completion id.
+        ForgedId: It does not have the form of a completion id.
 
     """
     return _parse(completion_id)[3]
 
 
 def verify_owner(secret: Secret, completion_id: str, owner: str) -> CompletionIdClaims:
-    """Check that an id was given to this owner, however long ago.
+    """Check that an id was issued to this owner, and return its claims even if it has expired.
 
     Raises:
-        ForgedId: It was not: it is made up, altered, somebody else's, or its key is gone.
+        ForgedId: It is invented, altered or another owner's, or its key was removed.
 
     """
     payload, tag, key_id, claims = _parse(completion_id)
@@ -248,14 +248,14 @@ def verify_owner(secret: Secret, completion_id: str, owner: str) -> CompletionId
 def check(
     secret: Secret, completion_id: str, owner: str, now: float | None = None
 ) -> CompletionIdClaims:
-    """Check that an id was given to this owner and may still be voted on.
+    """Check that an id was issued to this owner and still accepts votes.
 
     Raises:
-        ForgedId: It was not given to this owner.
-        ExpiredId: It was, more than 30 days ago.
+        ForgedId: It was not issued to this owner.
+        ExpiredId: It was issued more than 30 days ago.
 
     """
     claims = verify_owner(secret, completion_id, owner)
     if (time.time() if now is None else now) >= claims.expires:
-        raise ExpiredId("the completion is too old to be voted on")
+        raise ExpiredId("the completion is too old to accept votes")
     return claims

@@ -1,6 +1,6 @@
-"""Which version learned from which opinion, told by their positions in the log.
+"""Lineage: which version learned from which feedback, by positions in the log.
 
-Positions are the same for every reader of a log, whereas the numbers of a ledger are its own.
+Positions are the same for every reader of a log, unlike the sequence numbers of a ledger.
 """
 
 import sqlite3
@@ -12,13 +12,13 @@ from typing import Final
 from feedback.log.events import FORGETTING, RETRACTION
 from protos.plaudit.v1.policy_pb2 import Lessons
 
-# Opinions of these kinds teach nothing.
+# Events of these kinds are not votes: no policy learns from them.
 NON_TRAINING_KINDS: Final = frozenset({RETRACTION, FORGETTING, "comment"})
 
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """Where an event is in topic `feedback`."""
+    """The position of an event in topic `feedback`."""
 
     partition: int
     offset: int
@@ -29,8 +29,8 @@ class Coverage:
     """The events that one version could learn from.
 
     Attributes:
-        next: By partition, the offset that ends them.
-        missing: Those before it that nobody could use at the time.
+        next: Offset after the last covered event, by partition.
+        missing: Positions before `next` whose events could not be used at the time.
 
     """
 
@@ -39,27 +39,28 @@ class Coverage:
 
     @classmethod
     def of(cls, lessons: Iterable[Lessons]) -> "Coverage":
-        """Read what a `Published` says."""
+        """Convert the field `lessons` of a `Published`."""
         lessons = list(lessons)
         missing = (
             LogPosition(part.partition, offset) for part in lessons for offset in part.missing
         )
         return cls({part.partition: part.next for part in lessons}, frozenset(missing))
 
-    def includes(self, place: LogPosition) -> bool:
-        """Tell whether an event was there to learn from."""
-        return place.offset < self.next.get(place.partition, 0) and place not in self.missing
+    def includes(self, position: LogPosition) -> bool:
+        """Return whether the version could learn from the event at `position`."""
+        offset, end = position.offset, self.next.get(position.partition, 0)
+        return offset < end and position not in self.missing
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What each published version could learn from, the first one first."""
+    """The coverage of each published version, oldest first."""
 
     versions: tuple[tuple[int, Coverage], ...] = ()
 
     @property
     def last(self) -> Coverage:
-        """What the latest version could learn from."""
+        """The coverage of the latest version."""
         return self.versions[-1][1] if self.versions else Coverage()
 
     def with_version(self, version: int, lessons: Iterable[Lessons]) -> "Lineage":
@@ -67,22 +68,22 @@ class Lineage:
         coverage = Coverage.of(lessons)
         return self if not coverage.next else Lineage((*self.versions, (version, coverage)))
 
-    def learned_in(self, place: LogPosition, ended: LogPosition | None) -> int | None:
-        """Return the first version that learned from an opinion; None: none has.
+    def learned_in(self, position: LogPosition, ended: LogPosition | None) -> int | None:
+        """Return the first version that learned from an event; None if none has.
 
         Args:
-            place: Of the opinion.
-            ended: Of what retracted or replaced it, if anything did.
+            position: Position of the event.
+            ended: Position of the event that retracted or superseded it, if any.
 
         """
         for version, coverage in self.versions:
-            if coverage.includes(place):
+            if coverage.includes(position):
                 return None if ended is not None and coverage.includes(ended) else version
         return None
 
 
 def read_coverage(ledger: sqlite3.Connection, upto_seq: int) -> list[Lessons]:
-    """Return the positions of what a ledger has numbered up to `upto_seq`, by partition."""
+    """Return the coverage of a ledger's events numbered up to `upto_seq`, by partition."""
     next_offsets: dict[int, int] = dict(
         ledger.execute(
             "SELECT partition, MAX(offset) + 1 FROM events WHERE seq <= ? GROUP BY partition",

@@ -1,8 +1,8 @@
-"""The view: what the API reads, in a small SQLite file that each replica keeps by itself.
+"""The view: a small SQLite file per replica that answers reads of the feedback API.
 
-It follows the log, can be deleted at any time, and is then built again. It may be behind
-the log by what was appended since the last `follow`. Left out: the texts of completions, and
-what goes with people who were forgotten (`feedback.privacy.forgetting`).
+It follows the log and may be behind by what was appended since the last `follow`. It can be
+deleted at any time and is then rebuilt from the log. It contains neither the texts of completions
+nor anything of people who were forgotten (`feedback.privacy.forgetting`).
 """
 
 import sqlite3
@@ -36,13 +36,15 @@ class ViewError(FeedbackError):
 
 @dataclass(frozen=True, slots=True)
 class ViewEvent:
-    """An event of the view.
+    """A feedback event and its status.
 
     Attributes:
-        superseded: A later vote of the same subject on the same target has replaced it.
-        retracted: Its owner has taken it back.
+        event: The event itself.
+        superseded: Whether a later vote of the same subject on the same target replaced it.
+        retracted: Whether its owner retracted it.
         position: Position of the event in the log.
-        ended: Where the first event is that replaced or retracted it; None: it counts.
+        ended: Position of the first event that superseded or retracted it; None if it is
+            effective.
 
     """
 
@@ -54,7 +56,7 @@ class ViewEvent:
 
 
 class View:
-    """A view in one SQLite file, kept by one process; any of its threads may use it."""
+    """A view in one SQLite file, for one process and any of its threads."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the view at `path`.
@@ -64,7 +66,7 @@ class View:
 
         """
         self.path = path
-        # One thread follows at a time, while others read, each lock being its connection's.
+        # Each lock guards one connection: one thread may follow while others read.
         self._following = threading.Lock()
         self._reading = threading.Lock()
         with self._errors():
@@ -75,36 +77,36 @@ class View:
             self._read = connect(path, "", synchronous="NORMAL", busy_seconds=5)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._following, self._reading:
             self._read.close()
             self._write.close()
 
     def follow(self, log: EventLog, limit: int = 1000) -> int:
-        """Take in all that is new in the log; give how many records that was.
+        """Ingest everything that is new in the log; return the number of records.
 
-        Records and position are one transaction, `limit` of a topic at a time. An event id
-        that the view has, and what cannot be used, is skipped.
+        Each transaction holds up to `limit` records of each topic and their positions. Repeated
+        events and records that cannot be used are skipped.
 
         Raises:
-            LogUnavailable: The log did not give its records; what came before is kept.
+            LogUnavailable: The log did not return its records; earlier ones are kept.
             ViewError: The file cannot be written.
 
         """
-        taken = 0
+        count = 0
         with self._following, self._errors():
             while True:
                 batches = [log.read(t, self._positions(t), limit) for t in _FOLLOWED_TOPICS]
                 if not any(batches):
                     wipe(self._write)
-                    return taken
+                    return count
                 with transaction(self._write):
                     for record in (record for batch in batches for record in batch):
                         ingest(self._write, record)
-                taken += sum(map(len, batches))
+                count += sum(map(len, batches))
 
     def event(self, event_id: str) -> ViewEvent | None:
-        """Return an event by its id, retracted or not; None where there is none (yet)."""
+        """Return an event by its id, retracted or not; None if it is unknown so far."""
         rows = self._select(f"{_SELECT_EVENTS} WHERE event_id = ?", (event_id,))
         return _view_event(rows[0]) if rows else None
 
@@ -118,10 +120,10 @@ class View:
         """Return an owner's events that are not retracted, oldest first.
 
         Args:
-            owner: Whose.
-            completion_id: Only those given for this completion; None for all.
-            after: Only those that came after the event of this id, retracted or not.
-            limit: How many at most.
+            owner: Owner of the events.
+            completion_id: Completion that the feedback was given for; None: any.
+            after: Id of an event, retracted or not; only later events are returned.
+            limit: Largest number of events.
 
         Raises:
             LookupError: The owner has no event `after`.
@@ -144,38 +146,38 @@ class View:
         return [_view_event(row) for row in rows]
 
     def has_applied_forgetting(self, event_id: str) -> bool:
-        """Tell whether it has taken in a forgetting, and no byte is left of what that erased."""
+        """Return whether a forgetting request was applied and its bytes are wiped."""
         rows = self._select("SELECT 1 FROM forgotten WHERE event_id = ?", (event_id,))
         with self._reading, self._errors():
             return bool(rows) and not must_wipe(self._read)
 
     def effective_counts(self) -> dict[str, int]:
-        """Count the opinions that are neither replaced nor retracted, by kind."""
+        """Count the effective events, by kind."""
         rows = self._select(
             "SELECT kind, COUNT(*) FROM events WHERE ended_offset IS NULL GROUP BY kind", ()
         )
         return dict(rows)
 
     def count_pending(self, learned: Coverage) -> int:
-        """Count those of them that teach something and were not there to learn from."""
+        """Count the votes that are not in the coverage `learned`."""
         kinds = [kind for kind in KINDS if kind not in NON_TRAINING_KINDS]
         partitions = self._select("SELECT partition FROM positions WHERE topic = 'feedback'", ())
-        waiting = 0
+        count = 0
         for kind in kinds:
             for (partition,) in partitions:
-                waiting += self._count(
+                count += self._count(
                     f"{_COUNT_EFFECTIVE} AND kind = ? AND partition = ? AND offset >= ?",
                     (kind, partition, learned.next.get(partition, 0)),
                 )
-            for place in learned.missing:
-                waiting += self._count(
+            for position in learned.missing:
+                count += self._count(
                     f"{_COUNT_EFFECTIVE} AND kind = ? AND partition = ? AND offset = ?",
-                    (kind, place.partition, place.offset),
+                    (kind, position.partition, position.offset),
                 )
-        return waiting
+        return count
 
     def messages_hash(self, completion_id: str) -> bytes | None:
-        """Return what completions of the same prompt share; None for one not seen yet."""
+        """Return the hash of a completion's prompt; None if the completion is unknown so far."""
         rows = self._select(
             "SELECT messages_hash FROM completions WHERE completion_id = ?", (completion_id,)
         )
@@ -203,7 +205,7 @@ class View:
 
 
 def _rebuild_if_older(connection: sqlite3.Connection) -> None:
-    """Empty a file of a version that kept less, to be built again from the log."""
+    """Empty a file of an older release with fewer columns, to be rebuilt from the log."""
     columns = {
         (table, row[1])
         for table in ("events", "completions")
@@ -216,7 +218,7 @@ def _rebuild_if_older(connection: sqlite3.Connection) -> None:
 
 
 def _view_event(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> ViewEvent:
-    value, superseded, retracted, *place, ended_partition, ended_offset = row
+    value, superseded, retracted, *position, ended_partition, ended_offset = row
     ended = None
     if ended_partition is not None and ended_offset is not None:
         ended = LogPosition(ended_partition, ended_offset)
@@ -224,6 +226,6 @@ def _view_event(row: tuple[bytes, int, int, int, int, int | None, int | None]) -
         FeedbackEvent.FromString(value),
         bool(superseded),
         bool(retracted),
-        LogPosition(*place),
+        LogPosition(*position),
         ended,
     )

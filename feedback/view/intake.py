@@ -1,4 +1,4 @@
-"""How records enter the view, inside the caller's transaction."""
+"""Ingest log records into the view, in the caller's transaction."""
 
 import sqlite3
 from typing import Final
@@ -12,8 +12,8 @@ from feedback.privacy.lineage import LogPosition
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
-# events.partition and offset say where it is in the log, ended_* where the first event is that
-# replaced or retracted it.
+# events.partition and offset are the event's log position, ended_* that of the first event that
+# superseded or retracted it.
 SCHEMA: Final = f"""{forgetting.SCHEMA};
 CREATE TABLE IF NOT EXISTS positions (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
@@ -40,15 +40,15 @@ _END: Final = "UPDATE events SET ended_partition = ?, ended_offset = ?"
 
 
 def ingest(db: sqlite3.Connection, record: LogRecord) -> None:
-    """Take one record in; an event id that the view has, and what cannot be used, is skipped."""
+    """Ingest one record; repeated events and records that cannot be used are skipped."""
     try:
         if record.topic == "completions":
             _ingest_completion(db, record)
         else:
-            place = LogPosition(record.partition, record.offset)
-            _ingest_event(db, decode_feedback(record), place)
+            position = LogPosition(record.partition, record.offset)
+            _ingest_event(db, decode_feedback(record), position)
     except Undecodable:
-        pass  # the ledger keeps it, as a dead letter
+        pass  # the ledger keeps it as a dead letter
     db.execute(
         "INSERT INTO positions VALUES (?, ?, ?) "
         "ON CONFLICT (topic, partition) DO UPDATE SET next = excluded.next",
@@ -74,31 +74,31 @@ def _ingest_completion(db: sqlite3.Connection, record: LogRecord) -> None:
     )
 
 
-def _ingest_event(db: sqlite3.Connection, event: FeedbackEvent, place: LogPosition) -> None:
+def _ingest_event(db: sqlite3.Connection, event: FeedbackEvent, position: LogPosition) -> None:
     if find_defect(event) is not None or forgetting.is_forgotten_event(db, event):
         return
     kind = feedback_kind(event)
     if kind == FORGETTING:
         _forget(db, event)
     elif kind == RETRACTION:
-        _retract(db, event, place)
+        _retract(db, event, position)
     else:
         assert kind is not None
-        _add(db, event, kind, place)
+        _add(db, event, kind, position)
 
 
-def _retract(db: sqlite3.Connection, event: FeedbackEvent, place: LogPosition) -> None:
+def _retract(db: sqlite3.Connection, event: FeedbackEvent, position: LogPosition) -> None:
     retracted = (event.retraction.event_id, event.owner)
     db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", retracted)
     db.execute(
         f"{_END} WHERE event_id = ? AND owner = ? AND ended_offset IS NULL",
-        (place.partition, place.offset, *retracted),
+        (position.partition, position.offset, *retracted),
     )
 
 
-def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: LogPosition) -> None:
+def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, position: LogPosition) -> None:
     target = (event.owner, event.subject, event_target(event))
-    at = (place.partition, place.offset)
+    at = (position.partition, position.offset)
     row = db.execute(
         "INSERT OR IGNORE INTO events (event_id, owner, subject, target, completion_id, "
         "value, kind, partition, offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -106,14 +106,14 @@ def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, place: LogPosi
         (event.event_id, *target, event.completion_id, event.SerializeToString(), kind, *at),
     ).fetchone()
     if row is None:
-        return  # it came before
+        return  # a repeated event
     earlier = "owner = ? AND subject = ? AND target = ? AND arrival < ?"
     db.execute(
         "UPDATE events SET superseded = 1, ended_partition = COALESCE(ended_partition, ?), "
         f"ended_offset = COALESCE(ended_offset, ?) WHERE {earlier}",
         (*at, *target, row[0]),
     )
-    # Its retraction may have come first, from another partition: then it never counted.
+    # If its retraction arrived first, from another partition, the event was never effective.
     db.execute(
         f"{_END} WHERE arrival = ? AND EXISTS (SELECT 1 FROM retractions AS r "
         "WHERE r.event_id = events.event_id AND r.owner = events.owner)",
@@ -125,21 +125,21 @@ def _forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
     if forgetting.record_forgetting(db, event) is None:
         return
     person = event.forgetting
-    said = (event.owner, person.subject, person.until_ms)
+    key = (event.owner, person.subject, person.until_ms)
     rows = db.execute(
         "DELETE FROM completions WHERE owner = ? AND subject = ? AND created_ms <= ? "
         "RETURNING completion_id",
-        said,
+        key,
     )
     found = {row[0] for row in rows.fetchall()}
     forgetting.record_erased_completions(db, found)
-    _erase_events(db, forgetting.ForgettingSearch(*said, found))
+    _erase_events(db, forgetting.ForgettingSearch(*key, found))
 
 
 def _erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) -> None:
-    own = {completion.completion_id}
-    forgetting.record_erased_completions(db, own)
-    _erase_events(db, forgetting.ForgettingSearch(completion.owner, completion.subject, 0, own))
+    ids = {completion.completion_id}
+    forgetting.record_erased_completions(db, ids)
+    _erase_events(db, forgetting.ForgettingSearch(completion.owner, completion.subject, 0, ids))
 
 
 def _erase_events(db: sqlite3.Connection, search: forgetting.ForgettingSearch) -> None:

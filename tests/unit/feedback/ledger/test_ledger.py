@@ -357,7 +357,7 @@ def test_snapshots_never_change(
     steps: list[tuple],
     tmp_path_factory: pytest.TempPathFactory,  # type: ignore[type-arg]
 ) -> None:
-    """Whatever happens later, `judged(upto)` gives what it gave when `upto` was the last."""
+    """Later records never change what `effective_events` returns for a snapshot."""
     folder = tmp_path_factory.mktemp("snapshots")
     log, ledger = SqliteLog(folder / "log.db"), Ledger(folder / "ledger.db")
     snapshots: dict[int, tuple[list[str], list[list[dict[str, str]]]]] = {}

@@ -126,7 +126,7 @@ def test_keys_rotate_and_a_dropped_key_s_ids_are_forged() -> None:
 
 @pytest.mark.parametrize("choices", [-1, 65_536])
 def test_choices_out_of_range_are_refused(choices: int) -> None:
-    with pytest.raises(ValueError, match="choices must be 0 to 65535"):
+    with pytest.raises(ValueError, match="choices must be between 0 and 65535"):
         create_completion_id(SECRET, "local", choices, 1)
 
 
