@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from deploy.simulation.raters import PREFERENCES, Preference, judge, prefers
 from learner.corpus import prompts
-from learner.cycle.materials import demonstrated_prompts
+from learner.cycle.inputs import encode_demonstration_prompts
 from learner.data.packing import pack_documents
 from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
@@ -220,7 +220,9 @@ class Laboratory:
             seed=self.seed,
             reliabilities=probed.reliabilities,
         )
-        known = demonstrated_prompts(self.tokenizer, self.seed, 600)[: settings.normalise_on]
+        known = encode_demonstration_prompts(self.tokenizer, self.seed, 600)[
+            : settings.normalise_on
+        ]
         answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
         model.normalise(rows_from_samples(answers))
         return model, report, probed
@@ -245,7 +247,7 @@ class Laboratory:
             reference=self.reference,
             reward=reward,
             sampler=self.sampler,
-            prompts=demonstrated_prompts(self.tokenizer, self.seed, 600),
+            prompts=encode_demonstration_prompts(self.tokenizer, self.seed, 600),
             text=text,
             live=live,
         )

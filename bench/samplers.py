@@ -18,7 +18,7 @@ from typing import TypeVar
 import psutil
 
 from bench.servers import machine
-from learner.cycle.materials import demonstrated_prompts
+from learner.cycle.inputs import encode_demonstration_prompts
 from learner.data.tokenizer import end_token_ids
 from learner.models.loading import load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import count_parameters
@@ -45,7 +45,7 @@ def main() -> None:
     print(machine())
     model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
     ends, temperature = end_token_ids(tokenizer), sampling_temperature(model)
-    prompts = demonstrated_prompts(tokenizer, 0, arguments.answers)
+    prompts = encode_demonstration_prompts(tokenizer, 0, arguments.answers)
     print(f"{count_parameters(model) / 1e6:.1f}M parameters, {len(prompts)} prompts, 1 answer each")
     longest = max(map(len, prompts)) + arguments.max_tokens
     before = psutil.Process().memory_info().rss

@@ -1,7 +1,7 @@
-"""Who trains and publishes: a file lock on one machine, Kafka's group protocol in a fleet.
+"""Leases: a file lock on one machine, Kafka's group protocol in a fleet.
 
-A lease can be lost without its holder knowing at once (a paused process). What is published
-under a lost one does not count: see `Published.leader` in the policy events.
+A holder can lose its lease without noticing at once (a paused process). Replicas ignore what is
+published under a lost lease: see `Published.leader` in the policy events.
 """
 
 import logging
@@ -22,30 +22,31 @@ logger = logging.getLogger(__name__)
 
 
 class Lease(Protocol):
-    """At most one holder among the learners of an installation."""
+    """The right to train and publish; at most one learner of an installation holds it."""
 
     def acquire(self, seconds: float) -> bool:
-        """Try for so long; tell whether it is held."""
+        """Wait for the lease for at most `seconds`; return whether it is held."""
         ...
 
     def held(self) -> bool:
-        """Tell whether it is held, as far as is known."""
+        """Return whether the lease is held, as far as this process knows."""
         ...
 
     def close(self) -> None:
-        """Return it up."""
+        """Release the lease."""
         ...
 
 
 class FileLease:
-    """A lock on a file of the home folder; lost only by its holder's end."""
+    """A lock on a file; it is lost only when the process of its holder ends."""
 
     def __init__(self, path: Path) -> None:
+        """Create the folder of the lock file; the lock is not acquired yet."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path)
 
     def acquire(self, seconds: float) -> bool:
-        """Try for so long; tell whether it is held."""
+        """Wait for the lease for at most `seconds`; return whether it is held."""
         if self._lock.is_locked:
             return True
         try:
@@ -55,11 +56,11 @@ class FileLease:
         return True
 
     def held(self) -> bool:
-        """Tell whether it is held."""
+        """Return whether the lease is held."""
         return self._lock.is_locked
 
     def close(self) -> None:
-        """Return it up."""
+        """Release the lease."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -75,16 +76,17 @@ class FileLease:
 
 
 class KafkaLease:
-    """The one partition of a topic, which Kafka gives to one member of a group at a time."""
+    """The single partition of a topic, which Kafka assigns to one group member at a time."""
 
     def __init__(
         self, settings: KafkaSettings, *, session_seconds: float = 10.0, poll_seconds: float = 0.5
     ) -> None:
-        """Join the group, in a thread that stays in it.
+        """Join the group in a thread that remains a member until `close`.
 
         Args:
-            session_seconds: A holder that is silent for so long loses the lease.
-            poll_seconds: How soon a change is seen.
+            settings: Connection to Kafka.
+            session_seconds: Seconds without a heartbeat after which a holder loses the lease.
+            poll_seconds: Seconds between two looks at the assignment.
 
         """
         self._settings = settings
@@ -96,34 +98,34 @@ class KafkaLease:
         self._thread.start()
 
     def acquire(self, seconds: float) -> bool:
-        """Try for so long; tell whether it is held."""
+        """Wait for the lease for at most `seconds`; return whether it is held."""
         return self._held.wait(seconds)
 
     def held(self) -> bool:
-        """Tell whether it is held, as far as is known."""
+        """Return whether the lease is held, as far as this process knows."""
         return self._held.is_set()
 
     def close(self) -> None:
-        """Leave the group, so that another has the lease at once."""
+        """Leave the group, so that another learner gets the lease at once."""
         self._closed.set()
         self._thread.join(self._session_seconds)
 
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                self._stay()
+                self._hold_membership()
             except (KafkaError, OSError) as error:
-                logger.warning("the lease cannot be held while Kafka is away: %s", error)
+                logger.warning("the lease is lost while Kafka is unavailable: %s", error)
             finally:
                 self._held.clear()
             self._closed.wait(self._poll_seconds)
 
-    def _stay(self) -> None:
+    def _hold_membership(self) -> None:
         consumer = KafkaConsumer(
             **self._settings.client(),
             group_id=f"{self._settings.prefix}.learner",
             enable_auto_commit=False,
-            # The holder keeps it when others join, and while they do.
+            # With this assignor the holder keeps the partition when others join.
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=int(self._session_seconds * 1000),
             heartbeat_interval_ms=int(self._session_seconds * 1000 / 4),

@@ -17,168 +17,178 @@ from learner.ppo.trainer import Iteration
 from learner.report.contents import Outcome
 from learner.settings import GateSettings
 
-_PPO: Final = {
+# Gauges of PPO by the field of `Iteration` that they show.
+_PPO_GAUGES: Final = {
     "score": ("plaudit_learner_ppo_reward", "Mean normalised reward"),
-    "kl": ("plaudit_learner_ppo_kl_nats", "KL to the SFT policy in an answer"),
-    "entropy": ("plaudit_learner_ppo_entropy_nats", "Entropy of a token"),
+    "kl": ("plaudit_learner_ppo_kl_nats", "KL to the SFT policy, per answer"),
+    "entropy": ("plaudit_learner_ppo_entropy_nats", "Entropy per token"),
     "clip_ratio": ("plaudit_learner_ppo_clip_ratio", "Share of tokens whose ratio was clipped"),
     "length": ("plaudit_learner_ppo_answer_tokens", "Mean length of an answer"),
-    "ended": ("plaudit_learner_ppo_ended_ratio", "Share of answers that ended by themselves"),
-    "live": ("plaudit_learner_ppo_live_ratio", "Share of answers that people rated before"),
+    "ended": ("plaudit_learner_ppo_ended_ratio", "Share of finished answers"),
+    "live": ("plaudit_learner_ppo_live_ratio", "Share of off-policy answers"),
     "staleness": (
         "plaudit_learner_ppo_staleness_versions",
-        "Versions since those answers were sampled",
+        "Mean age of the off-policy answers, in versions",
     ),
     "effective_sample_size": (
         "plaudit_learner_ppo_effective_sample_size_ratio",
-        "Kish's, of those answers' importance weights",
+        "Kish's effective sample size of the off-policy answers' importance weights",
     ),
     "mismatch_kl": (
         "plaudit_learner_ppo_mismatch_kl_nats",
-        "KL of the sampler's probabilities to the trainer's, in a token",
+        "KL of the sampler's probabilities to the trainer's, per token",
     ),
 }
+# Name, help text, and names of the labels.
+_GAUGES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
+    ("plaudit_learner_lag_events", "Log records not yet in the ledger", ()),
+    ("plaudit_learner_ledger_events", "Feedback events in the ledger", ()),
+    ("plaudit_learner_waiting_events", "Feedback events whose completions are missing", ()),
+    ("plaudit_learner_dead_letters", "Records set aside as unusable", ()),
+    ("plaudit_learner_live_policy_version", "Live version; 0 if there is none", ()),
+    ("plaudit_learner_trial_policy_version", "Version on trial; 0 if there is none", ()),
+    ("plaudit_learner_publishing_held", "1 while an operator holds publishing", ()),
+    (
+        "plaudit_learner_reward_model_accuracy_ratio",
+        "Accuracy of the reward model on held-out pairs",
+        ("bound",),
+    ),
+    (
+        "plaudit_learner_reward_model_calibration_error_ratio",
+        "Expected calibration error of the reward model, after calibration",
+        (),
+    ),
+    ("plaudit_learner_doubted_raters", "Raters who mostly disagree with the majority", ()),
+    *((name, text, ()) for name, text in _PPO_GAUGES.values()),
+    ("plaudit_learner_text_perplexity", "Perplexity of the candidate on held-out text", ()),
+    ("plaudit_learner_gate", "Figures of the last gate", ("figure",)),
+    ("plaudit_learner_gate_limit", "Upper bounds of the gate", ("figure",)),
+    (
+        "plaudit_learner_duel_votes",
+        "Votes of the trial: for the challenger, for the live version, ties",
+        ("vote",),
+    ),
+    (
+        "plaudit_learner_duel_evidence_nats",
+        "Evidence that the challenger is better than the live version",
+        (),
+    ),
+    ("plaudit_learner_last_success_timestamp_seconds", "Time of the last publication", ()),
+    ("plaudit_learner_stage_info", "Current stage of the learner", ("stage",)),
+    ("plaudit_learner_stage_started_timestamp_seconds", "Start of the current stage", ()),
+)
+# Gauges that are NaN at first: a zero would be a figure, and its rise would look like news.
+_UNKNOWN_AT_FIRST: Final = (
+    "plaudit_learner_dead_letters",
+    "plaudit_learner_reward_model_calibration_error_ratio",
+    "plaudit_learner_doubted_raters",
+    "plaudit_learner_text_perplexity",
+    *(name for name, _ in _PPO_GAUGES.values()),
+)
 
 
 class Metrics:
-    """All of the learner's metrics, in a registry of their own."""
+    """All metrics of the learner, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Start from nothing."""
-        self._stage_name = ""
+        """Create the metrics; what can be counted starts at zero."""
+        self._stage = ""
         self.registry = CollectorRegistry()
-        self._lag = self._gauge("plaudit_learner_lag_events", "Log records not yet in the ledger")
-        self._events = self._gauge("plaudit_learner_ledger_events", "Opinions in the ledger")
-        self._waiting = self._gauge(
-            "plaudit_learner_waiting_events", "Opinions on completions that have not arrived"
-        )
-        self._dead = self._gauge("plaudit_learner_dead_letters", "Records set aside as unusable")
-        self._live = self._gauge(
-            "plaudit_learner_live_policy_version", "That replicas are to serve; 0 for none"
-        )
-        self._on_trial = self._gauge(
-            "plaudit_learner_trial_policy_version", "In a duel with the live one; 0 for none"
-        )
-        self._held = self._gauge(
-            "plaudit_learner_publishing_held", "1 while an operator holds publishing"
-        )
-        self._accuracy = self._gauge(
-            "plaudit_learner_reward_model_accuracy_ratio", "On held-out pairs", "bound"
-        )
-        self._calibration = self._gauge(
-            "plaudit_learner_reward_model_calibration_error_ratio", "Expected, after calibration"
-        )
-        self._doubted = self._gauge(
-            "plaudit_learner_doubted_raters", "Who contradict the crowd more often than not"
-        )
-        self._ppo = {name: self._gauge(*told) for name, told in _PPO.items()}
-        self._perplexity = self._gauge(
-            "plaudit_learner_text_perplexity", "Of the candidate on held-out text"
-        )
-        self._gate = self._gauge("plaudit_learner_gate", "Figures of the last gate", "figure")
-        self._gate_limit = self._gauge(
-            "plaudit_learner_gate_limit", "What the gate allows at most", "figure"
-        )
-        self._duel_votes = self._gauge(
-            "plaudit_learner_duel_votes", "For the version on trial, the live one, neither", "vote"
-        )
-        self._duel_evidence = self._gauge(
-            "plaudit_learner_duel_evidence_nats", "That the version on trial is the better one"
-        )
-        self._duels = Counter(
-            "plaudit_learner_duels_total", "Duels by outcome", ["outcome"], registry=self.registry
-        )
-        self._cycles = Counter(
-            "plaudit_learner_cycles_total",
-            "Cycles by outcome",
-            ["outcome"],
-            registry=self.registry,
-        )
-        # Zeros to count from: Prometheus does not see a rise with which a series begins.
+        self._gauges = {
+            name: Gauge(name, text, labels, registry=self.registry)
+            for name, text, labels in _GAUGES
+        }
+        self._trials = self._counter("plaudit_learner_duels_total", "Trials by outcome")
+        self._cycles = self._counter("plaudit_learner_cycles_total", "Cycles by outcome")
+        for name in _UNKNOWN_AT_FIRST:
+            self._set(name, math.nan)
+        # Create the series at zero: Prometheus does not see the increase that creates a series.
         for vote in ("wins", "losses", "ties"):
-            self._duel_votes.labels(vote)
+            self._gauges["plaudit_learner_duel_votes"].labels(vote)
         for outcome in ("promoted", "rolled_back"):
-            self._duels.labels(outcome)
+            self._trials.labels(outcome)
         for outcome in get_args(Outcome):
             self._cycles.labels(outcome)
-        self._success = self._gauge(
-            "plaudit_learner_last_success_timestamp_seconds", "When a policy was last published"
-        )
-        self._stage = self._gauge("plaudit_learner_stage_info", "What is being done", "stage")
-        self._stage_started = self._gauge(
-            "plaudit_learner_stage_started_timestamp_seconds", "When that began"
-        )
 
-        # Not known yet: a zero would be a figure, and what it rises to would look like news.
-        told_later = (self._dead, self._calibration, self._doubted, self._perplexity)
-        for gauge in (*told_later, *self._ppo.values()):
-            gauge.set(math.nan)
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ["outcome"], registry=self.registry)
 
-    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        return Gauge(name, help_text, list(labels), registry=self.registry)
+    def _set(self, name: str, value: float, *labels: str) -> None:
+        gauge = self._gauges[name]
+        (gauge.labels(*labels) if labels else gauge).set(value)
 
     def serve(self, host: str, port: int, home: Path) -> None:
-        """Serve them, with the state of the disk under the home folder."""
+        """Serve the metrics, and the disk usage of the home folder, over HTTP."""
         show_disk(home, self.registry)
         start_http_server(port, addr=host, registry=self.registry)
 
-    def followed(self, lag: int, counts: LedgerCounts) -> None:
-        """The ledger has taken records in."""
-        self._lag.set(lag)
-        self._events.set(counts.events)
-        self._waiting.set(counts.waiting)
-        self._dead.set(counts.dead_letters)
+    def set_ledger(self, lag: int, counts: LedgerCounts) -> None:
+        """Show the state of the ledger.
 
-    def policies(self, state: PolicyState) -> None:
-        """The policy events were read."""
-        self._live.set(state.live)
-        self._on_trial.set(state.challenger)
-        self._held.set(state.held)
+        Args:
+            lag: Number of log records that are not yet in the ledger.
+            counts: Row counts of the ledger.
 
-    def limits(self, gate: GateSettings) -> None:
-        """The gate's bounds are known; by the names of the figures that they hold for."""
-        self._gate_limit.labels("kl").set(gate.max_kl)
-        self._gate_limit.labels("text_nll_increase").set(gate.max_text_nll_increase)
+        """
+        self._set("plaudit_learner_lag_events", lag)
+        self._set("plaudit_learner_ledger_events", counts.events)
+        self._set("plaudit_learner_waiting_events", counts.waiting)
+        self._set("plaudit_learner_dead_letters", counts.dead_letters)
 
-    def stage(self, name: str) -> None:
-        """This is being done now; said again, it is the same stage still."""
-        if name == self._stage_name:
+    def set_policies(self, state: PolicyState) -> None:
+        """Show which versions are live and on trial, and whether publishing is on hold."""
+        self._set("plaudit_learner_live_policy_version", state.live)
+        self._set("plaudit_learner_trial_policy_version", state.challenger)
+        self._set("plaudit_learner_publishing_held", state.held)
+
+    def set_gate_bounds(self, gate: GateSettings) -> None:
+        """Show the upper bounds of the gate, by the name of the bounded figure."""
+        self._set("plaudit_learner_gate_limit", gate.max_kl, "kl")
+        self._set("plaudit_learner_gate_limit", gate.max_text_nll_increase, "text_nll_increase")
+
+    def set_stage(self, name: str) -> None:
+        """Show the current stage, and the time at which it was first set."""
+        if name == self._stage:
             return
-        self._stage_name = name
-        self._stage.clear()
-        self._stage.labels(name).set(1)
-        self._stage_started.set(time.time())
+        self._stage = name
+        self._gauges["plaudit_learner_stage_info"].clear()
+        self._set("plaudit_learner_stage_info", 1, name)
+        self._set("plaudit_learner_stage_started_timestamp_seconds", time.time())
 
-    def reward_model(self, figures: Mapping[str, float]) -> None:
-        """A reward model was trained."""
-        self._accuracy.labels("mean").set(figures["reward_accuracy"])
-        self._accuracy.labels("lower").set(figures["reward_lower_bound"])
-        self._calibration.set(figures["reward_calibration_error"])
-        self._doubted.set(figures["reward_doubted_raters"])
+    def set_reward_model(self, figures: Mapping[str, float]) -> None:
+        """Show the figures of a trained reward model."""
+        accuracy = "plaudit_learner_reward_model_accuracy_ratio"
+        self._set(accuracy, figures["reward_accuracy"], "mean")
+        self._set(accuracy, figures["reward_lower_bound"], "lower")
+        self._set(
+            "plaudit_learner_reward_model_calibration_error_ratio",
+            figures["reward_calibration_error"],
+        )
+        self._set("plaudit_learner_doubted_raters", figures["reward_doubted_raters"])
 
-    def iteration(self, iteration: Iteration) -> None:
-        """PPO took an iteration."""
-        for name, gauge in self._ppo.items():
-            gauge.set(getattr(iteration, name))
+    def set_iteration(self, iteration: Iteration) -> None:
+        """Show the figures of an iteration of PPO."""
+        for field, (name, _) in _PPO_GAUGES.items():
+            self._set(name, getattr(iteration, field))
 
-    def gate(self, figures: Mapping[str, float], perplexity: float) -> None:
-        """The gate examined a candidate."""
+    def set_gate(self, figures: Mapping[str, float], perplexity: float) -> None:
+        """Show the figures of the gate, and the candidate's perplexity on held-out text."""
         for name, value in figures.items():
-            self._gate.labels(name).set(value)
-        self._perplexity.set(perplexity)
+            self._set("plaudit_learner_gate", value, name)
+        self._set("plaudit_learner_text_perplexity", perplexity)
 
-    def duel(self, standing: TrialResult) -> None:
-        """The votes of a duel were counted."""
+    def set_trial(self, result: TrialResult) -> None:
+        """Show the votes of the current trial."""
         for vote in ("wins", "losses", "ties"):
-            self._duel_votes.labels(vote).set(getattr(standing, vote))
-        self._duel_evidence.set(standing.evidence)
+            self._set("plaudit_learner_duel_votes", getattr(result, vote), vote)
+        self._set("plaudit_learner_duel_evidence_nats", result.evidence)
 
-    def duel_ended(self, standing: TrialResult) -> None:
-        """A duel ended."""
-        self._duels.labels("promoted" if standing.promoted else "rolled_back").inc()
+    def trial_ended(self, result: TrialResult) -> None:
+        """Count a trial that ended."""
+        self._trials.labels("promoted" if result.promoted else "rolled_back").inc()
 
-    def ended(self, cycle: CycleState) -> None:
-        """A cycle ended."""
+    def cycle_ended(self, cycle: CycleState) -> None:
+        """Count a cycle that ended."""
         self._cycles.labels(cycle.outcome or "none").inc()
         if cycle.outcome == "published":
-            self._success.set_to_current_time()
+            self._gauges["plaudit_learner_last_success_timestamp_seconds"].set_to_current_time()

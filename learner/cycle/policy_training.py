@@ -1,7 +1,7 @@
-"""PPO in a learning cycle: from the live policy to a candidate, in one process or in several.
+"""PPO in a learning cycle: trains the live policy into a candidate, in one or several processes.
 
-Several are started by torchrun for this stage alone, each with a GPU of its own where there are
-GPUs. They read the home's ledger and the cycle's folder; the first of them writes the candidate.
+Several processes are started by torchrun for this stage only, each with its own GPU if there are
+GPUs. They read the ledger and the cycle's folder; the process of rank 0 writes the candidate.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from feedback.ledger.store import Ledger
-from learner.cycle.materials import Materials, gather
+from learner.cycle.inputs import CycleInputs, load_inputs
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, cycle_folder
 from learner.models.checkpoint import save_adapter, save_model
@@ -38,7 +38,7 @@ from protos.checkpoints.shared_registry import open_registry
 
 _POLL_SECONDS: Final = 0.2
 _STOP_SECONDS: Final = 20.0
-_TOLD: Final = "iteration "  # begins a line of figures; libraries may write others
+_ITERATION_PREFIX: Final = "iteration "  # of lines with figures; libraries may print other lines
 _ENVIRONMENT: Final = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -46,37 +46,45 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessesFailed(RuntimeError):
-    """The processes that trained the policy ended without a candidate; the log says why."""
+    """The training processes failed before they wrote a candidate; the log has their output."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyTraining:
-    """The policies of one cycle, and how the candidate is made."""
+    """Loads the policies of one cycle and trains the candidate.
+
+    Attributes:
+        home: Home folder.
+        state: State of the cycle.
+        inputs: Inputs of the cycle.
+        ledger: Source of the off-policy answers.
+
+    """
 
     home: Path
     state: CycleState
-    materials: Materials
+    inputs: CycleInputs
     ledger: Ledger
 
     @property
     def folder(self) -> Path:
-        """Of the cycle."""
+        """Folder of the cycle."""
         return cycle_folder(self.home, self.state.number)
 
     @property
     def candidate(self) -> Path:
-        """Folder that the candidate is written to."""
+        """Folder of the candidate."""
         return self.folder / "candidate"
 
     def reward_models(self) -> RewardModels:
-        """Return those of the cycle."""
-        return RewardModels(self.folder, self.materials, self._seed)
+        """Return the reward models of the cycle."""
+        return RewardModels(self.folder, self.inputs, self._seed)
 
-    def live(self) -> PreTrainedModel:
+    def load_parent(self) -> PreTrainedModel:
         """Load the policy that the cycle starts from.
 
         Raises:
-            CheckpointInvalid: It is absent or altered.
+            CheckpointInvalid: The checkpoint is missing or was changed.
 
         """
         registry = open_registry(self.home)
@@ -84,52 +92,35 @@ class PolicyTraining:
         return self.load(registry.path(self.state.parent))
 
     def load(self, folder: Path) -> PreTrainedModel:
-        """Load the live policy or the candidate; both may be adapters on the same weights."""
+        """Load the parent or the candidate; both may be adapters on the same weights."""
         registry = open_registry(self.home)
         base = int(registry.manifest(self.state.parent).adapter_base) or self.state.parent
         registry.verify(base)
-        return load_variant(self.materials.reference, folder, registry.path(base))
+        return load_variant(self.inputs.reference, folder, registry.path(base))
 
     def train(
         self,
         on_iteration: Callable[[Iteration], None],
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
         ranks: Ranks | None = None,
     ) -> None:
-        """Train the live policy, and write the candidate; resumes what was under way.
+        """Train the live policy and write the candidate; continues an interrupted training.
 
         Args:
-            on_iteration: Told the figures of each iteration.
-            check: Called before every step; what it raises stops the training.
+            on_iteration: Called with the figures of every iteration.
+            raise_if_stopped: Called before every step; an exception from it stops the training.
             ranks: The processes that train together, if this is one of several.
 
         """
-        materials, settings = self.materials, self.materials.settings
-        reward = self.reward_models().load("reward.pt")
-        policy = materials.to_train(self._seed(6), self.live())
+        inputs, settings = self.inputs, self.inputs.settings
         trained = run_ppo(
-            PPOInputs(
-                policy=policy,
-                critic=new_critic(policy, reward, settings.ppo),
-                reference=materials.reference,
-                reward=reward,
-                sampler=materials.sampler,
-                prompts=materials.prompts,
-                text=materials.text,
-                text_by_reference=materials.text_by_reference,
-                live=off_policy_answers(
-                    self.ledger.effective_events(upto_seq=self.state.upto_seq),
-                    version=self.state.parent,
-                    ppo=settings.ppo,
-                    reward=settings.reward,
-                ),
-            ),
+            self._ppo_inputs(),
             settings.ppo,
             seed=self._seed(4),
             state=self.folder / "ppo",
             dtype=settings.dtype,
             on_iteration=on_iteration,
-            check=check,
+            check=raise_if_stopped,
             ranks=ranks,
         )
         if ranks is not None and ranks.rank > 0:
@@ -137,21 +128,43 @@ class PolicyTraining:
         if settings.tune == "lora":
             save_adapter(trained, self.candidate)
         else:
-            save_model(trained, materials.tokenizer, self.candidate)
+            save_model(trained, inputs.tokenizer, self.candidate)
+
+    def _ppo_inputs(self) -> PPOInputs:
+        inputs, settings = self.inputs, self.inputs.settings
+        reward = self.reward_models().load("reward.pt")
+        policy = inputs.prepare_for_training(self._seed(6), self.load_parent())
+        return PPOInputs(
+            policy=policy,
+            critic=new_critic(policy, reward, settings.ppo),
+            reference=inputs.reference,
+            reward=reward,
+            sampler=inputs.sampler,
+            prompts=inputs.prompts,
+            text=inputs.text,
+            text_by_reference=inputs.text_by_reference,
+            live=off_policy_answers(
+                self.ledger.effective_events(upto_seq=self.state.upto_seq),
+                version=self.state.parent,
+                ppo=settings.ppo,
+                reward=settings.reward,
+            ),
+        )
 
     def train_in_processes(
         self,
         count: int,
         on_iteration: Callable[[Iteration], None],
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
     ) -> None:
-        """Do what `train` does in `count` processes.
+        """Do what `train` does, in `count` processes.
 
         Raises:
-            ProcessesFailed: They ended without a candidate.
+            ProcessesFailed: The processes failed before they wrote a candidate.
 
         """
-        settings = self.materials.settings.model_copy(update={"compiled": False})  # not sharded
+        # Compiled layers cannot be sharded.
+        settings = self.inputs.settings.model_copy(update={"compiled": False})
         threads = settings.threads or max(1, torch.get_num_threads() // count)
         command = [*_torchrun(count), "-m", "learner.cycle.policy_training", str(self.home)]
         command += [self.state.model_dump_json(), settings.model_dump_json()]
@@ -165,18 +178,21 @@ class PolicyTraining:
             preexec_fn=_set_parent_death_signal,
         )
         try:
-            for line in _lines(process, check):
-                if line.startswith(_TOLD):
-                    on_iteration(Iteration(**json.loads(line.removeprefix(_TOLD))))
+            for line in _read_lines(process, raise_if_stopped):
+                if line.startswith(_ITERATION_PREFIX):
+                    on_iteration(Iteration(**json.loads(line.removeprefix(_ITERATION_PREFIX))))
                 else:
                     logger.info("%s", line.rstrip())
             if process.wait() != 0:
-                raise ProcessesFailed(f"{count} processes trained, exit status {process.poll()}")
+                raise ProcessesFailed(
+                    f"training the policy in {count} processes failed with exit status "
+                    f"{process.poll()}; see their output above"
+                )
         finally:
-            _end(process)
+            _stop(process)
 
     def _seed(self, salt: int) -> int:
-        return self.state.seed(self.materials.settings.seed, salt)
+        return self.state.seed(self.inputs.settings.seed, salt)
 
 
 def _set_parent_death_signal() -> None:
@@ -194,8 +210,10 @@ def _torchrun(count: int) -> list[str]:
     ]
 
 
-def _lines(process: "subprocess.Popen[str]", check: Callable[[], None]) -> Iterator[str]:
-    """Yield the lines that a process writes; calls `check` meanwhile."""
+def _read_lines(
+    process: "subprocess.Popen[str]", raise_if_stopped: Callable[[], None]
+) -> Iterator[str]:
+    """Yield the lines that a process prints, and call `raise_if_stopped` while waiting for them."""
     queue: SimpleQueue[str] = SimpleQueue()
     output = process.stdout
     assert output is not None
@@ -207,7 +225,7 @@ def _lines(process: "subprocess.Popen[str]", check: Callable[[], None]) -> Itera
 
     threading.Thread(target=read, daemon=True).start()
     while True:
-        check()
+        raise_if_stopped()
         try:
             line = queue.get(timeout=_POLL_SECONDS)
         except Empty:
@@ -217,8 +235,8 @@ def _lines(process: "subprocess.Popen[str]", check: Callable[[], None]) -> Itera
         yield line
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    """End torchrun and all that it started."""
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """Stop torchrun and the processes that it started."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -229,20 +247,20 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 def main(home: Path, state: CycleState, settings: LearnerSettings) -> None:
-    """Be one of the processes: train, and write each iteration's figures as a line of JSON."""
+    """Train as one of several processes; rank 0 prints every iteration's figures as JSON."""
     ledger = Ledger(home / "ledger.db")
     with join_ranks() as ranks:
-        materials = gather(home, settings, ledger, state.upto_seq)
+        inputs = load_inputs(home, settings, ledger, state.upto_seq)
 
-        def told(iteration: Iteration) -> None:
+        def print_iteration(iteration: Iteration) -> None:
             if ranks.rank == 0:
-                sys.stdout.write(_TOLD + json.dumps(asdict(iteration)) + "\n")
+                sys.stdout.write(_ITERATION_PREFIX + json.dumps(asdict(iteration)) + "\n")
                 sys.stdout.flush()
 
         try:
-            PolicyTraining(home, state, materials, ledger).train(told, lambda: None, ranks)
+            PolicyTraining(home, state, inputs, ledger).train(print_iteration, lambda: None, ranks)
         finally:
-            materials.close()
+            inputs.close()
             ledger.close()
 
 

@@ -1,4 +1,7 @@
-"""Handing a candidate over: registry first, then the event, each step safe to repeat."""
+"""Publishes candidates: first to the registry, then as a policy event.
+
+Every step can be repeated after a crash.
+"""
 
 import logging
 import time
@@ -21,20 +24,20 @@ from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Lessons, Published, R
 
 logger = logging.getLogger(__name__)
 
-_REPORT_SECONDS: Final = 3.0  # between two words on how far a stage has come
-_BACKOFF_SECONDS: Final = 60.0  # of silence where the log was away
+_REPORT_SECONDS: Final = 3.0  # between two reports of the progress within a stage
+_BACKOFF_SECONDS: Final = 60.0  # without reports after the log was unavailable
 
 
 class Publisher:
-    """Publishes candidates of one home, and knows which policy is live."""
+    """Writes the policy events of one learner and publishes its candidates."""
 
     def __init__(self, home: Path, log: EventLog, *, trials: bool = True) -> None:
-        """Publish to the home's registry and to `log`.
+        """Publish to the registry of `home` and to `log`.
 
         Args:
-            home: Folder of the installation.
-            log: Where policy events are.
-            trials: An adapter goes on trial against the live version; else it goes live at once.
+            home: Home folder.
+            log: Log of the policy events.
+            trials: Put adapters on trial against the live version; otherwise they go live at once.
 
         """
         self._registry = open_registry(home)
@@ -42,35 +45,35 @@ class Publisher:
         self._follower = PolicyFollower(log)
         self._trials = trials
         self._leader = ""
-        self._told: tuple[str, int] = ("", 0)  # stage and cycle
-        self._told_at = 0.0
+        self._last_stage: tuple[str, int] = ("", 0)  # stage and cycle
+        self._last_report_time = 0.0
         self._quiet_until = 0.0
 
-    def lead(self, learner: str) -> None:
-        """Say that this learner has the lease; what others publish from now on does not count.
+    def claim_leadership(self, learner: str) -> None:
+        """Announce that this learner has the lease; versions that others publish are now ignored.
 
         Raises:
-            LogUnavailable: It may or may not be known; say it again.
+            LogUnavailable: The event may or may not be in the log; call this again.
 
         """
         self._leader = append_policy_event(self._log, Leads(learner=learner)).event_id
-        self._told = ("", 0)
+        self._last_stage = ("", 0)
 
     def report_stage(
         self, stage: str, cycle: int = 0, iteration: int = 0, iterations: int = 0
     ) -> None:
-        """Tell people where the learner is: once a stage, then how far it has come, now and then.
+        """Report the learner's stage: once when it begins, then its progress every few seconds.
 
-        Nothing hangs on it, so a log that is away is none of the caller's business; it is asked
-        again after a minute, so that training does not wait for it time and again.
+        Reports are best-effort. If the log is unavailable, they are dropped for a minute, so that
+        training does not wait for the log again and again.
         """
         now = time.monotonic()
-        new = (stage, cycle) != self._told
+        new = (stage, cycle) != self._last_stage
         if now < self._quiet_until or not (new or iteration):
             return
-        if not new and now - self._told_at < _REPORT_SECONDS:
+        if not new and now - self._last_report_time < _REPORT_SECONDS:
             return
-        told = Stage(
+        event = Stage(
             stage=stage,
             cycle=cycle,
             iteration=iteration,
@@ -78,44 +81,46 @@ class Publisher:
             leader=self._leader,
         )
         try:
-            append_policy_event(self._log, told)
+            append_policy_event(self._log, event)
         except LogUnavailable as error:
             self._quiet_until = time.monotonic() + _BACKOFF_SECONDS
-            logger.warning("nobody is told of stage '%s': %s", stage, error)
+            logger.warning(
+                "stage '%s' was not reported, because the log is unavailable: %s", stage, error
+            )
         else:
-            self._told, self._told_at = (stage, cycle), now
+            self._last_stage, self._last_report_time = (stage, cycle), now
 
     def state(self) -> PolicyState:
-        """Return what the policy events say now.
+        """Return the current state of the policies, by their events.
 
         Raises:
-            LogUnavailable: The log did not give its records.
+            LogUnavailable: The log could not be read.
 
         """
         return self._follower.poll()
 
     def learned_upto(self, version: int) -> int:
-        """Return the last ledger row that a version learned from; 0 for the first."""
+        """Return the last ledger row that a version learned from; 0 for version 1."""
         return int(self._registry.manifest(version).learned_from.to_seq)
 
-    def weights_of(self, version: int) -> int:
-        """Return the version that holds a version's full weights: under an adapter, or itself."""
+    def base_version(self, version: int) -> int:
+        """Return the version with the full weights: the base of an adapter, or the version."""
         return int(self._registry.manifest(version).adapter_base) or version
 
     def has(self, version: int) -> bool:
-        """Tell whether the registry has a version, made known or not."""
+        """Return whether the registry has a version, announced or not."""
         return version > 0 and version in self._registry.versions()
 
     def base(self) -> str:
-        """Return what the family of policies descends from."""
+        """Return the model that the family of policies descends from."""
         return str(self._registry.manifest(1).base)
 
     def next_version(self) -> int:
-        """Return a number above all that were ever published."""
+        """Return a version number above all published ones."""
         return max([0, *self._registry.versions(), *self.state().published]) + 1
 
     def wait_while_held(self, stopped: Callable[[], bool], poll_seconds: float) -> bool:
-        """Wait until publishing is not held; false where it was stopped."""
+        """Wait until publishing is not on hold; return False if the learner must stop."""
         while self.state().held:
             if stopped():
                 return False
@@ -127,24 +132,25 @@ class Publisher:
         candidate: Path,
         cycle: CycleState,
         *,
-        lessons: Sequence[Lessons] = (),
+        coverage: Sequence[Lessons] = (),
         votes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Publish as `cycle.version`, and say so; does what a crash left undone.
+        """Publish a candidate as version `cycle.version`, or finish publishing it after a crash.
 
         Args:
-            candidate: Model folder.
-            cycle: That made it.
-            lessons: Where in the log is what it learned from.
-            votes: What of that its ancestors did not learn from, by kind.
+            candidate: Folder of the candidate's checkpoint.
+            cycle: State of the cycle that trained it.
+            coverage: Log offsets of the feedback that the version learned from.
+            votes: Number of votes that the version learned from and its ancestors did not, by
+                kind.
 
         Raises:
-            Overtaken: Another learner leads now, or published that version.
-            LogUnavailable: The event may or may not be in the log; publish again.
+            LeadershipLost: Another learner leads now or has published this version.
+            LogUnavailable: The event may or may not be in the log; call this again.
 
         """
         if cycle.version not in self._registry.versions():
-            self._put_into_registry(candidate, cycle)
+            self._add_to_registry(candidate, cycle)
         failpoint("learner.published")
         if cycle.version in self.state().published:
             return
@@ -155,28 +161,28 @@ class Publisher:
                 parent=cycle.parent,
                 leader=self._leader,
                 trial=self._goes_on_trial(cycle.version),
-                lessons=lessons,
+                lessons=coverage,
                 votes=votes,
             ),
         )
         failpoint("learner.announced")
         if cycle.version not in self.state().published:
             raise LeadershipLost(
-                f"version {cycle.version} does not count: another learner leads now"
+                f"version {cycle.version} was not accepted, because another learner leads now"
             )
 
     def _goes_on_trial(self, version: int) -> bool:
-        """Tell whether replicas can serve a version beside the live one: an adapter of its base."""
+        """Return whether a version goes on trial: an adapter on the same base as the live one."""
         adapter_base, live = self._registry.manifest(version).adapter_base, self.state().live
         if not self._trials or not adapter_base or not live:
             return False
         return bool(adapter_base == (self._registry.manifest(live).adapter_base or live))
 
-    def end_duel(self, policies: PolicyState, standing: TrialResult) -> None:
-        """Say what becomes of the version on trial.
+    def end_trial(self, policies: PolicyState, result: TrialResult) -> None:
+        """Announce whether the version on trial is promoted or rolled back.
 
         Raises:
-            LogUnavailable: The event may or may not be in the log; say it again.
+            LogUnavailable: The event may or may not be in the log; call this again.
 
         """
         append_policy_event(
@@ -184,16 +190,16 @@ class Publisher:
             DuelEnded(
                 version=policies.challenger,
                 against=policies.live,
-                promoted=bool(standing.promoted),
-                wins=standing.wins,
-                losses=standing.losses,
-                ties=standing.ties,
-                reason=standing.reason,
+                promoted=bool(result.promoted),
+                wins=result.wins,
+                losses=result.losses,
+                ties=result.ties,
+                reason=result.reason,
                 leader=self._leader,
             ),
         )
 
-    def _put_into_registry(self, candidate: Path, cycle: CycleState) -> None:
+    def _add_to_registry(self, candidate: Path, cycle: CycleState) -> None:
         try:
             self._registry.publish(
                 candidate,
@@ -207,13 +213,18 @@ class Publisher:
                     forgettings=cycle.forgettings,
                 ),
                 gate=cycle.figures,
-                adapter_base=self.weights_of(cycle.parent) if is_adapter(candidate) else 0,
+                adapter_base=self.base_version(cycle.parent) if is_adapter(candidate) else 0,
             )
         except VersionTaken as error:
             raise LeadershipLost(str(error)) from error
 
-    def refuse(self, cycle: CycleState) -> None:
-        """Say that the gate kept a candidate back, and why (again, after a crash in between)."""
-        append_policy_event(
-            self._log, Refused(parent=cycle.parent, reasons=cycle.reasons, gate=cycle.figures)
-        )
+    def refuse(self, parent: int, *, reasons: Sequence[str], figures: Mapping[str, float]) -> None:
+        """Announce that the gate refused a candidate; after a crash it may be announced twice.
+
+        Args:
+            parent: Version that the cycle started from.
+            reasons: Reasons of the gate.
+            figures: Figures of the cycle.
+
+        """
+        append_policy_event(self._log, Refused(parent=parent, reasons=reasons, gate=figures))

@@ -1,7 +1,7 @@
-"""Keeping a cycle's notes while it is under way, and writing its report from them.
+"""Collects the notes of a running cycle and writes its report from them.
 
-The notes are one file in the cycle's folder, replaced as the stages go, so that a kill loses
-nothing. They are dropped with what was trained when somebody is forgotten.
+The notes are one file in the cycle's folder. Every stage replaces it, so a killed learner loses
+nothing. When a cycle restarts without a forgotten person, the notes are deleted with the weights.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from feedback.ledger.rows import JoinedEvent
 from feedback.log.events import feedback_kind
 from learner import corpus
-from learner.cycle.materials import Materials
+from learner.cycle.inputs import CycleInputs
 from learner.cycle.state import CycleState
 from learner.data.preferences import PreferenceExample, Split, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat
@@ -34,11 +34,11 @@ from protos.checkpoints.durable import write_bytes
 logger = logging.getLogger(__name__)
 
 NOTES: Final = "notes.json"
-_SAMPLED: Final = 6  # prompts
-_SEARCHED: Final = 600  # demonstrations among which they are looked for
-_SAMPLE_SEED: Final = 0  # the same in every cycle, so that versions can be put side by side
-# For a model that was brought in, which has no demonstrations.
-_GENERAL: Final = (
+_REPORT_PROMPTS: Final = 6
+_MAX_DEMONSTRATIONS: Final = 600  # demonstrations that are searched for held-out prompts
+_SAMPLE_SEED: Final = 0  # the same in every cycle, so that versions can be compared
+# For models that Plaudit did not pre-train: its demonstrations would not suit them.
+_GENERAL_PROMPTS: Final = (
     "Hello! What can you do for me?",
     "What is a good breakfast before a long walk?",
     "How do I make a cup of tea?",
@@ -49,62 +49,63 @@ _GENERAL: Final = (
 
 
 class Reporter:
-    """Takes the notes of the cycle in one folder, and writes its report."""
+    """Collects the notes of one cycle and writes its report."""
 
     def __init__(self, folder: Path) -> None:
-        """Go on with the notes in `folder`, where there are any."""
+        """Continue with the notes in the cycle's folder, if there are any."""
         self._folder = folder
 
-    def began(
+    def add_data(
         self,
-        judged: Sequence[JoinedEvent],
-        opinions: Mapping[Split, Sequence[PreferenceExample]],
-        materials: Materials,
+        events: Sequence[JoinedEvent],
+        examples: Mapping[Split, Sequence[PreferenceExample]],
+        inputs: CycleInputs,
     ) -> None:
-        """Note what the cycle learns from, and which weights it trains."""
-        lora = materials.settings.lora
+        """Note what the cycle learns from and which weights it trains."""
+        lora = inputs.settings.lora
         adapters = f"adapters (LoRA) of rank {lora.rank} on frozen weights"
-        self._note(
-            tuned=adapters if materials.settings.tune == "lora" else "all weights",
+        self._update(
+            tuned=adapters if inputs.settings.tune == "lora" else "all weights",
             data=Data(
-                votes=dict(Counter(str(feedback_kind(j.event)) for j in judged)),
-                raters=len({(j.event.owner, j.event.subject) for j in judged}),
-                opinions={split: len(part) for split, part in opinions.items()},
-                prompts=len(materials.prompts),
-                held_out_prompts=len({tuple(p) for p in materials.held_out_prompts}),
+                votes=dict(Counter(str(feedback_kind(j.event)) for j in events)),
+                raters=len({(j.event.owner, j.event.subject) for j in events}),
+                opinions={split: len(part) for split, part in examples.items()},
+                prompts=len(inputs.prompts),
+                held_out_prompts=len({tuple(p) for p in inputs.held_out_prompts}),
             ),
         )
 
     def add_iteration(self, figures: dict[str, float]) -> None:
-        """Note a PPO iteration; those from its number on, noted before a kill, are replaced."""
+        """Note an iteration of PPO, replacing that and later ones from before a kill."""
         earlier = [i for i in self._notes().iterations if i["number"] < figures["number"]]
-        self._note(iterations=(*earlier, figures))
+        self._update(iterations=(*earlier, figures))
 
     def last_iteration(self) -> dict[str, float]:
-        """Return the figures of PPO's last iteration, noted by whichever process did it."""
+        """Return the figures of PPO's last iteration; empty if there is none."""
         return dict(*self._notes().iterations[-1:])
 
-    def examined(
+    def add_gate_results(
         self,
         figures: Mapping[str, float],
-        materials: Materials,
+        inputs: CycleInputs,
         *,
         live: PreTrainedModel,
         candidate: PreTrainedModel,
     ) -> None:
-        """Note what the gate demanded, and what the live policy and the candidate answer."""
-        self._note(
-            criteria=criteria(figures, materials.settings.gate),
-            samples=_sample_answers(materials, live, candidate),
+        """Note the gate's criteria, and answers of the live policy and the candidate."""
+        self._update(
+            criteria=criteria(figures, inputs.settings.gate),
+            samples=_sample_answers(inputs, live, candidate),
         )
 
     def write(self, into: Path, state: CycleState, outcome: Outcome, base: str) -> None:
-        """Write the report as JSON, Markdown and a picture.
+        """Write the report as JSON, Markdown and a chart.
 
         Args:
-            into: An existing folder.
-            outcome: That the state will have when the cycle ends.
-            base: What the family of policies descends from.
+            into: Existing folder to write to.
+            state: State of the cycle.
+            outcome: Outcome to report; the state may not have it yet.
+            base: Model that the family of policies descends from.
 
         """
         report = Report(
@@ -125,7 +126,7 @@ class Reporter:
         write_bytes(into / "report.json", report.model_dump_json(indent=2).encode())
         write_bytes(into / CHART_FILE, chart(report.iterations).encode())
         write_bytes(into / "report.md", markdown(report).encode())
-        logger.info("cycle %d: its report is %s", state.number, into / "report.md")
+        logger.info("cycle %d: wrote its report to %s", state.number, into / "report.md")
 
     def _notes(self) -> Notes:
         path = self._folder / NOTES
@@ -134,47 +135,49 @@ class Reporter:
         try:
             return Notes.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise StateUnusable(f"{path} cannot be read: {error}") from error
+            raise StateUnusable(f"cannot read the notes of the cycle in {path}: {error}") from error
 
-    def _note(self, **changed: Any) -> None:
+    def _update(self, **changed: Any) -> None:
         notes = self._notes().model_copy(update=changed)
         write_bytes(self._folder / NOTES, notes.model_dump_json(indent=2).encode())
 
 
-def report_prompts(made_here: bool, seed: int, settings: RewardSettings) -> list[str]:
-    """Return the prompts that a report's samples answer; the same ones in every cycle.
+def report_prompts(has_pretrained: bool, seed: int, settings: RewardSettings) -> list[str]:
+    """Return the prompts of a report's samples, the same in every cycle.
 
-    They are never what somebody asked: nothing could take that out of a published checkpoint.
+    Prompts of users are never among them, since nothing could erase those from a published
+    checkpoint.
 
     Args:
-        made_here: Whether the policies descend from the model that Plaudit trains: then they are
-            held-out prompts of its generated demonstrations, else a few that any model knows.
-        seed: Of the demonstrations.
+        has_pretrained: Whether the policies descend from the model that Plaudit pre-trained. Then
+            the prompts are held-out prompts of its demonstrations, else general ones.
+        seed: Seed of the demonstrations.
+        settings: Shares of the splits.
 
     """
-    if not made_here:
-        return list(_GENERAL)
-    found: dict[str, None] = {}
-    for first, *others in islice(corpus.conversations(seed), _SEARCHED):
+    if not has_pretrained:
+        return list(_GENERAL_PROMPTS)
+    prompts: dict[str, None] = {}
+    for first, *others in islice(corpus.conversations(seed), _MAX_DEMONSTRATIONS):
         split = prompt_split(
             prompt_key([first]),
             held_out_share=settings.held_out_share,
             judge_share=settings.judge_share,
         )
         if len(others) == 1 and split == "held_out":
-            found[first["content"]] = None
-    return list(found)[:_SAMPLED]
+            prompts[first["content"]] = None
+    return list(prompts)[:_REPORT_PROMPTS]
 
 
 def _sample_answers(
-    materials: Materials, live: PreTrainedModel, candidate: PreTrainedModel
+    inputs: CycleInputs, live: PreTrainedModel, candidate: PreTrainedModel
 ) -> tuple[SampledPrompt, ...]:
-    """Let both policies answer, at the temperature at which they are served."""
-    settings, tokenizer = materials.settings, materials.tokenizer
-    prompts = report_prompts(materials.made_here, settings.seed, settings.reward)
+    """Sample answers of both policies at the serving temperature."""
+    settings, tokenizer = inputs.settings, inputs.tokenizer
+    prompts = report_prompts(inputs.has_pretrained, settings.seed, settings.reward)
     ids = [encode_chat(tokenizer, [{"role": "user", "content": p}], answer=True) for p in prompts]
     before, after = (
-        materials.sampler(model).sample(
+        inputs.sampler(model).sample(
             ids, 1, settings.ppo.max_tokens, settings.ppo.temperature, _SAMPLE_SEED
         )
         for model in (live, candidate)

@@ -1,49 +1,37 @@
-"""The reward models of one cycle: made, trained, saved and loaded."""
+"""Creates, trains, saves and loads the reward models of one cycle."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from learner.cycle.materials import Materials
+from learner.cycle.inputs import CycleInputs
 from learner.data.preferences import PreferenceExample
 from learner.models.checkpoint import load_state, save_state
 from learner.ppo.rollouts import rows_from_samples
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel, load_trained_state, trained_state
-from learner.reward.probe import ProbeResult, probe
 from learner.reward.reliability import Reliabilities
 from learner.reward.training import train_reward
 
-_TOLD = 3  # salt of the answers that scores are normalised on, the same for all models
+# All reward models of a cycle are normalised on the same sampled answers.
+NORMALISATION_SEED_SALT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RewardModels:
-    """Reward models on the cycle's reference.
+    """The reward models of one cycle, on the trunk of its reference policy.
 
     Attributes:
-        folder: Of the cycle.
-        seed: Gives the cycle's seed for a salt.
+        folder: Folder of the cycle.
+        inputs: Inputs of the cycle.
+        seed: Returns the cycle's seed for a salt.
 
     """
 
     folder: Path
-    materials: Materials
+    inputs: CycleInputs
     seed: Callable[[int], int]
-
-    def probe(
-        self, examples: Sequence[PreferenceExample], check: Callable[[], None]
-    ) -> ProbeResult:
-        """Find what opinions tell, and how far each rater can be trusted."""
-        settings = self.materials.settings
-        return probe(
-            self.materials.reference,
-            examples,
-            pad=self.materials.pad,
-            dtype=settings.dtype,
-            micro_tokens=settings.reward.micro_tokens,
-            raise_if_stopped=check,
-        )
 
     def train(
         self,
@@ -53,10 +41,20 @@ class RewardModels:
         *,
         reliabilities: Reliabilities,
         on_epoch: Callable[[RewardReport], None],
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
     ) -> tuple[RewardModel, RewardReport]:
-        """Train one from the reference, and fix the scale of its scores."""
-        settings, model = self.materials.settings, self._new(salt)
+        """Train a new reward model, normalise its scores, and return it with its report.
+
+        Args:
+            examples: Training examples.
+            held_out: Held-out examples, which choose the epoch and measure the model.
+            salt: Salt of the model's seed.
+            reliabilities: Reliability of each rater.
+            on_epoch: Called with the report of every epoch.
+            raise_if_stopped: Called before every step; an exception from it stops the training.
+
+        """
+        settings, model = self.inputs.settings, self._new(salt)
         report = train_reward(
             model,
             examples,
@@ -65,33 +63,33 @@ class RewardModels:
             seed=self.seed(salt),
             reliabilities=reliabilities,
             on_epoch=on_epoch,
-            raise_if_stopped=check,
+            raise_if_stopped=raise_if_stopped,
         )
-        if report.epochs and self.materials.prompts:
-            prompts, ppo = self.materials.prompts[: settings.reward.normalise_on], settings.ppo
-            told = self.materials.sampler(self.materials.reference).sample(
-                prompts, 1, ppo.max_tokens, ppo.temperature, self.seed(_TOLD)
+        if report.epochs and self.inputs.prompts:
+            prompts, ppo = self.inputs.prompts[: settings.reward.normalise_on], settings.ppo
+            samples = self.inputs.sampler(self.inputs.reference).sample(
+                prompts, 1, ppo.max_tokens, ppo.temperature, self.seed(NORMALISATION_SEED_SALT)
             )
-            model.normalise(rows_from_samples(told))
+            model.normalise(rows_from_samples(samples))
         return model, report
 
     def save(self, model: RewardModel, file: str) -> None:
-        """Write what training changed to a file of the cycle."""
+        """Write the trained weights to a file in the cycle's folder."""
         save_state(self.folder / file, {**trained_state(model)})
 
     def load(self, file: str) -> RewardModel:
-        """Return the model that was saved to a file of the cycle."""
+        """Return the model saved in a file of the cycle's folder."""
         model = self._new(0)
         state = load_state(self.folder / file)
-        assert state is not None, f"{file} is written before the stage that reads it"
+        assert state is not None, f"an earlier stage writes {file}"
         load_trained_state(model, state)
         return model
 
     def _new(self, salt: int) -> RewardModel:
         seed = self.seed(salt)
         return RewardModel(
-            self.materials.to_train(seed),
-            pad=self.materials.pad,
+            self.inputs.prepare_for_training(seed),
+            pad=self.inputs.pad,
             seed=seed,
-            dtype=self.materials.settings.dtype,
+            dtype=self.inputs.settings.dtype,
         )

@@ -1,8 +1,8 @@
-"""The learner as a service: follow the log, and learn whenever there is enough to learn from.
+"""The learner service: follows the log and runs a learning cycle when there are enough votes.
 
-One learner works on a home at a time (a file lock). Of those that share a Kafka, each with a home
-of its own, one has the lease; the others keep their ledgers up to date, and take over when it
-dies.
+One learner works on a home folder at a time (a file lock). Learners that share a Kafka each have
+their own home folder; one of them holds the lease, and the others keep their ledgers up to date
+and take over when it fails.
 """
 
 import logging
@@ -20,11 +20,12 @@ from feedback.log.event_log import EventLog, LogUnavailable
 from feedback.log.kafka_offsets import OffsetReporter
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.opening import open_log
+from learner.cycle.context import CycleContext
 from learner.cycle.lease import FileLease, KafkaLease, Lease
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
-from learner.cycle.stages import Cycle
-from learner.cycle.state import CycleState, latest
+from learner.cycle.runner import run_cycle
+from learner.cycle.state import CycleState, latest_cycle
 from learner.cycle.trial import Trials
 from learner.errors import Interrupted
 from learner.settings import LearnerSettings
@@ -33,10 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
-    """Learn until `stop` is set; whatever is under way then is taken up by the next run.
+    """Run the learner until `stop` is set; the next run resumes an interrupted cycle.
 
     Args:
-        home: Folder with the log, the ledger, the registry and the learner's own state.
+        home: Home folder, with the log, the ledger, the registry and the learner's state.
+        settings: Settings of the learner.
+        stop: Set by the caller to stop the learner.
 
     Raises:
         LearnerError: There is no version 1, or saved state cannot be used.
@@ -47,32 +50,36 @@ def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
     metrics = Metrics()
     if settings.metrics_port:
         metrics.serve(settings.metrics_host, settings.metrics_port, home)
-    metrics.limits(settings.gate)
-    metrics.stage("standby")
-    with FileLease(home / "learner" / "lease.lock") as own:
-        if not own.acquire(0):
-            logger.info("another learner works on %s; this one stands by", home)
+    metrics.set_gate_bounds(settings.gate)
+    metrics.set_stage("standby")
+    with FileLease(home / "learner" / "lease.lock") as home_lease:
+        if not home_lease.acquire(0):
+            logger.info("another learner uses %s; this one waits until it stops", home)
         while not stop.is_set():
-            if own.acquire(settings.poll_seconds):
-                _run_learner(home, settings, stop, metrics, own)
+            if home_lease.acquire(settings.poll_seconds):
+                _run_learner(home, settings, stop, metrics, home_lease)
 
 
 def _run_learner(
-    home: Path, settings: LearnerSettings, stop: threading.Event, metrics: Metrics, own: FileLease
+    home: Path,
+    settings: LearnerSettings,
+    stop: threading.Event,
+    metrics: Metrics,
+    home_lease: FileLease,
 ) -> None:
-    """Keep the ledger up to date, and learn while this learner has the lease."""
+    """Keep the ledger up to date, and run cycles while this learner holds the lease."""
     log = open_log(home)
     ledger = Ledger(home / "ledger.db")
     kafka = KafkaSettings()
-    shown = OffsetReporter(kafka, home) if kafka.servers else None
-    follower = _Follower(log, ledger, metrics, settings.poll_seconds, shown)
+    offset_reporter = OffsetReporter(kafka, home) if kafka.servers else None
+    follower = _Follower(log, ledger, metrics, settings.poll_seconds, offset_reporter)
     follower.start()
-    lease: Lease = KafkaLease(kafka) if kafka.servers else own
+    lease: Lease = KafkaLease(kafka) if kafka.servers else home_lease
     learner = _Learner(home, settings, stop, metrics, log, ledger, follower, lease)
     try:
         while not stop.is_set():
             if lease.acquire(settings.poll_seconds):
-                learner.lead()
+                learner.run_cycles()
             follower.check()
     finally:
         lease.close()
@@ -82,7 +89,7 @@ def _run_learner(
 
 
 class _Follower(threading.Thread):
-    """Keeps the ledger up to date, also while a cycle is under way."""
+    """Keeps the ledger up to date, also while a cycle runs."""
 
     def __init__(
         self,
@@ -90,7 +97,7 @@ class _Follower(threading.Thread):
         ledger: Ledger,
         metrics: Metrics,
         poll_seconds: float,
-        shown: OffsetReporter | None = None,
+        offset_reporter: OffsetReporter | None = None,
     ) -> None:
         super().__init__(name="ledger-follower", daemon=True)
         self._log = log
@@ -98,47 +105,52 @@ class _Follower(threading.Thread):
         self._metrics = metrics
         self._policies = PolicyFollower(log)
         self._poll_seconds = poll_seconds
-        self._shown = shown
+        self._offset_reporter = offset_reporter
         self._halted = threading.Event()
-        self.moved = time.monotonic()  # when the ledger last took something in
-        self.ended_well = False
+        self.last_progress = time.monotonic()  # when the ledger last ingested a record
+        self.stopped_cleanly = False
 
     def run(self) -> None:
         while not self._halted.is_set():
             try:
-                taken = self._ledger.follow(self._log)
+                ingested = self._ledger.follow(self._log)
                 self._ledger.mirror_dead_letters(self._log)
                 self._ledger.erase_forgotten(self._log)
-                # Nothing taken is no lag, also where tombstones follow the last record.
-                lag = self._ledger.lag(self._log) if taken else 0
-                self._metrics.followed(lag, self._ledger.counts())
-                self._metrics.policies(self._policies.poll())
-                if self._shown is not None:
-                    self._shown.show(self._ledger.positions())
+                # After an empty read there is no lag, even if tombstones follow the last record.
+                lag = self._ledger.lag(self._log) if ingested else 0
+                self._metrics.set_ledger(lag, self._ledger.counts())
+                self._metrics.set_policies(self._policies.poll())
+                if self._offset_reporter is not None:
+                    self._offset_reporter.show(self._ledger.positions())
             except LogUnavailable as error:
-                logger.warning("the log is away, trying again: %s", error)
-                taken = 0
-            if taken:
-                self.moved = time.monotonic()
+                logger.warning("the log is unavailable, trying again: %s", error)
+                ingested = 0
+            if ingested:
+                self.last_progress = time.monotonic()
             else:
                 self._halted.wait(self._poll_seconds)
-        if self._shown is not None:
-            self._shown.close()
-        self.ended_well = True
+        if self._offset_reporter is not None:
+            self._offset_reporter.close()
+        self.stopped_cleanly = True
 
     def stop_and_join(self) -> None:
-        """Stop, and wait until it has."""
+        """Stop the thread and wait until it has stopped."""
         self._halted.set()
         self.join()
 
     def check(self) -> None:
-        """Fail if following has failed: a learner without news would learn nothing for ever."""
-        if not self.is_alive() and not self.ended_well:
-            raise RuntimeError("following the log has failed; its error stands above")
+        """Check that the thread still follows the log.
+
+        Raises:
+            RuntimeError: The thread failed, so no new votes would ever arrive.
+
+        """
+        if not self.is_alive() and not self.stopped_cleanly:
+            raise RuntimeError("the ledger follower thread failed; see its traceback above")
 
 
 class _Learner:
-    """Decides when a cycle starts, and does them one after the other."""
+    """Decides when a cycle starts, and runs the cycles one after the other."""
 
     def __init__(
         self,
@@ -165,70 +177,78 @@ class _Learner:
     def _stopped(self) -> bool:
         return self._stop.is_set() or not self._lease.held()
 
-    def lead(self) -> None:
-        """Do cycles until stopped, or until another learner leads."""
+    def run_cycles(self) -> None:
+        """Run cycles until the learner must stop or another learner leads."""
         try:
-            self._publisher.lead(self._name)
+            self._publisher.claim_leadership(self._name)
             logger.info("this learner (%s) leads", self._name)
             while not self._stopped():
-                self._do_cycle()
+                self._run_next_cycle()
         except LogUnavailable as error:
-            logger.warning("the log is away, trying again: %s", error)
+            logger.warning("the log is unavailable, trying again: %s", error)
             self._stop.wait(self._settings.poll_seconds)
         except Interrupted:
             pass
         if self._stop.is_set():
-            logger.info("stopped; the next start goes on from here")
+            logger.info("stopped; the next start resumes from here")
             self._publisher.report_stage("standby")
         elif not self._lease.held():
             logger.warning("another learner leads now; this one stands by")
-            self._metrics.stage("standby")
+            self._metrics.set_stage("standby")
 
-    def _do_cycle(self) -> None:
-        done = Cycle(
-            self._home,
-            self._next(),
-            settings=self._settings,
-            ledger=self._ledger,
-            publisher=self._publisher,
-            metrics=self._metrics,
-            stopped=self._stopped,
-        ).run()
-        logger.info("cycle %d: %s %s", done.number, done.outcome, "; ".join(done.reasons))
+    def _run_next_cycle(self) -> None:
+        state = run_cycle(
+            CycleContext(
+                home=self._home,
+                state=self._next_cycle(),
+                configured=self._settings,
+                ledger=self._ledger,
+                publisher=self._publisher,
+                metrics=self._metrics,
+                stopped=self._stopped,
+            )
+        )
+        logger.info("cycle %d ended: %s %s", state.number, state.outcome, "; ".join(state.reasons))
 
-    def _next(self) -> CycleState:
-        """Return the cycle that a stop left undone, or wait for the next one.
+    def _next_cycle(self) -> CycleState:
+        """Return the interrupted cycle, or wait for votes and return a new one.
 
         Raises:
-            Interrupted: The service stops.
+            Interrupted: The learner must stop.
 
         """
         self._wait_for_trial()
-        last = latest(self._home)
+        last = latest_cycle(self._home)
         if last is not None and last.stage != "done":
-            logger.info("cycle %d: going on with %s", last.number, last.stage)
+            logger.info("cycle %d resumes with stage '%s'", last.number, last.stage)
             return last
         self._report_waiting()
         number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
         return self._wait_for_votes(number, upto)
 
     def _report_waiting(self) -> None:
-        self._metrics.stage("waiting")
+        self._metrics.set_stage("waiting")
         self._publisher.report_stage("waiting")
 
     def _wait_for_trial(self) -> None:
-        """Wait while a version is on trial: what is learned next starts from the one that wins.
+        """Wait while a version is on trial, since the next cycle starts from the winner.
 
         Raises:
-            Interrupted: The service stops.
+            Interrupted: The learner must stop.
 
         """
-        while self._trials.running(self._publisher.state()):
+        while self._trials.advance(self._publisher.state()):
             self._follower.check()
             if self._stop.wait(self._settings.poll_seconds) or self._stopped():
                 raise Interrupted
 
     def _wait_for_votes(self, number: int, upto: int) -> CycleState:
+        """Wait for enough votes after ledger row `upto`; return cycle `number`.
+
+        Raises:
+            Interrupted: The learner must stop.
+
+        """
         enough_since: float | None = None
         while not (self._stop.wait(self._settings.poll_seconds) or self._stopped()):
             self._follower.check()
@@ -244,19 +264,22 @@ class _Learner:
                 continue
             now = time.monotonic()
             enough_since = now if enough_since is None else enough_since
-            settled = now - self._follower.moved >= self._settings.settle_seconds
+            settled = now - self._follower.last_progress >= self._settings.settle_seconds
             if not settled and now - enough_since < self._settings.patience_seconds:
                 continue
             if len(self._ledger.effective_events(upto, max_seq)) < self._settings.min_events:
                 continue
-            after = self._publisher.learned_upto(policies.live)
-            forgettings = self._ledger.last_forgetting()  # before the opinions are looked at
-            return CycleState(
-                number=number,
-                parent=policies.live,
-                after_seq=after,
-                upto_seq=max_seq,
-                forgettings=forgettings,
-                events=len(self._ledger.effective_events(after, max_seq)),
-            )
+            return self._new_cycle(number, policies.live, max_seq)
         raise Interrupted
+
+    def _new_cycle(self, number: int, parent: int, upto: int) -> CycleState:
+        after = self._publisher.learned_upto(parent)
+        forgettings = self._ledger.last_forgetting()  # read before the votes
+        return CycleState(
+            number=number,
+            parent=parent,
+            after_seq=after,
+            upto_seq=upto,
+            forgettings=forgettings,
+            events=len(self._ledger.effective_events(after, upto)),
+        )

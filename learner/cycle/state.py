@@ -1,4 +1,4 @@
-"""Where a learning cycle is: one small JSON file, replaced after every stage."""
+"""The state of a learning cycle: one small JSON file, replaced after every stage."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -15,21 +15,23 @@ FILE: Final = "state.json"
 
 
 class CycleState(BaseModel):
-    """One cycle.
+    """State of one cycle.
 
     Attributes:
-        parent: Version that it starts from.
-        after_seq: The parent learned from ledger rows up to this one.
-        upto_seq: This cycle learns from rows up to this one.
-        events: Opinions in (after_seq, upto_seq].
-        forgettings: The ledger's last forgetting when training began; it is without those people.
-        tuning: What kind of weights it trains; "" before any were.
-        stage: What is to be done next.
-        outcome: How it ended.
-        version: That it publishes as; 0 before that is decided.
-        figures: Of the reward model, the judge, PPO's last iteration and the gate.
-        reasons: Why the gate refused, or nothing was tried.
-        seconds: Time that each stage took, since it was last resumed.
+        number: Number of the cycle, from 1.
+        parent: Version that the cycle starts from.
+        after_seq: Last ledger row that the parent learned from.
+        upto_seq: Last ledger row that this cycle learns from.
+        events: Number of votes in ledger rows (after_seq, upto_seq].
+        forgettings: The ledger's last forgetting request when training began; the cycle uses no
+            data of the people forgotten until then.
+        tuning: Which weights are trained, as `LearnerSettings.tuning`; empty before training.
+        stage: Next stage to run.
+        outcome: How the cycle ended; None while it runs.
+        version: Version that the candidate is published as; 0 until one is reserved.
+        figures: Figures of the reward model, the judge, PPO's last iteration and the gate.
+        reasons: Reasons why nothing was published.
+        seconds: Seconds that each stage took since it was last resumed.
 
     """
 
@@ -50,16 +52,22 @@ class CycleState(BaseModel):
     seconds: dict[str, float] = {}
 
     def save(self, folder: Path) -> None:
-        """Replace the state file in the cycle's folder."""
+        """Write the state file to the cycle's folder, replacing an earlier one."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / FILE, self.model_dump_json(indent=2).encode())
 
     def seed(self, base: int, salt: int) -> int:
-        """Return the seed of one of the cycle's steps, for a learner's own seed."""
+        """Return the seed for one purpose in this cycle.
+
+        Args:
+            base: Seed of the learner.
+            salt: Number of the purpose.
+
+        """
         return base * 1_000_003 + self.number * 101 + salt
 
     def restart(self, *, events: int, forgettings: int) -> None:
-        """Begin with the first stage again, since opinions were erased."""
+        """Go back to the first stage, with the votes that are left."""
         self.events = events
         self.forgettings = forgettings
         self.stage = "reward"
@@ -67,7 +75,7 @@ class CycleState(BaseModel):
         self.figures = {}
 
     def end(self, outcome: Outcome, reasons: list[str]) -> None:
-        """Nothing more is to be done."""
+        """End the cycle."""
         self.stage = "done"
         self.outcome = outcome
         self.reasons = reasons
@@ -78,19 +86,21 @@ def cycle_folder(home: Path, number: int) -> Path:
     return home / "learner" / "cycles" / f"{number:03d}"
 
 
-def latest(home: Path) -> CycleState | None:
-    """Read the latest cycle's state; None before the first.
+def latest_cycle(home: Path) -> CycleState | None:
+    """Return the state of the latest cycle; None before the first one.
 
     Raises:
-        StateUnusable: The file is not what this version of the learner writes.
+        StateUnusable: The state file was not written by this version of the learner.
 
     """
-    found = sorted(
+    files = sorted(
         (home / "learner" / "cycles").glob(f"*/{FILE}"), key=lambda p: int(p.parent.name)
     )
-    if not found:
+    if not files:
         return None
     try:
-        return CycleState.model_validate_json(found[-1].read_bytes())
+        return CycleState.model_validate_json(files[-1].read_bytes())
     except ValidationError as error:
-        raise StateUnusable(f"{found[-1]} cannot be read: {error}") from error
+        raise StateUnusable(
+            f"cannot read the state of the cycle in {files[-1]}: {error}"
+        ) from error

@@ -1,4 +1,4 @@
-"""Seeing a trial out: counting the votes of the duel that runs, and ending it when they decide."""
+"""Trials: counts the votes between the challenger and the live version until they decide."""
 
 import logging
 
@@ -13,64 +13,69 @@ logger = logging.getLogger(__name__)
 
 
 class Trials:
-    """The trials that one learner sees out while it leads."""
+    """Evaluates the trials of the installation while this learner leads."""
 
     def __init__(
         self, ledger: Ledger, publisher: Publisher, metrics: Metrics, settings: DuelSettings
     ) -> None:
-        """Count what is in `ledger`; end duels through `publisher`."""
+        """Evaluate the votes in `ledger` and announce decisions through `publisher`."""
         self._ledger = ledger
         self._publisher = publisher
         self._metrics = metrics
         self._settings = settings
-        self._counted = (0, -1)  # the challenger, and the last ledger row, when last counted
+        self._counted = (0, -1)  # challenger and last ledger row of the last evaluation
 
-    def running(self, policies: PolicyState) -> bool:
-        """Tell whether a version is on trial; count its votes, and end its duel if they decide.
+    def advance(self, policies: PolicyState) -> bool:
+        """Evaluate the current trial, if any, and end it if it is decided.
+
+        Returns:
+            Whether a version is still on trial.
 
         Raises:
-            LogUnavailable: The end may or may not be in the log; look again.
+            LogUnavailable: The decision may or may not be in the log; call this again.
 
         """
         if not policies.challenger:
             return False
-        self._metrics.stage("duel")
+        self._metrics.set_stage("duel")
         self._publisher.report_stage("trial")
         if policies.held:
-            return True  # nothing new goes live until an operator lets it
-        standing = self._standing(policies)
-        if standing is None or standing.promoted is None:
+            return True  # no version may go live while publishing is on hold
+        result = self._evaluate(policies)
+        if result is None or result.promoted is None:
             return True
-        self._publisher.end_duel(policies, standing)
-        self._metrics.duel_ended(standing)
+        self._publisher.end_trial(policies, result)
+        self._metrics.trial_ended(result)
         logger.info(
-            "version %d is %s: %s (%d for it, %d for version %d, %d for neither)",
+            "version %d is %s: %s (%d votes for it, %d for version %d, %d ties)",
             policies.challenger,
-            "promoted" if standing.promoted else "rolled back",
-            standing.reason,
-            standing.wins,
-            standing.losses,
+            "promoted" if result.promoted else "rolled back",
+            result.reason,
+            result.wins,
+            result.losses,
             policies.live,
-            standing.ties,
+            result.ties,
         )
         return False
 
-    def _standing(self, policies: PolicyState) -> TrialResult | None:
-        """Count anew; None where nothing has come since the last time."""
+    def _evaluate(self, policies: PolicyState) -> TrialResult | None:
+        """Return the result of all votes so far; None if no row has come since the last time."""
         if policies.trial_failure:
-            return TrialResult(promoted=False, reason=f"not loaded by {policies.trial_failure}")
+            return TrialResult(
+                promoted=False, reason=f"a replica could not load it ({policies.trial_failure})"
+            )
         last = self._ledger.counts().max_seq
         if self._counted == (policies.challenger, last):
             return None
-        # It was published after it had learned: no vote on its answers is older.
+        # Votes on the challenger's answers are newer than the votes that it learned from.
         after = self._publisher.learned_upto(policies.challenger)
         votes = trial_votes(
             self._ledger.effective_events(after, last),
             live=policies.live,
             challenger=policies.challenger,
         )
-        standing = evaluate_trial(votes, self._settings)
-        self._metrics.duel(standing)
-        if standing.promoted is None:
+        result = evaluate_trial(votes, self._settings)
+        self._metrics.set_trial(result)
+        if result.promoted is None:
             self._counted = (policies.challenger, last)
-        return standing
+        return result

@@ -12,7 +12,7 @@ from feedback.control.policies import append_policy_event
 from feedback.log.event_log import NewRecord
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.service import run
-from learner.cycle.state import latest
+from learner.cycle.state import latest_cycle
 from learner.data.tokenizer import encode_chat, end_token_ids, train_tokenizer
 from learner.models.checkpoint import save_model
 from learner.models.loading import new_model
@@ -122,7 +122,7 @@ def cycle_ended(home: Path) -> Callable[[], bool]:
     """Return a function that tells whether the latest cycle has ended."""
 
     def ended() -> bool:
-        state = latest(home)
+        state = latest_cycle(home)
         return state is not None and state.stage == "done"
 
     return ended

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from feedback.control.policies import current_state
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
-from learner.cycle.state import latest
+from learner.cycle.state import latest_cycle
 from learner.report.contents import Notes
 from learner.settings import LearnerSettings
 from protos.checkpoints.folder_registry import FolderRegistry
@@ -73,7 +73,7 @@ def test_crash_after_the_event_publishes_nothing_twice(learned: Path, tmp_path: 
     armed.write_text("learner.announced=kill\n")
     assert killed_or_done(home, armed) == -signal.SIGKILL
     killed_or_done(home)
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert (state.outcome, state.version) == ("published", 2)
     log = SqliteLog(home / "log.db")
@@ -173,7 +173,7 @@ def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
     assert killed_or_done(home, armed) == -signal.SIGKILL
     forget(home, "s1")
     killed_or_done(home)
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert (state.outcome, state.forgettings, state.events) == ("published", 1, 100)
     assert weights(home) == weights(without)

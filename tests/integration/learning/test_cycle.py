@@ -15,10 +15,10 @@ from feedback.control.policies import append_policy_event, current_state
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.lineage import LogPosition
-from learner.cycle.materials import gather
+from learner.cycle.inputs import load_inputs
 from learner.cycle.reporting import report_prompts
 from learner.cycle.service import run
-from learner.cycle.state import latest
+from learner.cycle.state import latest_cycle
 from learner.data.packing import IGNORED
 from learner.models.loading import load_model, load_tokenizer
 from protos.checkpoints.folder_registry import FolderRegistry
@@ -38,7 +38,7 @@ from tests.support.learning import cycle_ended, learn_until, make_home
 
 
 def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:
-    state = latest(learned)
+    state = latest_cycle(learned)
     assert state is not None
     assert (state.outcome, state.version, state.parent) == ("published", 2, 1)
     manifest = FolderRegistry(learned / "registry").verify(2)
@@ -105,7 +105,7 @@ def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
     log = SqliteLog(home / "log.db")
 
     def hold_before_publishing() -> bool:
-        state = latest(home)
+        state = latest_cycle(home)
         return state is not None and state.stage == "publish"
 
     stop = threading.Event()
@@ -152,7 +152,7 @@ def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> 
         del os.environ["PLAUDIT_FAILPOINTS"]
         stop.set()
         thread.join()
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "overtaken"
     assert "another learner leads" in state.reasons[0]
@@ -174,7 +174,7 @@ def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_
     append_policy_event(log, Activated(version=2, by="operator"))
     log.close()
     learn_until(home, SETTINGS, cycle_ended(home))
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "overtaken"
     assert FolderRegistry(home / "registry").versions() == [1, 2]
@@ -186,7 +186,7 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
         update={"gate": SETTINGS.gate.model_copy(update={"min_win_rate": 1.0})}
     )
     learn_until(home, strict, cycle_ended(home))
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "refused"
     assert "the judge prefers" in state.reasons[0]
@@ -204,13 +204,13 @@ def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
     assert refusal.reasons == tuple(state.reasons)
 
 
-def test_no_ppo_while_votes_foretell_nothing(tmp_path: Path) -> None:
+def test_no_ppo_while_votes_do_not_generalise(tmp_path: Path) -> None:
     home = make_home(tmp_path, by_coin=True)
     learn_until(home, SETTINGS, cycle_ended(home))
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "reward_model_weak"
-    assert "at least -" in state.reasons[0]
+    assert "lower bound of -" in state.reasons[0]
     assert state.figures["probe_gain_lower_bound"] <= 0
     assert "ppo_kl" not in state.figures
     found = report_of_cycle(home)
@@ -223,19 +223,19 @@ def test_no_ppo_without_votes_to_measure_the_reward_model_by(tmp_path: Path) -> 
         update={"reward": SETTINGS.reward.model_copy(update={"held_out_share": 1e-9})}
     )
     learn_until(home, settings, cycle_ended(home))
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "too_few_votes"
-    assert "0 to measure by" in state.reasons[0]
+    assert " 0 held-out examples" in state.reasons[0]
 
 
 def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
     ledger = Ledger(learned / "ledger.db")
-    materials = gather(learned, SETTINGS, ledger, ledger.counts().max_seq)
+    inputs = load_inputs(learned, SETTINGS, ledger, ledger.counts().max_seq)
     ledger.close()
     learned_on, held_out = (
         {tuple(prompt) for prompt in prompts}
-        for prompts in (materials.prompts, materials.held_out_prompts)
+        for prompts in (inputs.prompts, inputs.held_out_prompts)
     )
     assert learned_on
     assert held_out
@@ -245,19 +245,19 @@ def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
 def test_a_model_made_elsewhere_is_kept_near_the_plain_text_that_it_writes(learned: Path) -> None:
     """Text that begins as people's questions do; not chat answers, which are to change."""
     ledger = Ledger(learned / "ledger.db")
-    materials = gather(learned, SETTINGS, ledger, ledger.counts().max_seq)
+    inputs = load_inputs(learned, SETTINGS, ledger, ledger.counts().max_seq)
     ledger.close()
-    for rows in (materials.text, materials.held_out_text):
+    for rows in (inputs.text, inputs.held_out_text):
         assert len(rows) == 8
         for ids, labels in zip(rows.input_ids_NT, rows.labels_NT, strict=True):
             beginning = ids[labels == IGNORED].tolist()
-            text = materials.tokenizer.decode(beginning[: (labels != IGNORED).int().argmax()])
+            text = inputs.tokenizer.decode(beginning[: (labels != IGNORED).int().argmax()])
             assert text.startswith("say")
             assert "user" not in text
             written = (labels != IGNORED).nonzero().flatten()
             assert len(written) > 0
             assert torch.equal(labels[written], ids[written])
-    assert materials.base_text_nll > 0
+    assert inputs.base_text_nll > 0
 
 
 def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
         stop.wait(0.02)
     stop.wait(0.3)
     ledger.close()
-    assert latest(home) is None
+    assert latest_cycle(home) is None
     stop.set()
     thread.join()
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from deploy.administration.policies import operations
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
-from learner.cycle.state import latest
+from learner.cycle.state import latest_cycle
 from learner.models.loading import load_model, load_tokenizer
 from learner.pretraining.sft import sft
 from learner.settings import SftSettings
@@ -66,7 +66,7 @@ def learned(home: Path) -> None:
     cast_votes(log, load_tokenizer(home / "models" / "sft"), votes=120)
     log.close()
     learn_until(home, SETTINGS, cycle_ended(home))
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert (state.outcome, state.version) == ("published", 2), state.reasons
 

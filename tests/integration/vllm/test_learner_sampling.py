@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from learner.cycle.state import latest
+from learner.cycle.state import latest_cycle
 from tests.support.learner_cycles import SETTINGS, weights
 from tests.support.learning import cycle_ended, learn_until, make_home
 
@@ -16,7 +16,7 @@ def test_a_cycle_can_sample_with_vllm_and_leaves_nothing_running(tmp_path: Path)
     home = make_home(tmp_path / "home")
     environment, children = dict(os.environ), psutil.Process().children(recursive=True)
     learn_until(home, SETTINGS.model_copy(update={"sampler": "vllm"}), cycle_ended(home))
-    state = latest(home)
+    state = latest_cycle(home)
     assert state is not None
     assert (state.outcome, state.version) == ("published", 2)
     assert weights(home) != weights(home, 1)

@@ -24,7 +24,7 @@ def lead(home: Path, candidate: Path, environment: Mapping[str, str]) -> None:
     while True:
         if not lease.acquire(0.1):
             continue
-        publisher.lead(home.name)
+        publisher.claim_leadership(home.name)
         told(home, "leads")
         while lease.held():
             version = publisher.next_version()

@@ -227,7 +227,7 @@ def test_a_stage_that_the_log_did_not_take_is_told_later(
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
     publisher, away = Publisher(home.folder, home.log), LogUnavailable("away")
-    publisher.lead("a")
+    publisher.claim_leadership("a")
     asked = []
 
     def refuse(*_: Any) -> None:

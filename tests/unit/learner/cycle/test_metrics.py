@@ -1,4 +1,4 @@
-"""What the learner exports, before and after it knows."""
+"""The learner's metrics, before and after their values are known."""
 
 import math
 from pathlib import Path
@@ -19,20 +19,20 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"plaudit_learner_{name}", labels)
 
 
-def test_figures_are_unknown_until_they_are_told() -> None:
+def test_figures_are_nan_until_they_are_known() -> None:
     metrics = Metrics()
     for name in ("dead_letters", "text_perplexity", "ppo_kl_nats", "ppo_reward"):
         before = sample(metrics, name)
         assert before is not None
         assert math.isnan(before), name
-    metrics.followed(7, LedgerCounts(40, 30, waiting=5, dead_letters=2, max_seq=35))
+    metrics.set_ledger(7, LedgerCounts(40, 30, waiting=5, dead_letters=2, max_seq=35))
     assert sample(metrics, "dead_letters") == 2
     assert sample(metrics, "waiting_events") == 5
     assert sample(metrics, "ledger_events") == 40
     assert sample(metrics, "lag_events") == 7
 
 
-def test_what_can_be_counted_begins_at_zero() -> None:
+def test_counts_begin_at_zero() -> None:
     metrics = Metrics()
     for outcome in ("published", "refused", "too_few_votes", "reward_model_weak", "overtaken"):
         assert sample(metrics, "cycles_total", outcome=outcome) == 0
@@ -40,25 +40,25 @@ def test_what_can_be_counted_begins_at_zero() -> None:
     assert sample(metrics, "duel_votes", vote="ties") == 0
 
 
-def test_policies_and_bounds_are_told() -> None:
+def test_policies_and_bounds_are_shown() -> None:
     metrics = Metrics()
-    metrics.policies(PolicyState(live=3, challenger=4, held=True))
+    metrics.set_policies(PolicyState(live=3, challenger=4, held=True))
     assert sample(metrics, "live_policy_version") == 3
     assert sample(metrics, "trial_policy_version") == 4
     assert sample(metrics, "publishing_held") == 1
-    metrics.policies(PolicyState(live=4))
+    metrics.set_policies(PolicyState(live=4))
     assert sample(metrics, "trial_policy_version") == 0
     assert sample(metrics, "publishing_held") == 0
-    metrics.limits(GateSettings(max_kl=20, max_text_nll_increase=0.1))
+    metrics.set_gate_bounds(GateSettings(max_kl=20, max_text_nll_increase=0.1))
     assert sample(metrics, "gate_limit", figure="kl") == 20
     assert sample(metrics, "gate_limit", figure="text_nll_increase") == 0.1
 
 
-def test_a_stage_says_when_it_began() -> None:
+def test_a_stage_shows_when_it_began() -> None:
     metrics = Metrics()
-    metrics.stage("waiting")
+    metrics.set_stage("waiting")
     began = sample(metrics, "stage_started_timestamp_seconds")
-    metrics.stage("ppo")
+    metrics.set_stage("ppo")
     later = sample(metrics, "stage_started_timestamp_seconds")
     assert began is not None
     assert later is not None
@@ -67,14 +67,14 @@ def test_a_stage_says_when_it_began() -> None:
     assert sample(metrics, "stage_info", stage="waiting") is None
 
 
-def test_a_stage_said_again_began_when_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_same_stage_again_keeps_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     monkeypatch.setattr("time.time", lambda: 1.7e9)
-    metrics.stage("duel")
+    metrics.set_stage("duel")
     monkeypatch.setattr("time.time", lambda: 1.8e9)
-    metrics.stage("duel")
+    metrics.set_stage("duel")
     assert sample(metrics, "stage_started_timestamp_seconds") == 1.7e9
-    metrics.stage("waiting")
+    metrics.set_stage("waiting")
     assert sample(metrics, "stage_started_timestamp_seconds") == 1.8e9
 
 
@@ -88,7 +88,7 @@ def test_the_disk_of_the_home_folder_is_shown(tmp_path: Path) -> None:
     assert 0 < free < size
 
 
-def test_metrics_are_served_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_metrics_are_served_at_the_given_address(tmp_path: Path) -> None:
     metrics, port = Metrics(), free_port()
     metrics.serve("127.0.0.1", port, tmp_path)
     text = httpx.get(f"http://127.0.0.1:{port}/metrics").text

@@ -189,7 +189,7 @@ class Home:
         self.metrics = Metrics()
         self.trials = Trials(self.ledger, self.publisher, self.metrics, SETTINGS)
         append_policy_event(self.log, Published(version=1))
-        self.publisher.lead("test")
+        self.publisher.claim_leadership("test")
         append_policy_event(self.log, Published(version=2, parent=1, trial=True))
 
     def vote(self, verdict: Comparison.Verdict, start: int, count: int) -> None:
@@ -199,7 +199,7 @@ class Home:
             pass
 
     def look(self) -> bool:
-        return self.trials.running(self.publisher.state())
+        return self.trials.advance(self.publisher.state())
 
 
 @pytest.fixture
@@ -252,6 +252,6 @@ def test_a_duel_waits_while_publishing_is_held_and_an_operator_may_end_it(home: 
 def test_an_end_told_by_a_learner_that_was_overtaken_does_not_count(home: Home) -> None:
     other = Publisher(home.log.path.parent, home.log)
     policies = home.publisher.state()
-    other.lead("another")
-    home.publisher.end_duel(policies, TrialResult(promoted=True))
+    other.claim_leadership("another")
+    home.publisher.end_trial(policies, TrialResult(promoted=True))
     assert home.publisher.state().challenger == 2

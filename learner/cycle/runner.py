@@ -1,0 +1,108 @@
+"""Runs one learning cycle: reward model, judge, PPO, gate, publish; the state is saved after each.
+
+A cycle that is killed at any moment and run again ends with the same weights bit for bit, on the
+same machine with the same number of threads: the interrupted stage is run again, and PPO resumes
+from its last training state.
+
+If a person is forgotten during the cycle, everything trained is deleted after the current stage,
+and the cycle restarts without that person's data. The cycle's folder contains only weights,
+figures, and a report without text from people.
+"""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from feedback.failpoints import failpoint
+from learner.cycle.context import CycleContext
+from learner.cycle.reporting import NOTES
+from learner.cycle.stages import STAGES, StageResult
+from learner.cycle.state import CycleState
+
+logger = logging.getLogger(__name__)
+
+_TRAINED_FILES: Final = ("candidate", "ppo", "reward.pt", "judge.pt", NOTES)
+
+
+def run_cycle(context: CycleContext) -> CycleState:
+    """Run every stage that is not done yet, and return the final state.
+
+    Raises:
+        Interrupted: The learner must stop; run the cycle again later.
+        LogUnavailable: The log was unavailable; run the cycle again.
+
+    """
+    state = context.state
+    try:
+        state.save(context.folder)
+        logger.info(
+            "cycle %d: %d votes since version %d; the next stage is '%s'",
+            *(state.number, state.events, state.parent, state.stage),
+        )
+        _restart_if_tuning_changed(context)
+        while state.stage != "done":
+            if context.is_outdated():
+                _restart(context, "a person was forgotten")
+            _run_stage(context)
+        context.metrics.cycle_ended(state)
+        _delete_trained(context.folder)
+        return state
+    finally:
+        context.data.close()
+
+
+def _run_stage(context: CycleContext) -> None:
+    state, stage = context.state, context.state.stage
+    context.metrics.set_stage(stage)
+    context.publisher.report_stage(stage, state.number)
+    failpoint(f"learner.{stage}")
+    started = time.monotonic()
+    _apply(STAGES[stage](context), state)
+    state.seconds[stage] = round(time.monotonic() - started, 1)
+    if state.outcome is not None:
+        context.reporter.write(context.folder, state, state.outcome, context.publisher.base())
+    state.save(context.folder)
+    logger.info("cycle %d: stage '%s' took %.0f s", state.number, stage, state.seconds[stage])
+
+
+def _apply(result: StageResult, state: CycleState) -> None:
+    state.figures |= result.figures
+    if result.tuning is not None:
+        state.tuning = result.tuning
+    if result.outcome is None:
+        state.stage = result.next_stage
+    else:
+        state.end(result.outcome, list(result.reasons))
+
+
+def _restart_if_tuning_changed(context: CycleContext) -> None:
+    """Restart a cycle in training if its saved models do not fit the models of today's settings."""
+    state = context.state
+    in_training = state.stage in ("judge", "ppo", "gate")  # a finished candidate is published
+    if in_training and state.tuning != context.settings.tuning:
+        _restart(
+            context,
+            f"it trained '{state.tuning}' so far, and the settings now ask for "
+            f"'{context.settings.tuning}'",
+        )
+
+
+def _restart(context: CycleContext, reason: str) -> None:
+    """Delete everything trained, and go back to the first stage with the votes that are left."""
+    state, ledger = context.state, context.ledger
+    logger.info("cycle %d restarts, because %s", state.number, reason)
+    # Deleted before the state is saved, since a stage resumes from the files that it finds.
+    _delete_trained(context.folder)
+    context.replace_data()
+    forgettings = ledger.last_forgetting()
+    events = len(ledger.effective_events(state.after_seq, state.upto_seq))
+    state.restart(events=events, forgettings=forgettings)
+    state.save(context.folder)
+
+
+def _delete_trained(folder: Path) -> None:
+    for name in _TRAINED_FILES:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
