@@ -1,5 +1,5 @@
-"""What can go wrong in running Plaudit."""
+"""The errors of deploying and operating Plaudit."""
 
 
 class DeployError(Exception):
-    """Something is wrong with how Plaudit is run; the message says what to do."""
+    """A problem that the user can solve; the message says how."""

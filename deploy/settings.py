@@ -1,4 +1,4 @@
-"""Settings of `plaudit up`: arguments, else environment variables PLAUDIT_*."""
+"""Settings of `plaudit up`, from arguments or from environment variables PLAUDIT_*."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,16 +10,24 @@ DEFAULT_HOME = Path(".plaudit")
 
 
 class UpSettings(BaseSettings):
-    """How all of Plaudit runs on one machine."""
+    """Settings of `plaudit up`, which runs all of Plaudit on one machine."""
 
     model_config = SettingsConfigDict(env_prefix="PLAUDIT_", frozen=True, extra="forbid")
 
-    home: Path = Field(DEFAULT_HOME, description="Folder of models, log, registry and secret.")
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
-    learner_port: int = Field(8001, ge=1, le=65535, description="The learner's metrics.")
-    model: str = Field("default", description="default, smollm2, or a Hugging Face folder or id.")
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    home: Path = Field(DEFAULT_HOME, description="Home folder: models, log, registry, secret.")
+    host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
+    port: int = Field(8000, ge=1, le=65535, description="Port of the endpoint.")
+    learner_port: int = Field(8001, ge=1, le=65535, description="Port of the learner's metrics.")
+    model: str = Field(
+        "default",
+        description="First policy: 'default', 'smollm2', or the folder or id of a Hugging Face "
+        "model.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format; auto is the fastest on this processor."
+    )
     tune: Literal["full", "lora"] | None = Field(
-        None, description="All weights or adapters; none goes by the model's size."
+        None,
+        description="Train all weights (full) or LoRA adapters (lora); none: adapters for large "
+        "models.",
     )

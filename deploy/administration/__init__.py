@@ -1,1 +1,1 @@
-"""Operators' commands on policies, keys, feedback and dead letters."""
+"""What operators do with policies, keys, feedback and dead letters."""

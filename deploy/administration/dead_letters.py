@@ -1,4 +1,4 @@
-"""`plaudit dead-letter`: records that could not be used, as the learner's ledger holds them."""
+"""`plaudit dead-letter`: list and retry the records that the learner's ledger could not use."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from feedback.ledger.store import Ledger
 def _ledger(home: Path) -> Ledger:
     file = home / "ledger.db"
     if not file.is_file():
-        raise DeployError(f"{home} has no ledger: has a learner run there?")
+        raise DeployError(f"{home} has no ledger, because no learner has run there yet")
     return Ledger(file)
 
 
 def list_dead_letters(home: Path) -> Table:
-    """Return a table of them.
+    """Return a table of all dead letters.
 
     Raises:
         DeployError: There is no ledger in `home`.
@@ -28,7 +28,7 @@ def list_dead_letters(home: Path) -> Table:
         letters = ledger.dead_letters()
     finally:
         ledger.close()
-    table = Table(title=None if letters else "There are none.")
+    table = Table(title=None if letters else "There are no dead letters.")
     for column in ("topic", "partition", "offset", "key", "type", "bytes", "reason"):
         table.add_column(column)
     for d in letters:
@@ -38,11 +38,11 @@ def list_dead_letters(home: Path) -> Table:
 
 
 def retry(home: Path) -> str:
-    """Send them through their topics once more; say how many there were.
+    """Append all dead letters to their topics again, and return a message with their number.
 
     Raises:
         DeployError: There is no ledger in `home`.
-        LogUnavailable: The log did not take them; they are where they were.
+        LogUnavailable: The log cannot be written; the dead letters stay in the ledger.
 
     """
     ledger = _ledger(home)
@@ -52,4 +52,7 @@ def retry(home: Path) -> str:
     finally:
         log.close()
         ledger.close()
-    return f"{count} records were sent once more; 'plaudit dead-letter list' shows what came of it."
+    return (
+        f"{count} records were appended to the log again. 'plaudit dead-letter list' shows whether "
+        "they could be used."
+    )

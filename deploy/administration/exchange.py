@@ -1,9 +1,9 @@
-"""`plaudit feedback export | import`: votes as JSONL, in the shape that TRL and OpenRLHF take.
+"""`plaudit feedback export` and `import`: votes as JSONL, in the format of TRL and OpenRLHF.
 
-A pair is {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}, an answer judged alone
-{"prompt": MESSAGES, "completion": MESSAGES, "label": BOOL}; prompt and answers may be plain text
-too. Left out, since that shape has no place for it: ties, comments, who voted. Votes that came in
-are votes like any other; the same row brought in twice counts once.
+A preference pair is {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}, a labelled
+answer {"prompt": MESSAGES, "completion": MESSAGES, "label": BOOL}; prompts and answers may also be
+plain text. The format cannot express ties, comments, or who voted. Imported votes count like any
+other; a row that is imported twice counts once.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ _TextOrMessages = str | Annotated[list[_Message], Field(min_length=1)]
 
 
 class Pair(BaseModel):
-    """One answer preferred to another."""
+    """A row with one answer preferred to another."""
 
     prompt: _TextOrMessages
     chosen: _TextOrMessages
@@ -52,7 +52,7 @@ class Pair(BaseModel):
 
 
 class LabelledAnswer(BaseModel):
-    """One answer, liked or not."""
+    """A row with one answer, liked or disliked."""
 
     prompt: _TextOrMessages
     completion: _TextOrMessages
@@ -64,7 +64,14 @@ _ROW: Final[TypeAdapter[Pair | LabelledAnswer]] = TypeAdapter(Pair | LabelledAns
 
 @dataclass(frozen=True, slots=True)
 class ExportCounts:
-    """What an export wrote, and what it had no shape for."""
+    """What an export wrote.
+
+    Attributes:
+        pairs: Number of preference pairs.
+        singles: Number of labelled answers.
+        skipped: Number of feedback events that the format cannot express.
+
+    """
 
     pairs: int
     singles: int
@@ -72,7 +79,7 @@ class ExportCounts:
 
 
 def export_feedback(home: Path, out: Path) -> ExportCounts:
-    """Write every opinion that counts to `out`.
+    """Write all effective feedback to `out`, as rows of JSON.
 
     Raises:
         DeployError: There is no ledger in `home`.
@@ -80,13 +87,13 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     """
     file = home / "ledger.db"
     if not file.is_file():
-        raise DeployError(f"{home} has no ledger: has a learner run there?")
+        raise DeployError(f"{home} has no ledger, because no learner has run there yet")
     ledger = Ledger(file)
     pairs = singles = skipped = 0
     try:
         with out.open("w") as stream:
-            for judged in ledger.effective_events():
-                rows = list(_rows(judged))
+            for joined in ledger.effective_events():
+                rows = list(_rows(joined))
                 skipped += not rows
                 for row in rows:
                     pairs += "chosen" in row
@@ -97,20 +104,20 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     return ExportCounts(pairs, singles, skipped)
 
 
-def _rows(judged: JoinedEvent) -> Iterator[dict[str, Any]]:
-    event = judged.event
-    record = judged.completions[event.completion_id]
+def _rows(joined: JoinedEvent) -> Iterator[dict[str, Any]]:
+    event = joined.event
+    record = joined.completions[event.completion_id]
     prompt: Any = [{"role": m.role, "content": m.content} for m in record.messages]
     prompt = prompt or record.prompt
 
     def text(candidate: Candidate) -> str:
-        choices = judged.completions[candidate.completion_id].choices
+        choices = joined.completions[candidate.completion_id].choices
         return next(c.text for c in choices if c.index == candidate.choice)
 
     def pair(better: str, worse: str) -> dict[str, Any]:
-        return {"prompt": prompt, "chosen": said(better), "rejected": said(worse)}
+        return {"prompt": prompt, "chosen": message(better), "rejected": message(worse)}
 
-    def said(answer: str) -> Any:
+    def message(answer: str) -> Any:
         return [{"role": "assistant", "content": answer}] if record.messages else answer
 
     match event.WhichOneof("kind"):
@@ -128,10 +135,10 @@ def _rows(judged: JoinedEvent) -> Iterator[dict[str, Any]]:
             yield pair(event.demonstration.text, text(event.demonstration.candidate))
         case "rating":
             up = event.rating.value == Rating.VALUE_UP
-            yield _single(prompt, said(text(event.rating.candidate)), up)
+            yield _single(prompt, message(text(event.rating.candidate)), up)
         case "score":
             if event.score.score != 0.5:
-                yield _single(prompt, said(text(event.score.candidate)), event.score.score > 0.5)
+                yield _single(prompt, message(text(event.score.candidate)), event.score.score > 0.5)
 
 
 def _single(prompt: Any, completion: Any, label: bool) -> dict[str, Any]:
@@ -139,16 +146,19 @@ def _single(prompt: Any, completion: Any, label: bool) -> dict[str, Any]:
 
 
 def import_feedback(file: Path, log: EventLog, model: Path) -> int:
-    """Append the votes of a JSONL file to the log; give how many there were.
+    """Append the votes of a JSONL file to the log, and return how many there were.
 
-    Nothing is appended unless every line can be read.
+    Nothing is appended unless every line is valid.
 
     Args:
-        model: Folder with the tokenizer that the votes are learned with.
+        file: File to import.
+        log: Log to append to.
+        model: Folder of the first policy, whose tokenizer encodes the rows.
 
     Raises:
-        DeployError: A line is not one of the shapes; the message names it.
-        LogUnavailable: Some may be in the log; import the file again.
+        DeployError: The file cannot be read, or a line is invalid; the message names it.
+        LogUnavailable: The log cannot be written. Some votes may have been appended; import the
+            file again.
 
     """
     from learner.models.loading import load_tokenizer
@@ -156,9 +166,9 @@ def import_feedback(file: Path, log: EventLog, model: Path) -> int:
     rows = list(_read(file))
     tokenizer = load_tokenizer(model)
     for start in range(0, len(rows), _BATCH):
-        made = [_events(row, tokenizer) for row in rows[start : start + _BATCH]]
-        log.append("completions", [completion_record(record) for record, _ in made])
-        log.append("feedback", [feedback_record(event) for _, event in made])
+        batch = [_events(row, tokenizer) for row in rows[start : start + _BATCH]]
+        log.append("completions", [completion_record(record) for record, _ in batch])
+        log.append("feedback", [feedback_record(event) for _, event in batch])
     return len(rows)
 
 
@@ -166,7 +176,7 @@ def _read(file: Path) -> Iterator[Pair | LabelledAnswer]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"{file} cannot be read: {error}") from error
+        raise DeployError(f"cannot read {file}: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -174,8 +184,8 @@ def _read(file: Path) -> Iterator[Pair | LabelledAnswer]:
             yield _ROW.validate_json(line)
         except ValidationError as error:
             raise DeployError(
-                f"{file}, line {number}: neither a pair (prompt, chosen, rejected) nor an answer "
-                f"with a label (prompt, completion, label): {error.errors()[0]['msg']}"
+                f"{file}, line {number}: neither a pair (prompt, chosen, rejected) nor a labelled "
+                f"answer (prompt, completion, label): {error.errors()[0]['msg']}"
             ) from error
 
 

@@ -1,9 +1,10 @@
-"""`plaudit feedback forget`: a person's completions and votes leave everything that is kept.
+"""`plaudit feedback forget`: erase a person's completions and feedback from an installation.
 
-The forgetting goes into the log first; whoever follows the log erases by it, and drops what comes
-late. Then the log itself is searched and erased, and what this home keeps is waited for. Killed at
-any moment and run again, it does what was left. Left out: files that somebody has exported, and the
-weights of published versions, which are named.
+The forgetting request is appended to the log first: replicas and learners erase when they read it,
+and drop records that arrive later. Then the log itself is searched and erased, and the command
+waits until the views and the ledger of this home are erased. If it is killed, run it again; it does
+what is left. It does not erase exported files, nor what published versions have learned; it lists
+those versions.
 """
 
 import secrets
@@ -32,28 +33,29 @@ from protos.plaudit.v1.checkpoint_pb2 import Manifest
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting, Source
 
 Echo = Callable[[str], None]
-_VIEW_SECONDS: Final = 5.0  # a replica that runs follows the log several times in these
+_VIEW_SECONDS: Final = 5.0  # a running replica reads the log several times in this time
 _LEDGER_SECONDS: Final = 60.0
 _DAY_MS: Final = 24 * 3600 * 1000
 
 
 def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
-    """Erase what `user` asked and said until now, and say what was erased and what remains.
+    """Erase a person's completions and feedback so far, and report what was erased.
 
     Args:
-        home: Folder of an installation's secret, and of its log unless that is on Kafka.
+        home: Home folder of the installation, with its secret and, unless Kafka is used, its log.
         user: The person, as requests name them in `user`.
-        api_key: The key that those requests were sent with; None where none is required.
+        api_key: API key of those requests; None if they were sent without one.
+        echo: Prints a line.
 
     Raises:
-        DeployError: There is no installation in `home`, or no person is named.
-        LogUnavailable: The log is away; run it again.
+        DeployError: There is no installation in `home`, or `user` is empty.
+        LogUnavailable: The log cannot be reached; run the command again.
 
     """
     if not user:
-        raise DeployError("name the person to forget, as requests do in 'user'")
+        raise DeployError("name the person to forget, as their requests do in 'user'")
     if not (home / "secret.json").is_file():
-        raise DeployError(f"{home} has no secret.json, without which nobody can be told apart")
+        raise DeployError(f"{home} has no secret.json, which is needed to recognise the person")
     secret = load_or_create_secret(home / "secret.json")
     owner = owner_of(secret, api_key)
     subject = subject_of(secret, owner, user)
@@ -67,7 +69,7 @@ def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
         erased = [e for e in erasures or () if e.events or e.completions]
         if not found and not erased:
             echo(
-                f"Nothing of '{user}' was found. Where the service requires API keys, name theirs "
+                f"Found nothing of '{user}'. If their requests were sent with an API key, give it "
                 "with --api-key."
             )
         _report_versions(home, log, erased, echo)
@@ -94,11 +96,11 @@ def _erase_from_outboxes(home: Path, search: ForgettingSearch, echo: Echo) -> in
         outbox = SqliteLog(path)
         try:
             keys = list(search_log(outbox, search)["completions"])
-            outbox.erase("completions", keys)  # also what was passed on, whose bytes may be there
+            outbox.erase("completions", keys)  # forwarded ones too: their bytes may remain
         finally:
             outbox.close()
         count += len(keys)
-        echo(f"{path.name}: {len(keys)} completions erased.")
+        echo(f"{path.name}: erased {len(keys)} completions.")
     return count
 
 
@@ -111,8 +113,8 @@ def _erase_from_log(log: EventLog, search: ForgettingSearch, echo: Echo) -> int:
         len(found[topic]) for topic in ("completions", "feedback", "dead-letter")
     )
     echo(
-        f"The log: {completions} completions, {events} events and {letters} dead letters erased "
-        "(events of others too, where they need one of the completions)."
+        f"Log: erased {completions} completions, {events} feedback events and {letters} dead "
+        "letters (including feedback of others on these completions)."
     )
     count = completions + events + letters
     kafka = KafkaSettings()
@@ -126,67 +128,73 @@ def _erase_from_log(log: EventLog, search: ForgettingSearch, echo: Echo) -> int:
 def _erasure_schedule(topic: str, lag_ms: int | None) -> str:
     if lag_ms is None:
         return (
-            f"Kafka's topic {topic} never removes them: set cleanup.policy=compact and "
-            "max.compaction.lag.ms there, and forget again."
+            f"Kafka never removes them from the topic {topic}. Set cleanup.policy=compact and "
+            "max.compaction.lag.ms for it, and run this command again."
         )
     return (
-        f"Kafka's topic {topic} has tombstones for them, and removes them within "
-        f"{lag_ms / _DAY_MS:g} days (max.compaction.lag.ms={lag_ms}), as of the next record in "
-        "their partition after that."
+        f"Kafka has tombstones for them in the topic {topic}. It removes them within "
+        f"{lag_ms / _DAY_MS:g} days (max.compaction.lag.ms={lag_ms}), once their partition "
+        "receives another record after that."
     )
 
 
 def _await_views(home: Path, log: EventLog, event_id: str, echo: Echo) -> None:
-    """Let running replicas erase, and do it for those that do not run."""
+    """Wait for running replicas to erase their views, and erase those of stopped replicas."""
     deadline = time.monotonic() + _VIEW_SECONDS
     for path in sorted(home.glob("view-*.db")):
         view = View(path)
 
-        def done(view: View = view) -> bool:
+        def is_erased(view: View = view) -> bool:
             return view.has_applied_forgetting(event_id)
 
         try:
-            erased = _wait(done, deadline)
+            erased = _wait(is_erased, deadline)
             if not erased:
                 view.follow(log)
-                erased = done()
+                erased = is_erased()
         except FeedbackError:
             erased = False
         finally:
             view.close()
-        echo(f"{path.name}: {'erased' if erased else 'erased when its replica runs again'}.")
+        echo(f"{path.name}: {'erased' if erased else 'will be erased when its replica next runs'}.")
 
 
 def _await_ledger(
     home: Path, log: EventLog, event: FeedbackEvent, echo: Echo
 ) -> list[Erasure] | None:
-    """Let a running learner erase, or do it in its place; None where there is no ledger."""
+    """Wait for a running learner to erase the ledger, or do it here; None if there is no ledger."""
     path = home / "ledger.db"
     if not path.is_file():
-        echo("No learner has run in this home: it cannot be told which versions learned from them.")
+        echo(
+            "There is no ledger, because no learner has run in this home: it is unknown which "
+            "versions learned from them."
+        )
         return None
     subject = event.forgetting.subject
     ledger = Ledger(path)
 
-    def done() -> bool:
+    def is_erased() -> bool:
         erasures = ledger.erasures(event.owner, subject)
         return ledger.is_erasure_complete() and event.event_id in {e.event_id for e in erasures}
 
     try:
-        with FileLease(home / "learner" / "lease.lock") as own:
-            if own.acquire(0):
+        with FileLease(home / "learner" / "lease.lock") as lease:
+            if lease.acquire(0):
                 while ledger.follow(log):
                     pass
                 ledger.erase_forgotten(log)
-            if not _wait(done, time.monotonic() + _LEDGER_SECONDS):
+            if not _wait(is_erased, time.monotonic() + _LEDGER_SECONDS):
                 echo(
-                    "ledger.db: the learner that runs has not erased them yet; forget again later."
+                    "ledger.db: the running learner has not erased them yet; run this command "
+                    "again later."
                 )
         erasures = ledger.erasures(event.owner, subject)
     finally:
         ledger.close()
     events, completions = sum(e.events for e in erasures), sum(e.completions for e in erasures)
-    echo(f"ledger.db: {completions} completions and {events} events erased, now and before.")
+    echo(
+        f"ledger.db: erased {completions} completions and {events} feedback events, now and before."
+    )
     return erasures
 
 
@@ -198,30 +206,32 @@ def _wait(done: Callable[[], bool], deadline: float) -> bool:
     return True
 
 
-def learned_from(
+def affected_versions(
     manifests: Sequence[Manifest], erasures: Sequence[Erasure]
 ) -> tuple[list[int], list[int]]:
-    """Return the versions whose reward model learned from what was erased, and their descendants.
+    """Return the versions whose reward model learned from erased feedback, and their descendants.
+
+    A version whose parent was deleted counts as a descendant if its parent had learned from the
+    ledger up to the erased feedback.
 
     Args:
-        manifests: Of the versions there are, ascending; one whose parent was deleted counts as a
-            descendant where its forebears had learned that far.
-        erasures: What forgetting the person erased, by the ledger that they learned from.
+        manifests: Manifests of the versions in the registry, in ascending order.
+        erasures: What was erased for this person from the ledger that the versions learned from.
 
     """
     direct: list[int] = []
-    descended: list[int] = []
-    there = {m.version for m in manifests}
-    firsts = [(e.first_seq, e.number) for e in erasures if e.first_seq is not None]
+    descendants: list[int] = []
+    existing = {m.version for m in manifests}
+    first_seqs = [(e.first_seq, e.number) for e in erasures if e.first_seq is not None]
     for manifest in manifests:
         learned = manifest.learned_from
-        if any(f <= learned.to_seq and learned.forgettings < number for f, number in firsts):
+        if any(f <= learned.to_seq and learned.forgettings < number for f, number in first_seqs):
             direct.append(manifest.version)
-        elif manifest.parent in (*direct, *descended) or (
-            manifest.parent not in there and any(f <= learned.from_seq for f, _ in firsts)
+        elif manifest.parent in (*direct, *descendants) or (
+            manifest.parent not in existing and any(f <= learned.from_seq for f, _ in first_seqs)
         ):
-            descended.append(manifest.version)
-    return direct, descended
+            descendants.append(manifest.version)
+    return direct, descendants
 
 
 def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], echo: Echo) -> None:
@@ -229,18 +239,22 @@ def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], ech
         return
     registry = open_registry(home)
     versions = registry.versions()
-    direct, descended = learned_from([registry.manifest(v) for v in versions], erasures)
-    if not direct and not descended:
-        echo("No version in the registry learned from them.")
+    direct, descendants = affected_versions([registry.manifest(v) for v in versions], erasures)
+    if not direct and not descendants:
+        echo("No version in the registry learned from this person.")
         return
-    echo(f"Versions that learned from them: {', '.join(map(str, direct)) or 'deleted ones only'}.")
-    if descended:
-        echo(f"Versions trained from these: {', '.join(map(str, descended))}.")
-    echo("The next reward model is trained without them; these versions stay as they are.")
+    echo(
+        f"Versions that learned from this person: "
+        f"{', '.join(map(str, direct)) or 'only deleted ones'}."
+    )
+    if descendants:
+        echo(f"Versions trained from these: {', '.join(map(str, descendants))}.")
+    echo("The next reward model is trained without this person; these versions do not change.")
     state = current_state(log)
-    clean = [v for v in state.published if v in versions and v not in (*direct, *descended)]
-    if state.live in (*direct, *descended) and clean:
+    clean = [v for v in state.published if v in versions and v not in (*direct, *descendants)]
+    if state.live in (*direct, *descendants) and clean:
         echo(
-            f"Version {state.live} is live, and the next is trained from it. To leave behind what "
-            f"it learned: 'plaudit policies activate {clean[-1]}', then 'plaudit policies resume'."
+            f"Version {state.live} is live, and the next version is trained from it. To go back to "
+            f"one that did not learn from this person: 'plaudit policies activate {clean[-1]}', "
+            "then 'plaudit policies resume'."
         )

@@ -17,7 +17,7 @@ def list_keys(home: Path) -> Table:
     history.poll()
     usage = Usage(usage_file(home))
     table = Table(box=None)
-    for column in ("id", "name", "role", "made", "revoked", "limits"):
+    for column in ("id", "name", "role", "created", "revoked", "limits"):
         table.add_column(column, no_wrap=True)
     for key in history.keys.keys.values():
         table.add_row(
@@ -33,7 +33,7 @@ def list_keys(home: Path) -> Table:
 
 
 def _limits(key: Key, used: int) -> list[str]:
-    limits = [f"{key.rate:g} a minute"] if key.rate else []
+    limits = [f"{key.rate:g} per minute"] if key.rate else []
     return [*limits, f"{used} of {key.quota} today"] if key.quota else limits
 
 

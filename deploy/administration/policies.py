@@ -1,4 +1,4 @@
-"""`plaudit policies`: which versions there are, what is live, and choosing another."""
+"""`plaudit policies`: list versions, show and prune them, and choose the live one."""
 
 import datetime
 from pathlib import Path
@@ -25,16 +25,18 @@ def open_log(home: Path) -> EventLog:
     """Open the log of an installation.
 
     Raises:
-        DeployError: There is none in `home`.
+        DeployError: There is no installation in `home`.
 
     """
     if not KafkaSettings().servers and not (home / "log.db").is_file():
-        raise DeployError(f"{home} holds no Plaudit: start one with 'plaudit up --home {home}'")
+        raise DeployError(
+            f"there is no installation in {home}; start one with 'plaudit up --home {home}'"
+        )
     return opening.open_log(home)
 
 
 def log_description(home: Path) -> str:
-    """Say which log the settings name."""
+    """Return which log the settings name, in words."""
     servers = KafkaSettings().servers
     return f"Kafka at {servers}" if servers else f"SQLite, {(home / 'log.db').absolute()}"
 
@@ -43,21 +45,29 @@ def list_policies(home: Path) -> Table:
     """Return a table of all versions."""
     history = History(open_log(home))
     state = history.poll()
-    table = Table(title="held: nothing new goes live" if state.held else None)
-    for column in ("version", "parent", "made", "votes", "judge's win rate", "status", "serving"):
+    table = Table(title="Publishing is held: no new version goes live" if state.held else None)
+    for column in (
+        "version",
+        "parent",
+        "created",
+        "votes",
+        "win rate",
+        "status",
+        "served by",
+    ):
         table.add_column(column)
-    for one in Versions(open_registry(home)).list_versions(history.snapshot()):
-        made = datetime.datetime.fromtimestamp(one.created).isoformat(" ", "seconds")
-        win_rate = one.figures.get("win_rate")
-        standing = one.status.replace("_", " ") if one.status != "published" else ""
+    for version in Versions(open_registry(home)).list_versions(history.snapshot()):
+        created = datetime.datetime.fromtimestamp(version.created).isoformat(" ", "seconds")
+        win_rate = version.figures.get("win_rate")
+        status = version.status.replace("_", " ") if version.status != "published" else ""
         table.add_row(
-            str(one.version),
-            str(one.parent or ""),
-            made,
-            str(one.votes or ""),
+            str(version.version),
+            str(version.parent or ""),
+            created,
+            str(version.votes or ""),
             "" if win_rate is None else f"{win_rate:.2f}",
-            standing if one.size else f"{standing} (pruned)".strip(),
-            ", ".join(one.serving(state)),
+            status if version.size else f"{status} (pruned)".strip(),
+            ", ".join(version.serving(state)),
         )
     return table
 
@@ -66,7 +76,7 @@ def show(home: Path, version: int) -> str:
     """Return a version's manifest as JSON, after checking its files.
 
     Raises:
-        DeployError: It does not exist or has been altered.
+        DeployError: The version does not exist or is damaged.
 
     """
     try:
@@ -77,13 +87,15 @@ def show(home: Path, version: int) -> str:
 
 
 def report_folder(home: Path, version: int | None) -> Path:
-    """Return the folder where a version's report is, if it has one (the first has none).
+    """Return the folder that holds a version's report; version 1 has no report.
 
     Args:
-        version: None for the last learning cycle that ended in this home, published or not.
+        home: Home folder of the installation.
+        version: Version to show; None for the last learning cycle that ended in this home, whether
+            or not it was published.
 
     Raises:
-        DeployError: The version does not exist or has been altered; or no cycle has ended.
+        DeployError: The version does not exist or is damaged, or no cycle has ended.
 
     """
     if version is not None:
@@ -96,10 +108,10 @@ def report_folder(home: Path, version: int | None) -> Path:
 
 
 def operations(home: Path) -> Operations:
-    """Return what operators do to the policies of an installation.
+    """Return the operations that operators can perform on the policies of an installation.
 
     Raises:
-        DeployError: There is none in `home`.
+        DeployError: There is no installation in `home`.
 
     """
     log = open_log(home)
@@ -107,10 +119,10 @@ def operations(home: Path) -> Operations:
 
 
 def prune(home: Path, keep: int) -> str:
-    """Delete all but the latest `keep` checkpoints; say which.
+    """Delete all but the latest `keep` checkpoints, and return a message that names them.
 
-    The first stays too (every policy is measured against it), and so do the live one, the one on
-    trial, the one that a roll-back goes to, those that a replica serves, and what these adapt.
+    Also kept are version 1 (the reference policy), the live version, the challenger, the target of
+    a rollback, the versions that replicas serve, and the bases of kept adapters.
     """
     state = current_state(open_log(home))
     registry = open_registry(home)
@@ -118,7 +130,7 @@ def prune(home: Path, keep: int) -> str:
     kept = {1, state.live, state.challenger, state.previous, *state.replicas.values()}
     kept |= set(versions[-keep:])
     kept |= {registry.manifest(version).adapter_base for version in kept & set(versions)}
-    gone = [version for version in versions if version not in kept]
-    for version in gone:
+    deleted = [version for version in versions if version not in kept]
+    for version in deleted:
         registry.delete(version)
-    return f"Deleted {', '.join(map(str, gone))}." if gone else "Nothing to delete."
+    return f"Deleted {', '.join(map(str, deleted))}." if deleted else "Nothing to delete."

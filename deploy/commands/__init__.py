@@ -1,1 +1,1 @@
-"""The `plaudit` command line, one module for each command group."""
+"""The `plaudit` command line: `main` holds the app, the other modules its commands."""

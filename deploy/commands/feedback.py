@@ -8,34 +8,40 @@ import typer
 from deploy.commands.options import Home, Kafka, RegistryUrl, console, echo
 from deploy.settings import DEFAULT_HOME
 
-feedback_app = typer.Typer(
-    no_args_is_help=True, help="Votes: take them out, bring them in, forget."
+feedback_app = typer.Typer(no_args_is_help=True, help="Export, import and erase feedback.")
+dead_letter_app = typer.Typer(
+    no_args_is_help=True, help="List and retry log records that could not be used."
 )
-dead_letter_app = typer.Typer(no_args_is_help=True, help="Records that could not be used.")
 
 
 @feedback_app.command("export")
 def feedback_export(
     out: Annotated[Path, typer.Argument(help="JSONL file to write.")], home: Home = DEFAULT_HOME
 ) -> None:
-    """Write all opinions that count, as preference pairs and labelled answers."""
+    """Write all effective feedback to a file, as preference pairs and labelled answers."""
     from deploy.administration.exchange import export_feedback
 
-    done = export_feedback(home, out)
+    counts = export_feedback(home, out)
     echo(
-        f"{out}: {done.pairs} pairs, {done.singles} labelled answers; {done.skipped} opinions "
-        "(ties, comments) have no place in this shape."
+        f"Wrote {counts.pairs} pairs and {counts.singles} labelled answers to {out}. Skipped "
+        f"{counts.skipped} feedback events that this format cannot express (ties, comments)."
     )
 
 
 @feedback_app.command("import")
 def feedback_import(
-    file: Annotated[Path, typer.Argument(help="JSONL with prompt, chosen and rejected.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL file of pairs (prompt, chosen, rejected) or labelled answers (prompt, "
+            "completion, label)."
+        ),
+    ],
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Bring in votes: pairs (prompt, chosen, rejected), or answers with a label."""
+    """Add votes from a file: preference pairs and labelled answers."""
     from deploy.administration.exchange import import_feedback
     from deploy.administration.policies import open_log
     from protos.checkpoints.shared_registry import open_registry
@@ -47,20 +53,23 @@ def feedback_import(
         count = import_feedback(file, log, checkpoints.path(1))
     finally:
         log.close()
-    echo(f"{count} votes are in the log; the learner takes them up when it runs.")
+    echo(f"Added {count} votes to the log. The learner uses them when it next runs.")
 
 
 @feedback_app.command("forget")
 def feedback_forget(
-    subject: Annotated[str, typer.Option(help="The person, as requests name them in 'user'.")],
+    subject: Annotated[
+        str, typer.Option(help="The person to forget, as their requests name them in 'user'.")
+    ],
     api_key: Annotated[
-        str | None, typer.Option(help="The key of those requests; none: no key is required.")
+        str | None,
+        typer.Option(help="API key of those requests; leave out if they were sent without one."),
     ] = None,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Erase a person's completions and votes; say which versions learned from them."""
+    """Erase a person's completions and feedback, and list the versions that learned from them."""
     from deploy.administration.forget import forget
 
     forget(home, subject, api_key, echo)
@@ -76,7 +85,7 @@ def dead_letter_list(home: Home = DEFAULT_HOME) -> None:
 
 @dead_letter_app.command("retry")
 def dead_letter_retry(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
-    """Send them through their topics once more, after what set them aside has changed."""
+    """Append these records to their topics again, after the cause has been fixed."""
     from deploy.administration.dead_letters import retry
 
     echo(retry(home))

@@ -9,7 +9,7 @@ from deploy.commands.options import Home, Kafka, console, echo
 from deploy.settings import DEFAULT_HOME
 from feedback.control.keys import Role
 
-keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
+keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
 @keys_app.command("create")
@@ -17,20 +17,22 @@ def keys_create(
     role: Annotated[
         Role,
         typer.Option(
-            help="user: chat and vote; annotator: feedback as one, too; operator: everything."
+            help="user: chat and vote; annotator: also vote as an annotator; operator: everything."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Stands in the audit trail [its id].")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the audit trail (default: the key's id).")
+    ] = None,
     rate: Annotated[
-        float, typer.Option(min=0, help="Requests a minute, for each replica; 0: no limit.")
+        float, typer.Option(min=0, help="Requests per minute and replica; 0 for no limit.")
     ] = 0,
     quota: Annotated[
-        int, typer.Option(min=0, help="Requests for completions a day (UTC); 0: no limit.")
+        int, typer.Option(min=0, help="Completion requests per day (UTC); 0 for no limit.")
     ] = 0,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
 ) -> None:
-    """Make a key, and print it: this once, since only its hash is kept."""
+    """Create a key and print it. It is shown once only, since the log keeps just its hash."""
     from deploy.administration.policies import log_description
     from feedback.control.history import History
     from feedback.control.keys import make_key
@@ -44,21 +46,25 @@ def keys_create(
     )
     if not history.keys.required:
         echo("From now on every request needs a key.")
-    echo(f"Key '{name}' ({role}), in {log_description(home)}, shown this once:")
+    echo(f"Key '{name}' ({role}), stored in {log_description(home)}. It is shown only this once:")
     typer.echo(token)
 
 
 @keys_app.command("list")
 def keys_list(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
-    """Show the keys, revoked ones too, and what they used today."""
+    """Show all keys, including revoked ones, and how much of its quota each has used today."""
     from deploy.administration.keys import list_keys
 
     console.print(list_keys(home))
 
 
 @keys_app.command("revoke")
-def keys_revoke(name_or_id: str, home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
-    """Revoke a key for good; every replica refuses it within a second."""
+def keys_revoke(
+    name_or_id: Annotated[str, typer.Argument(help="Name or id of the key.")],
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+) -> None:
+    """Revoke a key permanently; every replica refuses it within a second."""
     from deploy.administration.policies import open_log
     from feedback.control.history import History
     from feedback.control.keys import revoke_key
@@ -67,4 +73,4 @@ def keys_revoke(name_or_id: str, home: Home = DEFAULT_HOME, kafka: Kafka = None)
     history = History(log)
     history.poll()
     for key in revoke_key(log, history.keys, name_or_id, by=getpass.getuser()):
-        echo(f"Key '{key.name}' ({key.role}) opens nothing any more.")
+        echo(f"Key '{key.name}' ({key.role}) is revoked.")

@@ -8,14 +8,16 @@ import typer
 from deploy.commands.options import Home, Kafka, RegistryUrl, console, echo
 from deploy.settings import DEFAULT_HOME
 
-policies_app = typer.Typer(no_args_is_help=True, help="Versions of the policy: see, choose, undo.")
+policies_app = typer.Typer(
+    no_args_is_help=True, help="Inspect policy versions, choose the live one, roll back."
+)
 
 
 @policies_app.command("list")
 def policies_list(
     home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
 ) -> None:
-    """Show every version, what it came from, and which is live."""
+    """Show every version, its parent, and which is live."""
     from deploy.administration.policies import list_policies
 
     console.print(list_policies(home))
@@ -25,13 +27,17 @@ def policies_list(
 def policies_show(
     version: Annotated[
         int | None,
-        typer.Argument(help="None: what the last learning cycle here did, also if refused."),
+        typer.Argument(
+            help="Version to show. Default: the last learning cycle here, even if it was refused."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The report's data.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report's data as JSON.")
+    ] = False,
     home: Home = DEFAULT_HOME,
     registry: RegistryUrl = None,
 ) -> None:
-    """Show the report of the cycle that made a version (its manifest where there is none)."""
+    """Show the report of the cycle that made a version, or its manifest if there is no report."""
     from rich.markdown import Markdown
 
     from deploy.administration.policies import REPORT, report_folder, show
@@ -43,16 +49,19 @@ def policies_show(
         typer.echo((folder / "report.json").read_text())
     elif console.is_terminal:
         console.print(Markdown((folder / REPORT).read_text()))
-        echo(f"The picture: {folder / 'report.svg'}")
+        echo(f"Chart: {folder / 'report.svg'}")
     else:
         typer.echo((folder / REPORT).read_text(), nl=False)
 
 
 @policies_app.command("activate")
 def policies_activate(
-    version: int, home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
+    version: Annotated[int, typer.Argument(help="Version to make live.")],
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
 ) -> None:
-    """Choose the version to serve; an earlier one is a roll-back and holds publishing."""
+    """Make a version live. Choosing an earlier one is a rollback and holds publishing."""
     from deploy.administration.policies import operations
 
     echo(operations(home).activate(version, getpass.getuser()))
@@ -71,11 +80,11 @@ def policies_rollback(
 @policies_app.command("prune")
 def policies_prune(
     home: Home = DEFAULT_HOME,
-    keep: Annotated[int, typer.Option(min=1, help="Latest versions to keep.")] = 5,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the latest versions to keep.")] = 5,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Delete old checkpoints; the first, the live one and its roll-back stay."""
+    """Delete old checkpoints, except the first, the live one and its rollback target."""
     from deploy.administration.policies import prune
 
     echo(prune(home, keep))
@@ -85,7 +94,7 @@ def policies_prune(
 def policies_hold(
     home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
 ) -> None:
-    """Let nothing new go live until it is resumed."""
+    """Hold publishing: no new version goes live until it is resumed."""
     from deploy.administration.policies import operations
 
     echo(operations(home).hold(getpass.getuser()))
@@ -95,7 +104,7 @@ def policies_hold(
 def policies_resume(
     home: Home = DEFAULT_HOME, kafka: Kafka = None, registry: RegistryUrl = None
 ) -> None:
-    """Let new versions go live again after a roll-back or a hold."""
+    """Resume publishing after a rollback or a hold."""
     from deploy.administration.policies import operations
 
     echo(operations(home).resume(getpass.getuser()))

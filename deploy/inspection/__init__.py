@@ -1,1 +1,1 @@
-"""`plaudit doctor`, `status` and `watch`."""
+"""What `plaudit doctor`, `status` and `watch` find out about an installation."""

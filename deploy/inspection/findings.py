@@ -1,4 +1,4 @@
-"""What a check of `plaudit doctor` gives."""
+"""The result of a check of `plaudit doctor`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,10 +8,13 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        advice: What to do about it; empty where nothing is to be done.
+        level: `ok`, `warning` or `problem`.
+        check: Name of the check.
+        text: What the check found.
+        advice: What to do about it; empty if nothing needs to be done.
 
     """
 
@@ -21,6 +24,6 @@ class Finding:
     advice: str = ""
 
     def line(self) -> str:
-        """Return it as a line; a second one says what to do."""
-        told = f"{self.level:8} {self.check:10} {self.text}"
-        return f"{told}\n{'':20}→ {self.advice}" if self.advice else told
+        """Return the finding as a line, followed by a line with the advice, if any."""
+        text = f"{self.level:8} {self.check:10} {self.text}"
+        return f"{text}\n{'':20}→ {self.advice}" if self.advice else text

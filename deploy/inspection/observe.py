@@ -1,6 +1,6 @@
-"""What `plaudit status` and `plaudit watch` look at: a server, and the home where it is here.
+"""Collect what `plaudit status` and `plaudit watch` show, from a server and from a home folder.
 
-Each part that cannot be seen from here is left out, and why it cannot is told.
+What cannot be read is left out and listed with the reason.
 """
 
 import json
@@ -26,32 +26,33 @@ from protos.checkpoints.shared_registry import open_registry
 
 _TAIL_BYTES: Final = 65_536
 _ERRORS: Final = 5
-_ERROR: Final = re.compile(r"^(?:(?P<when>\S+ [\d:,]+) )?(?:ERROR|CRITICAL|plaudit:) ?(?P<text>.*)")
+_ERROR: Final = re.compile(r"^(?:(?P<time>\S+ [\d:,]+) )?(?:ERROR|CRITICAL|plaudit:) ?(?P<text>.*)")
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedError:
-    """An error that a part wrote into its log."""
+    """An error in the log file of a process."""
 
-    part: str
-    when: str
+    process: str
+    time: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What was seen.
+    """The state of an installation, as far as it can be seen from this machine.
 
     Attributes:
-        url: Of the server asked.
-        answer: What it said of itself, in words.
-        learning: GET /v1/learning, or the same from the home; None: neither is there.
-        lag: Log records that the learner's ledger here has not; None: it is not here.
-        cycle: The last learning cycle here, as it is saved; None: there is none.
-        errors: The last ones in the logs here, the latest last.
-        unseen: What is here and could not be read, and why.
+        url: URL of the server.
+        answer: Whether the server answers and is ready, as the end of a sentence.
+        learning: Response of GET /v1/learning, or the same computed from the home folder; None if
+            neither is available.
+        lag: Log records that the ledger in the home folder does not have; None without a ledger.
+        cycle: Saved state of the last learning cycle in the home folder; None without one.
+        errors: Last errors in the log files of the home folder, the latest last.
+        unreadable: A line for each part of the home folder that cannot be read, with the reason.
 
     """
 
@@ -65,10 +66,10 @@ class Status:
 
 
 class Observer:
-    """Looks at one installation, again and again."""
+    """Collects the state of one installation, repeatedly."""
 
     def __init__(self, url: str, api_key: str, home: Path | None) -> None:
-        """Ask the server at `url`; look into `home` where it holds the server's installation."""
+        """Observe the server at `url` and, if not None, its home folder."""
         self._url = url.rstrip("/")
         self._http = httpx.Client(headers={"Authorization": f"Bearer {api_key}"}, timeout=5)
         self._home = home
@@ -76,63 +77,66 @@ class Observer:
         self._local: tuple[History, Learning] | None = None
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         self._http.close()
         if self._log is not None:
             self._log.close()
 
     def collect_status(self) -> Status:
-        """Look now."""
+        """Return the current state."""
         answer, learning = self._query_server()
         home, unreadable = self._home, list[str]()
         if home is None:
             return Status(self._url, answer, learning, lag=None, cycle=None, errors=())
 
-        def seen(what: str, read: Callable[[], _T]) -> _T | None:
+        def read_part(name: str, read: Callable[[], _T]) -> _T | None:
             try:
                 return read()
             except (FeedbackError, RegistryError, sqlite3.Error, OSError, ValueError) as error:
-                unreadable.append(f"{what} cannot be seen: {error}")
+                unreadable.append(f"Cannot read {name}: {error}")
                 return None
 
         ledger = home / "ledger.db"
         log = None
         if learning is None or ledger.is_file():
-            log = seen("The log", lambda: self._open_log(home))
+            log = read_part("the log", lambda: self._open_log(home))
         if learning is None and log is not None:
-            learning = seen("How it learns", lambda: self._from_log(home, log))
+            learning = read_part("the learning state", lambda: self._from_log(home, log))
         lag = None
         if log is not None and ledger.is_file():
-            lag = seen("The learner's lag", lambda: ledger_lag(ledger, log))
+            lag = read_part("the learner's lag", lambda: ledger_lag(ledger, log))
         return Status(
             url=self._url,
             answer=answer,
             learning=learning,
             lag=lag,
-            cycle=seen("The last cycle", lambda: last_cycle(home)),
-            errors=seen("Errors", lambda: last_errors(sorted((home / "logs").glob("*.log")))) or (),
+            cycle=read_part("the last learning cycle", lambda: last_cycle(home)),
+            errors=read_part(
+                "the log files", lambda: last_errors(sorted((home / "logs").glob("*.log")))
+            )
+            or (),
             unreadable=tuple(unreadable),
         )
 
     def _query_server(self) -> tuple[str, dict[str, Any] | None]:
         try:
             ready = self._http.get(f"{self._url}/readyz")
-            asked = self._http.get(f"{self._url}/v1/learning")
-            told = asked.json() if asked.status_code == 200 else None
+            response = self._http.get(f"{self._url}/v1/learning")
+            learning = response.json() if response.status_code == 200 else None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"does not answer ({type(error).__name__})", None
         except ValueError:
-            return "answers, but not as Plaudit does", None
+            return "answers, but is not a Plaudit server", None
         answer = "is ready" if ready.status_code == 200 else f"is not ready ({ready.status_code})"
-        if told is not None:
-            return answer, told
-        if asked.status_code == 401:
-            return f"{answer}, and wants a key (--api-key or PLAUDIT_API_KEY)", None
-        return f"{answer}, and does not tell how it learns ({asked.status_code})", None
+        if learning is not None:
+            return answer, learning
+        if response.status_code == 401:
+            return f"{answer}, but requires an API key (--api-key or PLAUDIT_API_KEY)", None
+        return f"{answer}, but GET /v1/learning failed ({response.status_code})", None
 
     def _open_log(self, home: Path) -> EventLog | None:
-        here = (home / "log.db").is_file() or bool(KafkaSettings().servers)
-        if here and self._log is None:
+        exists = (home / "log.db").is_file() or bool(KafkaSettings().servers)
+        if exists and self._log is None:
             self._log = open_log(home)
         return self._log
 
@@ -146,24 +150,26 @@ class Observer:
 
 
 def ledger_lag(ledger: Path, log: EventLog) -> int:
-    """Count the log records that a ledger has not taken in.
+    """Return the number of log records that a ledger has not read yet.
 
     Raises:
-        LogUnavailable: The log does not say where it ends.
-        sqlite3.OperationalError: The ledger is being made, or locked.
+        LogUnavailable: The log's end offsets cannot be read.
+        sqlite3.OperationalError: The ledger is being created, or locked.
 
     """
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=5)) as db:
         rows = db.execute("SELECT topic, partition, next FROM positions").fetchall()
-    taken: dict[tuple[str, int], int] = {(topic, number): offset for topic, number, offset in rows}
+    positions: dict[tuple[str, int], int] = {
+        (topic, number): offset for topic, number, offset in rows
+    }
     ends = {
         (topic, number): end for topic in FOLLOWED_TOPICS for number, end in log.ends(topic).items()
     }
-    return sum(max(0, end - taken.get(which, 0)) for which, end in ends.items())
+    return sum(max(0, end - positions.get(partition, 0)) for partition, end in ends.items())
 
 
 def last_cycle(home: Path) -> dict[str, Any] | None:
-    """Return the last cycle's state, as the learner saved it; None where there is none here."""
+    """Return the saved state of the last learning cycle, or None if there is none."""
     found = list((home / "learner" / "cycles").glob("*/state.json"))
     if not found:
         return None
@@ -173,12 +179,12 @@ def last_cycle(home: Path) -> dict[str, Any] | None:
 
 
 def last_errors(files: Sequence[Path], count: int = _ERRORS) -> tuple[LoggedError, ...]:
-    """Return the last errors of each file's end, the latest last where they have times."""
+    """Return the last errors at the ends of log files, ordered by time."""
     found = []
     for file in files:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
             lines = stream.read().decode(errors="replace").splitlines()
         matches = [match for line in lines if (match := _ERROR.match(line))]
-        found += [LoggedError(file.stem, m["when"] or "", m["text"].strip()) for m in matches]
-    return tuple(sorted(found, key=lambda one: one.when)[-count:])
+        found += [LoggedError(file.stem, m["time"] or "", m["text"].strip()) for m in matches]
+    return tuple(sorted(found, key=lambda error: error.time)[-count:])

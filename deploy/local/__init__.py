@@ -1,1 +1,1 @@
-"""Running everything on one machine: `plaudit up` and `plaudit kafka`."""
+"""Run all of Plaudit, and a Kafka broker, on one machine: `plaudit up` and `plaudit kafka`."""

@@ -1,24 +1,24 @@
-"""Addresses to listen on, of IPv4 and IPv6: whether they are free, and how they stand in a URL."""
+"""Addresses to listen on (IPv4 and IPv6): their URLs, and whether they are free."""
 
 import socket
 from typing import Final
 
 LOCAL: Final = "127.0.0.1"
-_LOCAL: Final = {"0.0.0.0": LOCAL, "::": "::1"}
+_LOOPBACK_OF: Final = {"0.0.0.0": LOCAL, "::": "::1"}
 
 
 def url_of(host: str, port: int) -> str:
-    """Return the URL of a host by name or address."""
+    """Return the URL of a host, given by name or address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def local_url(host: str, port: int) -> str:
-    """Return the URL by which this machine reaches what listens on `host`."""
-    return url_of(_LOCAL.get(host, host), port)
+    """Return the URL at which this machine reaches a server that listens on `host`."""
+    return url_of(_LOOPBACK_OF.get(host, host), port)
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Say why this machine cannot listen there; None where it can."""
+    """Return why this machine cannot listen on an address, or None if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The first policy: trained here, taken from a package, or brought by its user."""
+"""Make the first policy: train it here, or import it from a package or from the user."""
 
 import subprocess
 from collections.abc import Callable
@@ -15,12 +15,18 @@ FIRST_VERSION = 1
 
 
 def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str], None]) -> None:
-    """Make sure that version 1 is published; train or fetch it if not.
+    """Publish version 1 unless it is published already.
 
-    Every step can be killed and is taken up where it stopped.
+    If it is killed, the next call continues where it stopped.
+
+    Args:
+        home: Home folder of the installation.
+        model: `default`, `smollm2`, or the folder or id of a Hugging Face model.
+        dtype: Number format to train in.
+        echo: Prints a line.
 
     Raises:
-        DeployError: The home holds another model, or the first policy could not be made.
+        DeployError: The home contains another model, or the first policy could not be made.
 
     """
     registry = open_registry(home)
@@ -28,8 +34,8 @@ def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str]
         base = registry.manifest(FIRST_VERSION).base
         if model != "default" and base != model:
             raise DeployError(
-                f"{home} holds policies of '{base}', not of '{model}': "
-                "give another folder with --home"
+                f"{home} contains policies of '{base}', not of '{model}'; "
+                "choose another folder with --home"
             )
     else:
         registry.publish(
@@ -46,17 +52,17 @@ def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str]
 def _first_model(home: Path, model: str, dtype: str, echo: Callable[[str], None]) -> Path:
     models = home / "models"
     if model == "default":
-        echo("First run: training the default model, about three minutes on two cores.")
+        echo("First run: training the default model, which takes about three minutes on two cores.")
         _run(["pretrain", "--out", str(models / "pretrained"), "--dtype", dtype])
         pretrained = str(models / "pretrained")
         _run(["sft", "--model", pretrained, "--out", str(models / "sft"), "--dtype", dtype])
     else:
-        echo(f"First run: bringing in {model}.")
+        echo(f"First run: importing {model}.")
         _run(["import-model", model, "--out", str(models / "sft")])
     return models / "sft"
 
 
 def _run(arguments: list[str]) -> None:
-    """Run a `plaudit` command in the terminal, so that its progress is seen."""
+    """Run a `plaudit` command that shows its progress in this terminal."""
     if subprocess.run(plaudit_command(*arguments), check=False).returncode != 0:
-        raise DeployError(f"'plaudit {arguments[0]}' failed; its message stands above")
+        raise DeployError(f"'plaudit {arguments[0]}' failed; see its message above")

@@ -1,6 +1,6 @@
 """`plaudit kafka`: a single-node Apache Kafka (KRaft) for development and tests, not for a fleet.
 
-Its jars come from Maven Central by the pinned `deploy/kafka/pom.xml`, once.
+Its jars are downloaded once from Maven Central, as pinned in `deploy/kafka/pom.xml`.
 """
 
 import contextlib
@@ -19,60 +19,64 @@ from deploy.errors import DeployError
 
 _POM: Final = Path(__file__).parents[1] / "kafka" / "pom.xml"
 _IMAGE: Final = "apache/kafka:4.3.0"
-_CLUSTER: Final = "cGxhdWRpdC1kZXZlbG9wLQ"  # any 16 bytes will do
+_CLUSTER_ID: Final = "cGxhdWRpdC1kZXZlbG9wLQ"  # any 16 bytes
 _START_SECONDS: Final = 60.0
 _DOWNLOAD_SECONDS: Final = 600.0
 
 
 def missing_tools() -> list[str]:
-    """Return what a local broker needs and this machine lacks."""
+    """Return the programs that a local broker needs and this machine lacks."""
     return [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
 
 
 def jars(echo: Callable[[str], None]) -> Path:
-    """Return the folder of Kafka's jars, fetched on first use.
+    """Return the folder of Kafka's jars; download them on first use.
 
     Raises:
-        DeployError: Java or Maven is not there, or the download failed.
+        DeployError: Java or Maven is not installed, or the download failed.
 
     """
-    if lacking := missing_tools():
+    if missing := missing_tools():
         raise DeployError(
-            f"a local Kafka needs {' and '.join(lacking)} (JDK 17 and Maven); "
+            f"a local Kafka needs {' and '.join(missing)}; install JDK 17 and Maven, "
             f"or run the container image {_IMAGE} and give its address with --kafka"
         )
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = cache / "plaudit" / "kafka-4.3.0-tools"
     if folder.exists():
         return folder
-    echo("Fetching Apache Kafka 4.3.0 from Maven Central (44 MB), once.")
-    fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+    echo("Downloading Apache Kafka 4.3.0 from Maven Central (44 MB, only once).")
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
     try:
         done = subprocess.run(
-            [*command, f"-DoutputDirectory={fresh}"],
+            [*command, f"-DoutputDirectory={partial}"],
             capture_output=True,
             text=True,
             timeout=_DOWNLOAD_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise DeployError("Maven did not fetch Kafka in ten minutes; try again") from error
+        raise DeployError("Maven did not download Kafka within ten minutes; try again") from error
     if done.returncode != 0:
-        raise DeployError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}")
+        raise DeployError(f"Maven could not download Kafka:\n{done.stdout[-2000:]}")
     with contextlib.suppress(OSError):  # another process was faster
-        fresh.rename(folder)
-    shutil.rmtree(fresh, ignore_errors=True)
+        partial.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
 @dataclass
 class Broker:
-    """One Kafka, broker and controller in one process.
+    """A Kafka broker and controller in one process.
 
     Attributes:
-        folder: Its data, properties and log.
-        properties: Beside those that it needs, and instead of these.
+        folder: Folder of its data, properties and log file.
+        port: Port for clients.
+        controller_port: Port of the controller.
+        host: Address that it listens on.
+        properties: Additional server properties; they override the default ones.
+        process: The running process; None while it is stopped.
 
     """
 
@@ -85,20 +89,20 @@ class Broker:
 
     @property
     def address(self) -> str:
-        """Return what clients connect to."""
+        """Address that clients connect to."""
         return f"{self.host}:{self.port}"
 
     def start(self, echo: Callable[[str], None]) -> None:
-        """Start it on what its folder holds, and wait until it listens.
+        """Start the broker on the data in its folder, and wait until it listens.
 
         Raises:
-            DeployError: It did not start.
+            DeployError: The broker did not start.
 
         """
         libraries = jars(echo)
         properties = self._properties()
         if not (self.folder / "data" / "meta.properties").exists():
-            format_ = ["format", "-t", _CLUSTER, "-c", str(properties)]
+            format_ = ["format", "-t", _CLUSTER_ID, "-c", str(properties)]
             self._java(libraries, "kafka.tools.StorageTool", *format_).wait(_START_SECONDS)
         self.process = self._java(libraries, "kafka.Kafka", str(properties))
         deadline = time.monotonic() + _START_SECONDS
@@ -124,7 +128,7 @@ class Broker:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
-            # One that was killed may come back only when it has been missed for so long.
+            # A killed broker can rejoin only after its session has timed out.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
             "message.max.bytes": str(8 << 20),
@@ -150,16 +154,16 @@ class Broker:
         return False
 
     def tool(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Run one of Kafka's own tools; its output goes to this broker's log."""
+        """Start one of Kafka's own tools; its output goes to the broker's log file."""
         return self._java(jars(print), main, *arguments)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the broker, if it is running."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
     def stop(self, seconds: float = 20.0) -> None:
-        """Stop it cleanly, or kill it after `seconds`."""
+        """Stop the broker cleanly; kill it if that takes longer than `seconds`."""
         self.signal(signal.SIGTERM)
         if self.process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -167,7 +171,7 @@ class Broker:
         self.kill()
 
     def kill(self) -> None:
-        """Kill it at once."""
+        """Kill the broker at once."""
         self.signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()

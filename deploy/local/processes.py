@@ -1,4 +1,4 @@
-"""Processes that stop when they are told to, and children that die with their parent."""
+"""Child processes that are restarted after a crash and die with their parent."""
 
 import contextlib
 import ctypes
@@ -20,22 +20,22 @@ _STEADY_SECONDS = 120.0
 
 
 def stop_on_signals() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set from now on, however often they come.
+    """Return an event that SIGINT and SIGTERM set from now on.
 
-    A handler runs in the midst of whatever the main thread is at, which may be a call on this
-    event; setting it there would wait for ever for the lock that the call holds. A thread sets it,
-    told by the one queue of Python's that may be used in a handler.
+    A signal handler interrupts the main thread, possibly inside a call on this event; setting the
+    event there would deadlock on the lock that this call holds. So a thread sets it, notified
+    through a `SimpleQueue`, whose `put` is reentrant.
     """
     stop = threading.Event()
-    told: SimpleQueue[int] = SimpleQueue()
+    signals: SimpleQueue[int] = SimpleQueue()
 
     def wait() -> None:
-        told.get()
+        signals.get()
         stop.set()
 
     threading.Thread(target=wait, name="plaudit-signals", daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: told.put(number))
+        signal.signal(number, lambda number, _: signals.put(number))
     return stop
 
 
@@ -46,9 +46,21 @@ def plaudit_command(*arguments: str) -> list[str]:
 
 @dataclass
 class Child:
-    """One part of Plaudit, run as a process of its own.
+    """A child process of `plaudit up`, restarted when it crashes.
 
-    The process leads a group, so that what it started can be ended with it.
+    The process leads its own process group, so that its children can be killed with it.
+
+    Attributes:
+        name: Name in messages.
+        command: Command line.
+        log_file: File that its output is appended to.
+        environment: Environment variables beside those of this process.
+        niceness: Increment of the scheduling niceness.
+        process: The running process; None between a crash and the restart.
+        started: Time of the last start (monotonic).
+        crashes: Number of crashes in short succession.
+        next_start: Time of the next restart (monotonic).
+
     """
 
     name: str
@@ -62,7 +74,7 @@ class Child:
     next_start: float = 0.0
 
     def start(self) -> None:
-        """Start it; its output goes to `log_file`."""
+        """Start the process."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
@@ -77,17 +89,17 @@ class Child:
         self.started = time.monotonic()
 
     def _prepare(self) -> None:
-        """Run in the child: die with the parent, and let others go first where asked to."""
+        """Run in the child before the command: die with the parent, and apply the niceness."""
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.nice(self.niceness)
 
     def check(self, echo: Callable[[str], None]) -> None:
-        """Restart it if it has died, after a pause that grows with its crashes."""
+        """Restart the process if it has died, after a pause that grows with each crash."""
         now = time.monotonic()
         if self.process is None:
             if now >= self.next_start:
                 self.start()
-                echo(f"{self.name} is starting again (process {self.process.pid})")  # type: ignore[attr-defined]
+                echo(f"Restarted {self.name} (process {self.process.pid})")  # type: ignore[attr-defined]
             return
         code = self.process.poll()
         if code is None:
@@ -97,24 +109,25 @@ class Child:
         pause = _BACKOFF_SECONDS[min(self.crashes, len(_BACKOFF_SECONDS)) - 1]
         self.process = None
         self.next_start = now + pause
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        reason = f"signal {-code}" if code < 0 else f"exit status {code}"
         echo(
-            f"{self.name} stopped with {how}; restarting in {pause:.0f} s. Its log: {self.log_file}"
+            f"{self.name} stopped with {reason}; restarting it in {pause:.0f} s. "
+            f"See {self.log_file}"
         )
 
     def kill_group(self) -> None:
-        """End what is left of the group."""
+        """Kill what is left of the process group."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Ask the process to stop."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
     def wait(self, deadline: float) -> bool:
-        """Wait for its end until `deadline` (monotonic); kill it then. True if it ended itself."""
+        """Wait until `deadline` (monotonic), kill the group; return whether it ended in time."""
         if self.process is None:
             return True
         try:
@@ -128,7 +141,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], echo: Callable[[str], None]) -> None:
-    """Stop the children, all at once; kill those that take longer than STOP_SECONDS."""
+    """Stop all children together; kill those that take longer than STOP_SECONDS."""
     for child in children:
         child.terminate()
     deadline = time.monotonic() + STOP_SECONDS

@@ -1,4 +1,4 @@
-"""`plaudit up`: the first policy, then serving and the learner, watched, on one machine."""
+"""`plaudit up`: make the first policy, then run and supervise serving and the learner."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from deploy.local.processes import Child, plaudit_command, stop_all, stop_on_sig
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape, first_shape, plan_here, shape_of
 from deploy.sizing.plan import ModelShape, Plan
-from deploy.sizing.processor import best_dtype, cpu_flags
+from deploy.sizing.processor import parse_dtype
 from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
 from feedback.log.opening import open_log
@@ -26,10 +26,10 @@ _CHECK_SECONDS = 0.5
 
 
 def check_address(settings: UpSettings) -> None:
-    """Refuse an address that is in use.
+    """Check that both ports are free.
 
     Raises:
-        DeployError: It is; the message says what to do.
+        DeployError: A port cannot be bound; the message says what to do.
 
     """
     for port, option in ((settings.port, "--port"), (settings.learner_port, "--learner-port")):
@@ -38,7 +38,7 @@ def check_address(settings: UpSettings) -> None:
 
 
 def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) -> list[Child]:
-    """Return the parts that run side by side, each where the plan has it."""
+    """Return the processes to run: serving and the learner, placed by the plan."""
     logs = settings.home / "logs"
     home = str(settings.home)
     serve = ["serve", "--home", home, "--host", settings.host, "--port", str(settings.port)]
@@ -48,7 +48,7 @@ def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) ->
             "serving",
             plaudit_command(*serve, "--dtype", dtype),
             logs / "serving.log",
-            # What was set by hand stays.
+            # The user's own values take precedence.
             {
                 k: os.environ.get(k, v)
                 for k, v in (planned.serving_environment | tuning.serving_environment()).items()
@@ -65,7 +65,7 @@ def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) ->
 
 
 def needs_key(settings: UpSettings) -> bool | None:
-    """Tell whether the endpoint takes requests with a key alone; None while it is not ready."""
+    """Return whether the endpoint requires an API key, or None while it is not ready."""
     url = local_url(settings.host, settings.port)
     try:
         if httpx.get(f"{url}/readyz", timeout=2).status_code != 200:
@@ -79,9 +79,9 @@ def up(settings: UpSettings, echo: Callable[[str], None]) -> None:
     """Run until SIGINT or SIGTERM, then stop everything.
 
     Raises:
-        DeployError: It could not start.
+        DeployError: Plaudit cannot start; the message says what to do.
         LogError: The log cannot be reached, or its topics would lose records.
-        ServingError: Others can reach the address, and no key is valid.
+        ServingError: Other machines can reach the address, but there is no valid API key.
 
     """
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -89,63 +89,64 @@ def up(settings: UpSettings, echo: Callable[[str], None]) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise DeployError(f"another 'plaudit up' runs on {settings.home}") from error
+        raise DeployError(f"another 'plaudit up' is running on {settings.home}") from error
     with lock:
         _run(settings, echo)
 
 
 def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
-    dtype = settings.dtype if settings.dtype != "auto" else best_dtype(cpu_flags())
+    dtype = parse_dtype(settings.dtype)
     check_address(settings)
-    log = open_log(settings.home)  # a wrong address is told now, not after minutes of training
+    log = open_log(settings.home)  # fails at once on a wrong address, not after training
     history = History(log)
     history.poll()
     log.close()
     check_keys(settings.host, history, settings.home)
     shape = _shape(settings)
-    if shape is not None:  # else import-model says it
+    if shape is not None:  # otherwise `plaudit import-model` prints the plan
         echo("\n".join(plan_here(shape, dtype, settings.tune).lines()))
     ensure_first_policy(settings.home, settings.model, dtype, echo)
-    made = open_registry(settings.home).path(FIRST_VERSION)
-    planned = plan_here(shape or shape_of(made), dtype, settings.tune)
+    folder = open_registry(settings.home).path(FIRST_VERSION)
+    planned = plan_here(shape or shape_of(folder), dtype, settings.tune)
     stop = stop_on_signals()
     tuning = tuning_of(settings.home, planned.tune)
-    parts = children(settings, dtype, planned, tuning)
-    echo(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to be up.")
+    processes = children(settings, dtype, planned, tuning)
+    echo(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to start.")
     echo(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
     started = time.monotonic()
     try:
-        for part in parts:
-            part.start()
-        _watch(settings, parts, stop, started, echo)
+        for process in processes:
+            process.start()
+        _supervise(settings, processes, stop, started, echo)
     finally:
-        echo("Stopping: answers under way are finished or recorded as they stand.")
-        stop_all(parts, echo)
-        echo("Stopped. 'plaudit up' goes on from here.")
+        echo("Stopping. Answers in progress are finished, or recorded as far as they got.")
+        stop_all(processes, echo)
+        echo("Stopped. 'plaudit up' continues from here.")
 
 
 def _shape(settings: UpSettings) -> ModelShape | None:
-    """Return the model's, as far as it is known before it is brought in."""
+    """Return the model's shape, or None if it is known only after the model is imported."""
     shape = first_shape(settings.home)
     return default_shape() if shape is None and settings.model == "default" else shape
 
 
-def _watch(
+def _supervise(
     settings: UpSettings,
-    parts: list[Child],
+    processes: list[Child],
     stop: threading.Event,
     started: float,
     echo: Callable[[str], None],
 ) -> None:
+    serving = processes[0]
     was_ready = False
     while not stop.wait(_CHECK_SECONDS):
-        for part in parts:
-            part.check(echo)
-        if parts[0].process is None:
+        for process in processes:
+            process.check(echo)
+        if serving.process is None:
             was_ready = False
         elif not was_ready and (keyed := needs_key(settings)) is not None:
             was_ready = True
-            _print_welcome(settings, keyed, time.monotonic() - max(started, parts[0].started), echo)
+            _print_welcome(settings, keyed, time.monotonic() - max(started, serving.started), echo)
 
 
 def _print_welcome(
@@ -157,10 +158,10 @@ def _print_welcome(
     )
     echo("Next, in another terminal:")
     if keyed:
-        echo("  export PLAUDIT_API_KEY=…     # of 'plaudit keys create'")
+        echo("  export PLAUDIT_API_KEY=…     # from 'plaudit keys create'")
     echo(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\")
     if keyed:
         echo('    -H "Authorization: Bearer $PLAUDIT_API_KEY" \\')
     echo("""    -d '{"model":"plaudit","n":2,"messages":[{"role":"user","content":"Hello!"}]}'""")
     echo(f"  uv run --no-sync plaudit simulate --preference concise --comparisons 400 --url {url}")
-    echo(f"Logs: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")
+    echo(f"Log files: {settings.home}/logs. Ctrl-C stops everything; nothing is lost.")

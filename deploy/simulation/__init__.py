@@ -1,1 +1,1 @@
-"""Simulated raters."""
+"""Simulated raters: `plaudit simulate`."""

@@ -1,4 +1,4 @@
-"""Simulated raters: a hidden preference, judged with noise, and the corrections it suggests."""
+"""Simulated raters: hidden preferences, noisy verdicts and corrected answers."""
 
 import math
 import random
@@ -27,7 +27,7 @@ def _detailed(text: str) -> float:
 
 
 def _polite(text: str) -> float:
-    """Two polite phrases are better than one; more than three grovel."""
+    """Reward up to two polite phrases, and punish more than three."""
     phrases = len(_POLITE.findall(text))
     return 3.0 * min(phrases, 2) - 3.0 * max(0, phrases - 3)
 
@@ -42,11 +42,11 @@ def _first_sentence(text: str) -> str:
 
 @dataclass(frozen=True)
 class Preference:
-    """What simulated people like.
+    """What simulated raters like.
 
     Attributes:
-        score: Utility of an answer, in units of the logistic noise of their judgement.
-        improve: How they would rewrite an answer.
+        score: Returns the utility of an answer, in units of the logistic noise of the verdicts.
+        improve: Returns the answer as the rater would rewrite it.
 
     """
 
@@ -67,7 +67,7 @@ PREFERENCES: dict[str, Preference] = {
 
 
 def prefers(preference: Preference, left: str, right: str) -> float:
-    """Judge without noise: 1 where `left` is better, 0 where `right` is, .5 where they tie."""
+    """Compare two answers without noise: 1 if `left` is better, 0 if `right` is, 0.5 for a tie."""
     difference = preference.score(left) - preference.score(right)
     return 0.5 if difference == 0 else float(difference > 0)
 
@@ -75,7 +75,7 @@ def prefers(preference: Preference, left: str, right: str) -> float:
 def judge(
     preference: Preference, left: str, right: str, noise: float, rng: random.Random
 ) -> Verdict:
-    """Judge as a person would: by a logistic (Bradley-Terry) model of utility, `noise` wide."""
+    """Draw a verdict from a Bradley-Terry model: logistic in the utilities, of scale `noise`."""
     difference = preference.score(left) - preference.score(right)
     if difference == 0:
         return "tie" if rng.random() < 0.8 else rng.choice(("left", "right"))

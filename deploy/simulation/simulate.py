@@ -1,21 +1,21 @@
-"""`plaudit simulate`: people who chat and vote through the public HTTP API, and a live table.
+"""`plaudit simulate`: raters who chat and vote over the HTTP API, with a live table.
 
-Before the first vote it samples answers to prompts that are never voted on; each later version
-answers the same prompts, and is compared with them by the preference itself, without noise.
+Before the first vote, the simulation samples answers to evaluation prompts, which are never voted
+on. Each later version answers the same prompts, and the preference compares both without noise.
 """
 
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 import openai
 from openai import AsyncOpenAI
 from rich.live import Live
-from rich.table import Table
 
 from deploy.errors import DeployError
+from deploy.simulation.progress import Progress, Score, results_table
 from deploy.simulation.raters import PREFERENCES, judge, prefers
 from learner.corpus import prompts
 
@@ -27,9 +27,24 @@ _RETRIES = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """What is simulated."""
+    """Parameters of a simulation.
 
-    urls: tuple[str, ...]  # raters are spread over these
+    Attributes:
+        urls: URLs of the replicas, over which raters are spread.
+        preference: Name of the raters' preference.
+        comparisons: Number of comparisons to send.
+        raters: Number of concurrent raters.
+        noise: Scale of the noise in the raters' verdicts.
+        seed: Seed of all random draws but the replica that takes a vote.
+        max_tokens: Maximum length of an answer.
+        eval_prompts: Number of evaluation prompts.
+        wait_seconds: Longest wait for a later version after the last vote.
+        settle_seconds: Time without a new version after which the simulation ends.
+        api_key: API key of the requests.
+
+    """
+
+    urls: tuple[str, ...]
     preference: str
     comparisons: int = 400
     raters: int = 8
@@ -42,55 +57,20 @@ class Plan:
     api_key: str = "none"
 
 
-@dataclass
-class Score:
-    """One version, compared with the first on prompts not voted on."""
-
-    version: int
-    win_rate: float
-    mean_words: float
-    at_seconds: float
-    votes: int
-
-
-@dataclass
-class Progress:
-    """What the table shows."""
-
-    started: float
-    first_version: int
-    version: int
-    first_vote: float | None = None
-    comparisons: int = 0
-    other_votes: int = 0
-    refused: int = 0
-    scores: list[Score] = field(default_factory=list)
-    note: str = ""
-
-    @property
-    def votes(self) -> int:
-        """Votes of all kinds."""
-        return self.comparisons + self.other_votes
-
-    def since_first_vote(self) -> float:
-        """Seconds since the first vote; 0 before it."""
-        return 0.0 if self.first_vote is None else time.monotonic() - self.first_vote
-
-
 class Simulation:
-    """Raters against one endpoint."""
+    """Simulated raters of one installation."""
 
     def __init__(self, plan: Plan) -> None:
         if plan.preference not in PREFERENCES:
             names = ", ".join(sorted(PREFERENCES))
-            raise DeployError(f"no preference '{plan.preference}'; there are {names}")
+            raise DeployError(f"unknown preference '{plan.preference}'; use one of {names}")
         self.plan = plan
         self.preference = PREFERENCES[plan.preference]
         headers = {"Authorization": f"Bearer {plan.api_key}"}
-        self.https = [
+        self.http_clients = [
             httpx.AsyncClient(base_url=url, timeout=60, headers=headers) for url in plan.urls
         ]
-        self.clients = [
+        self.openai_clients = [
             AsyncOpenAI(
                 base_url=f"{url}/v1", api_key=plan.api_key, timeout=120, max_retries=_RETRIES
             )
@@ -102,26 +82,26 @@ class Simulation:
         self.baseline: list[str] = []
 
     async def ask(self, prompt: str, n: int, asker: int) -> tuple[str, list[str], int]:
-        """Return completion id, answers and the policy version of one chat."""
-        client = self.clients[asker % len(self.clients)]
-        answer = await client.chat.completions.create(
+        """Send one chat request; return its completion id, answers and policy version."""
+        client = self.openai_clients[asker % len(self.openai_clients)]
+        completion = await client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": prompt}],
             n=n,
             max_tokens=self.plan.max_tokens,
         )
-        version = int((answer.system_fingerprint or "policy-v0").removeprefix("policy-v"))
-        return answer.id, [c.message.content or "" for c in answer.choices], version
+        version = int((completion.system_fingerprint or "policy-v0").removeprefix("policy-v"))
+        return completion.id, [c.message.content or "" for c in completion.choices], version
 
     async def answers(self) -> tuple[list[str], int]:
-        """Answer the prompts not voted on; give the answers and the highest version seen."""
+        """Sample answers to the evaluation prompts; return them and the highest version seen."""
         results = await asyncio.gather(
             *(self.ask(p, 1, i) for i, p in enumerate(self.eval_prompts))
         )
         return [texts[0] for _, texts, _ in results], max(v for _, _, v in results)
 
     async def score(self, progress: Progress) -> None:
-        """Compare the live version with the first."""
+        """Compare the live version's answers with those of the first, and record the result."""
         texts, version = await self.answers()
         wins = [
             prefers(self.preference, new, old)
@@ -135,7 +115,7 @@ class Simulation:
         )
 
     async def vote(self, prompt: str, rater: int, rng: random.Random, progress: Progress) -> None:
-        """Chat with two candidates and say which is better; now and then more."""
+        """Request two answers and send a comparison, sometimes also a rating or a demonstration."""
         completion_id, texts, version = await self.ask(prompt, 2, rater)
         left = rng.randrange(2)
         right = 1 - left
@@ -169,7 +149,7 @@ class Simulation:
         feedback: dict[str, object],
         extra: dict[str, object] | None = None,
     ) -> None:
-        """Send one vote; the same key on each try, so that it counts once."""
+        """Send one vote; all attempts use the same idempotency key, so that it counts once."""
         body = {
             "completion_id": completion_id,
             "user": user,
@@ -180,7 +160,7 @@ class Simulation:
         key = f"{completion_id}/{user}/{feedback['kind']}"
         for attempt in range(_RETRIES):
             try:
-                replica = random.choice(self.https)  # any of them takes any vote
+                replica = random.choice(self.http_clients)  # every replica accepts every vote
                 response = await replica.post(
                     "/v1/feedback", json=body, headers={"Idempotency-Key": key}
                 )
@@ -189,33 +169,33 @@ class Simulation:
             if response is not None and response.status_code in (200, 201):
                 return
             if response is not None and response.status_code < 500:
-                raise DeployError(f"a vote was refused: {response.text}")
+                raise DeployError(f"the server refused a vote: {response.text}")
             await asyncio.sleep(min(0.25 * 2**attempt, 5))
-        raise DeployError("a vote was not taken in eight tries; is the server up?")
+        raise DeployError(
+            f"a vote could not be sent in {_RETRIES} attempts; check that the server is running"
+        )
 
     async def rate(self, rater: int, queue: "asyncio.Queue[str]", progress: Progress) -> None:
-        """Be one rater until the queue is empty."""
+        """Vote as one rater until the queue is empty."""
         rng = random.Random(f"{self.plan.seed}/{rater}")
         while not queue.empty():
             await self.vote(queue.get_nowait(), rater, rng, progress)
 
-    async def live(self, otherwise: int) -> tuple[int, bool]:
-        """Return the version that all replicas serve, the lowest where they differ, and if a trial
-        is on.
-        """
-        ready = await asyncio.gather(*(http.get("/readyz") for http in self.https))
+    async def live_version(self, default: int) -> tuple[int, bool]:
+        """Return the lowest version that the replicas serve, and whether a trial is running."""
+        ready = await asyncio.gather(*(http.get("/readyz") for http in self.http_clients))
         states = [response.json() for response in ready]
-        version = min(int(state.get("policy_version", otherwise)) for state in states)
+        version = min(int(state.get("policy_version", default)) for state in states)
         return version, any("on_trial" in state for state in states)
 
     async def watch(self, progress: Progress, voting: "asyncio.Event") -> None:
-        """Score each new version as it goes live; end when no later one comes."""
+        """Score each new version when it goes live; return when no further one is expected."""
         changed = time.monotonic()
         seen = progress.first_version
         deadline: float | None = None
         while True:
             await asyncio.sleep(1)
-            live, trial = await self.live(seen)
+            live, trial = await self.live_version(seen)
             if live != seen:
                 seen, changed = live, time.monotonic()
                 progress.version = live
@@ -228,20 +208,20 @@ class Simulation:
                 quiet = time.monotonic() - changed > self.plan.settle_seconds
                 if (seen != progress.first_version and quiet) or time.monotonic() > deadline:
                     return
-                progress.note = "all votes sent; waiting for what is learned from them"
+                progress.note = "all votes sent; waiting for new versions"
 
     async def judge_trial(self, progress: Progress) -> None:
-        """Let every rater vote once more: a version on trial waits for votes."""
-        progress.note = "a new version is on trial; voting goes on until it is decided"
+        """Let every rater vote once more, because a trial is decided by votes."""
+        progress.note = "a new version is on trial; raters vote until the trial is decided"
         rng = random.Random(f"{self.plan.seed}/{progress.votes}")
         raters = range(self.plan.raters)
-        asked = [rng.choice(self.vote_prompts) for _ in raters]
+        selected = [rng.choice(self.vote_prompts) for _ in raters]
         await asyncio.gather(
-            *(self.vote(p, r, rng, progress) for p, r in zip(asked, raters, strict=True))
+            *(self.vote(p, r, rng, progress) for p, r in zip(selected, raters, strict=True))
         )
 
     async def run(self, progress: Progress) -> None:
-        """Sample the baseline, vote, and see what is learned."""
+        """Sample the baseline, send all votes, and score the versions that follow."""
         progress.note = "sampling answers before the first vote"
         self.baseline, progress.first_version = await self.answers()
         progress.version = progress.first_version
@@ -261,46 +241,17 @@ class Simulation:
         progress.note = "done"
 
 
-def table(plan: Plan, progress: Progress) -> Table:
-    """Draw what is known so far."""
-    seconds = time.monotonic() - progress.started
-    view = Table(
-        title=f"{plan.raters} raters who like '{plan.preference}' answers, {seconds:.0f} s",
-        caption=progress.note,
-    )
-    columns = (
-        "version",
-        f"win rate over v{progress.first_version}",
-        "mean words",
-        "votes",
-        "live after",
-    )
-    for column in columns:
-        view.add_column(column, justify="right")
-    view.add_row(f"v{progress.first_version}", "0.50", "", "0", "")
-    for score in progress.scores:
-        view.add_row(
-            f"v{score.version}",
-            f"{score.win_rate:.2f}",
-            f"{score.mean_words:.0f}",
-            str(score.votes),
-            f"{score.at_seconds:.0f} s",
-        )
-    view.add_section()
-    view.add_row(f"v{progress.version} live", "", "", f"{progress.votes} sent", "")
-    return view
-
-
 async def _simulate(plan: Plan) -> Progress:
     progress = Progress(started=time.monotonic(), first_version=0, version=0)
     simulation = Simulation(plan)
-    with Live(table(plan, progress), refresh_per_second=2) as live:
+    heading = f"{plan.raters} raters who prefer '{plan.preference}' answers"
+    with Live(results_table(heading, progress), refresh_per_second=2) as live:
         running = asyncio.create_task(simulation.run(progress))
         while not running.done():
             await asyncio.wait([running], timeout=0.5)
-            live.update(table(plan, progress))
+            live.update(results_table(heading, progress))
         await running
-        live.update(table(plan, progress))
+        live.update(results_table(heading, progress))
     return progress
 
 
@@ -308,7 +259,7 @@ def simulate(plan: Plan) -> Progress:
     """Run a simulation and show it.
 
     Raises:
-        DeployError: The server is not there, or refuses a vote.
+        DeployError: The server does not answer, or refuses a request.
 
     """
     try:
@@ -318,4 +269,4 @@ def simulate(plan: Plan) -> Progress:
             f"no answer from {' or '.join(plan.urls)}: start it with 'plaudit up'"
         ) from error
     except openai.APIStatusError as error:
-        raise DeployError(f"the server refused a chat: {error.message}") from error
+        raise DeployError(f"the server refused a chat request: {error.message}") from error

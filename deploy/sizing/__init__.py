@@ -1,1 +1,1 @@
-"""What a model needs, and whether it can be used on this machine."""
+"""Whether a model can be used here, and what it needs of the machine."""

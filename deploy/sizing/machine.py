@@ -1,4 +1,4 @@
-"""What the machine and a model folder hold, for `deploy.sizing.plan`."""
+"""Measure this machine and the model of a folder, as input to `deploy.sizing.plan`."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import psutil
 
 from deploy.errors import DeployError
 from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
@@ -23,10 +24,13 @@ _EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
 
 
 def this_machine() -> Machine:
-    """Look at this machine; GPUs count where vLLM's build for them is installed."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cores = len(os.sched_getaffinity(0))
-    return Machine(cores, memory, _gpus(), matmul_flops())
+    """Measure this machine; GPUs count only if vLLM's GPU build is installed."""
+    return Machine(available_cores(), psutil.virtual_memory().total, _gpus(), matmul_flops())
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _gpus() -> tuple[int, ...]:
@@ -39,7 +43,7 @@ def _gpus() -> tuple[int, ...]:
 
 
 def matmul_flops(size: int = 1024, times: int = 16) -> float:
-    """Measure a float32 matrix product: the fastest of a few, operations per second."""
+    """Measure the operations per second of a float32 matrix product, the fastest of a few."""
     matrix = np.ones((size, size), np.float32)
     seconds = []
     for _ in range(times):
@@ -50,25 +54,26 @@ def matmul_flops(size: int = 1024, times: int = 16) -> float:
 
 
 def default_shape() -> ModelShape:
-    """Return that of the model that is trained here on the first start."""
-    made = PretrainSettings()
-    linear = [(made.hidden, made.hidden)] * 4 + [(made.hidden, made.feed_forward)] * 3
-    weights = sum(a * b for a, b in linear) + 2 * made.hidden
+    """Return the shape of the default model, which is trained on the first start."""
+    settings = PretrainSettings()
+    hidden, layers = settings.hidden, settings.layers
+    linear = [(hidden, hidden)] * 4 + [(hidden, settings.feed_forward)] * 3
+    layer_parameters = sum(a * b for a, b in linear) + 2 * hidden
     return ModelShape(
         architecture="LlamaForCausalLM",
-        parameters=made.layers * weights + made.hidden * (made.vocabulary + 1),
-        layers=made.layers,
-        hidden=made.hidden,
-        vocabulary=made.vocabulary,
-        linear_dimensions=made.layers * sum(a + b for a, b in linear),
+        parameters=layers * layer_parameters + hidden * (settings.vocabulary + 1),
+        layers=layers,
+        hidden=hidden,
+        vocabulary=settings.vocabulary,
+        linear_dimensions=layers * sum(a + b for a, b in linear),
     )
 
 
 def shape_of(folder: Path) -> ModelShape:
-    """Read a model folder's, from its configuration and the headers of its safetensors.
+    """Read the shape of a folder's model from its configuration and its safetensors headers.
 
     Raises:
-        DeployError: It holds no safetensors.
+        DeployError: The folder holds no safetensors.
 
     """
     from transformers import AutoConfig
@@ -82,7 +87,9 @@ def shape_of(folder: Path) -> ModelShape:
             if len(shape) == 2 and not any(e in name for e in _EMBEDDINGS):
                 linear_dimensions += sum(shape)
     if not parameters:
-        raise DeployError(f"{folder} holds no safetensors; bring the model in with import-model")
+        raise DeployError(
+            f"{folder} has no safetensors files; convert the model with 'plaudit import-model'"
+        )
     return ModelShape(
         architecture=(whole.architectures or [""])[0],
         parameters=parameters,
@@ -94,47 +101,53 @@ def shape_of(folder: Path) -> ModelShape:
 
 
 def first_shape(home: Path) -> ModelShape | None:
-    """Read the shape of version 1, which all later ones have; None where there is none yet.
+    """Return the shape of version 1, which all later versions share; None before the first start.
 
     Raises:
-        RegistryError: It is not whole, or the registry is away.
+        RegistryError: Version 1 is damaged, or the registry cannot be reached.
 
     """
     registry = open_registry(home)
     if 1 not in registry.versions():
         return None
-    registry.verify(1)  # fetches it, where the registry is elsewhere
+    registry.verify(1)  # downloads it from a shared registry
     return shape_of(registry.path(1))
 
 
-def tuning_here(home: Path, wanted: Tune | None = None) -> Tuning | None:
-    """Say how a home's policies are tuned; None where there is no version 1 yet.
+def tuning_here(home: Path, requested: Tune | None = None) -> Tuning | None:
+    """Return the tuning of a home's policies; None before the first start.
 
     Raises:
-        DeployError: They are wanted tuned as they cannot be served.
-        RegistryError: A version is not whole, or the registry is away.
+        DeployError: Adapters are requested, but vLLM cannot serve them for this architecture.
+        RegistryError: A version is damaged, or the registry cannot be reached.
 
     """
     shape = first_shape(home)
     if shape is None:
         return None
-    return tuning_of(home, choose_tune(shape.architecture, shape.parameters, wanted))
+    return tuning_of(home, choose_tune(shape.architecture, shape.parameters, requested))
 
 
-def plan_here(shape: ModelShape, dtype: Dtype, wanted: Tune | None = None) -> Plan:
-    """Plan a model on this machine, with the settings in force, tuned as `wanted` if that is said.
+def plan_here(shape: ModelShape, dtype: Dtype, requested: Tune | None = None) -> Plan:
+    """Plan a model on this machine with the current settings.
+
+    Args:
+        shape: Shape of the model.
+        dtype: Number format that vLLM serves in.
+        requested: What to train; None to choose by the settings and the model's size.
 
     Raises:
-        DeployError: It does not fit, or is wanted tuned as it cannot be; says what to change.
+        DeployError: The model does not fit, or vLLM cannot serve the requested adapters.
 
     """
-    own, tune = LearnerSettings(), choose_tune(shape.architecture, shape.parameters, wanted)
+    settings = LearnerSettings()
+    tune = choose_tune(shape.architecture, shape.parameters, requested)
     found = plan(
         shape,
         this_machine(),
         tune=tune,
         dtype=dtype,
-        settings=own.model_copy(update={"tune": tune}).for_model(shape.parameters, 1.0),
+        settings=settings.model_copy(update={"tune": tune}).for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
     )
     if found.problem:

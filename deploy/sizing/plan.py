@@ -1,7 +1,7 @@
-"""What a model will need on a machine: where each part goes, memory, time; a pure function.
+"""Estimate where serving and learning run on a machine, and what memory and time they need.
 
-All figures are rough, meant to tell a machine that fits from one that does not, and minutes from
-hours. Left out: several GPUs for vLLM, and its sleep mode, in which chats would wait.
+The estimates are rough: they tell a machine that fits from one that does not, and minutes from
+hours. They do not consider several GPUs for vLLM, nor its sleep mode, in which chats would wait.
 """
 
 import math
@@ -12,29 +12,34 @@ from deploy.sizing.processor import Dtype
 from learner.settings import LearnerSettings, Tune
 
 GIB: Final = 2**30
-PROGRAM_BYTES: Final = (
-    3 * GIB
-)  # PyTorch and vLLM themselves, in the server's and learner's processes
-USABLE_SHARE: Final = 0.9  # of a machine's or a GPU's memory
-_FLOAT32: Final = 4
-_LEAST_CACHE: Final = GIB  # vLLM's on a GPU, with what it computes in
+# Memory of PyTorch and vLLM themselves, in the processes of the server and the learner.
+PROGRAM_BYTES: Final = 3 * GIB
+USABLE_SHARE: Final = 0.9  # of the memory of a machine or a GPU
+_FLOAT32: Final = 4  # bytes
+_MIN_GPU_CACHE: Final = GIB  # vLLM's key-value cache and working memory
 # Bytes that a layer keeps for its gradient, per token and hidden unit: 34 in 16 bits (Korthikanti
 # et al. 2022, arXiv:2205.05198, table 2, without attention scores), twice that in float32.
 _ACTIVATION_BYTES: Final = 68
-_LOGITS: Final = 3  # of each token: logits, their log-softmax, its gradient
-_PROMPT: Final = 32  # tokens of a typical question
-# PPO was half of the measured cycles, and ran at .6 of the speed of a large matrix product.
+_LOGIT_COPIES: Final = 3  # per token: logits, their log-softmax, its gradient
+_PROMPT_TOKENS: Final = 32  # of a typical question
+# In measured cycles PPO took half of the time, and ran at 0.6 of the speed of a large matrix
+# product.
 _CYCLE_PER_PPO: Final = 2.0
 _EFFICIENCY: Final = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What of a model decides what it needs.
+    """The properties of a model that decide what memory and time it needs.
 
     Attributes:
-        architecture: Name of its class in transformers and vLLM.
-        sides: Inputs and outputs of all its linear layers together, for the size of adapters.
+        architecture: Name of the model's class in transformers and vLLM.
+        parameters: Number of parameters.
+        layers: Number of transformer blocks.
+        hidden: Size of the hidden states.
+        vocabulary: Number of token embeddings.
+        linear_dimensions: Sum of the input and output sizes of all linear layers; times the rank,
+            it is the number of parameters of an adapter.
 
     """
 
@@ -48,12 +53,13 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to compute on.
+    """The hardware of a machine.
 
     Attributes:
-        memory: In bytes.
-        gpus: The memory of each, in bytes.
-        flops: Of a large float32 matrix product on its processor, per second.
+        cores: Number of cores that Plaudit may use.
+        memory: Bytes of main memory.
+        gpus: Bytes of memory of each GPU.
+        flops: Operations per second of a large float32 matrix product on the processor.
 
     """
 
@@ -65,16 +71,25 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where the parts go and what they need; bytes, seconds.
+    """Where serving and learning run, and what they need.
 
     Attributes:
-        serving: Weights in vLLM.
-        cache: vLLM's key-value cache.
-        weights, gradients, optimizer, activations: The learner's.
-        gpu_share: vLLM's of its GPU; None on a CPU.
-        sleep_mode: vLLM must give the GPU up while the learner works.
-        seconds: A learning cycle on the processor; None where the learner is on a GPU.
-        problem: Why it does not fit and what to change; None where it fits.
+        shape: Shape of the model.
+        tune: Whether the learner trains all weights or adapters.
+        trained: Number of trained parameters.
+        place: Description of where serving and learning run.
+        serving: Bytes of vLLM's weights.
+        cache: Bytes of vLLM's key-value cache.
+        weights: Bytes of the learner's weights.
+        gradients: Bytes of the learner's gradients.
+        optimizer: Bytes of the learner's optimizer state.
+        activations: Bytes of the learner's activations.
+        gpu_share: Share of its GPU's memory that vLLM may use; None on a CPU.
+        serving_environment: Environment variables of the serving process.
+        learner_environment: Environment variables of the learner.
+        sleep_mode: Whether vLLM would have to release the GPU while the learner works.
+        seconds: Duration of a learning cycle on the processor; None if the learner uses a GPU.
+        problem: Why the model does not fit and what to change; None if it fits.
 
     """
 
@@ -97,23 +112,23 @@ class Plan:
 
     @property
     def learner(self) -> int:
-        """The learner's bytes."""
+        """Bytes of the learner's memory."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def lines(self) -> list[str]:
-        """Say it in a few lines."""
-        tuned = "all of them" if self.tune == "full" else f"{_count(self.trained)} in adapters"
+        """Return the plan in words, a few lines."""
+        trained = "all of them" if self.tune == "full" else f"{_count(self.trained)} in adapters"
         share = f" ({self.gpu_share:.0%} of the GPU)" if self.gpu_share is not None else ""
         lines = [
-            f"Model: {_count(self.shape.parameters)} parameters; training {tuned}.",
-            f"Place: {self.place}.",
-            f"Memory, roughly: serving {_gib(self.serving)} weights + {_gib(self.cache)} cache"
+            f"Model: {_count(self.shape.parameters)} parameters; training {trained}.",
+            f"Placement: {self.place}.",
+            f"Estimated memory: serving {_gib(self.serving)} weights + {_gib(self.cache)} cache"
             f"{share}; learning {_gib(self.learner)} ({_gib(self.weights)} weights, "
-            f"{_gib(self.gradients)} gradients, {_gib(self.optimizer)} optimizer, "
+            f"{_gib(self.gradients)} gradients, {_gib(self.optimizer)} optimizer state, "
             f"{_gib(self.activations)} activations).",
         ]
         if self.seconds is not None:
-            lines.append(f"A learning cycle: about {_time(self.seconds)}, a rough estimate.")
+            lines.append(f"Estimated time of a learning cycle: {_time(self.seconds)}.")
         return lines
 
 
@@ -129,31 +144,22 @@ def plan(
     """Plan a model on a machine.
 
     Args:
-        dtype: That vLLM serves in; the learner keeps float32 weights.
-        settings: The learner's, as they fit this model.
+        shape: Shape of the model.
+        machine: Hardware to plan for.
+        tune: Whether the learner trains all weights or adapters.
+        dtype: Number format that vLLM serves in; the learner keeps float32 weights.
+        settings: The learner's settings, adjusted to this model.
         cache: Bytes of vLLM's key-value cache on a CPU.
 
     """
     trained = shape.parameters if tune == "full" else settings.lora.rank * shape.linear_dimensions
     width = _FLOAT32 if dtype == "float32" else 2
-    # vLLM packs weights anew while it swaps, so there are two of them for a moment.
+    # On a CPU, vLLM repacks the weights during a swap and briefly holds two copies.
     serving = shape.parameters * width * (1 if machine.gpus else 2)
-    # Reference, policy, critic and reward model share what is frozen; the gate reads a whole one.
-    frozen = 0 if tune == "full" else 2 * shape.parameters
-    tokens = settings.ppo.micro_tokens
-    needs = {
-        "weights": _FLOAT32 * (frozen + 4 * trained),
-        "gradients": _FLOAT32 * 2 * trained,  # policy and critic
-        "optimizer": _FLOAT32 * 2 * 2 * trained,  # AdamW's two moments of each
-        "activations": tokens
-        * (
-            2 * _ACTIVATION_BYTES * shape.hidden * shape.layers
-            + _LOGITS * _FLOAT32 * shape.vocabulary
-        ),
-    }
+    frozen = shape.parameters if tune == "lora" else 0
+    needs = _learner_bytes(shape, trained, frozen, settings.ppo.micro_tokens)
     placed = _place(machine, serving, cache, sum(needs.values()))
     flops = _cycle_flops(shape, settings)
-    seconds = None if machine.gpus else flops / (machine.flops * _EFFICIENCY)
     return Plan(
         shape=shape,
         tune=tune,
@@ -165,10 +171,32 @@ def plan(
         serving_environment=placed.serving_environment,
         learner_environment=placed.learner_environment,
         sleep_mode=placed.sleep_mode,
-        seconds=seconds,
+        seconds=None if machine.gpus else flops / (machine.flops * _EFFICIENCY),
         problem=placed.problem,
         **needs,
     )
+
+
+def _learner_bytes(shape: ModelShape, trained: int, frozen: int, tokens: int) -> dict[str, int]:
+    """Return the bytes of weights, gradients, optimizer state and activations in PPO.
+
+    Args:
+        shape: Shape of the model.
+        trained: Number of trained parameters of each model.
+        frozen: Number of parameters that the models share.
+        tokens: Tokens of a micro-batch.
+
+    """
+    layer_activations = _ACTIVATION_BYTES * shape.hidden * shape.layers
+    logits = _LOGIT_COPIES * _FLOAT32 * shape.vocabulary
+    return {
+        # Reference, policy, critic and reward model; the gate loads another frozen copy.
+        "weights": _FLOAT32 * (2 * frozen + 4 * trained),
+        # Policy and critic are trained; AdamW keeps two moments of each.
+        "gradients": _FLOAT32 * 2 * trained,
+        "optimizer": _FLOAT32 * 2 * 2 * trained,
+        "activations": tokens * (2 * layer_activations + logits),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,30 +223,30 @@ class _Placement:
 def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placement:
     if not machine.gpus:
         need = PROGRAM_BYTES + serving + cache + learner
-        place = f"serving and learning share {machine.cores} cores, {_gib(machine.memory)}"
+        place = f"serving and learning share {machine.cores} cores and {_gib(machine.memory)}"
         return _Placement(
             place, cache, problem=_memory_problem(need, machine.memory, "this machine")
         )
     first = machine.gpus[0]
-    least = serving + _LEAST_CACHE
+    minimum = serving + _MIN_GPU_CACHE
     if len(machine.gpus) > 1:
         cache = max(0, int(first * USABLE_SHARE) - serving)
         smallest = min(range(1, len(machine.gpus)), key=machine.gpus.__getitem__)
-        problem = _memory_problem(least, first, "GPU 0, which serves,") or _memory_problem(
-            learner, machine.gpus[smallest], f"GPU {smallest}, which learns,"
+        problem = _memory_problem(minimum, first, "GPU 0, used for serving,") or _memory_problem(
+            learner, machine.gpus[smallest], f"GPU {smallest}, used for learning,"
         )
         others = ",".join(map(str, range(1, len(machine.gpus))))
         place = f"serving on GPU 0, learning on GPU {others}"
         return _Placement(place, cache, USABLE_SHARE, ("0", others), problem=problem)
     share = math.floor(100 * (USABLE_SHARE - learner / first)) / 100
-    if share * first >= least:
+    if share * first >= minimum:
         cache = int(share * first) - serving
         return _Placement("serving and learning share GPU 0", cache, share, ("0", "0"))
     cache = max(0, int(first * USABLE_SHARE) - serving)
-    problem = _memory_problem(max(least, learner), first, "GPU 0") or (
-        f"serving and learning need {_gib(least + learner)} together, GPU 0 has {_gib(first)}: "
-        "they would have to take turns by vLLM's sleep mode, and chats would wait for minutes; "
-        "use a second GPU or a smaller model"
+    problem = _memory_problem(max(minimum, learner), first, "GPU 0") or (
+        f"serving and learning need {_gib(minimum + learner)} together, but GPU 0 has "
+        f"{_gib(first)}. They would have to take turns through vLLM's sleep mode, and chats would "
+        "wait for minutes; use a second GPU or a smaller model"
     )
     return _Placement(
         "serving and learning take turns on GPU 0", cache, USABLE_SHARE, ("0", "0"), True, problem
@@ -229,19 +257,20 @@ def _memory_problem(need: int, have: int, where: str) -> str | None:
     if need <= have * USABLE_SHARE:
         return None
     return (
-        f"it needs about {_gib(need)}, and {where} has {_gib(have)}, of which {USABLE_SHARE:.0%} "
-        "can be used; take a smaller model, or lower PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
+        f"it needs about {_gib(need)}, but {where} has {_gib(have)}, of which {USABLE_SHARE:.0%} "
+        "can be used; use a smaller model, or lower PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
     )
 
 
 def _cycle_flops(shape: ModelShape, settings: LearnerSettings) -> float:
-    """Count 2 operations per parameter and token forward, 4 backward."""
+    """Return the operations of a cycle: per parameter and token 2 forward and 4 backward."""
     ppo = settings.ppo
-    answers = ppo.iterations * ppo.rollouts * (_PROMPT + ppo.max_tokens / 2)
+    answers = ppo.iterations * ppo.rollouts * (_PROMPT_TOKENS + ppo.max_tokens / 2)
     text = ppo.iterations * ppo.epochs * ppo.minibatches * ppo.text_rows * ppo.text_row
-    # Sampled; read by policy, reference, critic and reward model; learned by policy and critic.
-    each = 2 + 2 * 4 + 6 * 2 * ppo.epochs
-    return _CYCLE_PER_PPO * shape.parameters * (each * answers + 6 * text)
+    # Sampling; a forward pass of policy, reference, critic and reward model; training of policy
+    # and critic.
+    per_token = 2 + 2 * 4 + 6 * 2 * ppo.epochs
+    return _CYCLE_PER_PPO * shape.parameters * (per_token * answers + 6 * text)
 
 
 def _count(number: int) -> str:

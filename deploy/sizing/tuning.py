@@ -1,4 +1,4 @@
-"""How a home's model is tuned: all its weights, or adapters, and what serving must know of that."""
+"""What a home's learner trains, all weights or adapters, and what that requires of serving."""
 
 import json
 from dataclasses import dataclass
@@ -16,37 +16,45 @@ LORA_RANK: Final = "PLAUDIT_SERVING_LORA_RANK"
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What the learner trains, and the highest rank of an adapter to be served; 0 for none."""
+    """What the learner trains, and which adapters serving must be able to load.
+
+    Attributes:
+        tune: Whether the learner trains all weights or adapters.
+        lora_rank: Highest rank of an adapter that vLLM must serve; 0 for no adapters.
+
+    """
 
     tune: Tune
     lora_rank: int
 
     def serving_environment(self) -> dict[str, str]:
-        """Return the environment variables of the serving process."""
+        """Return the environment variables that the serving process needs."""
         return {LORA_RANK: str(self.lora_rank)}
 
 
-def choose_tune(architecture: str, parameters: int, wanted: Tune | None = None) -> Tune:
-    """Decide what is trained: as wanted, else as the learner is set, else by the model's size.
+def choose_tune(architecture: str, parameters: int, requested: Tune | None = None) -> Tune:
+    """Choose what to train: `requested`, else the learner's setting, else by the model's size.
 
     Raises:
-        DeployError: Adapters are wanted, and vLLM serves none of this architecture.
+        DeployError: Adapters are requested, but vLLM cannot serve them for this architecture.
 
     """
-    wanted = wanted or LearnerSettings().tune
-    tune = tune_for(parameters, wanted)
+    requested = requested or LearnerSettings().tune
+    tune = tune_for(parameters, requested)
     if tune == "full" or serves_adapters(architecture):
         return tune
-    if wanted:
-        raise DeployError(f"vLLM serves no adapters of a {architecture}: choose --tune full")
+    if requested:
+        raise DeployError(
+            f"vLLM cannot serve adapters of a {architecture}; train all weights with --tune full"
+        )
     return "full"
 
 
 def tuning_of(home: Path, tune: Tune) -> Tuning:
-    """Say what serving must know; adapters that were published before stay servable.
+    """Return the tuning of a home, such that adapters already published can still be served.
 
     Raises:
-        RegistryError: One of these is not whole.
+        RegistryError: A published adapter is damaged.
 
     """
     registry = open_registry(home)
@@ -55,13 +63,13 @@ def tuning_of(home: Path, tune: Tune) -> Tuning:
 
 
 def _served_rank(rank: int) -> int:
-    """Round up to a highest rank that vLLM can be set to: 8, 16, 32 and so on to 256."""
+    """Round up to a maximum rank that vLLM accepts: 8, 16, 32 and so on up to 256."""
     return max(8, 1 << (rank - 1).bit_length()) if rank else 0
 
 
 def _ranks(registry: Registry) -> list[int]:
     adapters = [v for v in registry.versions() if registry.manifest(v).adapter_base]
     for version in adapters:
-        registry.verify(version)  # fetches it, where the registry is elsewhere
+        registry.verify(version)  # downloads it from a shared registry
     files = (registry.path(version) / "adapter_config.json" for version in adapters)
     return [int(json.loads(file.read_text())["r"]) for file in files]

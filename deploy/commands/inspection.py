@@ -6,21 +6,37 @@ from urllib.parse import urlsplit
 
 import typer
 
-from deploy.commands.options import Kafka, RegistryUrl, console, echo
+from deploy.commands.options import (
+    Kafka,
+    RegistryUrl,
+    UpHome,
+    UpHost,
+    UpLearnerPort,
+    UpModel,
+    UpPort,
+    console,
+    drop_none,
+    echo,
+)
 from deploy.settings import DEFAULT_HOME, UpSettings
 
-Url = Annotated[str, typer.Option(help="Where Plaudit is.")]
-ApiKey = Annotated[str, typer.Option(envvar="PLAUDIT_API_KEY", help="Where it wants one.")]
-HomeHere = Annotated[
+Url = Annotated[str, typer.Option(help="URL of a Plaudit server.")]
+ApiKey = Annotated[
+    str, typer.Option(envvar="PLAUDIT_API_KEY", help="API key, if the server requires one.")
+]
+LocalHome = Annotated[
     Path | None,
-    typer.Option(envvar="PLAUDIT_HOME", help="Its folder [.plaudit, where --url is this machine]."),
+    typer.Option(
+        envvar="PLAUDIT_HOME",
+        help="Home folder of the server (default: .plaudit, if --url is this machine).",
+    ),
 ]
 _LOCAL = "http://127.0.0.1:8000"
 _WATCH_SECONDS = 1.0
 
 
 def _home_of(url: str) -> Path | None:
-    """Return this folder's installation, unless the server is another machine's."""
+    """Return the default home folder, or None if the server is on another machine."""
     from serving.http.access import is_loopback
 
     return DEFAULT_HOME if is_loopback(urlsplit(url).hostname or "") else None
@@ -29,11 +45,11 @@ def _home_of(url: str) -> Path | None:
 def status(
     url: Url = _LOCAL,
     api_key: ApiKey = "none",
-    home: HomeHere = None,
+    home: LocalHome = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Show in one screen how it is: replicas, versions, lag, last cycle, votes, last errors."""
+    """Show the current state: replicas, versions, lag, last learning cycle, votes, last errors."""
     from deploy.inspection.observe import Observer
     from deploy.inspection.screen import screen
 
@@ -45,11 +61,11 @@ def status(
 def watch(
     url: Url = _LOCAL,
     api_key: ApiKey = "none",
-    home: HomeHere = None,
+    home: LocalHome = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Show the same live, until Ctrl-C."""
+    """Show what 'plaudit status' shows, updated every second until Ctrl-C."""
     import time
 
     from rich.live import Live
@@ -70,31 +86,20 @@ def watch(
 
 
 def doctor(
-    home: Annotated[Path | None, typer.Option(help="Folder of everything [.plaudit].")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the endpoint [8000].")] = None,
-    learner_port: Annotated[
-        int | None, typer.Option(help="Port of learner metrics [8001].")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="default, smollm2, or a Hugging Face folder or id.")
-    ] = None,
+    home: UpHome = None,
+    host: UpHost = None,
+    port: UpPort = None,
+    learner_port: UpLearnerPort = None,
+    model: UpModel = None,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Check what 'plaudit up' would run on, and say what to do; exit status 1 on a problem."""
+    """Check that 'plaudit up' can run here and say what to fix; exit status 1 on a problem."""
     from deploy.inspection.doctor import examine
 
-    given = {
-        "home": home,
-        "host": host,
-        "port": port,
-        "learner_port": learner_port,
-        "model": model,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
+    options = drop_none(home=home, host=host, port=port, learner_port=learner_port, model=model)
     found = []
-    for finding in examine(UpSettings(**options)):  # type: ignore[arg-type]
+    for finding in examine(UpSettings(**options)):
         echo(finding.line())
         found.append(finding)
     problems = sum(finding.level == "problem" for finding in found)
