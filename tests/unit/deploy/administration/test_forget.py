@@ -1,4 +1,4 @@
-"""`plaudit feedback forget` on a home: what it erases, what it says, and doing it again."""
+"""`plaudit feedback forget` on a home: what it erases and reports, and running it again."""
 
 import json
 import sqlite3
@@ -11,7 +11,7 @@ import pytest
 
 from deploy.administration import forget as module
 from deploy.administration.exchange import export_feedback
-from deploy.administration.forget import forget, learned_from
+from deploy.administration.forget import affected_versions, forget
 from deploy.errors import DeployError
 from feedback.control.policies import append_policy_event
 from feedback.ledger.rows import Erasure
@@ -31,7 +31,10 @@ KEY = "a key"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Ann and Bob have asked and voted, with the key and without; versions 2 and 3 learned."""
+    """Return a home where Ann and Bob chatted and voted, with and without a key.
+
+    Versions 2 and 3 learned from them.
+    """
     home = tmp_path / "home"
     secret = load_or_create_secret(home / "secret.json")
     log = SqliteLog(home / "log.db")
@@ -55,7 +58,7 @@ def home(tmp_path: Path) -> Path:
         opened.close()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    # In order of their numbers: bob's 1 and 2, ann's 3 and 4, then those with the key.
+    # Sequence numbers: Bob's votes 1 and 2, Ann's 3 and 4, then those with the key.
     for version, to_seq in ((1, 0), (2, 2), (3, 5)):
         FolderRegistry(home / "registry").publish(
             tmp_path / "model",
@@ -82,15 +85,15 @@ def exported(home: Path) -> list[str]:
     return [json.loads(line)["prompt"][0]["content"] for line in lines]
 
 
-def said_of(home: Path, user: str, api_key: str | None = None) -> list[str]:
-    said: list[str] = []
-    forget(home, user, api_key, said.append)
-    return said
+def report_of(home: Path, user: str, api_key: str | None = None) -> list[str]:
+    lines: list[str] = []
+    forget(home, user, api_key, lines.append)
+    return lines
 
 
-def test_no_byte_of_theirs_is_left_and_everybody_else_stays(home: Path) -> None:
+def test_no_byte_of_a_forgotten_person_is_left_and_others_stay(home: Path) -> None:
     assert b"ann's local" in bytes_of(home)
-    said = said_of(home, "ann")
+    lines = report_of(home, "ann")
     assert b"ann's local" not in bytes_of(home)
     outbox = SqliteLog(home / "outbox-replica-0.db")
     assert [r.key for r in outbox.read("completions", {})] == ["c-else"]
@@ -99,38 +102,39 @@ def test_no_byte_of_theirs_is_left_and_everybody_else_stays(home: Path) -> None:
     ledger = Ledger(home / "ledger.db")
     assert len(ledger.effective_events()) == 6
     ledger.close()
-    assert said == [
-        "outbox-replica-0.db: 1 completions erased.",
-        "The log: 1 completions, 3 events and 0 dead letters erased (events of others too, where "
-        "they need one of the completions).",
+    assert lines == [
+        "outbox-replica-0.db: erased 1 completions.",
+        "Log: erased 1 completions, 3 feedback events and 0 dead letters (including feedback of "
+        "others on these completions).",
         "view-replica-0.db: erased.",
-        "ledger.db: 1 completions and 3 events erased, now and before.",
-        "Versions that learned from them: 2, 3.",
-        "The next reward model is trained without them; these versions stay as they are.",
-        "Version 3 is live, and the next is trained from it. To leave behind what it learned: "
-        "'plaudit policies activate 1', then 'plaudit policies resume'.",
+        "ledger.db: erased 1 completions and 3 feedback events, now and before.",
+        "Versions that learned from this person: 2, 3.",
+        "The next reward model is trained without this person; these versions do not change.",
+        "Version 3 is live, and the next version is trained from it. To go back to one that did "
+        "not learn from this person: 'plaudit policies activate 1', then 'plaudit policies "
+        "resume'.",
     ]
 
 
 def test_the_key_decides_whose_user_it_is(home: Path) -> None:
-    said_of(home, "ann", KEY)
+    report_of(home, "ann", KEY)
     assert b"ann's local" in bytes_of(home)
     owner = owner_of(load_or_create_secret(home / "secret.json"), KEY)
     assert f"ann's {owner}".encode() not in bytes_of(home)
     assert f"bob's {owner}".encode() in bytes_of(home)
 
 
-def test_again_does_no_harm_and_a_stranger_is_said_to_be_one(home: Path) -> None:
-    said_of(home, "ann")
+def test_running_it_again_is_harmless_and_an_unknown_person_is_reported(home: Path) -> None:
+    report_of(home, "ann")
     left = exported(home)
-    assert said_of(home, "ann")[1].startswith("The log: 0 completions, 0 events")
+    assert report_of(home, "ann")[1].startswith("Log: erased 0 completions, 0 feedback events")
     assert exported(home) == left
-    said = said_of(home, "nobody")
-    assert any("Nothing of 'nobody' was found" in line and "--api-key" in line for line in said)
+    lines = report_of(home, "nobody")
+    assert any("Found nothing of 'nobody'" in line and "--api-key" in line for line in lines)
     assert exported(home) == left
 
 
-def test_after_a_failure_in_the_middle_it_does_the_rest(
+def test_running_it_again_after_a_failure_erases_the_rest(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     erase = SqliteLog.erase
@@ -142,15 +146,15 @@ def test_after_a_failure_in_the_middle_it_does_the_rest(
 
     monkeypatch.setattr(SqliteLog, "erase", fails_on_completions)
     with pytest.raises(LogUnavailable):
-        said_of(home, "ann")
+        report_of(home, "ann")
     assert b"ann's local" in bytes_of(home)
     monkeypatch.undo()
-    said_of(home, "ann")
+    report_of(home, "ann")
     assert b"ann's local" not in bytes_of(home)
 
 
-def test_a_learner_that_runs_erases_its_own_ledger(home: Path) -> None:
-    """The command leaves the file to it, and waits."""
+def test_a_running_learner_erases_its_own_ledger(home: Path) -> None:
+    """The command waits for the learner."""
     stop, log, ledger = threading.Event(), SqliteLog(home / "log.db"), Ledger(home / "ledger.db")
 
     def learner() -> None:
@@ -162,31 +166,34 @@ def test_a_learner_that_runs_erases_its_own_ledger(home: Path) -> None:
         thread = threading.Thread(target=learner)
         thread.start()
         try:
-            said = said_of(home, "ann")
+            lines = report_of(home, "ann")
         finally:
             stop.set()
             thread.join()
-    assert "ledger.db: 1 completions and 3 events erased, now and before." in said
+    assert "ledger.db: erased 1 completions and 3 feedback events, now and before." in lines
     for opened in (log, ledger):
         opened.close()
     assert b"ann's local" not in bytes_of(home)
 
 
-def test_what_cannot_be_done_is_said(home: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_reported(home: Path, tmp_path: Path) -> None:
     with pytest.raises(DeployError, match=r"no secret\.json"):
-        said_of(tmp_path, "ann")
+        report_of(tmp_path, "ann")
     assert not (tmp_path / "secret.json").exists()
     with pytest.raises(DeployError, match="name the person"):
-        said_of(home, "")
+        report_of(home, "")
     (home / "ledger.db").unlink()
-    assert any("No learner has run" in line for line in said_of(home, "ann"))
+    assert any("no learner has run" in line for line in report_of(home, "ann"))
 
 
-def test_a_topic_that_is_never_compacted_is_named() -> None:
+def test_a_topic_that_is_never_compacted_is_reported() -> None:
     assert "within 7 days (max.compaction.lag.ms=604800000)" in module._erasure_schedule(
         "t", 604_800_000
     )
-    assert "t never removes them: set cleanup.policy=compact" in module._erasure_schedule("t", None)
+    assert (
+        "never removes them from the topic t. Set cleanup.policy=compact"
+        in module._erasure_schedule("t", None)
+    )
 
 
 def test_it_is_a_command(home: Path) -> None:
@@ -194,7 +201,7 @@ def test_it_is_a_command(home: Path) -> None:
     options = ["--subject", "ann", "--home", str(home)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Versions that learned from them: 2, 3." in done.stdout
+    assert "Versions that learned from this person: 2, 3." in done.stdout
     assert b"ann's local" not in bytes_of(home)
     for file in home.glob("*.db"):
         connection = sqlite3.connect(file)
@@ -202,7 +209,7 @@ def test_it_is_a_command(home: Path) -> None:
         connection.close()
 
 
-def test_versions_that_learned_are_told_from_those_that_were_trained_without() -> None:
+def test_affected_versions_are_distinguished_from_those_trained_without() -> None:
     def manifest(version: int, parent: int, upto: int, forgettings: int = 0) -> Manifest:
         learned = LedgerRange(to_seq=upto, forgettings=forgettings)
         return Manifest(version=version, parent=parent, learned_from=learned)
@@ -217,15 +224,15 @@ def test_versions_that_learned_are_told_from_those_that_were_trained_without() -
         manifest(7, 4, 50, forgettings=4),
     ]
     once = Erasure(1, "f", first_seq=10, events=1, completions=0)
-    assert learned_from(manifests, [once]) == ([3], [4, 7])
+    assert affected_versions(manifests, [once]) == ([3], [4, 7])
     again = Erasure(4, "g", first_seq=35, events=1, completions=0)
-    assert learned_from(manifests, [once, again]) == ([3, 6], [4, 7])
+    assert affected_versions(manifests, [once, again]) == ([3, 6], [4, 7])
     nothing = Erasure(2, "h", first_seq=None, events=1, completions=0)
-    assert learned_from(manifests, [nothing]) == ([], [])
+    assert affected_versions(manifests, [nothing]) == ([], [])
     pruned = [
         manifests[0],
         Manifest(
             version=8, parent=7, learned_from=LedgerRange(from_seq=50, to_seq=60, forgettings=4)
         ),
     ]
-    assert learned_from(pruned, [once]) == ([], [8])
+    assert affected_versions(pruned, [once]) == ([], [8])

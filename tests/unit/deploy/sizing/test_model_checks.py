@@ -1,4 +1,4 @@
-"""Models that people bring: what is refused before any training, and what is chosen."""
+"""Users' models: what is refused before any training, and which tokens are chosen."""
 
 import json
 from pathlib import Path
@@ -23,14 +23,13 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare each test the import of vLLM; one asks its registry."""
+    """Skip the import of vLLM; one test checks its registry."""
     monkeypatch.setattr(models, "check_served", lambda *_: None)
 
 
 def change(file: Path, **values: Any) -> None:
-    found = json.loads(file.read_text())
-    found.update(values)
-    file.write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+    merged = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({k: v for k, v in merged.items() if v is not None}))
 
 
 def refused(own: Path, out: Path) -> str:
@@ -40,10 +39,10 @@ def refused(own: Path, out: Path) -> str:
     return str(caught.value)
 
 
-def test_a_model_that_needs_nothing_comes_in_as_it_is(own: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    import_model(str(own), tmp_path / "out", said.append)
-    assert said == []
+def test_a_model_that_needs_no_change_is_imported_unchanged(own: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    import_model(str(own), tmp_path / "out", lines.append)
+    assert lines == []
     before, after = (AutoModelForCausalLM.from_pretrained(f) for f in (own, tmp_path / "out"))
     assert all(
         torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
@@ -73,12 +72,12 @@ def test_an_encoder_decoder_is_refused(own: Path, tmp_path: Path) -> None:
 
 def test_a_quantised_model_is_refused(own: Path, tmp_path: Path) -> None:
     change(own / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    assert "give the original model" in refused(own, tmp_path / "out")
+    assert "use the original model" in refused(own, tmp_path / "out")
 
 
 def test_a_folder_without_a_model_or_weights_is_refused(own: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds no config.json" in refused(tmp_path / "empty", tmp_path / "out")
+    assert "has no config.json" in refused(tmp_path / "empty", tmp_path / "out")
     (own / "model.safetensors").unlink()
     assert "config.json, tokenizer and safetensors" in refused(own, tmp_path / "out")
 
@@ -98,9 +97,11 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(own: Path, tmp_path: P
 
 def test_pad_equal_to_the_end_becomes_a_free_special_token(own: Path, tmp_path: Path) -> None:
     change(own / "tokenizer_config.json", pad_token="<|end|>")
-    said: list[str] = []
-    import_model(str(own), tmp_path / "out", said.append)
-    assert said == ["Padding is <|pad|>, not <|end|>: it must not end an answer."]
+    lines: list[str] = []
+    import_model(str(own), tmp_path / "out", lines.append)
+    assert lines == [
+        "The pad token is <|pad|> instead of <|end|>, because it must not end an answer."
+    ]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.pad_token == "<|pad|>"
     assert tokenizer.pad_token_id not in end_token_ids(tokenizer)
@@ -108,14 +109,14 @@ def test_pad_equal_to_the_end_becomes_a_free_special_token(own: Path, tmp_path: 
 
 
 def bare_tokenizer() -> Any:
-    """Every special token of it means something in a chat."""
+    """Return a tokenizer whose special tokens all have a meaning in a chat."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "<|pad|><|user|><|assistant|><|system|>" + tokenizer.chat_template
     tokenizer.pad_token = "<|end|>"
     return tokenizer
 
 
-def test_where_none_is_free_a_spare_row_of_the_embedding_is_taken() -> None:
+def test_without_a_free_token_a_spare_row_of_the_embedding_is_used() -> None:
     tokenizer = bare_tokenizer()
     model = tiny_model("gpt2", tokenizer)
     model.resize_token_embeddings(len(tokenizer) + 8)
@@ -127,14 +128,14 @@ def test_where_none_is_free_a_spare_row_of_the_embedding_is_taken() -> None:
     assert model.config.pad_token_id == tokenizer.pad_token_id <= size + 1
 
 
-def test_where_no_row_is_spare_either_it_says_how_to_add_one() -> None:
+def test_without_a_spare_row_the_error_says_how_to_add_one() -> None:
     tokenizer = bare_tokenizer()
     with pytest.raises(DeployError, match=r"pads with <\|end\|>.*resize_token_embeddings"):
         choose_pad("own", tokenizer, tiny_model("gpt2", tokenizer))
 
 
 def test_answers_end_as_the_chat_template_closes_them() -> None:
-    """As with Gemma: <eos> in the tokenizer, <end_of_turn> after each answer."""
+    """Like Gemma: <eos> in the tokenizer, <end_of_turn> after each answer."""
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = "<|endoftext|>"
     assert chat_end_token(tokenizer) == "<|end|>"
@@ -159,6 +160,8 @@ def test_an_architecture_that_vllm_lacks_is_refused() -> None:
     class XGLMForCausalLM:
         pass
 
-    with pytest.raises(DeployError, match="cannot serve 'own': it has no XGLMForCausalLM"):
+    with pytest.raises(
+        DeployError, match="cannot serve 'own': it does not support XGLMForCausalLM"
+    ):
         check_served("own", XGLMForCausalLM())
     check_served("own", tiny_model("gpt2", tiny_tokenizer()))

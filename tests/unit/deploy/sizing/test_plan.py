@@ -1,4 +1,4 @@
-"""Plans by hand-computed numbers, and the shapes that they start from."""
+"""Plans, compared with hand-computed numbers, and the shapes of models."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from learner.models.parameters import count_parameters
 from learner.settings import LearnerSettings, PPOSettings, PretrainSettings, tune_for
 from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 
-# 1000 parameters, 2 layers of width 10, a vocabulary of 50; linear layers of 100 sides in all.
+# 1000 parameters, 2 layers of width 10, a vocabulary of 50, linear layers of 100 dimensions in all.
 LLAMA = "LlamaForCausalLM"
 SMALL = ModelShape(
     LLAMA, parameters=1000, layers=2, hidden=10, vocabulary=50, linear_dimensions=100
@@ -48,7 +48,7 @@ def planned(shape: ModelShape = SMALL, machine: Machine = CPU, **changes: object
 
 def test_bytes_of_training_all_weights_on_a_cpu() -> None:
     found = planned()
-    assert found.serving == 2 * 4 * 1000  # twice while a swap packs them
+    assert found.serving == 2 * 4 * 1000  # two copies during a swap
     assert found.weights == 4 * 4 * 1000  # reference, policy, critic, reward model
     assert found.gradients == 2 * 4 * 1000
     assert found.optimizer == 2 * 2 * 4 * 1000
@@ -74,16 +74,16 @@ def test_seconds_of_a_cycle() -> None:
     text = 2 * 2 * 1 * 3 * 8  # 96 tokens
     operations = 2 * 1000 * ((2 + 8 + 24) * answers + 6 * text)
     assert planned().seconds == pytest.approx(operations / (1e6 * 0.6))
-    assert planned().lines()[-1] == "A learning cycle: about 2 min, a rough estimate."
+    assert planned().lines()[-1] == "Estimated time of a learning cycle: 2 min."
 
 
-def test_a_machine_too_small_is_told_with_what_to_change() -> None:
+def test_too_little_memory_is_reported_with_advice() -> None:
     tight = Machine(cores=2, memory=PROGRAM_BYTES, gpus=(), flops=1e6)
     problem = planned(machine=tight).problem
     assert problem is not None
     # 3 GiB of programs and .5 GiB of cache, of 3 GiB
-    assert "needs about 3.5 GiB, and this machine has 3.0 GiB" in problem
-    assert "take a smaller model" in problem
+    assert "needs about 3.5 GiB, but this machine has 3.0 GiB" in problem
+    assert "use a smaller model" in problem
 
 
 # Half a billion parameters: 1 GiB of weights in bfloat16.
@@ -96,7 +96,7 @@ def gpus(*sizes: int) -> Machine:
     return Machine(cores=16, memory=128 * GIB, gpus=tuple(s * GIB for s in sizes), flops=1e12)
 
 
-def test_two_gpus_have_a_part_each() -> None:
+def test_two_gpus_run_one_process_each() -> None:
     found = planned(BIG, gpus(24, 40), dtype="bfloat16")
     assert found.serving == GIB
     assert found.cache == int(24 * GIB * 0.9) - GIB
@@ -109,17 +109,17 @@ def test_two_gpus_have_a_part_each() -> None:
     assert found.problem is None
 
 
-def test_the_learner_has_all_gpus_but_the_first_and_must_fit_the_smallest() -> None:
+def test_the_learner_uses_all_gpus_but_the_first_and_must_fit_the_smallest() -> None:
     found = planned(BIG, gpus(24, 40, 80, 40), dtype="bfloat16")
     assert found.learner_environment == {"CUDA_VISIBLE_DEVICES": "1,2,3"}
     assert found.place == "serving on GPU 0, learning on GPU 1,2,3"
     assert found.problem is None
     problem = planned(BIG, gpus(24, 40, 16), dtype="bfloat16").problem
     assert problem is not None
-    assert "GPU 2, which learns, has 16.0 GiB" in problem
+    assert "GPU 2, used for learning, has 16.0 GiB" in problem
 
 
-def test_one_gpu_is_shared_the_learner_s_bytes_left_out_of_vllms_share() -> None:
+def test_on_one_gpu_vllm_s_share_leaves_room_for_the_learner() -> None:
     found = planned(BIG, gpus(40), dtype="bfloat16")
     # 40 bytes for each of half a billion parameters, and .35 GiB of activations.
     assert found.learner == 20 * GIB + found.activations
@@ -138,13 +138,13 @@ def test_one_gpu_too_small_for_both_would_need_sleep_mode() -> None:
     assert "sleep mode" in found.problem
 
 
-def test_one_gpu_too_small_for_either_is_told() -> None:
+def test_one_gpu_too_small_for_either_is_a_problem() -> None:
     found = planned(BIG, gpus(16), dtype="bfloat16")
     assert found.problem is not None
     assert "GPU 0 has 16.0 GiB" in found.problem
 
 
-def test_parts_start_with_the_plans_environment(
+def test_processes_start_with_the_environment_of_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLAUDIT_SERVING_GPU_MEMORY_SHARE", "0.3")  # set by hand
@@ -156,15 +156,15 @@ def test_parts_start_with_the_plans_environment(
     assert learner.environment["CUDA_VISIBLE_DEVICES"] == "1"
 
 
-def test_a_plan_is_said_in_four_lines() -> None:
+def test_a_plan_is_described_in_four_lines() -> None:
     lines = planned(default_shape(), settings=LearnerSettings()).lines()
     assert lines[0] == "Model: 2.2 million parameters; training all of them."
-    assert lines[1] == "Place: serving and learning share 2 cores, 8.0 GiB."
-    assert lines[2].startswith("Memory, roughly: serving 17 MiB weights + 0.5 GiB cache; learning")
+    assert lines[1] == "Placement: serving and learning share 2 cores and 8.0 GiB."
+    assert lines[2].startswith("Estimated memory: serving 17 MiB weights + 0.5 GiB cache; learning")
     assert len(lines) == 4
 
 
-def test_the_default_models_shape_is_that_of_the_model_made() -> None:
+def test_the_default_shape_is_that_of_the_new_model() -> None:
     tokenizer = train_tokenizer(["a b"], vocabulary=2048, context=64)
     tokenizer.add_tokens([f"<{n}>" for n in range(2048 - len(tokenizer))])
     model = new_model(PretrainSettings(), tokenizer)
@@ -188,7 +188,7 @@ def test_a_folders_shape_is_read_without_loading_it(name: str, tmp_path: Path) -
     assert found.linear_dimensions == sum(linear_dimensions)
 
 
-def test_a_folder_without_safetensors_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     save_tiny("gpt2", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(DeployError, match="import-model"):

@@ -1,0 +1,54 @@
+"""The command line: settings, errors and the first policy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from deploy.commands.main import app
+from deploy.settings import UpSettings
+from feedback.control.policies import current_state
+from feedback.log.sqlite_log import SqliteLog
+from protos.checkpoints.folder_registry import FolderRegistry
+
+
+def test_unknown_settings_fail() -> None:
+    with pytest.raises(ValidationError):
+        UpSettings(colour="red")  # type: ignore[call-arg]
+
+
+def test_settings_load_neither_torch_nor_vllm() -> None:
+    code = (
+        "import sys, deploy.commands.main, deploy.settings, serving.settings, learner.settings;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'vllm', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_errors_say_what_to_do_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy.commands.main", "policies", "list"]
+    command += ["--home", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "plaudit up" in result.stdout.replace("\n", " ")
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_init_publishes_the_first_policy_once(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    home = tmp_path / "home"
+    FolderRegistry(home / "registry").publish(
+        model, version=1, parent=0, base="own"
+    )  # then it crashed
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["init", "--home", str(home)])
+        assert done.exit_code == 0, done.output
+    log = SqliteLog(home / "log.db")
+    assert current_state(log).live == 1
+    assert log.ends("policies") == {0: 1}
+    log.close()

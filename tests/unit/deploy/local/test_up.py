@@ -1,0 +1,69 @@
+"""What `plaudit up` checks before it trains, and whether the endpoint requires keys."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.local.up import needs_key, up
+from deploy.settings import UpSettings
+from feedback.control.history import History
+from feedback.log.event_log import LogUnavailable
+from feedback.log.sqlite_log import SqliteLog
+from serving.errors import ServingError
+from serving.services import check_keys
+from tests.support.deployment.commands import run_command
+from tests.support.deployment.inspection import StatusHandler, http_server
+from tests.support.servers import free_port
+
+
+def test_others_are_not_served_without_keys(tmp_path: Path) -> None:
+    lines: list[str] = []
+    ports = {"port": free_port(), "learner_port": free_port()}
+    settings = UpSettings(home=tmp_path, host="0.0.0.0", **ports)
+    with pytest.raises(ServingError, match="no API key yet") as refused:
+        up(settings, lines.append)
+    assert f"plaudit keys create --role operator --home {tmp_path}" in str(refused.value)
+    assert lines == [], "nothing was trained"
+    log = SqliteLog(tmp_path / "log.db")
+    history = History(log)
+    history.poll()
+    with pytest.raises(ServingError, match="plaudit keys create"):
+        check_keys("0.0.0.0", history, tmp_path)
+    check_keys("127.0.0.1", history, tmp_path)
+    run_command("keys", "create", "--role", "operator", "--name", "root", "--home", str(tmp_path))
+    history.poll()
+    check_keys("0.0.0.0", history, tmp_path)
+    run_command("keys", "revoke", "root", "--home", str(tmp_path))
+    history.poll()
+    with pytest.raises(ServingError, match="every API key is revoked"):
+        check_keys("0.0.0.0", history, tmp_path)
+    log.close()
+
+
+class SilentHandler(StatusHandler):
+    """Be ready, but close every other connection without an answer."""
+
+    def do_GET(self) -> None:
+        if self.path == "/readyz":
+            super().do_GET()
+
+
+def test_up_asks_again_after_an_answer_that_broke_off() -> None:
+    with http_server(SilentHandler) as server:
+        settings = UpSettings(port=server.server_port)
+        assert needs_key(settings) is None
+        server.RequestHandlerClass = StatusHandler
+        assert needs_key(settings) is True
+    assert needs_key(settings) is None
+
+
+def test_a_wrong_kafka_address_is_reported_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PLAUDIT_KAFKA_CONNECT_SECONDS", "0.3")
+    lines: list[str] = []
+    settings = UpSettings(home=tmp_path, port=free_port(), learner_port=free_port())
+    with pytest.raises(LogUnavailable, match="cannot reach Kafka"):
+        up(settings, lines.append)
+    assert lines == []
