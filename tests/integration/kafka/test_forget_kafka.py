@@ -135,9 +135,9 @@ def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
     said: list[str] = []
     forget(tmp_path, "ann", None, said.append)
     # Hers: 6 completions, 12 votes, one that is set aside. Bob's votes on hers go too.
-    assert said[0].startswith("The log: 6 completions, 19 events and 1 dead letters erased")
+    assert said[0].startswith("Log: erased 6 completions, 19 feedback events and 1 dead letters")
     assert sum("max.compaction.lag.ms=1000" in line for line in said) == 3
-    assert "ledger.db: 6 completions and 19 events erased, now and before." in said
+    assert "ledger.db: erased 6 completions and 19 feedback events, now and before." in said
     # His 6 completions and 6 votes on them are left; while it compacts, there may be more copies.
     left = {SECRETS["ann"]: 0, SECRETS["bob"]: 12}
     assert wait_until_left(cleaning, settings, log, left, 60)
