@@ -1,36 +1,50 @@
-"""The serving process: vLLM's OpenAI server, recording, feedback, and the policy follower."""
+"""The serving process: vLLM's OpenAI server with recording, feedback and policy swaps."""
 
 import asyncio
 import contextlib
 import logging
 import signal
 import socket
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from feedback.control.policies import PolicyState, append_policy_event
-from feedback.log.event_log import LogError
+from feedback.log.event_log import EventLog, LogError
 from feedback.metrics import show_disk
 from protos.checkpoints.registry import CheckpointInvalid, Registry, RegistryError
 from protos.plaudit.v1.policy_pb2 import Swapped
 from serving import metrics
 from serving.context import request_context
-from serving.engine.arguments import engine_arguments, parse
+from serving.engine.arguments import engine_arguments
 from serving.engine.client import RecordingEngine
 from serving.engine.recorder import Recorder
+from serving.engine.vllm_patches import (
+    build_server_app,
+    parse_arguments,
+    patch_system_fingerprints,
+    restrict_routes,
+    run_engine,
+    runs_on_gpu,
+)
 from serving.errors import ServingError
 from serving.http.access import Access
 from serving.http.middleware import CompletionMiddleware
 from serving.http.page_routes import page_router
-from serving.http.routes import health_router, restrict_routes
-from serving.policies.lineup import Lineup
+from serving.http.routes import ALLOWED_PATHS, health_router
 from serving.policies.loader import Loader
+from serving.policies.policy_table import PolicyTable
 from serving.policies.staging import adapter_rank, full_weights_version
 from serving.policies.swapper import Swapper
-from serving.services import Services, check_keys, follow_history, follow_view, mount_routes
+from serving.services import (
+    Services,
+    follow_history,
+    follow_view,
+    mount_routes,
+    require_valid_key,
+)
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("plaudit.serving")
@@ -40,10 +54,10 @@ GRACE_SECONDS = 10
 
 
 def starting_version(registry: Registry, state: PolicyState) -> int:
-    """Choose the version to start with: the live one, else the newest before it that is whole.
+    """Return the version to start with: the live one, else the newest intact one before it.
 
     Raises:
-        ServingError: There is none.
+        ServingError: There is no intact version.
 
     """
     older = [v for v in reversed(state.published) if v < state.live and v not in state.rolled_back]
@@ -51,10 +65,10 @@ def starting_version(registry: Registry, state: PolicyState) -> int:
         try:
             registry.verify(version)
         except CheckpointInvalid as error:
-            logger.error("Not starting with version %d: %s", version, error)
+            logger.error("Version %d cannot be served: %s", version, error)
         else:
             return version
-    raise ServingError("no policy is published: 'plaudit up' trains or brings in the first one")
+    raise ServingError("no policy is published; run 'plaudit up' to train or import the first one")
 
 
 def _report_live_version(version: int) -> None:
@@ -62,92 +76,69 @@ def _report_live_version(version: int) -> None:
     metrics.POLICY.info({"version": str(version)})
 
 
-def _patch_system_fingerprint(handler: Any, live: Callable[[], int]) -> None:
-    """Have a handler of vLLM's give as `system_fingerprint` the version of the answer at hand.
-
-    vLLM reads it from the handler when the last chunk is made, and takes it to be the same for
-    all answers; here old and new versions answer side by side.
-    """
-
-    def fingerprint(_: object) -> str:
-        context = request_context.get()
-        return f"policy-v{(context.version if context else 0) or live()}"
-
-    own = type(handler)
-    members = {"system_fingerprint": property(fingerprint)}
-    handler.__class__ = type(own.__name__, (own,), members)
-
-
-def _on_gpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return not current_platform.is_cpu()
+def _fingerprint(live: Callable[[], int]) -> str:
+    """Return the policy version of the current request's answer, or the live one."""
+    context = request_context.get()
+    return f"policy-v{(context.version if context else 0) or live()}"
 
 
 async def _build_app(
-    args: Any,
+    args: Namespace,
     engine: RecordingEngine,
     swapper: Swapper,
-    parts: Services,
-    settings: ServingSettings,
+    services: Services,
+    max_body_bytes: int,
     stopping: Callable[[], bool],
 ) -> CompletionMiddleware:
-    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-    from vllm.entrypoints.launchers.app import build_app
-
-    tasks = await engine.get_supported_tasks()
-    app: FastAPI = build_app(args, tasks, engine.model_config)
-    await init_app_state(engine, app.state, args, tasks)
-    restrict_routes(app)
+    app = await build_server_app(args, engine)
+    restrict_routes(app, ALLOWED_PATHS)
     app.include_router(
         health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
     )
-    mount_routes(app, parts, stopping)
+    mount_routes(app, services, stopping)
     app.include_router(page_router())
-    for name in ("openai_serving_chat", "openai_serving_completion"):
-        if (handler := getattr(app.state, name, None)) is not None:
-            _patch_system_fingerprint(handler, lambda: swapper.version)
+    patch_system_fingerprints(app, lambda: _fingerprint(lambda: swapper.version))
     return CompletionMiddleware(
         app,
-        secret=parts.secret,
-        access=Access(parts.secret, lambda: parts.history.keys, parts.usage),
-        max_body_bytes=settings.max_body_bytes,
+        secret=services.secret,
+        access=Access(services.secret, lambda: services.history.keys, services.usage),
+        max_body_bytes=max_body_bytes,
         live_version=lambda: swapper.version,
         ready=lambda: swapper.ready,
     )
 
 
 def _stop_on_failure(server: uvicorn.Server) -> Callable[[asyncio.Task[None]], None]:
-    """Return what stops this replica where one of its tasks fails.
+    """Return a task callback that stops the server if the task failed.
 
-    Without that task it would go on with old policies, or let revoked keys in, unseen.
+    Without one of its tasks a replica would keep old policies, or accept revoked keys, unnoticed.
     """
 
-    def ended(task: asyncio.Task[None]) -> None:
+    def on_done(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.critical(
-                "'%s' has failed (%s); this replica stops, to start again",
+                "Task '%s' has failed (%s); this replica stops and must be restarted",
                 task.get_name(),
                 error,
                 exc_info=error,
             )
             server.should_exit = True
 
-    return ended
+    return on_done
 
 
 async def _watch_engine(engine: Any, stopping: Callable[[], bool]) -> None:
-    while not stopping():  # then vLLM ends the engine itself
+    while not stopping():  # once stopping, vLLM ends the engine itself
         if engine.errored:
             raise ServingError("vLLM's engine has died")
         await asyncio.sleep(ENGINE_CHECK_SECONDS)
 
 
 async def _cancel_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for them.
+    """Cancel tasks and wait until they have ended.
 
     Raises:
-        ServingError: One of them had failed.
+        ServingError: A task had failed.
 
     """
     for task in tasks:
@@ -161,7 +152,7 @@ async def _cancel_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before the engine starts, so that a port in use is told at once."""
+    """Bind before the engine starts, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -178,47 +169,46 @@ def _interrupt(*_: object) -> None:
 
 
 async def serve(settings: ServingSettings) -> None:
-    """Serve until SIGTERM or SIGINT; answers under way then have a few seconds to end.
+    """Serve until SIGTERM or SIGINT; running answers then have a few seconds to end.
 
     Raises:
-        ServingError: There is no policy to serve, others can reach the address and there is no
-            key, the port is taken, or a task failed that this replica cannot do without: the
-            engine died, the policy was lost in a swap.
+        ServingError: There is no policy to serve, others can reach the address while there is no
+            key, the port is in use, or a task that the replica depends on failed: the engine
+            died, or the policy was lost in a swap.
 
     """
-    signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn takes it over
-    parts = Services.open(settings)
+    signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn handles it
+    services = Services.open(settings)
     show_disk(settings.home)
-    state = await asyncio.to_thread(parts.history.poll)
-    check_keys(settings.host, parts.history, settings.home)
+    state = await asyncio.to_thread(services.history.poll)
+    require_valid_key(settings.host, services.history, settings.home)
     listener = _listen(settings.host, settings.port)
-    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
-
-    version = await asyncio.to_thread(starting_version, parts.registry, state)
-    base, rank = await asyncio.to_thread(_base_and_rank, parts.registry, version)
+    version = await asyncio.to_thread(starting_version, services.registry, state)
+    base, rank = await asyncio.to_thread(_base_and_rank, services.registry, version)
     rank = max(rank, settings.lora_rank)
-    args = parse(engine_arguments(settings, parts.registry.path(base), _on_gpu(), rank))
-    async with build_async_engine_client(args) as inner:
+    model = services.registry.path(base)
+    args = parse_arguments(engine_arguments(settings, model, runs_on_gpu(), rank))
+    async with run_engine(args) as inner:
         await inner.update_weight_version(str(base))
-        lineup = Lineup(base, settings.duel_share)
+        policies = PolicyTable(base, settings.duel_share)
         loader = Loader(
             inner,
-            parts.registry,
-            lineup,
+            services.registry,
+            policies,
             lora_rank=rank,
             timeout=settings.swap_timeout_seconds,
         )
         if version != base:
             await loader.swap(version)
-        await _serve_engine(loader, args, listener, parts, settings)
-    parts.close()
+        await _serve_engine(loader, args, listener, services, settings)
+    services.close()
 
 
 def _base_and_rank(registry: Registry, version: int) -> tuple[int, int]:
-    """Return the version of the weights to start with, and the rank of the adapter on them (or 0).
+    """Return the version of the full weights to load, and the rank of the adapter on them (or 0).
 
     Raises:
-        ServingError: The version is an adapter whose base is not there.
+        ServingError: The version is an adapter whose base is missing.
 
     """
     base = full_weights_version(registry, version)
@@ -227,27 +217,39 @@ def _base_and_rank(registry: Registry, version: int) -> tuple[int, int]:
     try:
         registry.verify(base)
     except RegistryError as error:
-        raise ServingError(f"version {version} adapts {base}, and {error}") from error
+        raise ServingError(f"version {version} adapts version {base}: {error}") from error
     return base, adapter_rank(registry.path(version))
 
 
 async def _serve_engine(
     loader: Loader,
-    args: Any,
+    args: Namespace,
     listener: socket.socket,
-    parts: Services,
+    services: Services,
     settings: ServingSettings,
 ) -> None:
-    inner = loader.engine
-    recorder = Recorder(parts.log, logger.error, strict=settings.strict_recording)
-    swapper = Swapper(loader, parts.log, settings.replica, on_live=_report_live_version)
-    engine = RecordingEngine(inner, recorder, settings.model_name, loader.lineup)
+    recorder = Recorder(services.log, logger.error, strict=settings.strict_recording)
+    swapper = Swapper(loader, services.log, settings.replica, on_live=_report_live_version)
+    engine = RecordingEngine(loader.engine, recorder, settings.model_name, loader.policies)
 
     def stopping() -> bool:
         return server.should_exit
 
-    app = await _build_app(args, engine, swapper, parts, settings, stopping)
+    app = await _build_app(args, engine, swapper, services, settings.max_body_bytes, stopping)
     _report_live_version(swapper.version)
+    server = _uvicorn_server(app)
+    await _announce(services.log, settings.replica, swapper.version)
+    tasks = _start_tasks(swapper, services, settings.poll_seconds, server)
+    await server.serve(sockets=[listener])
+    try:
+        await _cancel_tasks(tasks)
+    finally:
+        await recorder.drain()
+        with contextlib.suppress(LogError):  # other replicas do not depend on this event
+            await _announce(services.log, settings.replica, 0)
+
+
+def _uvicorn_server(app: CompletionMiddleware) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -255,27 +257,28 @@ async def _serve_engine(
         timeout_keep_alive=65,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = uvicorn.Server(config)
-    started = Swapped(replica=settings.replica, version=swapper.version)
-    await asyncio.to_thread(append_policy_event, parts.log, started)
-    following = [
+    return uvicorn.Server(config)
+
+
+async def _announce(log: EventLog, replica: str, version: int) -> None:
+    """Append a policy event that the replica serves `version`; 0: it has stopped."""
+    await asyncio.to_thread(append_policy_event, log, Swapped(replica=replica, version=version))
+
+
+def _start_tasks(
+    swapper: Swapper, services: Services, poll_seconds: float, server: uvicorn.Server
+) -> list[asyncio.Task[None]]:
+    """Start the tasks that this replica depends on; a failed one stops the server."""
+    tasks = [
         asyncio.create_task(work, name=name)
         for name, work in {
-            "policies": swapper.follow(settings.poll_seconds),
-            "view": follow_view(parts, settings.poll_seconds),
-            "history": follow_history(parts.history, settings.poll_seconds),
-            "usage": parts.usage.follow(),
-            "engine": _watch_engine(inner, stopping),
+            "policies": swapper.follow(poll_seconds),
+            "view": follow_view(services, poll_seconds),
+            "history": follow_history(services.history, poll_seconds),
+            "usage": services.usage.follow(),
+            "engine": _watch_engine(swapper.loader.engine, lambda: server.should_exit),
         }.items()
     ]
-    for task in following:
+    for task in tasks:
         task.add_done_callback(_stop_on_failure(server))
-    await server.serve(sockets=[listener])
-    try:
-        await _cancel_tasks(following)
-    finally:
-        await recorder.drain()
-        with contextlib.suppress(LogError):  # it is known to be gone, or not; nothing hangs on it
-            await asyncio.to_thread(
-                append_policy_event, parts.log, Swapped(replica=settings.replica)
-            )
+    return tasks

@@ -1,4 +1,4 @@
-"""What the middleware knows of a request and the recording engine client needs."""
+"""What the middleware passes to the engine client about a request."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class RequestContext:
-    """One chat or text completion on its way.
+    """A chat or text completion in progress.
 
     Attributes:
-        completion_id: As the client sees it.
+        completion_id: Completion id, as the client sees it.
         owner: HMAC of the API key, or `local`.
-        subject: HMAC of the request's `user`; empty if none.
+        subject: HMAC of the request's `user`; empty if there is none.
         messages: Role and text of each message of a chat; None for a text completion.
-        multimodal: The messages held more than text, which is left out.
-        recorded: False for a batch of prompts, which is answered and not recorded.
-        prompt: The prompt of a text completion, empty for a chat or for token ids.
-        version: The policy version that its answer has come to; 0 before it begins. In a duel
-            the live one, so that the client cannot tell who was the other.
+        multimodal: Whether the messages had content other than text, which is left out.
+        recorded: Whether the completion is recorded; False for a batch of prompts.
+        prompt: Prompt of a text completion; empty for a chat or for token ids.
+        version: Policy version of the latest token; 0 before the first. In a duel always the
+            live version, so that the client cannot identify the challenger.
 
     """
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the serving process, exposed by vLLM's own /metrics."""
+"""Prometheus metrics of the serving process, exposed by vLLM's /metrics."""
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
@@ -11,21 +11,21 @@ RECORD_FAILURES = Counter(
 )
 SWAP_SECONDS = Histogram(
     "plaudit_swap_seconds",
-    "From taking up a version to serving it.",
+    "Time from starting a swap to serving the version.",
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
 )
 SWAP_PAUSE_SECONDS = Histogram(
     "plaudit_swap_pause_seconds",
-    "Time for which decoding stood still in a swap.",
+    "Time for which decoding was paused in a swap.",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5, 1, 2, 5, 10),
 )
 SWAPS = Counter("plaudit_swaps_total", "Swaps by outcome.", ["outcome"])
-ACTIVE_VERSION = Gauge("plaudit_active_policy_version", "The policy version that serves.")
-POLICY = Info("plaudit_policy", "The policy that serves.")
+ACTIVE_VERSION = Gauge("plaudit_active_policy_version", "The policy version that is served.")
+POLICY = Info("plaudit_policy", "The policy that is served.")
 LAST_SWAP = Gauge(
     "plaudit_last_swap_success_timestamp_seconds", "When a swap last succeeded, Unix time."
 )
-# Zeros to count from: Prometheus does not see the first rise of a series that begins with it.
+# Start at zero, since Prometheus does not see an increase in a series' first sample.
 for _outcome in ("succeeded", "failed"):
     SWAPS.labels(_outcome)
 for _outcome in ("finished", "aborted"):

@@ -1,4 +1,4 @@
-"""What serving keeps in its home folder, and the routes that need nothing else."""
+"""The stores of a serving process, and the routes that need only these."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,17 @@ from serving.settings import ServingSettings
 
 @dataclass(frozen=True)
 class Services:
-    """What serving keeps in its home folder."""
+    """The stores of a serving process, all in or reached from its home folder.
+
+    Attributes:
+        secret: The installation's secret.
+        log: The event log.
+        view: This replica's view of the feedback.
+        registry: The registry of checkpoints.
+        history: Policy events: versions, keys and the audit trail.
+        usage: Completions per key and day.
+
+    """
 
     secret: Secret
     log: EventLog
@@ -42,7 +52,7 @@ class Services:
 
     @classmethod
     def open(cls, settings: ServingSettings) -> "Services":
-        """Open or create them."""
+        """Open or create the stores in the home folder."""
         home = settings.home
         outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
         log = open_log(home, outbox=outbox)
@@ -56,51 +66,61 @@ class Services:
         )
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the stores."""
         self.usage.close()
         self.view.close()
         self.log.close()
 
 
-def mount_routes(app: FastAPI, parts: Services, stopping: Callable[[], bool]) -> None:
-    """Add the routes that need no engine: feedback, learning, operators', who one is."""
-    history, registry = parts.history, parts.registry
+def mount_routes(app: FastAPI, services: Services, stopping: Callable[[], bool]) -> None:
+    """Add the routes that need no engine: feedback, learning, operators and identity.
+
+    Args:
+        app: The app to add the routes to.
+        services: The stores that the routes use.
+        stopping: Returns whether the server is stopping; streams end then.
+
+    """
+    history, registry = services.history, services.registry
     app.include_router(
-        feedback_router(parts.log, parts.view, parts.secret, lineage=lambda: history.lineage)
+        feedback_router(
+            services.log, services.view, services.secret, lineage=lambda: history.lineage
+        )
     )
     app.include_router(identity_router(lambda: history.keys.required))
-    feed = LearningFeed(Learning(history, registry, parts.view), stopping)
+    feed = LearningFeed(Learning(history, registry, services.view), stopping)
     app.include_router(learning_router(feed, registry, lambda: history.keys))
-    operations = Operations(parts.log, registry, history)
+    operations = Operations(services.log, registry, history)
     app.include_router(operators_router(operations, history, registry))
 
 
-async def follow_view(parts: Services, poll_seconds: float) -> None:
-    """Keep the view up to date, until cancelled."""
+async def follow_view(services: Services, poll_seconds: float) -> None:
+    """Keep the view up to date until cancelled."""
     while True:
-        with contextlib.suppress(FeedbackError):  # it reads on when the log is back
-            while await asyncio.to_thread(parts.view.follow, parts.log):
+        with contextlib.suppress(FeedbackError):  # reading continues when the log is back
+            while await asyncio.to_thread(services.view.follow, services.log):
                 pass
         await asyncio.sleep(poll_seconds)
 
 
 async def follow_history(history: History, poll_seconds: float) -> None:
-    """Keep keys and what people are shown up to date; a lagging view does not hold it up."""
+    """Keep keys, versions and the audit trail up to date, independently of the view."""
     while True:
         with contextlib.suppress(FeedbackError):
             await asyncio.to_thread(history.poll)
         await asyncio.sleep(poll_seconds)
 
 
-def check_keys(host: str, history: History, home: Path) -> None:
-    """Refuse an address that others can reach while no key is valid.
+def require_valid_key(host: str, history: History, home: Path) -> None:
+    """Refuse to listen on an address that others can reach while there is no valid key.
 
     Args:
-        history: As of its last poll.
+        host: Host name or address to listen on.
+        history: Policy events, as of the last poll.
         home: The installation's folder, for the message.
 
     Raises:
-        ServingError: `host` is no loopback address, and there is no valid key; says what to do.
+        ServingError: `host` is not a loopback address, and there is no valid key.
 
     """
     if not is_loopback(host) and not history.keys.usable:

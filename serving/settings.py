@@ -1,4 +1,4 @@
-"""Settings of the serving process: arguments, else environment variables PLAUDIT_SERVING_*."""
+"""Settings of the serving process, from arguments or PLAUDIT_SERVING_* variables."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,32 +10,51 @@ from feedback.api.requests import COMPLETION_BODY_BYTES
 
 
 class ServingSettings(BaseSettings):
-    """How one replica serves."""
+    """Settings of one replica."""
 
     model_config = SettingsConfigDict(
         env_prefix="PLAUDIT_SERVING_", frozen=True, extra="forbid", env_file=None
     )
 
-    home: Path = Field(description="Folder of log, registry and secret.")
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
-    replica: str = Field("replica-0", description="This replica's name in policy events.")
-    model_name: str = Field("plaudit", description="Name clients may give as `model`.")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    home: Path = Field(description="Home folder: log, registry and secret.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    replica: str = Field("replica-0", description="Name of this replica in policy events.")
+    model_name: str = Field("plaudit", description="Model name that clients send.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Number format of the weights and activations."
+    )
     max_model_len: int | None = Field(None, ge=16, description="Context length, in tokens.")
-    max_num_seqs: int = Field(64, ge=1, description="Answers decoded at once.")
-    kv_cache_gib: float = Field(0.5, gt=0, description="Key-value cache on CPU, in GiB.")
-    gpu_memory_share: float = Field(0.5, gt=0, lt=1, description="vLLM's share of a GPU.")
+    max_num_seqs: int = Field(64, ge=1, description="Number of answers decoded at once.")
+    kv_cache_gib: float = Field(
+        0.5, gt=0, description="Size of the key-value cache on a CPU, in GiB."
+    )
+    gpu_memory_share: float = Field(
+        0.5, gt=0, lt=1, description="Share of the GPU's memory for vLLM."
+    )
     lora_rank: int = Field(
-        0, ge=0, le=512, description="Largest rank of adapters; 0: full weights alone are served."
+        0, ge=0, le=512, description="Largest rank of adapters; 0 to serve only full weights."
     )
     duel_share: float = Field(
-        0.5, ge=0, le=1, description="Of chats with several choices, while a policy is on trial."
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of chats with several choices that become duels during a trial.",
     )
-    max_body_bytes: int = Field(COMPLETION_BODY_BYTES, ge=1024, description="Largest request body.")
+    max_body_bytes: int = Field(
+        COMPLETION_BODY_BYTES,
+        ge=1024,
+        description="Largest body of a completion request, in bytes.",
+    )
     strict_recording: bool = Field(
-        False, description="Fail an answer whose record the log does not take; use no outbox."
+        False, description="Fail answers whose record cannot be written; use no outbox."
     )
-    poll_seconds: float = Field(0.5, gt=0, description="How often policy events are read.")
-    swap_timeout_seconds: float = Field(120, gt=0, description="Longest wait for one swap step.")
-    enforce_eager: bool = Field(False, description="Start sooner, decode slower.")
+    poll_seconds: float = Field(
+        0.5, gt=0, description="Interval between reads of policy events, in seconds."
+    )
+    swap_timeout_seconds: float = Field(
+        120, gt=0, description="Longest duration of one step of a swap, in seconds."
+    )
+    enforce_eager: bool = Field(
+        False, description="Start faster but decode slower, without compiled graphs."
+    )

@@ -20,7 +20,7 @@ from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
 from feedback.log.opening import open_log
 from protos.checkpoints.shared_registry import open_registry
-from serving.services import check_keys
+from serving.services import require_valid_key
 
 _CHECK_SECONDS = 0.5
 
@@ -101,7 +101,7 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     history = History(log)
     history.poll()
     log.close()
-    check_keys(settings.host, history, settings.home)
+    require_valid_key(settings.host, history, settings.home)
     shape = _shape(settings)
     if shape is not None:  # otherwise `plaudit import-model` prints the plan
         echo("\n".join(plan_here(shape, dtype, settings.tune).lines()))

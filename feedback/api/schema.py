@@ -1,6 +1,6 @@
-"""The bodies of /v1/feedback, as clients are written against them.
+"""The bodies of /v1/feedback.
 
-Strict: `true` is no integer, "0" is no choice, and a field that is not known is an error.
+Validation is strict: `true` is not an integer, "0" is not a choice, and unknown fields are errors.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ from pydantic_core import PydanticCustomError
 MAX_IDEMPOTENCY_KEY: Final = 255
 MAX_CANDIDATES: Final = 128
 MAX_UINT32: Final = 2**32 - 1
-# Tags of the two forms of a choice; they stand in pydantic's error paths, never in JSON.
+# Tags of the two forms of a choice, which appear in pydantic's error paths but not in JSON.
 CHOICE_TAGS: Final = ("<choice>", "<candidate>")
-# Types of the errors made here, whose messages go on from the field's name.
+# Types of the errors raised here, whose messages continue after the field's name.
 CUSTOM_ERROR_TYPES: Final = frozenset({"blank", "twice", "many", "few", "own"})
 
 CompletionId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -34,7 +34,7 @@ class _Strict(BaseModel):
 
 
 class CandidateRef(_Strict):
-    """A choice of a completion that is not the request's own."""
+    """A choice of a completion other than the request's."""
 
     completion_id: CompletionId
     choice: Annotated[int, Field(ge=0, le=MAX_UINT32)]
@@ -53,7 +53,7 @@ Choice = Annotated[
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise PydanticCustomError("blank", "must hold more than white space")
+        raise PydanticCustomError("blank", "must not be blank")
     return text
 
 
@@ -69,7 +69,7 @@ class Rating(_Strict):
 
 
 class Score(_Strict):
-    """A mark from 0 (worst) to 1 (best)."""
+    """A score from 0 (worst) to 1 (best)."""
 
     kind: Literal["score"]
     choice: Choice
@@ -77,7 +77,7 @@ class Score(_Strict):
 
 
 class Comparison(_Strict):
-    """Which of two is better."""
+    """Which of two candidates is better."""
 
     kind: Literal["comparison"]
     left: Choice
@@ -96,7 +96,7 @@ class Ranking(_Strict):
 
 
 class Demonstration(_Strict):
-    """A better answer, in the user's words."""
+    """A better answer, written by the user."""
 
     kind: Literal["demonstration"]
     choice: Choice
@@ -116,22 +116,22 @@ Feedback = Annotated[
 ]
 
 
-def iter_choices(opinion: Feedback) -> Iterator[tuple[str, int | CandidateRef]]:
-    """Yield each choice an opinion is about, with the path it stands at."""
-    match opinion:
+def iter_choices(feedback: Feedback) -> Iterator[tuple[str, int | CandidateRef]]:
+    """Yield each choice that feedback is about, with its path in the request."""
+    match feedback:
         case Comparison():
-            yield "feedback.left", opinion.left
-            yield "feedback.right", opinion.right
+            yield "feedback.left", feedback.left
+            yield "feedback.right", feedback.right
         case Ranking():
-            for g, group in enumerate(opinion.groups):
+            for g, group in enumerate(feedback.groups):
                 for c, choice in enumerate(group):
                     yield f"feedback.groups[{g}][{c}]", choice
         case _:
-            yield "feedback.choice", opinion.choice
+            yield "feedback.choice", feedback.choice
 
 
 def resolve(completion_id: str, choice: int | CandidateRef) -> tuple[str, int]:
-    """Return the candidate that a choice means in a request about `completion_id`."""
+    """Return the completion id and index of a choice in a request about `completion_id`."""
     if isinstance(choice, CandidateRef):
         return choice.completion_id, choice.choice
     return completion_id, choice
@@ -150,26 +150,27 @@ class FeedbackRequest(_Strict):
 
     @field_validator("feedback", mode="after")
     @classmethod
-    def _check_candidates(cls, opinion: Feedback, info: ValidationInfo) -> Feedback:
-        own = info.data.get("completion_id")
-        if own is None:
-            return opinion  # it has an error of its own
-        pairs = [resolve(own, choice) for _, choice in iter_choices(opinion)]
+    def _check_candidates(cls, feedback: Feedback, info: ValidationInfo) -> Feedback:
+        completion_id = info.data.get("completion_id")
+        if completion_id is None:
+            return feedback  # it has its own error
+        pairs = [resolve(completion_id, choice) for _, choice in iter_choices(feedback)]
         if len(set(pairs)) < len(pairs):
             raise PydanticCustomError("twice", "names the same choice twice")
         if len(pairs) > MAX_CANDIDATES:
             raise PydanticCustomError("many", f"ranks more than {MAX_CANDIDATES} choices")
-        if isinstance(opinion, Ranking) and len(pairs) < 2:
+        if isinstance(feedback, Ranking) and len(pairs) < 2:
             raise PydanticCustomError("few", "must rank at least two choices")
-        if own not in {completion_id for completion_id, _ in pairs}:
+        if completion_id not in {id_ for id_, _ in pairs}:
             raise PydanticCustomError("own", "must be about a choice of 'completion_id'")
-        return opinion
+        return feedback
 
 
 class FeedbackObject(BaseModel):
-    """One accepted opinion. Reads say `superseded` where a later vote has replaced it.
+    """Accepted feedback.
 
-    `learned_in` is the first published version that learned from it, null until there is one.
+    `learned_in` is the first published version that learned from it, or null. Reads include
+    `superseded`: whether a later vote has replaced it.
     """
 
     id: str
@@ -183,7 +184,7 @@ class FeedbackObject(BaseModel):
 
 
 class FeedbackList(BaseModel):
-    """A page of opinions, oldest first; the next page is `?after=` its last id."""
+    """A page of feedback, oldest first. For the next page, pass the last id as `after`."""
 
     object: Literal["list"] = "list"
     data: list[FeedbackObject]
@@ -191,7 +192,7 @@ class FeedbackList(BaseModel):
 
 
 class FeedbackDeleted(BaseModel):
-    """The answer to DELETE."""
+    """The response to DELETE."""
 
     id: str
     object: Literal["feedback.deleted"] = "feedback.deleted"

@@ -1,4 +1,4 @@
-"""From a request's body to a feedback event, and from an event to what the API answers."""
+"""Translation of request bodies into feedback events, and of events into responses."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from protos.plaudit.v1.feedback_pb2 import (
 
 
 def body_digest(request: FeedbackRequest) -> bytes:
-    """Return the SHA-256 of what the body says; spaces, key order and defaults do not matter."""
+    """Return the SHA-256 of a body's canonical form, without white space, order and defaults."""
     canonical = json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()
 
@@ -32,7 +32,17 @@ def event_from_request(
     created_ms: int,
     repeatable: bool = True,
 ) -> FeedbackEvent:
-    """Return the event that a request asks to record, with its body's digest if `repeatable`."""
+    """Return the event that a request asks to record.
+
+    Args:
+        request: The validated body.
+        event_id: Id of the event.
+        owner: Owner of the request's API key.
+        subject: Pseudonym of the request's `user`; empty if there is none.
+        created_ms: Time of the request, in milliseconds since the epoch.
+        repeatable: Whether to include the body's digest, which detects repeated requests.
+
+    """
     event = FeedbackEvent(
         event_id=event_id,
         completion_id=request.completion_id,
@@ -94,9 +104,10 @@ def _choice(event: FeedbackEvent, candidate: Candidate) -> Any:
 
 
 def feedback_payload(event: FeedbackEvent) -> dict[str, Any]:
-    """Return the opinion as the API writes it, a choice of the event's own completion as a number.
+    """Return the feedback of an event as the API presents it.
 
-    The event must be sound (`events.defect_of`) and no retraction.
+    A choice of the event's own completion is a number. The event must be valid
+    (`events.find_defect`) and not a retraction.
     """
     kind = feedback_kind(event)
     assert kind in KINDS
@@ -112,31 +123,31 @@ def feedback_payload(event: FeedbackEvent) -> dict[str, Any]:
         groups = [[_choice(event, c) for c in g.candidates] for g in event.ranking.groups]
         return {"kind": kind, "groups": groups}
     message = getattr(event, kind)
-    opinion = {"kind": kind, "choice": _choice(event, message.candidate)}
+    payload = {"kind": kind, "choice": _choice(event, message.candidate)}
     if kind == "rating":
         value = Rating.Value.Name(message.value).removeprefix("VALUE_").lower()
-        return {**opinion, "value": value}
+        return {**payload, "value": value}
     if kind == "score":
-        return {**opinion, "score": message.score}
-    return {**opinion, "text": message.text}
+        return {**payload, "score": message.score}
+    return {**payload, "text": message.text}
 
 
 def _policy_version(completion_id: str) -> int:
     try:
         return parse_claims(completion_id).policy_version
     except ForgedId:
-        return 0  # from a producer with ids of its own
+        return 0  # from a producer with its own ids
 
 
 def feedback_object(
     event: FeedbackEvent, superseded: bool | None = None, learned_in: int | None = None
 ) -> dict[str, Any]:
-    """Return an accepted opinion as the API answers it: `schema.FeedbackObject` as JSON.
+    """Return accepted feedback as the API presents it: `schema.FeedbackObject` as JSON.
 
     Args:
-        event: A sound event, and no retraction.
-        superseded: Whether a later vote has replaced it, where a read says so.
-        learned_in: The first version that learned from it; None: none has.
+        event: A valid event that is not a retraction.
+        superseded: Whether a later vote has replaced it; None to leave the field out.
+        learned_in: First version that learned from it, or None.
 
     """
     answer = {

@@ -1,1 +1,1 @@
-"""vLLM's engine, wrapped: arguments, recording, and everything that touches its internals."""
+"""vLLM's engine: arguments, recording, and everything that relies on its internals."""

@@ -1,28 +1,26 @@
-"""The arguments that vLLM's server is started with."""
+"""The command line and environment that vLLM's server is started with."""
 
 import json
 import os
-from argparse import Namespace
 from pathlib import Path
 from typing import Final
 
+from serving.engine.vllm_patches import LORA_RANKS
 from serving.settings import ServingSettings
 
-# The ranks that vLLM 0.32 takes as the largest.
-_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Adapters in one batch: the live one, the one on trial, and two whose last requests still run.
-# Requests of a fifth would wait until one of them is done.
+# Requests for a fifth wait until one of them is done.
 _ADAPTERS: Final = 4
 
 
 def prepare_environment() -> None:
-    """Set what vLLM reads from the environment; call before vLLM is imported."""
+    """Set the environment variables of vLLM; call this before vLLM is imported."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # The engine's worker in the engine's own process: one import of vLLM less to wait for.
+    # Run the worker in the engine's process, which saves importing vLLM once more.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    # As vLLM's own worker process does on a CPU: one core is left to the server.
+    # Leave one core to the server, as vLLM's own worker process does on a CPU.
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
@@ -33,23 +31,23 @@ def engine_arguments(
     """Return the command line of vLLM's OpenAI server.
 
     Args:
-        settings: The replica's.
+        settings: Settings of the replica.
         model: Folder with full weights.
-        gpu: Whether it runs on one.
-        lora_rank: Largest rank of the adapters it is to take; 0 for none ever, which is faster.
+        gpu: Whether the engine runs on a GPU.
+        lora_rank: Largest rank of the adapters to serve; 0 to serve none, which is faster.
 
     """
-    arguments = [
+    return [
         *("--model", str(model)),
         *("--served-model-name", settings.model_name),
         *("--dtype", settings.dtype),
         *("--host", settings.host),
         *("--port", str(settings.port)),
         *("--max-num-seqs", str(settings.max_num_seqs)),
-        # Log-probabilities of the distribution sampled from: right as importance weights.
+        # Log-probabilities of the distribution that is sampled from, as importance weights need.
         *("--logprobs-mode", "processed_logprobs"),
-        # Of the model's own sampling defaults the temperature alone: an answer that top-p or a
-        # penalty had a part in is of no use off-policy.
+        # Take only the temperature from the model's sampling defaults: answers that top-p or a
+        # penalty shaped are of no use off-policy.
         *("--generation-config", "vllm"),
         *("--override-generation-config", json.dumps({"temperature": temperature_of(model)})),
         *("--distributed-executor-backend", "uni"),
@@ -58,11 +56,23 @@ def engine_arguments(
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",
         "--enable-prefix-caching",
+        *_adapter_arguments(lora_rank),
+        *_capacity_arguments(settings, gpu),
     ]
-    if lora_rank:
-        largest = next(rank for rank in _RANKS if rank >= lora_rank)
-        arguments += ["--enable-lora", "--max-lora-rank", str(largest)]
-        arguments += ["--max-loras", str(_ADAPTERS), "--max-cpu-loras", str(2 * _ADAPTERS)]
+
+
+def _adapter_arguments(lora_rank: int) -> list[str]:
+    if not lora_rank:
+        return []
+    largest = next(rank for rank in LORA_RANKS if rank >= lora_rank)
+    return [
+        *("--enable-lora", "--max-lora-rank", str(largest)),
+        *("--max-loras", str(_ADAPTERS), "--max-cpu-loras", str(2 * _ADAPTERS)),
+    ]
+
+
+def _capacity_arguments(settings: ServingSettings, gpu: bool) -> list[str]:
+    arguments = []
     if settings.max_model_len is not None:
         arguments += ["--max-model-len", str(settings.max_model_len)]
     if settings.enforce_eager:
@@ -75,18 +85,8 @@ def engine_arguments(
 
 
 def temperature_of(model: Path) -> float:
-    """Return the temperature at which a model folder says it wants to be sampled; else 1."""
+    """Return the sampling temperature that a model folder asks for; 1 by default."""
     file = model / "generation_config.json"
-    wanted = json.loads(file.read_text()) if file.is_file() else {}
-    temperature = wanted.get("temperature") if wanted.get("do_sample") else None
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    temperature = config.get("temperature") if config.get("do_sample") else None
     return float(temperature or 1.0)
-
-
-def parse(arguments: list[str]) -> Namespace:
-    """Parse as vLLM's own server does."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
-    validate_parsed_serve_args(args)
-    return args

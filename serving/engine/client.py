@@ -1,12 +1,13 @@
-"""An engine client that records: vLLM's own, with `generate` wrapped, all else passed through."""
+"""The engine client of vLLM, with `generate` wrapped to assign policies and record answers."""
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from serving.context import RequestContext, request_context
-from serving.engine.merge import merged
+from serving.engine.merge import merge_streams
 from serving.engine.recorder import CompletionRecordBuilder, Recorder
-from serving.policies.lineup import ChoiceAssignment, Lineup
+from serving.engine.vllm_patches import skip_logprob_detokenization
+from serving.policies.policy_table import ChoiceAssignment, PolicyTable
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
@@ -15,132 +16,139 @@ if TYPE_CHECKING:
 
 
 class RecordingEngine:
-    """Stands where vLLM's server expects an `EngineClient`.
+    """Takes the place of the `EngineClient` in vLLM's server.
 
-    Every request goes to the live policy, or in a duel to that and its challenger. Calls without
-    a request context (warm-up, tokenisation, batches of prompts) pass unrecorded.
+    Every request goes to the live policy, or in a duel to the live policy and its challenger.
+    Calls without a request context (warm-up, tokenisation, batches of prompts) are not recorded.
     """
 
     def __init__(
-        self, inner: "EngineClient", recorder: Recorder, model: str, lineup: Lineup
+        self, inner: "EngineClient", recorder: Recorder, model: str, policies: PolicyTable
     ) -> None:
+        """Wrap an engine client.
+
+        Args:
+            inner: vLLM's engine client.
+            recorder: Writes the records of answers.
+            model: Model name, for the records.
+            policies: The policies that are loaded.
+
+        """
         self.inner = inner
         self.recorder = recorder
         self.model = model
-        self.lineup = lineup
+        self.policies = policies
 
     def __getattr__(self, name: str) -> Any:
-        """Pass everything else through."""
+        """Return the attribute of vLLM's client."""
         return getattr(self.inner, name)
 
     async def generate(
         self, prompt: Any, sampling_params: "SamplingParams", request_id: str, **kwargs: Any
     ) -> "AsyncGenerator[RequestOutput, None]":
-        """Generate as vLLM does; the last output is given once the answer is durable."""
+        """Generate as vLLM does; yield the last output once the answer is durable."""
         context = request_context.get()
         recorded = context is not None and context.recorded
-        await self.lineup.opened()
-        shares = self.lineup.assign_choices(
+        await self.policies.wait_until_open()
+        assignments = self.policies.assign_choices(
             sampling_params.n,
             may_duel=recorded and context is not None and context.messages is not None,
         )
-        with self.lineup.running(shares):
+        with self.policies.running(assignments):
             if context is not None and recorded:
                 stream = self._recorded_stream(
-                    context, shares, prompt, sampling_params, request_id, kwargs
+                    context, assignments, prompt, sampling_params, request_id, kwargs
                 )
             else:
-                stream = self._stream(shares, prompt, sampling_params, request_id, kwargs)
+                stream = self._stream(assignments, prompt, sampling_params, request_id, kwargs)
             try:
                 async for output in stream:
                     if context is not None:
-                        context.version = self._version(shares[0])
+                        context.version = self._version(assignments[0])
                     yield output
             finally:
                 await stream.aclose()
 
-    def _version(self, share: ChoiceAssignment) -> int:
-        """Return the version of the token now passing: the base may be swapped under a request."""
-        return self.lineup.base if share.policy.adapter is None else share.policy.version
+    def _version(self, assignment: ChoiceAssignment) -> int:
+        """Return the version of the current token: the base may be swapped during a request."""
+        return (
+            self.policies.base if assignment.policy.adapter is None else assignment.policy.version
+        )
 
     async def _recorded_stream(
         self,
         context: RequestContext,
-        shares: list[ChoiceAssignment],
+        assignments: list[ChoiceAssignment],
         prompt: Any,
         sampling_params: "SamplingParams",
         request_id: str,
         kwargs: dict[str, Any],
     ) -> "AsyncGenerator[RequestOutput, None]":
         params = sampling_params.clone()
-        own_logprobs = params.logprobs is None
-        if own_logprobs:
-            params.logprobs = 0  # the sampled token's own, nothing else
-        answer = CompletionRecordBuilder(context, params, self.model, shares)
-        stream = self._stream(shares, prompt, params, request_id, kwargs, plain=own_logprobs)
+        unrequested_logprobs = params.logprobs is None
+        if unrequested_logprobs:
+            params.logprobs = 0  # that of the sampled token alone
+        record = CompletionRecordBuilder(context, params, self.model, assignments)
+        stream = self._stream(
+            assignments, prompt, params, request_id, kwargs, skip_text=unrequested_logprobs
+        )
         started = written = False
         try:
             async for output in stream:
                 started = True
-                answer.note(output, self.lineup.base)
+                record.add_output(output, self.policies.base)
                 if output.finished:
                     written = True
-                    await self.recorder.write(answer.finish(aborted=False))
+                    await self.recorder.write(record.finish(aborted=False))
                 yield output
         finally:
             if started and not written:
-                self.recorder.write_shielded(answer.finish(aborted=True))
+                self.recorder.write_shielded(record.finish(aborted=True))
             await stream.aclose()
 
     def _stream(
         self,
-        shares: list[ChoiceAssignment],
+        assignments: list[ChoiceAssignment],
         prompt: Any,
         params: "SamplingParams",
         request_id: str,
         kwargs: dict[str, Any],
         *,
-        plain: bool = False,
+        skip_text: bool = False,
     ) -> "AsyncGenerator[RequestOutput, None]":
-        if len(shares) == 1:
-            return self._one(shares[0], prompt, params, request_id, kwargs, plain)
+        if len(assignments) == 1:
+            return self._single_stream(
+                assignments[0], prompt, params, request_id, kwargs, skip_text
+            )
         from vllm.sampling_params import RequestOutputKind
 
         streams = []
-        for number, share in enumerate(shares):
-            own = params.clone()
-            own.n = len(share.choices)
-            if own.seed is not None:
-                own.seed += share.choices[0]  # as vLLM does: no two choices with one seed
+        for number, assignment in enumerate(assignments):
+            part = params.clone()
+            part.n = len(assignment.choices)
+            if part.seed is not None:
+                part.seed += assignment.choices[0]  # as vLLM does: no two choices assignment a seed
             inner_id = f"{request_id}-{number}"
-            streams.append((self._one(share, prompt, own, inner_id, kwargs, plain), share.choices))
-        return merged(streams, whole=params.output_kind == RequestOutputKind.FINAL_ONLY)
+            stream = self._single_stream(assignment, prompt, part, inner_id, kwargs, skip_text)
+            streams.append((stream, assignment.choices))
+        return merge_streams(streams, whole=params.output_kind == RequestOutputKind.FINAL_ONLY)
 
-    async def _one(
+    async def _single_stream(
         self,
-        share: ChoiceAssignment,
+        assignment: ChoiceAssignment,
         prompt: Any,
         params: "SamplingParams",
         request_id: str,
         kwargs: dict[str, Any],
-        plain: bool,
+        skip_text: bool,
     ) -> "AsyncGenerator[RequestOutput, None]":
-        kwargs = {**kwargs, "lora_request": share.policy.adapter}
+        kwargs = {**kwargs, "lora_request": assignment.policy.adapter}
         stream = self.inner.generate(prompt, params, request_id, **kwargs)
         try:
             async for output in stream:
-                if plain:
-                    self._skip_logprob_detokenization(request_id)
-                    plain = False
+                if skip_text:
+                    skip_logprob_detokenization(self.inner, request_id)
+                    skip_text = False
                 yield output
         finally:
             await stream.aclose()
-
-    def _skip_logprob_detokenization(self, request_id: str) -> None:
-        """Spare vLLM turning each token into text beside its log-probability; nobody reads it.
-
-        It is work for every token of every stream. vLLM 0.32 has no option for it.
-        """
-        outputs = self.inner.output_processor
-        for internal_id in outputs.external_req_ids.get(request_id, ()):
-            outputs.request_states[internal_id].logprobs_processor.tokenizer = None

@@ -1,53 +1,69 @@
-"""One stream of outputs out of several: a request whose choices several policies answer."""
+"""Merging the output streams of a request whose choices several policies answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
     Outputs = AsyncGenerator[RequestOutput, None]
+    Streams = Sequence[tuple[Outputs, tuple[int, ...]]]
 
 
-async def merged(streams: "Sequence[tuple[Outputs, tuple[int, ...]]]", *, whole: bool) -> "Outputs":
+async def merge_streams(streams: "Streams", *, whole: bool) -> "Outputs":
     """Merge the outputs of several engine requests into those of one.
 
     Only the last output is marked as finished. If one stream fails, or the consumer stops, all
     are closed, which makes vLLM abort them.
 
     Args:
-        streams: The outputs of each request, and which choices of the one its own are.
-        whole: Each stream gives one output with all of its choices (vLLM's FINAL_ONLY), and so
-            does the merged one; else outputs pass as they come.
+        streams: The outputs of each request, with the numbers that its choices have in the
+            merged request.
+        whole: Whether each stream yields one output with all of its choices (vLLM's FINAL_ONLY);
+            the merged stream then does so too. Otherwise outputs are passed on as they arrive.
 
     """
-    coming = {asyncio.ensure_future(anext(s)): (s, choices) for s, choices in streams}
     unfinished = len(streams)
-    kept: list[RequestOutput] = []
+    complete: list[RequestOutput] = []
+    async with aclosing(_interleave(streams)) as outputs:
+        async for output, choices in outputs:
+            unfinished -= output.finished
+            output.finished = unfinished == 0
+            for part in output.outputs:
+                part.index = choices[part.index]
+            if not whole:
+                yield output
+                continue
+            complete.append(output)
+            if output.finished:
+                yield _combine_outputs(complete)
+
+
+async def _interleave(
+    streams: "Streams",
+) -> "AsyncGenerator[tuple[RequestOutput, tuple[int, ...]], None]":
+    """Yield outputs as they arrive, each with its stream's choices; close the streams at the end.
+
+    The next output of a stream is requested before its last one is yielded.
+    """
+    pending = {asyncio.ensure_future(anext(s)): (s, choices) for s, choices in streams}
     try:
-        while coming:
-            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                stream, choices = coming.pop(task)
+                stream, choices = pending.pop(task)
                 try:
                     output = task.result()
                 except StopAsyncIteration:
                     continue
-                unfinished -= output.finished
-                coming[asyncio.ensure_future(anext(stream))] = (stream, choices)
-                for part in output.outputs:
-                    part.index = choices[part.index]
-                output.finished = unfinished == 0
-                kept.append(output)
-                if not whole:
-                    yield kept.pop()
-                elif output.finished:
-                    yield _combine_outputs(kept)
+                pending[asyncio.ensure_future(anext(stream))] = (stream, choices)
+                yield output, choices
     finally:
-        for task in coming:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*coming, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
         for stream, _ in streams:
             await stream.aclose()
 

@@ -1,7 +1,7 @@
-"""A vLLM plug-in: the engine's process ends when the server that started it is gone.
+"""A vLLM plug-in that ends the engine's process together with the server that started it.
 
-vLLM loads it in each of its processes. Without it, a server ended by SIGKILL leaves its engine
-behind, which keeps its memory and its share of the processor.
+vLLM loads it in each of its processes. Without it, a server killed by SIGKILL would leave its
+engine running, with its memory and its share of the processor.
 """
 
 import ctypes
@@ -12,6 +12,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Ask the kernel to end this process with its parent, where it is a child."""
+    """Make the kernel kill this process with its parent, if it is a child process."""
     if multiprocessing.parent_process() is not None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""What an answer was: collected as vLLM's outputs pass, written to the log before the end.
+"""Building completion records from vLLM's outputs, and writing them before answers end.
 
-Source of the version labels: vLLM, which marks the weights of each token itself
-(`CompletionOutput.weight_versions`). An answer cut short by its client has no final output;
-its labels are then the versions whose weights were loaded as its tokens passed. vLLM's labels
-know nothing of adapters: a choice made with one has that adapter's version throughout.
+The version of each token comes from vLLM, which labels tokens with the weights that sampled them
+(`CompletionOutput.weight_versions`). An answer that its client aborted has no final output; its
+tokens get the versions whose weights were loaded as they arrived. vLLM's labels do not cover
+adapters: all tokens of a choice made with an adapter get that adapter's version.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from protos.plaudit.v1.completion_pb2 import (
 from serving import metrics
 from serving.context import RequestContext
 from serving.errors import RecordingFailed
-from serving.policies.lineup import ChoiceAssignment
+from serving.policies.policy_table import ChoiceAssignment
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -33,8 +33,8 @@ RECORD_TYPE = CompletionRecord.DESCRIPTOR.full_name
 
 
 def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
-    """Return the sampling parameters as recorded; see `off_policy_usable` in the contract."""
-    plain = (
+    """Return the sampling parameters to record; see `off_policy_usable` in completion.proto."""
+    unfiltered = (
         params.temperature > 0
         and params.top_p == 1.0
         and params.top_k in (0, -1)
@@ -61,13 +61,13 @@ def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
         max_tokens=params.max_tokens or 0,
         seed=params.seed,
         stop=stop,
-        off_policy_usable=plain,
+        off_policy_usable=unfiltered,
     )
 
 
 @dataclass(slots=True)
 class _ChoiceBuilder:
-    """One choice as it grows. Plain lists: this is touched for every token of every stream."""
+    """A choice in progress. Plain lists, since every token of every stream passes here."""
 
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -77,40 +77,49 @@ class _ChoiceBuilder:
 
 
 class CompletionRecordBuilder:
-    """The record of one request, growing as its outputs pass."""
+    """Builds the record of one request from its outputs."""
 
     def __init__(
         self,
         context: RequestContext,
         params: "SamplingParams",
         model: str,
-        shares: Iterable[ChoiceAssignment] = (),
+        assignments: Iterable[ChoiceAssignment] = (),
     ) -> None:
+        """Start an empty record.
+
+        Args:
+            context: Context of the request.
+            params: Sampling parameters of the request.
+            model: Model name.
+            assignments: Which policy answers which choices; none for the base alone.
+
+        """
         self.context = context
         self.adapters = {
-            choice: share.policy.version
-            for share in shares
-            if share.policy.adapter is not None
-            for choice in share.choices
+            choice: assignment.policy.version
+            for assignment in assignments
+            if assignment.policy.adapter is not None
+            for choice in assignment.choices
         }
         self.params = params
         self.model = model
         self.created_ms = int(time.time() * 1000)
         self.prompt = context.prompt
         self.prompt_token_ids: Sequence[int] = ()
-        # One draft a choice, so that even one that nothing came of is there.
+        # One draft per choice, so that choices without any output are recorded too.
         self.drafts = [_ChoiceBuilder() for _ in range(params.n)]
 
-    def note(self, output: "RequestOutput", version: int) -> None:
-        """Add what one output brings (a delta, or the whole of it) while `version` is loaded."""
+    def add_output(self, output: "RequestOutput", version: int) -> None:
+        """Add an output (a delta or a whole answer) that arrived while `version` was loaded."""
         if output.prompt_token_ids and not self.prompt_token_ids:
             self.prompt_token_ids = output.prompt_token_ids
         if output.prompt and self.context.messages is None and not self.prompt:
             self.prompt = output.prompt
         for part in output.outputs:
-            self._note_choice(self.drafts[part.index], part, version)
+            self._add_to_choice(self.drafts[part.index], part, version)
 
-    def _note_choice(self, draft: _ChoiceBuilder, part: "CompletionOutput", version: int) -> None:
+    def _add_to_choice(self, draft: _ChoiceBuilder, part: "CompletionOutput", version: int) -> None:
         start = len(draft.token_ids)
         draft.text.append(part.text)
         draft.token_ids += part.token_ids
@@ -130,7 +139,7 @@ class CompletionRecordBuilder:
                 draft.spans.append((version, start, end))
 
     def finish(self, aborted: bool) -> CompletionRecord:
-        """Return the record; choices without an end were stopped by the client."""
+        """Return the record; in an aborted request, unfinished choices are marked as aborted."""
         for draft in self.drafts:
             if not draft.finish_reason and aborted:
                 draft.finish_reason = "abort"
@@ -174,10 +183,12 @@ class Recorder:
     def __init__(
         self, log: EventLog, on_failure: Callable[[str], None], *, strict: bool = False
     ) -> None:
-        """Use `log`; `on_failure` is told of each record that could not be written.
+        """Write to `log`.
 
         Args:
-            strict: An answer whose record could not be written fails.
+            log: The event log.
+            on_failure: Called with a message for each record that could not be written.
+            strict: Whether an answer fails if its record could not be written.
 
         """
         self.log = log
@@ -186,17 +197,16 @@ class Recorder:
         self._pending: set[asyncio.Task[Any]] = set()
 
     async def write(self, record: CompletionRecord) -> None:
-        """Return when the record is durable.
+        """Write a record; return when it is durable.
 
-        A chat does not fail because its record could not be written, unless that is asked for:
-        it is counted and told.
+        A failure is counted and reported. The answer fails only if the recorder is strict.
 
         Raises:
-            NotRecorded: It could not be written, and the recorder is strict.
+            RecordingFailed: The record could not be written, and the recorder is strict.
 
         """
         if not await self._try_write(record) and self.strict:
-            raise RecordingFailed("this answer could not be recorded; try again")
+            raise RecordingFailed("the answer could not be recorded; try again")
 
     async def _try_write(self, record: CompletionRecord) -> bool:
         new = NewRecord(record.completion_id, RECORD_TYPE, record.SerializeToString())
@@ -209,12 +219,12 @@ class Recorder:
         return True
 
     def write_shielded(self, record: CompletionRecord) -> None:
-        """Write in the background, whatever becomes of the task that asks for it."""
+        """Write a record in the background, even if the calling task is cancelled."""
         task = asyncio.get_running_loop().create_task(self._try_write(record))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
     async def drain(self) -> None:
-        """Wait for what is being written."""
+        """Wait until all background writes have ended."""
         while self._pending:
             await asyncio.gather(*self._pending)

@@ -1,8 +1,7 @@
-"""The page: its files, read once when the server starts, under `/` and `/page/BUILD/…`.
+"""The page's files, read once when the server starts, under `/` and `/page/BUILD/…`.
 
-BUILD is a hash of all files, so that browsers may keep what they have loaded for ever, and a new
-release is loaded anew. Nothing is loaded from elsewhere, and no script or style stands in the
-page itself: the Content-Security-Policy forbids both.
+BUILD is a hash of all files, so that browsers can cache files indefinitely and still load a new
+release. The Content-Security-Policy forbids files from other hosts and inline scripts and styles.
 """
 
 import gzip
@@ -27,7 +26,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # Text becomes HTML by DOMPurify alone.
+        # Only DOMPurify turns text into HTML.
         "require-trusted-types-for 'script'",
         "trusted-types dompurify",
     )
@@ -54,7 +53,15 @@ _CACHE_REVALIDATE: Final = "no-cache"
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """A file as it is sent."""
+    """A file as it is sent.
+
+    Attributes:
+        content: The bytes of the file.
+        compressed: The same, gzipped.
+        media_type: Value of the Content-Type header.
+        etag: Value of the ETag header.
+
+    """
 
     content: bytes
     compressed: bytes
@@ -66,7 +73,7 @@ class Page:
     """The files of the page."""
 
     def __init__(self, folder: Traversable) -> None:
-        """Read `folder`, with the folders in it."""
+        """Read all files in `folder`, recursively."""
         contents = dict(_walk(folder))
         digest = hashlib.sha256()
         for name in sorted(contents):
@@ -79,10 +86,10 @@ class Page:
         """Return a file of the page.
 
         Args:
-            name: Its path in the folder.
-            build: As in the request's path; another than ours (a page that was loaded from an
-                older replica) gets our file, which is not kept then. None: it has none.
-            request: Says what the browser accepts, and what it has.
+            name: Path of the file in the folder.
+            build: Build in the request's path; None if there is none. With another build (the
+                page was loaded from an older replica) this build's file is sent, uncached.
+            request: The request, with the encodings that the browser accepts and its ETag.
 
         """
         file = self.files.get(name)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from feedback.api.http_errors import ApiError
 
-# vLLM mounts more routes (scaling, profiling, token-in-token-out), which are removed.
+# The routes of vLLM that are kept. It mounts more (scaling, profiling, token-in-token-out).
 ALLOWED_PATHS = frozenset(
     {
         "/health",
@@ -20,11 +20,6 @@ ALLOWED_PATHS = frozenset(
         "/v1/completions",
     }
 )
-
-
-def restrict_routes(app: FastAPI, kept: frozenset[str] = ALLOWED_PATHS) -> None:
-    """Remove every route of `app` whose path is not in `kept`."""
-    app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in kept]
 
 
 def health_router(

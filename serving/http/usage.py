@@ -1,8 +1,8 @@
-"""How much each key has used today, in a small SQLite file that the replicas of a home share.
+"""How many completions each key has used today, in a SQLite file that a home's replicas share.
 
-Counted in memory and written every second, so that no request waits for a disk: what is written
-there by others is known a second later, and a kill forgets a second's worth. Replicas with homes
-of their own count each for itself.
+Counts are kept in memory and written every second, so that no request waits for a disk. Counts of
+other replicas are known a second later, and a killed process loses up to a second's counts.
+Replicas with separate homes count separately.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ _Counts = Counter[tuple[int, str]]
 
 
 def usage_file(home: Path) -> Path:
-    """Return where an installation keeps it."""
+    """Return the path of an installation's file."""
     return home / "usage.db"
 
 
 class Usage:
-    """Completions by key and day (UTC); all but `write` is for the event loop."""
+    """Completions per key and day (UTC). All methods but `write` are for the event loop."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Open or create the file at `path`; `clock` gives Unix seconds.
+        """Open or create the file at `path`; `clock` returns the Unix time in seconds.
 
         Raises:
             sqlite3.Error: The file cannot be opened.
@@ -47,38 +47,38 @@ class Usage:
         self._db = connect(path, _SCHEMA, synchronous="NORMAL", busy_seconds=5)
         self._clock = clock
         self._lock = threading.Lock()
-        self._new: _Counts = Counter()  # not in the file yet
-        self._writing: _Counts = Counter()  # on its way there
-        self._there = self.write(Counter())
+        self._new: _Counts = Counter()  # not written yet
+        self._writing: _Counts = Counter()  # being written
+        self._written = self.write(Counter())
 
     def close(self) -> None:
-        """Write what is new, and let go of the file."""
+        """Write the new counts and close the file."""
         self.write(self._new)
         self._db.close()
 
     def used(self, key_id: str) -> int:
-        """Return how many completions a key has asked for today."""
-        now = (self._today(), key_id)
-        return self._there[now] + self._writing[now] + self._new[now]
+        """Return how many completions a key has requested today."""
+        entry = (self._today(), key_id)
+        return self._written[entry] + self._writing[entry] + self._new[entry]
 
     def add(self, key_id: str) -> None:
-        """Count one more."""
+        """Count one more completion of a key."""
         self._new[self._today(), key_id] += 1
 
     async def follow(self, seconds: float = 1.0) -> None:
-        """Write what is new, and read what others wrote, until cancelled."""
+        """Write new counts and read those of other replicas, every `seconds`, until cancelled."""
         while True:
             await asyncio.sleep(seconds)
             self._writing, self._new = self._new, Counter()
             try:
-                self._there = await asyncio.to_thread(self.write, self._writing)
+                self._written = await asyncio.to_thread(self.write, self._writing)
             except sqlite3.Error as error:
-                logger.warning("the use of keys is not written, trying again: %s", error)
+                logger.warning("Cannot write the usage of keys; trying again: %s", error)
                 self._new += self._writing
             self._writing = Counter()
 
     def write(self, new: _Counts) -> _Counts:
-        """Add to the file; give all counts of today.
+        """Add `new` to the counts in the file; return all of today's counts.
 
         Raises:
             sqlite3.Error: The file cannot be written.
@@ -91,7 +91,7 @@ class Usage:
                     self._db.executemany(
                         "INSERT INTO usage VALUES (?, ?, ?) "
                         "ON CONFLICT (day, key_id) DO UPDATE SET used = used + excluded.used",
-                        [(*which, count) for which, count in new.items()],
+                        [(*entry, count) for entry, count in new.items()],
                     )
                     self._db.execute("DELETE FROM usage WHERE day < ?", (today - _KEPT_DAYS,))
             rows = self._db.execute("SELECT key_id, used FROM usage WHERE day = ?", (today,))

@@ -1,12 +1,12 @@
 """Loading policies into a running engine.
 
-An adapter on the base that is loaded: stage and verify; load it beside the old one; from then on
-new requests get it. Nothing pauses, and requests under way end on the policy they began with.
+An adapter on the loaded base: stage and verify it, load it beside the old one, and give it to new
+requests. Nothing pauses, and running requests end on the policy that they began with.
 
-Another base: stage and verify; let requests with adapters end, since these are of the old base;
-pause with requests kept; reload in place; label; read the label back; resume. Reloading in place
-leaves neither policy if it fails in the middle, so the old checkpoint is reloaded before decoding
-resumes; if that fails too, this replica is lost and must restart.
+Another base: stage and verify it, wait for requests on adapters, which belong to the old base, to
+end; pause decoding and keep the requests; reload the weights in place; set the label and read it
+back; resume. A reload that fails halfway leaves neither policy, so the old checkpoint is reloaded
+before decoding resumes. If that fails too, the policy is lost and the replica must restart.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from feedback.failpoints import FailpointError, failpoint
 from protos.checkpoints.registry import Registry
 from serving import metrics
 from serving.errors import CheckpointIncompatible, PolicyLost, SwapFailed
-from serving.policies.lineup import Lineup, LoadedPolicy
+from serving.policies.policy_table import LoadedPolicy, PolicyTable
 from serving.policies.staging import StagedCheckpoint, stage
 
 logger = logging.getLogger("plaudit.serving")
 
-# What a step of vLLM's may raise; its errors share no tree of their own.
+# What a step in vLLM may raise; its errors have no common base class.
 _STEP_ERRORS = (
     RuntimeError,
     ValueError,
@@ -38,44 +38,52 @@ _STEP_ERRORS = (
 
 
 class Loader:
-    """Loads policies into one engine, and keeps its lineup."""
+    """Loads policies into one engine, and keeps its policy table up to date."""
 
     def __init__(
-        self, engine: Any, registry: Registry, lineup: Lineup, *, lora_rank: int, timeout: float
+        self,
+        engine: Any,
+        registry: Registry,
+        policies: PolicyTable,
+        *,
+        lora_rank: int,
+        timeout: float,
     ) -> None:
-        """Load into an engine that has the lineup's base loaded and labelled.
+        """Load into an engine in which the base of `policies` is loaded and labelled.
 
         Args:
             engine: vLLM's engine client.
-            registry: Where checkpoints are.
-            lineup: Who answers; kept up to date.
-            lora_rank: Largest rank of an adapter that the engine takes; 0 for none.
-            timeout: Longest wait for one step, in seconds.
+            registry: The registry of checkpoints.
+            policies: The policies that are loaded.
+            lora_rank: Largest rank of an adapter that the engine accepts; 0 for none.
+            timeout: Longest duration of one step, in seconds.
 
         """
         self.engine = engine
         self.registry = registry
-        self.lineup = lineup
+        self.policies = policies
         self.lora_rank = lora_rank
         self.timeout = timeout
-        self.lost = False
-        self._live = StagedCheckpoint(lineup.base, lineup.base, registry.path(lineup.base), None)
+        self.policy_lost = False
+        self._live = StagedCheckpoint(
+            policies.base, policies.base, registry.path(policies.base), None
+        )
         self._adapters: dict[int, LoadedPolicy] = {}
         self._numbers = itertools.count(1)
 
     async def swap(self, version: int) -> float:
-        """Make `version` live; return for how long decoding stood still, in seconds.
+        """Make `version` live; return how long decoding was paused, in seconds.
 
         Raises:
-            CheckpointInvalid, CheckpointUnfit: It cannot be loaded; nothing was touched.
-            SwapFailed: It failed midway; the old policy serves again.
-            PolicyLost: That failed too.
+            CheckpointInvalid, CheckpointIncompatible: It cannot be loaded; nothing has changed.
+            SwapFailed: The swap failed; the old policy serves again.
+            PolicyLost: The swap failed, and the old policy could not be restored.
 
         """
         started = time.monotonic()
         staged = await self._stage(version)
-        if staged.base == self.lineup.base:
-            self.lineup.live, pause = await self._load_without_pause(staged), 0.0
+        if staged.base == self.policies.base:
+            self.policies.live, pause = await self._load_without_pause(staged), 0.0
         else:
             pause = await self._swap_base(staged)
         self._live = staged
@@ -86,25 +94,25 @@ class Loader:
         return pause
 
     async def load_challenger(self, version: int) -> None:
-        """Have `version` answer a share of the comparisons beside the live one.
+        """Load `version` beside the live version, as its challenger.
 
         Raises:
-            CheckpointInvalid, CheckpointUnfit: It cannot be loaded beside it.
-            SwapFailed: Loading it failed; nothing has changed.
+            CheckpointInvalid, CheckpointIncompatible: It cannot be loaded beside the live version.
+            SwapFailed: Loading failed; nothing has changed.
 
         """
         staged = await self._stage(version)
-        if staged.base != self.lineup.base:
+        if staged.base != self.policies.base:
             raise CheckpointIncompatible(
-                f"version {version} needs the weights of {staged.base}, those of "
-                f"{self.lineup.base} are loaded: it cannot be served beside the live version"
+                f"version {version} cannot be served beside the live version: it needs the weights "
+                f"of version {staged.base}, and those of {self.policies.base} are loaded"
             )
-        self.lineup.challenger = await self._load_without_pause(staged)
+        self.policies.challenger = await self._load_without_pause(staged)
 
     async def drop_adapters(self, kept: set[int]) -> None:
-        """Unload the adapters of other versions that no request uses any more."""
+        """Unload the adapters of versions not in `kept` that no request uses."""
         for version, policy in list(self._adapters.items()):
-            if version in kept or policy.adapter is None or self.lineup.is_running(policy):
+            if version in kept or policy.adapter is None or self.policies.is_running(policy):
                 continue
             del self._adapters[version]
             try:
@@ -113,7 +121,7 @@ class Loader:
                 logger.warning("The adapter of version %d stays loaded: %s", version, error)
 
     async def _stage(self, version: int) -> StagedCheckpoint:
-        loaded = self.registry.path(self.lineup.base)
+        loaded = self.registry.path(self.policies.base)
         staging = asyncio.to_thread(stage, self.registry, version, loaded, self.lora_rank)
         try:
             staged: StagedCheckpoint = await self._step("stage", staging)
@@ -122,7 +130,7 @@ class Loader:
         return staged
 
     async def _load_without_pause(self, staged: StagedCheckpoint) -> LoadedPolicy:
-        """Have a policy of the base that is loaded, with no pause."""
+        """Load a policy on the current base, without a pause."""
         try:
             return await self._policy(staged)
         except _STEP_ERRORS as error:
@@ -134,7 +142,7 @@ class Loader:
         if staged.version not in self._adapters:
             from vllm.lora.request import LoRARequest
 
-            # Never a name or a number that vLLM has seen: it would serve what it had under it.
+            # Names and numbers must be new: vLLM would serve the adapter it knows under them.
             number = next(self._numbers)
             request = LoRARequest(f"policy-v{staged.version}-{number}", number, str(staged.adapter))
             await self._step("adapter", self.engine.add_lora(request))
@@ -143,13 +151,13 @@ class Loader:
 
     async def _swap_base(self, staged: StagedCheckpoint) -> float:
         version = staged.version
-        async with self.lineup.closed():
+        async with self.policies.pause_new_requests():
             try:
-                await self._step("drain", self.lineup.wait_for_idle_adapters())
+                await self._step("drain", self.policies.wait_for_idle_adapters())
             except (TimeoutError, FailpointError) as error:
                 raise SwapFailed(f"version {version}: adapters are still in use") from error
             paused = time.monotonic()
-            self.lineup.challenger = None
+            self.policies.challenger = None
             try:
                 await self._reload(staged)
             except _STEP_ERRORS as error:
@@ -158,28 +166,28 @@ class Loader:
             return time.monotonic() - paused
 
     async def _reload(self, staged: StagedCheckpoint) -> None:
-        """Replace the base, and make the policy live; decoding stands still meanwhile."""
+        """Replace the base and make the policy live; decoding is paused meanwhile."""
         await self._step("pause", self.engine.pause_generation(mode="keep", clear_cache=True))
         weights = {"weights_path": str(staged.weights)}
-        self._adapters.clear()  # vLLM drops adapters together with the weights under them
+        self._adapters.clear()  # vLLM drops adapters together with their base
         await self._step("reload", self.engine.collective_rpc("reload_policy", kwargs=weights))
         await self._step("label", self.engine.update_weight_version(str(staged.base)))
         label = await self._step("read_back", self.engine.get_weight_version())
         if label != str(staged.base):
-            raise SwapFailed(f"the engine says version {label}")
-        self.lineup.base = staged.base
-        self.lineup.live = await self._policy(staged)
+            raise SwapFailed(f"the engine reports version {label}")
+        self.policies.base = staged.base
+        self.policies.live = await self._policy(staged)
         await self._step("resume", self.engine.resume_generation())
 
     async def _restore_previous(self, cause: BaseException) -> None:
         version = self._live.version
-        logger.error("The swap failed, putting version %d back: %s", version, cause)
+        logger.error("The swap failed; restoring version %d: %s", version, cause)
         try:
             await self._reload(self._live)
         except _STEP_ERRORS as error:
-            self.lost = True
+            self.policy_lost = True
             raise PolicyLost(
-                f"the policy was lost in a swap: version {version} could not be put back: {error}"
+                f"a swap failed, and version {version} could not be restored: {error}"
             ) from error
 
     async def _step(self, name: str, step: Awaitable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can take the place of the one that is live, without loading it."""
+"""Check that a checkpoint can replace the live one, without loading it."""
 
 import json
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from protos.checkpoints.registry import Registry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_LORA
 from serving.errors import CheckpointIncompatible
 
-# What may differ between two checkpoints of one model family.
+# Keys of config.json that may differ between checkpoints of one model family.
 _FREE_KEYS = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
-# PEFT's names: `base_model.model.` before the base's own, these behind it.
+# PEFT names tensors `base_model.model.MODULE.lora_A.weight`, MODULE being the base's name.
 _PREFIX: Final = "base_model.model."
 _A: Final = ".lora_A.weight"
 _B: Final = ".lora_B.weight"
@@ -25,10 +25,10 @@ class StagedCheckpoint:
     """A checkpoint that may be loaded.
 
     Attributes:
-        version: Its number.
-        base: The version of the full weights in it or under it.
-        weights: The folder of these.
-        adapter: The folder of the adapter; None where it is full weights itself.
+        version: Number of the version.
+        base: Version of the full weights that the version is or adapts.
+        weights: Folder of the full weights.
+        adapter: Folder of the adapter; None for full weights.
 
     """
 
@@ -52,7 +52,7 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
         except (SafetensorError, OSError) as error:
             raise CheckpointIncompatible(f"{file.name} has no readable header") from error
     if not shapes:
-        raise CheckpointIncompatible(f"{folder.name} holds no safetensors")
+        raise CheckpointIncompatible(f"{folder.name} has no safetensors file")
     return shapes
 
 
@@ -69,31 +69,33 @@ def full_weights_version(registry: Registry, version: int) -> int:
 
     Raises:
         CheckpointInvalid: It does not exist.
-        CheckpointUnfit: It is an adapter whose manifest names no base.
+        CheckpointIncompatible: It is an adapter whose manifest names no base.
 
     """
     manifest = registry.manifest(version)
     if manifest.kind != CHECKPOINT_KIND_LORA:
         return version
     if not manifest.adapter_base:
-        raise CheckpointIncompatible(f"version {version} is an adapter, its manifest names no base")
+        raise CheckpointIncompatible(
+            f"version {version} is an adapter, but its manifest names no base"
+        )
     return int(manifest.adapter_base)
 
 
 def stage(
     registry: Registry, version: int, loaded: Path | None, lora_rank: int = 0
 ) -> StagedCheckpoint:
-    """Verify a checkpoint's files, and that it fits where the weights in `loaded` are.
+    """Verify a checkpoint's files, and check that it can replace the weights in `loaded`.
 
     Args:
-        registry: Where it is.
-        version: Its number.
+        registry: Registry of the checkpoint.
+        version: Number of the version.
         loaded: Folder of the full weights that are loaded; None for none.
-        lora_rank: Largest rank of an adapter; 0 where adapters cannot be loaded.
+        lora_rank: Largest rank of an adapter; 0 if adapters cannot be loaded.
 
     Raises:
-        CheckpointInvalid: It (or its base) is incomplete or altered.
-        CheckpointUnfit: Its tensors or its configuration do not fit.
+        CheckpointInvalid: The checkpoint or its base is incomplete or altered.
+        CheckpointIncompatible: Its tensors or its configuration do not match.
 
     """
     registry.verify(version)
@@ -103,7 +105,7 @@ def stage(
         registry.verify(base)
         if full_weights_version(registry, base) != base:
             raise CheckpointIncompatible(
-                f"version {version} adapts version {base}, itself an adapter"
+                f"version {version} adapts version {base}, which is itself an adapter"
             )
     if loaded not in (None, weights):
         _check_weights(base, weights, loaded)
@@ -118,7 +120,7 @@ def _check_weights(version: int, folder: Path, loaded: Path) -> None:
     if new != old:
         names = sorted(k for k in new.keys() | old.keys() if new.get(k) != old.get(k))
         raise CheckpointIncompatible(
-            f"version {version}: tensors differ from the live policy: {names[:5]}"
+            f"version {version}: tensors differ from those of the live policy: {names[:5]}"
         )
     new_config, old_config = (
         {k: v for k, v in _json(path, "config.json").items() if k not in _FREE_KEYS}
@@ -134,13 +136,13 @@ def adapter_rank(folder: Path) -> int:
     """Return the largest rank in a LoRA adapter's configuration.
 
     Raises:
-        CheckpointUnfit: There is none that can be read, or it is not LoRA.
+        CheckpointIncompatible: The configuration cannot be read, or is not LoRA's.
 
     """
     config = _json(folder, "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise CheckpointIncompatible(
-            f"{folder.name} is no LoRA adapter: {config.get('peft_type')!r}"
+            f"{folder.name} is not a LoRA adapter: {config.get('peft_type')!r}"
         )
     return max([int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values())])
 
@@ -149,8 +151,8 @@ def check_adapter(folder: Path, base: Path, lora_rank: int) -> None:
     """Check that a LoRA adapter in PEFT's format fits a base.
 
     Raises:
-        CheckpointUnfit: It has too high a rank, something that vLLM does not serve, or tensors
-            for which there is no place in the base.
+        CheckpointIncompatible: Its rank is too high, it uses options that vLLM does not serve, or
+            it has tensors that do not match the base.
 
     """
     rank, name = adapter_rank(folder), folder.name
@@ -161,18 +163,20 @@ def check_adapter(folder: Path, base: Path, lora_rank: int) -> None:
         )
     if rank > lora_rank:
         raise CheckpointIncompatible(
-            f"{name} has rank {rank}, this replica takes {lora_rank} at most"
+            f"{name} has rank {rank}, but this replica accepts at most {lora_rank}"
         )
     config = _json(folder, "adapter_config.json")
     for option in ("use_dora", "lora_bias", "modules_to_save"):
         if config.get(option):
             raise CheckpointIncompatible(f"{name}: adapters with {option} are not served")
-    shapes, places = tensor_shapes(folder), tensor_shapes(base)
+    shapes, base_shapes = tensor_shapes(folder), tensor_shapes(base)
     for tensor in sorted(shapes):
         module = tensor.removesuffix(_A).removesuffix(_B)
-        there = places.get(module.removeprefix(_PREFIX) + ".weight")
-        if module == tensor or there is None:
-            raise CheckpointIncompatible(f"{name}: there is no place for {tensor} in {base.name}")
+        base_shape = base_shapes.get(module.removeprefix(_PREFIX) + ".weight")
+        if module == tensor or base_shape is None:
+            raise CheckpointIncompatible(f"{name}: {base.name} has no counterpart of {tensor}")
         a, b = shapes.get(module + _A), shapes.get(module + _B)
-        if not a or not b or [b[0], a[1]] != there or a[0] != b[1] or a[0] > lora_rank:
-            raise CheckpointIncompatible(f"{name}: {module}, A {a} and B {b}, does not fit {there}")
+        if not a or not b or [b[0], a[1]] != base_shape or a[0] != b[1] or a[0] > lora_rank:
+            raise CheckpointIncompatible(
+                f"{name}: {module}: A {a} and B {b} do not match the base's {base_shape}"
+            )

@@ -1,4 +1,4 @@
-"""The policy follower: keeps a replica on the versions that the policy events call for."""
+"""The policy follower: keeps a replica on the versions that the policy events ask for."""
 
 import asyncio
 import logging
@@ -18,12 +18,20 @@ logger = logging.getLogger("plaudit.serving")
 
 
 class Swapper:
-    """Follows the policy events, has versions loaded, and says what became of it."""
+    """Follows the policy events, loads versions, and reports the results."""
 
     def __init__(
         self, loader: Loader, log: EventLog, replica: str, *, on_live: Callable[[int], None]
     ) -> None:
-        """Follow for the engine of `loader`; `on_live` is told of each version that goes live."""
+        """Follow the policy events of `log`.
+
+        Args:
+            loader: Loads policies into the engine.
+            log: The event log.
+            replica: Name of this replica in policy events.
+            on_live: Called with each version that goes live.
+
+        """
         self.loader = loader
         self.log = log
         self.replica = replica
@@ -33,19 +41,19 @@ class Swapper:
 
     @property
     def version(self) -> int:
-        """The version that new requests get."""
-        return self.loader.lineup.live.version
+        """Version that answers new requests."""
+        return self.loader.policies.live.version
 
     @property
     def on_trial(self) -> int | None:
-        """Return the version that the live one is in a duel with."""
-        challenger = self.loader.lineup.challenger
+        """Version on trial against the live one, or None."""
+        challenger = self.loader.policies.challenger
         return None if challenger is None else challenger.version
 
     @property
     def ready(self) -> bool:
-        """Tell whether the engine holds a whole policy."""
-        return not self.loader.lost
+        """Whether the engine holds a complete policy."""
+        return not self.loader.policy_lost
 
     async def follow(self, poll_seconds: float) -> None:
         """Follow until cancelled.
@@ -54,37 +62,37 @@ class Swapper:
             PolicyLost: Neither the new nor the old policy could be loaded.
 
         """
-        away = False
+        unavailable = False
         while True:
             try:
                 state = await asyncio.to_thread(self._follower.poll)
-                away = False
+                unavailable = False
                 await self._apply_state(state)
             except LogError as error:
-                if not away:
+                if not unavailable:
                     logger.warning(
-                        "The log is away, staying on version %d: %s", self.version, error
+                        "The log is unavailable; staying on version %d: %s", self.version, error
                     )
-                away = True
+                unavailable = True
             await asyncio.sleep(poll_seconds)
 
     async def _apply_state(self, state: PolicyState) -> None:
         if state.live == self.version:
             self._failed &= {state.challenger}
-        elif state.live and await self._tried(state.live, self._go_live):
+        elif state.live and await self._attempt(state.live, self._go_live):
             await asyncio.to_thread(self._evict_old_checkpoints, state)
         await self._apply_challenger(state)
         await self.loader.drop_adapters({self.version, state.previous, state.challenger})
 
     async def _apply_challenger(self, state: PolicyState) -> None:
-        """Have the duel that is called for, once the version that it is against is live here."""
-        wanted = state.challenger if state.live == self.version else 0
-        there = self.loader.lineup.challenger
-        if wanted == (there.version if there is not None else 0):
+        """Start or end the trial, once the version that it is against is live here."""
+        version = state.challenger if state.live == self.version else 0
+        loaded = self.loader.policies.challenger
+        if version == (loaded.version if loaded is not None else 0):
             return
-        self.loader.lineup.challenger = None
-        if wanted and await self._tried(wanted, self.loader.load_challenger):
-            logger.info("Version %d is on trial against %d", wanted, self.version)
+        self.loader.policies.challenger = None
+        if version and await self._attempt(version, self.loader.load_challenger):
+            logger.info("Version %d is on trial against %d", version, self.version)
 
     async def _go_live(self, version: int) -> None:
         previous = self.version
@@ -97,17 +105,22 @@ class Swapper:
         await asyncio.to_thread(append_policy_event, self.log, swapped)
 
     def _evict_old_checkpoints(self, state: PolicyState) -> None:
-        """Keep the disk from filling with copies of what is served no more."""
+        """Delete local copies of versions that are no longer served."""
         registry, kept = self.loader.registry, {1, state.live, state.previous} - {0}
         try:
             kept |= {full_weights_version(registry, version) for version in kept}
             if isinstance(registry, CachingRegistry):
                 registry.evict_cached(state.live, kept)
         except (RegistryError, ServingError, OSError) as error:
-            logger.warning("Copies of older versions stay on this disk: %s", error)
+            logger.warning("Cannot delete the local copies of older versions: %s", error)
 
-    async def _tried(self, version: int, action: Callable[[int], Awaitable[Any]]) -> bool:
-        """Do it; a failure is told, and not tried again while the same version is wanted."""
+    async def _attempt(self, version: int, action: Callable[[int], Awaitable[Any]]) -> bool:
+        """Run `action`; report a failure, and do not retry that version.
+
+        Returns:
+            Whether the action succeeded.
+
+        """
         if version in self._failed:
             return False
         previous = self.version
@@ -118,7 +131,9 @@ class Swapper:
         except (RegistryError, ServingError) as error:
             self._failed.add(version)
             metrics.SWAPS.labels("failed").inc()
-            logger.error("Version %d stays live, %d does not: %s", previous, version, error)
+            logger.error(
+                "Version %d stays live; version %d cannot be loaded: %s", previous, version, error
+            )
             failed = policy.SwapFailed(
                 replica=self.replica, version=version, serving=previous, reason=str(error)
             )

@@ -10,7 +10,7 @@ from feedback.control.keys import KeyRing, key_create_command, no_valid_key_mess
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from protos.plaudit.v1.policy_pb2 import KeyMade
-from serving.services import check_keys
+from serving.services import require_valid_key
 from tests.support.deployment.commands import run_command
 
 
@@ -62,7 +62,7 @@ def test_the_advised_command_creates_the_key_in_the_right_log(
     log = SqliteLog(home / "log.db")
     history = History(log)
     history.poll()
-    check_keys("0.0.0.0", history, home)
+    require_valid_key("0.0.0.0", history, home)
     log.close()
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k1:9092,k2:9092")
     assert key_create_command(home).endswith("two words' --kafka k1:9092,k2:9092")

@@ -10,7 +10,7 @@ from feedback.control.history import History
 from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from serving.errors import ServingError
-from serving.services import check_keys
+from serving.services import require_valid_key
 from tests.support.deployment.commands import run_command
 from tests.support.deployment.inspection import StatusHandler, http_server
 from tests.support.servers import free_port
@@ -28,15 +28,15 @@ def test_others_are_not_served_without_keys(tmp_path: Path) -> None:
     history = History(log)
     history.poll()
     with pytest.raises(ServingError, match="plaudit keys create"):
-        check_keys("0.0.0.0", history, tmp_path)
-    check_keys("127.0.0.1", history, tmp_path)
+        require_valid_key("0.0.0.0", history, tmp_path)
+    require_valid_key("127.0.0.1", history, tmp_path)
     run_command("keys", "create", "--role", "operator", "--name", "root", "--home", str(tmp_path))
     history.poll()
-    check_keys("0.0.0.0", history, tmp_path)
+    require_valid_key("0.0.0.0", history, tmp_path)
     run_command("keys", "revoke", "root", "--home", str(tmp_path))
     history.poll()
     with pytest.raises(ServingError, match="every API key is revoked"):
-        check_keys("0.0.0.0", history, tmp_path)
+        require_valid_key("0.0.0.0", history, tmp_path)
     log.close()
 
 

@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Any, str, str | None, str]] = {
         body({"kind": "comment", "choice": 0, "text": " \n"}),
         "invalid_value",
         "feedback.text",
-        "must hold more than white space",
+        "must not be blank",
     ),
     "long text": (
         body({"kind": "comment", "choice": 0, "text": "x" * 32_769}),

@@ -16,9 +16,10 @@ from feedback.control.policies import append_policy_event
 from feedback.privacy.identity import create_completion_id, owner_of
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
+from serving.engine.vllm_patches import restrict_routes
 from serving.http.access import Access, role_for
 from serving.http.middleware import CompletionMiddleware
-from serving.http.routes import ALLOWED_PATHS, health_router, restrict_routes
+from serving.http.routes import ALLOWED_PATHS, health_router
 from serving.services import Services, mount_routes
 from serving.settings import ServingSettings
 
@@ -39,7 +40,7 @@ def stand_ins() -> FastAPI:
         app.router.add_route(path, answer, methods=["POST" if path in posted else "GET"])
     app.router.routes.append(Mount("/metrics", Starlette(routes=[Route("/", answer)])))
     app.router.add_route("/scale_elastic_ep", answer, methods=["POST"])
-    restrict_routes(app)
+    restrict_routes(app, ALLOWED_PATHS)
     return app
 
 
@@ -47,7 +48,7 @@ def stand_ins() -> FastAPI:
 class Server:
     """The app as it is served, without an engine."""
 
-    parts: Services
+    services: Services
     app: FastAPI
     wrapped: CompletionMiddleware
     tokens: dict[str, str]
@@ -59,9 +60,11 @@ class Server:
         return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers)
 
     def make_key(self, role: Role, name: str) -> str:
-        self.parts.history.poll()
-        token = make_key(self.parts.log, self.parts.history.keys, role, by="test", name=name)[1]
-        self.parts.history.poll()
+        self.services.history.poll()
+        token = make_key(self.services.log, self.services.history.keys, role, by="test", name=name)[
+            1
+        ]
+        self.services.history.poll()
         return token
 
 
@@ -76,23 +79,23 @@ def server(tmp_path: Path) -> Iterator[Server]:
     registry = FolderRegistry(tmp_path / "registry")
     for version in (1, 2):
         registry.publish(model, version=version, parent=version - 1, base="tiny")
-    parts = Services.open(ServingSettings(home=tmp_path))
-    append_policy_event(parts.log, Published(version=1))
-    append_policy_event(parts.log, Published(version=2, parent=1))
-    parts.history.poll()
+    services = Services.open(ServingSettings(home=tmp_path))
+    append_policy_event(services.log, Published(version=1))
+    append_policy_event(services.log, Published(version=2, parent=1))
+    services.history.poll()
     app = stand_ins()
     app.include_router(health_router(lambda: True, lambda: 2, lambda: None))
-    mount_routes(app, parts, stopping=lambda: True)
+    mount_routes(app, services, stopping=lambda: True)
     wrapped = CompletionMiddleware(
         app,
-        secret=parts.secret,
-        access=Access(parts.secret, lambda: parts.history.keys, parts.usage),
+        secret=services.secret,
+        access=Access(services.secret, lambda: services.history.keys, services.usage),
         max_body_bytes=2048,
         live_version=lambda: 2,
         ready=lambda: True,
     )
-    yield Server(parts, app, wrapped, {})
-    parts.close()
+    yield Server(services, app, wrapped, {})
+    services.close()
 
 
 @pytest.fixture
@@ -106,15 +109,15 @@ def keyed(server: Server) -> Server:
         "revoked": "operator",
     }
     server.tokens = {who: server.make_key(role, who) for who, role in roles.items()}
-    revoke_key(server.parts.log, server.parts.history.keys, "revoked", by="test")
-    server.parts.history.poll()
+    revoke_key(server.services.log, server.services.history.keys, "revoked", by="test")
+    server.services.history.poll()
     return server
 
 
 def mine(server: Server) -> str:
     """Return a completion of the user's."""
     return create_completion_id(
-        server.parts.secret, owner_of(server.parts.secret, server.tokens["user"]), 2, 2
+        server.services.secret, owner_of(server.services.secret, server.tokens["user"]), 2, 2
     )
 
 
@@ -286,7 +289,7 @@ async def test_without_keys_another_site_s_page_is_no_operator(
     assert chat.status_code == 200
     if status == 403:
         assert "plaudit keys create" in answer.json()["error"]["message"]
-    assert server.parts.history.poll().held == (status == 200)
+    assert server.services.history.poll().held == (status == 200)
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
@@ -296,7 +299,7 @@ async def test_without_keys_nobody_is_an_operator_through_a_proxy(
     async with server.client(host="127.0.0.1:8000") as http:  # as nginx names it by itself
         answer = await http.post("/v1/policies/hold", headers={header: "198.51.100.7"})
     assert answer.status_code == 403
-    assert not server.parts.history.poll().held
+    assert not server.services.history.poll().held
 
 
 async def test_a_key_made_while_it_runs_counts_at_once(server: Server) -> None:

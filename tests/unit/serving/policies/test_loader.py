@@ -13,8 +13,8 @@ from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.errors import CheckpointIncompatible, PolicyLost, SwapFailed
-from serving.policies.lineup import ChoiceAssignment, Lineup
 from serving.policies.loader import Loader
+from serving.policies.policy_table import ChoiceAssignment, PolicyTable
 from serving.policies.staging import StagedCheckpoint, stage
 from serving.policies.swapper import Swapper
 from tests.support.models import tiny_adapter, tiny_chat_model
@@ -72,31 +72,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> FolderRegistry:
 
 @pytest.fixture
 def loader(made: FolderRegistry) -> Loader:
-    return Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=5)
+    return Loader(Engine(), made, PolicyTable(1), lora_rank=8, timeout=5)
 
 
 async def test_adapters_are_loaded_beside_each_other_under_new_names(loader: Loader) -> None:
     assert await loader.swap(2) == 0
-    second = loader.lineup.live
+    second = loader.policies.live
     assert await loader.swap(3) == 0
-    third = loader.lineup.live
+    third = loader.policies.live
     assert (second.version, third.version) == (2, 3)
     assert second.adapter is not None
     assert third.adapter is not None
     assert second.adapter.lora_name != third.adapter.lora_name
     assert await loader.swap(2) == 0
-    assert loader.lineup.live is second, "it is loaded still"
+    assert loader.policies.live is second, "it is loaded still"
     assert loader.engine.calls == ["add v000002", "add v000003"]
     await loader.drop_adapters({1})
     assert await loader.swap(3) == 0
-    assert loader.lineup.live.adapter is not None
-    assert loader.lineup.live.adapter.lora_name != third.adapter.lora_name, "a name is used once"
+    assert loader.policies.live.adapter is not None
+    assert loader.policies.live.adapter.lora_name != third.adapter.lora_name, "a name is used once"
     assert loader.engine.calls[2:] == ["remove 1", "remove 2", "add v000003"]
 
 
 async def test_an_adapter_is_kept_while_a_request_uses_it(loader: Loader) -> None:
     await loader.swap(2)
-    with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
+    with loader.policies.running([ChoiceAssignment(loader.policies.live, (0,))]):
         await loader.swap(1)
         await loader.drop_adapters({1})
         assert "remove 1" not in loader.engine.calls
@@ -107,7 +107,7 @@ async def test_an_adapter_is_kept_while_a_request_uses_it(loader: Loader) -> Non
 async def test_going_back_to_the_base_of_an_adapter_touches_nothing(loader: Loader) -> None:
     await loader.swap(2)
     assert await loader.swap(1) == 0
-    assert (loader.lineup.live.version, loader.lineup.live.adapter) == (1, None)
+    assert (loader.policies.live.version, loader.policies.live.adapter) == (1, None)
     assert loader.engine.calls == ["add v000002"]
 
 
@@ -115,16 +115,16 @@ async def test_an_adapter_of_another_base_waits_for_adapters_and_swaps_the_base(
     loader: Loader,
 ) -> None:
     await loader.swap(2)
-    with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
+    with loader.policies.running([ChoiceAssignment(loader.policies.live, (0,))]):
         swapping = asyncio.create_task(loader.swap(5))
         await asyncio.sleep(0.3)
         assert loader.engine.calls == ["add v000002"], "an old request is under way"
-        newcomer = asyncio.create_task(loader.lineup.opened())
+        newcomer = asyncio.create_task(loader.policies.wait_until_open())
         await asyncio.sleep(0)
         assert not newcomer.done()
     assert await swapping > 0
     await asyncio.wait_for(newcomer, 1)
-    assert (loader.lineup.base, loader.lineup.live.version) == (4, 5)
+    assert (loader.policies.base, loader.policies.live.version) == (4, 5)
     steps = ["pause", "reload v000004", "add v000005", "resume"]
     assert loader.engine.calls == ["add v000002", *steps]
 
@@ -137,42 +137,42 @@ async def test_a_failure_in_the_middle_puts_base_and_adapter_back(
     loader.engine.failing = [step]
     with pytest.raises(SwapFailed):
         await loader.swap(5)
-    assert (loader.lineup.base, loader.lineup.live.version, loader.engine.label) == (1, 2, "1")
+    assert (loader.policies.base, loader.policies.live.version, loader.engine.label) == (1, 2, "1")
     assert loader.engine.calls[-4:] == ["pause", "reload v000001", "add v000002", "resume"]
-    await asyncio.wait_for(loader.lineup.opened(), 1)
-    assert not loader.lost
+    await asyncio.wait_for(loader.policies.wait_until_open(), 1)
+    assert not loader.policy_lost
 
 
 async def test_a_policy_that_cannot_be_put_back_is_lost(loader: Loader) -> None:
     loader.engine.failing = ["reload v000004", "reload v000001"]
     with pytest.raises(PolicyLost):
         await loader.swap(4)
-    assert loader.lost
+    assert loader.policy_lost
 
 
 async def test_requests_that_keep_an_adapter_too_long_keep_the_base(made: FolderRegistry) -> None:
-    loader = Loader(Engine(), made, Lineup(1), lora_rank=8, timeout=0.3)
+    loader = Loader(Engine(), made, PolicyTable(1), lora_rank=8, timeout=0.3)
     await loader.swap(2)
-    with loader.lineup.running([ChoiceAssignment(loader.lineup.live, (0,))]):
+    with loader.policies.running([ChoiceAssignment(loader.policies.live, (0,))]):
         with pytest.raises(SwapFailed, match="still in use"):
             await loader.swap(4)
-        assert loader.lineup.live.version == 2
-        await asyncio.wait_for(loader.lineup.opened(), 1)
+        assert loader.policies.live.version == 2
+        await asyncio.wait_for(loader.policies.wait_until_open(), 1)
 
 
 async def test_an_adapter_that_does_not_load_changes_nothing(loader: Loader) -> None:
     loader.engine.failing = ["add v000002"]
     with pytest.raises(SwapFailed):
         await loader.swap(2)
-    assert loader.lineup.live.version == 1
+    assert loader.policies.live.version == 1
     assert loader.engine.calls == ["add v000002"]
 
 
 async def test_a_challenger_stands_beside_the_live_version(loader: Loader) -> None:
     await loader.load_challenger(2)
-    assert loader.lineup.challenger is not None
-    assert (loader.lineup.challenger.version, loader.lineup.live.version) == (2, 1)
-    with pytest.raises(CheckpointIncompatible, match="needs the weights of 4"):
+    assert loader.policies.challenger is not None
+    assert (loader.policies.challenger.version, loader.policies.live.version) == (2, 1)
+    with pytest.raises(CheckpointIncompatible, match="needs the weights of version 4"):
         await loader.load_challenger(5)
 
 
@@ -185,14 +185,14 @@ def test_staging_says_what_is_under_an_adapter(made: FolderRegistry) -> None:
 def test_adapters_that_this_replica_cannot_take_are_refused(made: FolderRegistry) -> None:
     with pytest.raises(CheckpointIncompatible, match="PLAUDIT_SERVING_LORA_RANK=8"):
         stage(made, 2, made.path(1), 0)
-    with pytest.raises(CheckpointIncompatible, match="rank 16, this replica takes 8"):
+    with pytest.raises(CheckpointIncompatible, match="rank 16, but this replica accepts at most 8"):
         stage(made, 6, made.path(1), 8)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "no LoRA adapter"),
+        ({"peft_type": "IA3"}, "not a LoRA adapter"),
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ],
@@ -219,7 +219,7 @@ def test_an_adapter_of_another_shape_is_refused(made: FolderRegistry, tmp_path: 
     wide = tiny_chat_model(tmp_path / "wide", hidden_size=96)
     folder = tiny_adapter(wide, tmp_path / "adapter", 2)
     registry.publish(folder, version=2, parent=1, base="tiny", adapter_base=1)
-    with pytest.raises(CheckpointIncompatible, match="does not fit"):
+    with pytest.raises(CheckpointIncompatible, match="do not match"):
         stage(registry, 2, registry.path(1), 8)
 
 

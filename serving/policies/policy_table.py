@@ -1,8 +1,8 @@
-"""Who answers: the policies that are loaded, and the requests under way on each.
+"""The policies that are loaded, and the requests that run on each.
 
-vLLM holds one set of full weights (the base) and any number of adapters beside it. A request keeps
-the policy that it began with to its end, so adapters change with no pause; another base is for
-all requests at once.
+vLLM holds one set of full weights (the base) and any number of adapters on it. A request keeps
+its policy until it ends, so adapters change without a pause; a new base applies to all requests
+at once.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ class LoadedPolicy:
     """A policy that is loaded.
 
     Attributes:
-        version: Its number.
-        adapter: What makes it out of the base; None for the base itself.
+        version: Number of the policy version.
+        adapter: The adapter on the base; None for the base itself.
 
     """
 
@@ -33,20 +33,27 @@ class LoadedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceAssignment:
-    """The choices of one request that one policy answers."""
+    """The choices of one request that one policy answers.
+
+    Attributes:
+        policy: The policy.
+        choices: Indices of the choices.
+
+    """
 
     policy: LoadedPolicy
     choices: tuple[int, ...]
 
 
-class Lineup:
+class PolicyTable:
     """The policies of one engine. For one event loop."""
 
     def __init__(self, base: int, duel_share: float = 0.0) -> None:
-        """Start with the full weights of version `base` alone.
+        """Start with the full weights of one version.
 
         Args:
-            duel_share: Share of the requests fit for a duel that are one while there is a
+            base: Version of the full weights that are loaded.
+            duel_share: Share of the eligible requests that become duels while there is a
                 challenger.
 
         """
@@ -59,17 +66,17 @@ class Lineup:
         self._adapters_idle.set()
         self._open = asyncio.Event()
         self._open.set()
-        # A source of its own: vLLM seeds the process's.
+        # Its own generator, since vLLM seeds the global one.
         self._random = random.Random()
 
-    async def opened(self) -> None:
+    async def wait_until_open(self) -> None:
         """Wait while the base is being swapped."""
         while not self._open.is_set():
             await self._open.wait()
 
     @asynccontextmanager
-    async def closed(self) -> AsyncIterator[None]:
-        """Keep new requests waiting; those under way go on."""
+    async def pause_new_requests(self) -> AsyncIterator[None]:
+        """Make new requests wait; running ones continue."""
         self._open.clear()
         try:
             yield
@@ -77,27 +84,31 @@ class Lineup:
             self._open.set()
 
     async def wait_for_idle_adapters(self) -> None:
-        """Wait until no request with an adapter is under way."""
+        """Wait until no request runs with an adapter."""
         await self._adapters_idle.wait()
 
     def assign_choices(self, choices: int, *, may_duel: bool) -> list[ChoiceAssignment]:
-        """Say who answers which choices of a new request.
+        """Decide which policy answers which choices of a new request.
 
-        In a duel the challenger answers half of them (the smaller half of an odd number), in
-        random places.
+        In a duel the challenger answers half of them, rounded down, in random positions.
+
+        Args:
+            choices: Number of choices.
+            may_duel: Whether the request may become a duel.
+
         """
-        own = tuple(range(choices))
+        indices = tuple(range(choices))
         duel = may_duel and choices >= 2 and self._random.random() < self.duel_share
         if self.challenger is None or not duel:
-            return [ChoiceAssignment(self.live, own)]
-        others = tuple(sorted(self._random.sample(own, choices // 2)))
-        rest = tuple(c for c in own if c not in others)
-        return [ChoiceAssignment(self.live, rest), ChoiceAssignment(self.challenger, others)]
+            return [ChoiceAssignment(self.live, indices)]
+        sampled = tuple(sorted(self._random.sample(indices, choices // 2)))
+        rest = tuple(c for c in indices if c not in sampled)
+        return [ChoiceAssignment(self.live, rest), ChoiceAssignment(self.challenger, sampled)]
 
     @contextmanager
-    def running(self, shares: Iterable[ChoiceAssignment]) -> Iterator[None]:
-        """Count a request while it is under way."""
-        adapted = [share.policy for share in shares if share.policy.adapter is not None]
+    def running(self, assignments: Iterable[ChoiceAssignment]) -> Iterator[None]:
+        """Count a request as running within the context."""
+        adapted = [a.policy for a in assignments if a.policy.adapter is not None]
         self._running.update(adapted)
         self._update_idle_event()
         try:
@@ -108,7 +119,7 @@ class Lineup:
             self._update_idle_event()
 
     def is_running(self, policy: LoadedPolicy) -> bool:
-        """Tell whether a request is under way on an adapter."""
+        """Return whether a request runs on an adapter."""
         return policy in self._running
 
     def _update_idle_event(self) -> None:

@@ -9,35 +9,35 @@ from typing import Any
 import pytest
 
 from serving.context import RequestContext
-from serving.engine.merge import merged
+from serving.engine.merge import merge_streams
 from serving.engine.recorder import CompletionRecordBuilder
-from serving.policies.lineup import ChoiceAssignment, Lineup, LoadedPolicy
+from serving.policies.policy_table import ChoiceAssignment, LoadedPolicy, PolicyTable
 from tests.support.outputs import output, params, part
 
 ADAPTER: Any = object()
 
 
 def test_without_a_challenger_the_live_version_answers_everything() -> None:
-    lineup = Lineup(1, duel_share=1.0)
-    lineup.live = LoadedPolicy(2)
-    assert lineup.assign_choices(2, may_duel=True) == [ChoiceAssignment(LoadedPolicy(2), (0, 1))]
+    policies = PolicyTable(1, duel_share=1.0)
+    policies.live = LoadedPolicy(2)
+    assert policies.assign_choices(2, may_duel=True) == [ChoiceAssignment(LoadedPolicy(2), (0, 1))]
 
 
 @pytest.mark.parametrize(("choices", "may_duel"), [(1, True), (2, False)])
 def test_one_choice_or_an_unfit_request_is_no_duel(choices: int, may_duel: bool) -> None:
-    lineup = Lineup(1, duel_share=1.0)
-    lineup.challenger = LoadedPolicy(3, ADAPTER)
-    assert [s.policy for s in lineup.assign_choices(choices, may_duel=may_duel)] == [
+    policies = PolicyTable(1, duel_share=1.0)
+    policies.challenger = LoadedPolicy(3, ADAPTER)
+    assert [s.policy for s in policies.assign_choices(choices, may_duel=may_duel)] == [
         LoadedPolicy(1)
     ]
 
 
 def test_a_share_of_requests_is_a_duel_and_sides_are_even() -> None:
-    lineup = Lineup(1, duel_share=0.25)
-    lineup.challenger = LoadedPolicy(3, ADAPTER)
+    policies = PolicyTable(1, duel_share=0.25)
+    policies.challenger = LoadedPolicy(3, ADAPTER)
     first: Counter[int] = Counter()
     for _ in range(4000):
-        shares = lineup.assign_choices(2, may_duel=True)
+        shares = policies.assign_choices(2, may_duel=True)
         assert sorted(c for s in shares for c in s.choices) == [0, 1]
         if len(shares) == 2:
             assert [s.policy.version for s in shares] == [1, 3]
@@ -48,34 +48,34 @@ def test_a_share_of_requests_is_a_duel_and_sides_are_even() -> None:
 
 
 def test_of_an_odd_number_the_live_version_answers_one_more() -> None:
-    lineup = Lineup(1, duel_share=1.0)
-    lineup.challenger = LoadedPolicy(3, ADAPTER)
-    live, challenger = lineup.assign_choices(5, may_duel=True)
+    policies = PolicyTable(1, duel_share=1.0)
+    policies.challenger = LoadedPolicy(3, ADAPTER)
+    live, challenger = policies.assign_choices(5, may_duel=True)
     assert (len(live.choices), len(challenger.choices)) == (3, 2)
     assert sorted(live.choices + challenger.choices) == [0, 1, 2, 3, 4]
 
 
 async def test_adapters_are_in_use_until_their_last_request_ends() -> None:
-    lineup = Lineup(1)
+    policies = PolicyTable(1)
     adapted = LoadedPolicy(2, ADAPTER)
-    await asyncio.wait_for(lineup.wait_for_idle_adapters(), 1)
-    with lineup.running([ChoiceAssignment(LoadedPolicy(1), (0,))]):
-        assert not lineup.is_running(LoadedPolicy(1)), "the base is never in the way"
-        with lineup.running([ChoiceAssignment(adapted, (0,))]):
-            with lineup.running([ChoiceAssignment(adapted, (0,))]):
+    await asyncio.wait_for(policies.wait_for_idle_adapters(), 1)
+    with policies.running([ChoiceAssignment(LoadedPolicy(1), (0,))]):
+        assert not policies.is_running(LoadedPolicy(1)), "the base is never in the way"
+        with policies.running([ChoiceAssignment(adapted, (0,))]):
+            with policies.running([ChoiceAssignment(adapted, (0,))]):
                 pass
-            assert lineup.is_running(adapted)
-            waiting = asyncio.create_task(lineup.wait_for_idle_adapters())
+            assert policies.is_running(adapted)
+            waiting = asyncio.create_task(policies.wait_for_idle_adapters())
             await asyncio.sleep(0)
             assert not waiting.done()
         await asyncio.wait_for(waiting, 1)
-    assert not lineup.is_running(adapted)
+    assert not policies.is_running(adapted)
 
 
 async def test_new_requests_wait_while_the_base_is_swapped() -> None:
-    lineup = Lineup(1)
-    async with lineup.closed():
-        waiting = asyncio.create_task(lineup.opened())
+    policies = PolicyTable(1)
+    async with policies.pause_new_requests():
+        waiting = asyncio.create_task(policies.wait_until_open())
         await asyncio.sleep(0.01)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 1)
@@ -109,7 +109,7 @@ async def test_streams_are_merged_with_their_own_places() -> None:
             output(True, part(1, "z", [5], "length")),
         ]
     )
-    seen = [o async for o in merged([(a(), (1,)), (b(), (0, 2))], whole=False)]
+    seen = [o async for o in merge_streams([(a(), (1,)), (b(), (0, 2))], whole=False)]
     texts = ["", "", ""]
     for given in seen:
         for piece in given.outputs:
@@ -121,14 +121,14 @@ async def test_streams_are_merged_with_their_own_places() -> None:
 async def test_whole_answers_become_one_in_order() -> None:
     a = Stream([output(True, part(0, "first", [1], "stop"), part(1, "third", [2], "stop"))])
     b = Stream([output(True, part(0, "second", [3], "stop"))])
-    (only,) = [o async for o in merged([(a(), (0, 2)), (b(), (1,))], whole=True)]
+    (only,) = [o async for o in merge_streams([(a(), (0, 2)), (b(), (1,))], whole=True)]
     assert [(p.index, p.text) for p in only.outputs] == [(0, "first"), (1, "second"), (2, "third")]
     assert only.finished
 
 
 async def test_a_consumer_that_stops_stops_both() -> None:
     a, b = (Stream([output(False, part(0, "a", [1]))] * 50) for _ in range(2))
-    stream = merged([(a(), (0,)), (b(), (1,))], whole=False)
+    stream = merge_streams([(a(), (0,)), (b(), (1,))], whole=False)
     await anext(stream)
     await stream.aclose()
     assert a.cut
@@ -139,7 +139,7 @@ async def test_a_failure_of_one_fails_the_request_and_stops_the_other() -> None:
     a = Stream([RuntimeError("the engine died")])
     b = Stream([output(False, part(0, "a", [1]))] * 50)
     with pytest.raises(RuntimeError, match="the engine died"):
-        _ = [o async for o in merged([(a(), (0,)), (b(), (1,))], whole=False)]
+        _ = [o async for o in merge_streams([(a(), (0,)), (b(), (1,))], whole=False)]
     assert b.cut
 
 
@@ -151,9 +151,11 @@ def test_a_choice_made_with_an_adapter_has_its_version_throughout() -> None:
     answer = CompletionRecordBuilder(
         RequestContext("chatcmpl-1", "local", "", []), params(), "m", shares
     )
-    answer.note(output(False, part(0, "a", [1]), part(1, "x", [2])), 1)
+    answer.add_output(output(False, part(0, "a", [1]), part(1, "x", [2])), 1)
     base = (SimpleNamespace(version="1", start=0, end=2),)
-    answer.note(output(True, part(0, "b", [3], "stop", base), part(1, "y", [4], "stop", base)), 1)
+    answer.add_output(
+        output(True, part(0, "b", [3], "stop", base), part(1, "y", [4], "stop", base)), 1
+    )
     spans = [
         [(s.policy_version, s.start, s.end) for s in choice.versions]
         for choice in answer.finish(aborted=False).choices

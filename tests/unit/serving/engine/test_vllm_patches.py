@@ -1,0 +1,205 @@
+"""What Plaudit relies on in vLLM, checked on the installed package: these fail on a new vLLM first.
+
+No engine is started. tests/integration checks what the patches achieve in a running one.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fastapi import FastAPI
+
+from serving.engine.arguments import engine_arguments, prepare_environment
+from serving.http.routes import ALLOWED_PATHS
+from serving.settings import ServingSettings
+
+prepare_environment()
+
+from serving.engine import vllm_patches  # noqa: E402
+from serving.engine.worker import PolicyWorker  # noqa: E402
+
+
+def accepts(function: Callable[..., Any], *positional: Any, **named: Any) -> None:
+    """Fail unless a function could be called with these arguments."""
+    inspect.signature(function).bind(*positional, **named)
+
+
+def test_lora_ranks_are_those_that_vllm_accepts() -> None:
+    from vllm.config.lora import MaxLoRARanks
+
+    assert typing.get_args(MaxLoRARanks) == vllm_patches.LORA_RANKS
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_vllm_s_parser_accepts_the_arguments(tmp_path: Any, gpu: bool) -> None:
+    settings = ServingSettings(home=tmp_path, max_model_len=64, enforce_eager=True, lora_rank=8)
+    args = vllm_patches.parse_arguments(engine_arguments(settings, tmp_path, gpu, 8))
+    assert args.model == str(tmp_path)
+    assert args.worker_extension_cls == "serving.engine.worker.PolicyWorker"
+    assert args.logprobs_mode == "processed_logprobs"
+    assert (args.enable_lora, args.max_lora_rank, args.max_loras) == (True, 8, 4)
+
+
+def test_the_server_is_started_and_built_as_before() -> None:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.platforms import current_platform
+
+    accepts(build_async_engine_client, "args")
+    accepts(build_app, "args", ("generate",), "model_config")
+    accepts(init_app_state, "engine", "state", "args", ("generate",))
+    assert isinstance(current_platform.is_cpu(), bool)
+
+
+def test_vllm_s_app_has_the_allowed_routes_and_loses_the_others(tmp_path: Any) -> None:
+    from vllm.entrypoints.launchers.app import build_app
+
+    arguments = engine_arguments(ServingSettings(home=tmp_path), tmp_path, gpu=False)
+    app = build_app(vllm_patches.parse_arguments(arguments), ("generate",), None)
+    paths = {getattr(route, "path", None) for route in app.router.routes}
+    assert paths >= ALLOWED_PATHS
+    assert paths - ALLOWED_PATHS, "vLLM mounts nothing else any more: restrict_routes may go"
+    vllm_patches.restrict_routes(app, ALLOWED_PATHS)
+    assert {getattr(route, "path", None) for route in app.router.routes} == ALLOWED_PATHS
+
+
+def test_handlers_take_their_fingerprint_from_the_patch() -> None:
+    from vllm.entrypoints.generate import api_router
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+
+    app = FastAPI()
+    source = inspect.getsource(api_router)
+    for name, kind in (
+        ("openai_serving_chat", OpenAIServingChat),
+        ("openai_serving_completion", OpenAIServingCompletion),
+    ):
+        assert f"state.{name}" in source, "vLLM keeps its handlers elsewhere"
+        assert "system_fingerprint=self.system_fingerprint" in inspect.getsource(kind)
+        handler = object.__new__(kind)
+        handler.system_fingerprint = "vllm-0"  # as its constructor sets it
+        setattr(app.state, name, handler)
+    current = "policy-v1"
+    vllm_patches.patch_system_fingerprints(app, lambda: current)
+    for kind in (OpenAIServingChat, OpenAIServingCompletion):
+        handler = next(h for h in app.state._state.values() if isinstance(h, kind))
+        current = "policy-v1"
+        assert handler.system_fingerprint == "policy-v1"
+        current = "policy-v2"
+        assert handler.system_fingerprint == "policy-v2"
+
+
+def test_tokens_of_logprobs_stay_undecoded_from_the_patch_on() -> None:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.logprobs import LogprobsProcessor
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    assert "self.output_processor = OutputProcessor(" in inspect.getsource(AsyncLLM.__init__)
+    outputs = OutputProcessor(None, log_stats=False)
+    for number in range(2):
+        request = EngineCoreRequest(
+            request_id=f"internal-{number}",
+            external_req_id="cmpl-1",
+            prompt_token_ids=[1, 2],
+            mm_features=None,
+            sampling_params=SamplingParams(logprobs=0, detokenize=False),
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        outputs.add_request(request, None)
+    states = [outputs.request_states[f"internal-{number}"] for number in range(2)]
+    for state in states:
+        state.logprobs_processor.tokenizer = object()
+    engine = SimpleNamespace(output_processor=outputs)
+    vllm_patches.skip_logprob_detokenization(engine, "another")
+    assert all(state.logprobs_processor.tokenizer is not None for state in states)
+    vllm_patches.skip_logprob_detokenization(engine, "cmpl-1")
+    assert all(state.logprobs_processor.tokenizer is None for state in states)
+    source = inspect.getsource(LogprobsProcessor)
+    assert "if self.tokenizer is None" in source, "vLLM decodes although there is no tokenizer"
+
+
+def test_workers_reload_weights_from_a_path_and_take_the_extension() -> None:
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu_worker import Worker
+
+    for worker in (Worker, CPUWorker):
+        accepts(worker.reload_weights, "self", weights_path="folder")
+        for name in set(dir(PolicyWorker)) - set(dir(object)):
+            assert not hasattr(worker, name) or name.startswith("__"), name
+    accepts(GPUModelRunner.reload_weights, "self", weights_path="folder")
+    accepts(GPUModelRunner.get_model, "self")
+
+
+def test_output_heads_are_packed_again_after_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.layers import vocab_parallel_embedding as embeddings
+
+    packed: list[torch.nn.Module] = []
+    method = embeddings.UnquantizedEmbeddingMethod
+    accepts(method.process_weights_after_loading, "self", "layer")
+    monkeypatch.setattr(
+        method, "process_weights_after_loading", lambda _, layer: packed.append(layer)
+    )
+    head = embeddings.ParallelLMHead.__new__(embeddings.ParallelLMHead)
+    torch.nn.Module.__init__(head)
+    head.quant_method = method()
+    assert "self.quant_method" in inspect.getsource(embeddings.VocabParallelEmbedding.__init__)
+
+    class Worker(PolicyWorker):
+        def __init__(self) -> None:
+            self.model = torch.nn.Sequential(torch.nn.Linear(2, 2), head)
+            self.model_runner = SimpleNamespace(get_model=lambda: self.model)
+            self.paths: list[str] = []
+
+        def reload_weights(self, weights_path: str) -> None:
+            self.paths.append(weights_path)
+
+    worker = Worker()
+    worker.reload_policy("folder")
+    assert worker.paths == ["folder"]
+    assert packed == [head]
+
+
+def test_the_engine_client_has_the_methods_that_swapping_calls() -> None:
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    accepts(AsyncLLM.generate, "self", "prompt", "params", "id", lora_request=None)
+    accepts(AsyncLLM.pause_generation, "self", mode="keep", clear_cache=True)
+    accepts(AsyncLLM.resume_generation, "self")
+    accepts(AsyncLLM.collective_rpc, "self", "reload_policy", kwargs={"weights_path": "folder"})
+    accepts(AsyncLLM.update_weight_version, "self", "1")
+    accepts(AsyncLLM.get_weight_version, "self")
+    accepts(AsyncLLM.add_lora, "self", "request")
+    accepts(AsyncLLM.remove_lora, "self", 1)
+    assert isinstance(AsyncLLM.errored, property)
+    request = LoRARequest("policy-v2-1", 1, "folder")
+    assert (request.lora_int_id, request.lora_path) == (1, "folder")
+
+
+def test_outputs_have_what_records_are_made_of() -> None:
+    from vllm.outputs import CompletionOutput, RequestOutput, WeightVersionSpan
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    fields = inspect.signature(CompletionOutput).parameters
+    assert {"index", "text", "token_ids", "logprobs", "finish_reason", "weight_versions"} <= set(
+        fields
+    )
+    assert {"version", "start", "end"} <= set(inspect.signature(WeightVersionSpan).parameters)
+    assert {"prompt", "prompt_token_ids", "outputs", "finished"} <= set(
+        inspect.signature(RequestOutput).parameters
+    )
+    params = SamplingParams(n=2, seed=1).clone()
+    assert (params.n, params.seed, params.logprobs) == (2, 1, None)
+    assert params.output_kind != RequestOutputKind.FINAL_ONLY
