@@ -110,13 +110,7 @@ class CycleInputs:
 def load_inputs(
     home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int
 ) -> CycleInputs:
-    """Load the inputs of a cycle; the same ledger range gives the same inputs.
-
-    Args:
-        home: Home folder.
-        settings: Settings of the learner, as configured.
-        ledger: Source of the users' prompts.
-        upto_seq: Last ledger row to use.
+    """Load the inputs of a cycle; the same ledger rows up to `upto_seq` give the same inputs.
 
     Raises:
         ModelUnusable: The registry has no valid version 1.

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from feedback.ledger.store import Ledger
 from learner.cycle.inputs import CycleInputs, load_inputs
 from learner.cycle.reward_models import RewardModels
-from learner.cycle.state import CycleState, cycle_folder
+from learner.cycle.state import CycleState, SeedSalt, cycle_folder
 from learner.models.checkpoint import save_adapter, save_model
 from learner.models.loading import load_variant
 from learner.models.ranks import Ranks, join_ranks
@@ -116,7 +116,7 @@ class PolicyTraining:
         trained = run_ppo(
             self._ppo_inputs(),
             settings.ppo,
-            seed=self._seed(4),
+            seed=self._seed(SeedSalt.PPO),
             state=self.folder / "ppo",
             dtype=settings.dtype,
             on_iteration=on_iteration,
@@ -133,7 +133,7 @@ class PolicyTraining:
     def _ppo_inputs(self) -> PPOInputs:
         inputs, settings = self.inputs, self.inputs.settings
         reward = self.reward_models().load("reward.pt")
-        policy = inputs.prepare_for_training(self._seed(6), self.load_parent())
+        policy = inputs.prepare_for_training(self._seed(SeedSalt.ADAPTER), self.load_parent())
         return PPOInputs(
             policy=policy,
             critic=new_critic(policy, reward, settings.ppo),
@@ -191,7 +191,7 @@ class PolicyTraining:
         finally:
             _stop(process)
 
-    def _seed(self, salt: int) -> int:
+    def _seed(self, salt: SeedSalt) -> int:
         return self.state.seed(self.inputs.settings.seed, salt)
 
 

@@ -154,17 +154,15 @@ class Publisher:
         failpoint("learner.published")
         if cycle.version in self.state().published:
             return
-        append_policy_event(
-            self._log,
-            Published(
-                version=cycle.version,
-                parent=cycle.parent,
-                leader=self._leader,
-                trial=self._goes_on_trial(cycle.version),
-                lessons=coverage,
-                votes=votes,
-            ),
+        event = Published(
+            version=cycle.version,
+            parent=cycle.parent,
+            leader=self._leader,
+            trial=self._goes_on_trial(cycle.version),
+            lessons=coverage,
+            votes=votes,
         )
+        append_policy_event(self._log, event)
         failpoint("learner.announced")
         if cycle.version not in self.state().published:
             raise LeadershipLost(

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from learner.cycle.inputs import CycleInputs
+from learner.cycle.state import SeedSalt
 from learner.data.preferences import PreferenceExample
 from learner.models.checkpoint import load_state, save_state
 from learner.ppo.rollouts import rows_from_samples
@@ -13,9 +13,6 @@ from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel, load_trained_state, trained_state
 from learner.reward.reliability import Reliabilities
 from learner.reward.training import train_reward
-
-# All reward models of a cycle are normalised on the same sampled answers.
-NORMALISATION_SEED_SALT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +22,19 @@ class RewardModels:
     Attributes:
         folder: Folder of the cycle.
         inputs: Inputs of the cycle.
-        seed: Returns the cycle's seed for a salt.
+        seed: Returns the cycle's seed for a purpose.
 
     """
 
     folder: Path
     inputs: CycleInputs
-    seed: Callable[[int], int]
+    seed: Callable[[SeedSalt], int]
 
     def train(
         self,
         examples: Sequence[PreferenceExample],
         held_out: Sequence[PreferenceExample],
-        salt: int,
+        salt: SeedSalt,
         *,
         reliabilities: Reliabilities,
         on_epoch: Callable[[RewardReport], None],
@@ -48,7 +45,7 @@ class RewardModels:
         Args:
             examples: Training examples.
             held_out: Held-out examples, which choose the epoch and measure the model.
-            salt: Salt of the model's seed.
+            salt: Purpose of the model, which gives its seed.
             reliabilities: Reliability of each rater.
             on_epoch: Called with the report of every epoch.
             raise_if_stopped: Called before every step; an exception from it stops the training.
@@ -66,9 +63,10 @@ class RewardModels:
             raise_if_stopped=raise_if_stopped,
         )
         if report.epochs and self.inputs.prompts:
+            # All reward models of a cycle are normalised on the same sampled answers.
             prompts, ppo = self.inputs.prompts[: settings.reward.normalise_on], settings.ppo
             samples = self.inputs.sampler(self.inputs.reference).sample(
-                prompts, 1, ppo.max_tokens, ppo.temperature, self.seed(NORMALISATION_SEED_SALT)
+                prompts, 1, ppo.max_tokens, ppo.temperature, self.seed(SeedSalt.NORMALISATION)
             )
             model.normalise(rows_from_samples(samples))
         return model, report
@@ -79,13 +77,13 @@ class RewardModels:
 
     def load(self, file: str) -> RewardModel:
         """Return the model saved in a file of the cycle's folder."""
-        model = self._new(0)
+        model = self._new(SeedSalt.LOADED_MODEL)
         state = load_state(self.folder / file)
         assert state is not None, f"an earlier stage writes {file}"
         load_trained_state(model, state)
         return model
 
-    def _new(self, salt: int) -> RewardModel:
+    def _new(self, salt: SeedSalt) -> RewardModel:
         seed = self.seed(salt)
         return RewardModel(
             self.inputs.prepare_for_training(seed),

@@ -14,7 +14,7 @@ import torch
 
 from feedback.failpoints import failpoint
 from learner.cycle.context import CycleContext
-from learner.cycle.state import Stage
+from learner.cycle.state import SeedSalt, Stage
 from learner.data.preferences import Split
 from learner.errors import Interrupted, LeadershipLost
 from learner.gate.evaluation import GateInputs, GateResult, evaluate_candidate
@@ -52,7 +52,7 @@ def train_reward_model(context: CycleContext) -> StageResult:
     """Train the reward model; end the cycle if votes do not predict other votes."""
     events = context.ledger.effective_events(upto_seq=context.state.upto_seq)
     context.reporter.add_data(events, context.data.examples, context.inputs)
-    model, report, figures = _train(context, "reward", 1)
+    model, report, figures = _train(context, "reward", SeedSalt.REWARD_MODEL)
     probe = context.data.probe_result
     figures |= {"probe_gain": probe.gain, "probe_gain_lower_bound": probe.gain_lower_bound}
     result = _check_reward_model(context, report, probe, figures)
@@ -67,9 +67,12 @@ def _check_reward_model(
     context: CycleContext, report: RewardReport, probe: ProbeResult, figures: Mapping[str, float]
 ) -> StageResult | None:
     """Return the result that ends the cycle; None if the policy can be trained."""
-    held_out = len(context.data.examples["held_out"])
-    if report.epochs == 0 or not held_out or not context.inputs.prompts:
-        reason = f"{report.trained_on} training examples, {held_out} held-out examples"
+    held_out, prompts = len(context.data.examples["held_out"]), len(context.inputs.prompts)
+    if report.epochs == 0 or not held_out or not prompts:
+        reason = (
+            f"{report.trained_on} training examples (at least {context.settings.reward.min_train} "
+            f"are needed), {held_out} held-out examples, {prompts} prompts"
+        )
         return _end("too_few_votes", [reason], figures)
     if probe.gain_lower_bound <= 0:
         reason = (
@@ -88,16 +91,20 @@ def _check_reward_model(
 
 def train_judge(context: CycleContext) -> StageResult:
     """Train the judge; end the cycle if there are too few votes or prompts for the gate."""
-    model, report, figures = _train(context, "judge", 2)
-    if report.epochs == 0 or not context.inputs.held_out_prompts:
-        reason = f"{report.trained_on} training examples for the judge"
+    model, report, figures = _train(context, "judge", SeedSalt.JUDGE)
+    prompts = len(context.inputs.held_out_prompts)
+    if report.epochs == 0 or not prompts:
+        reason = (
+            f"{report.trained_on} training examples for the judge (at least "
+            f"{context.settings.reward.min_train} are needed), {prompts} held-out prompts"
+        )
         return _end("too_few_votes", [reason], figures)
     context.reward_models.save(model, "judge.pt")
     return StageResult("ppo", figures)
 
 
 def _train(
-    context: CycleContext, split: Split, salt: int
+    context: CycleContext, split: Split, salt: SeedSalt
 ) -> tuple[RewardModel, RewardReport, dict[str, float]]:
     """Train a reward model on a split; return it, its report, and the report as figures."""
     number, data = context.state.number, context.data
@@ -154,7 +161,7 @@ def run_gate(context: CycleContext) -> StageResult:
         ),
         context.settings.gate,
         context.settings.ppo,
-        seed=state.seed(context.settings.seed, 5),
+        seed=state.seed(context.settings.seed, SeedSalt.GATE),
     )
     context.reporter.add_gate_results(result.figures, inputs, live=live, candidate=candidate)
     return _announce_gate(context, result)

@@ -1,5 +1,6 @@
 """The state of a learning cycle: one small JSON file, replaced after every stage."""
 
+from enum import IntEnum
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,6 +13,18 @@ from protos.checkpoints.durable import write_bytes
 Stage = Literal["reward", "judge", "ppo", "gate", "publish", "done"]
 
 FILE: Final = "state.json"
+
+
+class SeedSalt(IntEnum):
+    """What a seed of a cycle is for; every purpose has a seed of its own."""
+
+    LOADED_MODEL = 0  # its random weights are overwritten
+    REWARD_MODEL = 1
+    JUDGE = 2
+    NORMALISATION = 3
+    PPO = 4
+    GATE = 5
+    ADAPTER = 6
 
 
 class CycleState(BaseModel):
@@ -56,14 +69,8 @@ class CycleState(BaseModel):
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / FILE, self.model_dump_json(indent=2).encode())
 
-    def seed(self, base: int, salt: int) -> int:
-        """Return the seed for one purpose in this cycle.
-
-        Args:
-            base: Seed of the learner.
-            salt: Number of the purpose.
-
-        """
+    def seed(self, base: int, salt: SeedSalt) -> int:
+        """Return the seed for one purpose in this cycle, derived from the learner's seed `base`."""
         return base * 1_000_003 + self.number * 101 + salt
 
     def restart(self, *, events: int, forgettings: int) -> None:

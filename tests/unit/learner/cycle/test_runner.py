@@ -1,0 +1,147 @@
+"""The runner of a cycle, with stages that train nothing."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from learner.cycle.context import CycleContext
+from learner.cycle.metrics import Metrics
+from learner.cycle.runner import run_cycle
+from learner.cycle.stages import STAGES, StageResult
+from learner.cycle.state import CycleState, Stage, latest_cycle
+from learner.errors import Interrupted
+from learner.report.contents import Report
+from learner.settings import LearnerSettings
+
+Stages = Mapping[Stage, Callable[[CycleContext], StageResult]]
+
+
+class FakeLedger:
+    """A ledger of ten votes, of which every forgetting request erases one."""
+
+    def __init__(self) -> None:
+        self.forgettings = 0
+
+    def last_forgetting(self) -> int:
+        return self.forgettings
+
+    def effective_events(self, *_: int) -> list[int]:
+        return list(range(10 - self.forgettings))
+
+
+class FakePublisher:
+    """A publisher that records the reported stages; the registry has no version."""
+
+    def __init__(self) -> None:
+        self.reported: list[str] = []
+
+    def report_stage(self, stage: str, *_: int) -> None:
+        self.reported.append(stage)
+
+    def has(self, _: int) -> bool:
+        return False
+
+    def base(self) -> str:
+        return "tiny"
+
+
+class Cycle:
+    """A cycle that can be run with stages of a test."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home = home
+        self.patch = monkeypatch
+        self.ledger = FakeLedger()
+        self.publisher = FakePublisher()
+        self.metrics = Metrics()
+        self.state = CycleState(number=1, parent=1, after_seq=0, upto_seq=10, events=10)
+        self.context = CycleContext(
+            home=home,
+            state=self.state,
+            configured=LearnerSettings(),
+            ledger=cast(Any, self.ledger),
+            publisher=cast(Any, self.publisher),
+            metrics=self.metrics,
+            stopped=lambda: False,
+        )
+
+    def run(self, stages: Stages) -> CycleState:
+        for name, stage in stages.items():
+            self.patch.setitem(cast(Any, STAGES), name, stage)
+        return run_cycle(self.context)
+
+
+@pytest.fixture
+def cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cycle:
+    return Cycle(tmp_path, monkeypatch)
+
+
+def goes_on(stage: Stage, **figures: float) -> Callable[[CycleContext], StageResult]:
+    return lambda _: StageResult(stage, figures)
+
+
+def refuse(_: CycleContext) -> StageResult:
+    return StageResult("done", {"win_rate": 0.4}, outcome="refused", reasons=("worse",))
+
+
+def interrupt(_: CycleContext) -> StageResult:
+    raise Interrupted
+
+
+def test_stages_follow_each_other_until_the_cycle_ends(cycle: Cycle) -> None:
+    candidate = cycle.context.candidate
+
+    def train(_: CycleContext) -> StageResult:
+        candidate.mkdir()
+        return StageResult("gate", {"ppo_kl": 2.0}, tuning="full")
+
+    state = cycle.run(
+        {
+            "reward": goes_on("judge", reward_gain=0.5),
+            "judge": goes_on("ppo", judge_gain=0.25),
+            "ppo": train,
+            "gate": refuse,
+        }
+    )
+    assert cycle.publisher.reported == ["reward", "judge", "ppo", "gate"]
+    assert (state.stage, state.outcome, state.reasons) == ("done", "refused", ["worse"])
+    assert state.tuning == "full"
+    assert list(state.figures) == ["reward_gain", "judge_gain", "ppo_kl", "win_rate"]
+    assert state.seconds.keys() == {"reward", "judge", "ppo", "gate"}
+    assert latest_cycle(cycle.home) == state
+    report = Report.model_validate_json((cycle.context.folder / "report.json").read_bytes())
+    assert (report.outcome, report.figures) == ("refused", state.figures)
+    assert not candidate.exists()
+    ended = {"outcome": "refused"}
+    assert cycle.metrics.registry.get_sample_value("plaudit_learner_cycles_total", ended) == 1
+
+
+def test_an_interrupted_stage_is_the_next_one_to_run(cycle: Cycle) -> None:
+    with pytest.raises(Interrupted):
+        cycle.run({"reward": goes_on("judge", reward_gain=0.5), "judge": interrupt})
+    saved = latest_cycle(cycle.home)
+    assert saved is not None
+    assert (saved.stage, saved.outcome, saved.figures) == ("judge", None, {"reward_gain": 0.5})
+
+
+def test_a_cycle_restarts_without_a_person_forgotten_meanwhile(cycle: Cycle) -> None:
+    weights = cycle.context.folder / "reward.pt"
+    runs: list[object] = []
+
+    def train_reward_model(context: CycleContext) -> StageResult:
+        assert not weights.exists(), "trained with the person's votes"
+        runs.append(context.data)
+        weights.touch()
+        return StageResult("judge", {"reward_gain": float(len(runs))})
+
+    def train_judge(_: CycleContext) -> StageResult:
+        cycle.ledger.forgettings = 1
+        return StageResult("gate", {"judge_gain": 0.5} if len(runs) == 1 else {})
+
+    state = cycle.run({"reward": train_reward_model, "judge": train_judge, "gate": refuse})
+    assert cycle.publisher.reported == ["reward", "judge", "reward", "judge", "gate"]
+    assert runs[0] is not runs[1], "the data are loaded anew"
+    assert (state.events, state.forgettings) == (9, 1)
+    assert state.figures == {"reward_gain": 2.0, "win_rate": 0.4}
