@@ -17,11 +17,11 @@ from learner.data.preferences import prompt_key, prompt_split
 from learner.data.tokenizer import encode_answer, encode_chat, pad_token_id
 from learner.errors import ModelUnusable
 from learner.models.adapters import add_adapter
-from learner.models.checkpoint import model_exists
 from learner.models.compiled import compile_layers
 from learner.models.loading import best_device, load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import copy_shared, count_parameters, is_trainable
 from learner.models.precision import freeze
+from learner.models.saving import model_exists
 from learner.pretraining.next_token import text_nll
 from learner.pretraining.pretrain import documents, held_out_text
 from learner.sampling.factory import SamplerFactory

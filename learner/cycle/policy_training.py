@@ -26,9 +26,9 @@ from feedback.ledger.store import Ledger
 from learner.cycle.inputs import CycleInputs, load_inputs
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, SeedSalt, cycle_folder
-from learner.models.checkpoint import save_adapter, save_model
 from learner.models.loading import load_variant
 from learner.models.ranks import Ranks, join_ranks
+from learner.models.saving import save_adapter, save_model
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import off_policy_answers
 from learner.ppo.steps import PPOInputs

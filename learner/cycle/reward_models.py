@@ -7,7 +7,7 @@ from pathlib import Path
 from learner.cycle.inputs import CycleInputs
 from learner.cycle.state import SeedSalt
 from learner.data.preferences import PreferenceExample
-from learner.models.checkpoint import load_state, save_state
+from learner.models.training_state import load_state, save_state
 from learner.ppo.rollouts import rows_from_samples
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel, load_trained_state, trained_state

@@ -18,7 +18,7 @@ from learner.cycle.state import SeedSalt, Stage
 from learner.data.preferences import Split
 from learner.errors import Interrupted, LeadershipLost
 from learner.gate.evaluation import GateInputs, GateResult, evaluate_candidate
-from learner.models.checkpoint import model_exists
+from learner.models.saving import model_exists
 from learner.ppo.trainer import Iteration, iteration_figures
 from learner.report.contents import Outcome
 from learner.reward.evaluation import RewardReport

@@ -1,1 +1,1 @@
-"""Token ids: the tokenizer, packed rows, prompts with their answers, preferences."""
+"""Turn text and votes into token ids: tokenizer, packed rows, answers, training examples."""

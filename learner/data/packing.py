@@ -1,7 +1,7 @@
-"""Token rows of one length from documents and conversations, without padding where it counts.
+"""Pack documents and conversations into token rows of equal length.
 
-A document may continue in the next row; a conversation never does (its row is filled up with
-padding), and conversations in one row do not see each other: positions start anew.
+A document may continue in the next row. A conversation does not: its row is filled with padding.
+Conversations in one row are independent: positions restart at each.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,19 @@ from transformers import PreTrainedTokenizerBase
 
 from learner.data.tokenizer import encode_chat, encode_text, end_token_ids, pad_token_id
 
-IGNORED: Final = -100  # the label of a token that the loss leaves out
+IGNORED: Final = -100  # label of a token without a loss
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Packed rows: token ids, labels (IGNORED where no loss), positions; each [rows, tokens]."""
+    """Packed rows of equal length.
+
+    Attributes:
+        input_ids_NT: Token ids.
+        labels_NT: Token ids to predict; IGNORED where there is no loss.
+        positions_NT: Position of each token in its document row or conversation.
+
+    """
 
     input_ids_NT: Tensor
     labels_NT: Tensor
@@ -28,12 +35,12 @@ class Rows:
     def __len__(self) -> int:
         return int(self.input_ids_NT.shape[0])
 
-    def labelled(self, picked: Tensor | slice) -> int:
-        """Count the tokens of some of the rows that have a loss: each is predicted one before."""
+    def count_labels(self, picked: Tensor | slice) -> int:
+        """Count the tokens with a loss in the picked rows; the first of a row is not predicted."""
         return int((self.labels_NT[picked][:, 1:] != IGNORED).sum())
 
-    def some(self, picked: Tensor | slice, device: torch.device) -> "Rows":
-        """Return some of the rows, on a device."""
+    def select(self, picked: Tensor | slice, device: torch.device) -> "Rows":
+        """Return the picked rows, on a device."""
         return Rows(
             self.input_ids_NT[picked].to(device),
             self.labels_NT[picked].to(device),
@@ -44,9 +51,16 @@ class Rows:
 def pack_documents(
     documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, row: int, tokens: int
 ) -> Rows:
-    """Pack documents, each followed by the end of text, until there are `tokens` of them.
+    """Pack documents, each followed by the end-of-text token, into about `tokens` tokens.
 
-    Fewer where the documents run out; what is left over after the last full row is dropped.
+    There are fewer if the documents run out. Tokens after the last full row are dropped.
+
+    Args:
+        documents: Texts to pack; read only as far as needed.
+        tokenizer: Tokenizer of the model.
+        row: Tokens in a row.
+        tokens: Tokens in all rows.
+
     """
     end = end_token_ids(tokenizer)[-1]
     ids: list[int] = []
@@ -62,10 +76,10 @@ def pack_documents(
 def encode_conversation(
     messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int]]:
-    """Return token ids and labels of a conversation; only what the assistant says has labels.
+    """Return token ids and labels of a conversation; only the assistant's tokens have labels.
 
-    The end token that closes an assistant's turn is something that it says. Works for every
-    template whose rendering of the first messages is a prefix of its rendering of all.
+    These include the end token of each assistant turn. The chat template must render the first
+    messages of a conversation as a prefix of the whole.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -88,25 +102,35 @@ def pack_conversations(
     row: int,
     tokens: int,
 ) -> Rows:
-    """Pack conversations until the rows hold `tokens`; one longer than a row is cut at its end."""
+    """Pack conversations until the rows hold `tokens` tokens.
+
+    A conversation longer than a row is truncated at its end.
+
+    Args:
+        conversations: Messages of each conversation; read only as far as needed.
+        tokenizer: Tokenizer of the model.
+        row: Tokens in a row.
+        tokens: Tokens in all rows, padding included.
+
+    """
     pad = pad_token_id(tokenizer)
     rows: list[tuple[list[int], list[int], list[int]]] = []
     ids: list[int] = []
     labels: list[int] = []
-    places: list[int] = []
+    positions: list[int] = []
     for messages in conversations:
         new_ids, new_labels = encode_conversation(messages, tokenizer)
         new_ids, new_labels = new_ids[:row], new_labels[:row]
         if len(ids) + len(new_ids) > row:
-            rows.append((ids, labels, places))
-            ids, labels, places = [], [], []
+            rows.append((ids, labels, positions))
+            ids, labels, positions = [], [], []
             if len(rows) * row >= tokens:
                 break
         ids = ids + new_ids
         labels = [*labels, IGNORED, *new_labels[1:]]
-        places = places + list(range(len(new_ids)))
+        positions = positions + list(range(len(new_ids)))
     if ids:
-        rows.append((ids, labels, places))
+        rows.append((ids, labels, positions))
     return Rows(
         torch.tensor([r[0] + [pad] * (row - len(r[0])) for r in rows]),
         torch.tensor([r[1] + [IGNORED] * (row - len(r[1])) for r in rows]),
@@ -115,7 +139,7 @@ def pack_conversations(
 
 
 def concat_rows(first: Rows, second: Rows) -> Rows:
-    """Put the rows of both, of one length, into one."""
+    """Concatenate two sets of rows of the same length."""
     return Rows(
         torch.cat([first.input_ids_NT, second.input_ids_NT]),
         torch.cat([first.labels_NT, second.labels_NT]),
@@ -124,7 +148,7 @@ def concat_rows(first: Rows, second: Rows) -> Rows:
 
 
 def batches(rows: Rows, *, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Yield `steps` batches of row indices: every row once in a new order, then again."""
+    """Yield `steps` batches of row indices, shuffled anew each time all rows have been used."""
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     for _ in range(steps):

@@ -1,7 +1,7 @@
-"""From judged events to training examples: token ids, ranks and approval, one shape for all kinds.
+"""Build training examples from joined events: token ids with ranks, approvals or both.
 
-Token ids are those that were prompted and sampled, never re-tokenised; only a demonstration,
-which nobody sampled, is tokenised here.
+Prompts and sampled answers keep the token ids of the completion record and are never tokenised
+again. Only a demonstration, which was not sampled, is tokenised here.
 """
 
 import hashlib
@@ -18,30 +18,32 @@ Split = Literal["held_out", "judge", "reward"]
 
 
 class JoinedEvent(Protocol):
-    """An event with the completions it is about (feedback.ledger.JoinedEvent)."""
+    """A vote with the completion records that it refers to (see `feedback.ledger.rows`)."""
 
     @property
     def event(self) -> FeedbackEvent:
-        """The opinion."""
+        """The feedback event."""
         ...
 
     @property
     def completions(self) -> dict[str, CompletionRecord]:
-        """The records that it is about, by completion id."""
+        """The completion records that it refers to, by completion id."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceExample:
-    """One opinion.
+    """The training example of one vote.
 
     Attributes:
-        key: Hash of the prompt, by which it is split.
-        sequences: Prompt and answer tokens of each candidate.
-        lengths: Tokens of each answer, with which its sequence ends.
-        ranks: Each candidate's rank, 0 is best, equal is a tie; empty where none are compared.
-        approvals: Approval in [0, 1] of each candidate; empty where none was given.
-        rater: Who gave it; the users that an owner does not tell apart are one. Empty is believed.
+        key: Hash of the prompt, which decides the split.
+        sequences: Token ids of prompt and answer for each candidate.
+        lengths: Number of answer tokens at the end of each sequence.
+        ranks: Rank of each candidate, 0 for the best and equal for a tie; empty if the vote
+            compares none.
+        approvals: Approval of each candidate in [0, 1]; empty if the vote gives none.
+        rater: Owner and subject of the vote. Users without a subject count as one rater. An empty
+            rater is considered reliable.
 
     """
 
@@ -54,13 +56,13 @@ class PreferenceExample:
 
 
 def prompt_key(messages: Sequence[dict[str, str]]) -> str:
-    """Return the hash of a conversation's messages."""
+    """Return a hash of a conversation's messages."""
     plain = json.dumps([[m["role"], m["content"].strip()] for m in messages])
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def prompt_split(key: str, *, held_out_share: float, judge_share: float) -> Split:
-    """Return the part that a prompt belongs to; it never moves while the shares stay."""
+    """Return the split that a prompt belongs to; it depends only on the key and the shares."""
     first, second = int(key[:8], 16) / 2**32, int(key[8:16], 16) / 2**32
     if first < held_out_share:
         return "held_out"
@@ -70,7 +72,7 @@ def prompt_split(key: str, *, held_out_share: float, judge_share: float) -> Spli
 def split_examples(
     found: Iterable[PreferenceExample], settings: RewardSettings
 ) -> dict[Split, list[PreferenceExample]]:
-    """Put every example where its prompt belongs."""
+    """Assign every example to the split of its prompt."""
     parts: dict[Split, list[PreferenceExample]] = {"reward": [], "judge": [], "held_out": []}
     for example in found:
         split = prompt_split(
@@ -85,83 +87,86 @@ def split_examples(
 def preference_examples(
     events: Iterable[JoinedEvent], encode_answer: Callable[[str], list[int]], *, context: int
 ) -> list[PreferenceExample]:
-    """Turn judged events into examples; comments, and what was not recorded, teach nothing.
+    """Build the training examples of joined events.
+
+    Comments, and votes on answers without recorded token ids, are skipped.
 
     Args:
-        encode_answer: Tokens of an answer that was written rather than sampled, with its end.
-        context: The last so many tokens of a longer sequence are kept.
+        events: Votes with their completion records.
+        encode_answer: Function from a written answer to its token ids, with the end token.
+        context: Maximum length of a sequence; a longer one keeps its last tokens.
 
     """
     found = []
-    for judged in events:
-        example = _build_example(judged, encode_answer)
+    for joined in events:
+        example = _build_example(joined, encode_answer)
         if example is not None:
             cut = tuple(s[-context:] for s in example.sequences)
             lengths = tuple(min(length, context) for length in example.lengths)
-            rater = f"{judged.event.owner}/{judged.event.subject}"
+            rater = f"{joined.event.owner}/{joined.event.subject}"
             found.append(replace(example, sequences=cut, lengths=lengths, rater=rater))
     return found
 
 
 def _build_example(
-    judged: JoinedEvent, encode_answer: Callable[[str], list[int]]
+    joined: JoinedEvent, encode_answer: Callable[[str], list[int]]
 ) -> PreferenceExample | None:
-    event = judged.event
+    event = joined.event
     match event.WhichOneof("kind"):
         case "comparison":
-            return _comparison(judged, event.comparison)
+            return _comparison(joined, event.comparison)
         case "ranking":
-            return _ranking(judged, event.ranking)
+            return _ranking(joined, event.ranking)
         case "rating":
             up = event.rating.value == Rating.VALUE_UP
-            return _build(judged, [event.rating.candidate], approvals=(1.0 if up else 0.0,))
+            return _build(joined, [event.rating.candidate], approvals=(1.0 if up else 0.0,))
         case "score":
-            return _build(judged, [event.score.candidate], approvals=(event.score.score,))
+            return _build(joined, [event.score.candidate], approvals=(event.score.score,))
         case "demonstration":
-            return _demonstration(judged, encode_answer)
+            return _demonstration(joined, encode_answer)
     return None
 
 
-def _comparison(judged: JoinedEvent, comparison: Comparison) -> PreferenceExample | None:
+def _comparison(joined: JoinedEvent, comparison: Comparison) -> PreferenceExample | None:
     candidates = [comparison.left, comparison.right]
     match comparison.verdict:
         case Comparison.VERDICT_LEFT:
-            return _build(judged, candidates, ranks=(0, 1))
+            return _build(joined, candidates, ranks=(0, 1))
         case Comparison.VERDICT_RIGHT:
-            return _build(judged, candidates, ranks=(1, 0))
+            return _build(joined, candidates, ranks=(1, 0))
         case Comparison.VERDICT_TIE:
-            return _build(judged, candidates, ranks=(0, 0))
+            return _build(joined, candidates, ranks=(0, 0))
         case Comparison.VERDICT_BOTH_BAD:
-            return _build(judged, candidates, ranks=(0, 0), approvals=(0.0, 0.0))
+            return _build(joined, candidates, ranks=(0, 0), approvals=(0.0, 0.0))
     return None
 
 
-def _ranking(judged: JoinedEvent, ranking: Ranking) -> PreferenceExample | None:
-    placed = [(c, rank) for rank, group in enumerate(ranking.groups) for c in group.candidates]
-    if len(placed) < 2:
+def _ranking(joined: JoinedEvent, ranking: Ranking) -> PreferenceExample | None:
+    ranked = [(c, rank) for rank, group in enumerate(ranking.groups) for c in group.candidates]
+    if len(ranked) < 2:
         return None
-    return _build(judged, [c for c, _ in placed], ranks=tuple(rank for _, rank in placed))
+    return _build(joined, [c for c, _ in ranked], ranks=tuple(rank for _, rank in ranked))
 
 
 def _demonstration(
-    judged: JoinedEvent, encode_answer: Callable[[str], list[int]]
+    joined: JoinedEvent, encode_answer: Callable[[str], list[int]]
 ) -> PreferenceExample | None:
-    demonstration = judged.event.demonstration
-    original = _build(judged, [demonstration.candidate])
+    demonstration = joined.event.demonstration
+    original = _build(joined, [demonstration.candidate])
     if original is None:
         return None
-    record = judged.completions[demonstration.candidate.completion_id]
-    better = encode_answer(demonstration.text)
+    record = joined.completions[demonstration.candidate.completion_id]
+    written = encode_answer(demonstration.text)
     return replace(
         original,
-        sequences=((*record.prompt_token_ids, *better), original.sequences[0]),
-        lengths=(len(better), original.lengths[0]),
+        sequences=((*record.prompt_token_ids, *written), original.sequences[0]),
+        lengths=(len(written), original.lengths[0]),
         ranks=(0, 1),
     )
 
 
 def _build(
-    judged: JoinedEvent,
+    joined: JoinedEvent,
     candidates: Sequence[Candidate],
     *,
     ranks: tuple[int, ...] = (),
@@ -169,20 +174,20 @@ def _build(
 ) -> PreferenceExample | None:
     sequences, lengths = [], []
     for candidate in candidates:
-        record = judged.completions[candidate.completion_id]
+        record = joined.completions[candidate.completion_id]
         choice = next((c for c in record.choices if c.index == candidate.choice), None)
         if choice is None or not choice.token_ids or not record.prompt_token_ids:
             return None
         sequences.append((*record.prompt_token_ids, *choice.token_ids))
         lengths.append(len(choice.token_ids))
-    record = judged.completions[candidates[0].completion_id]
+    record = joined.completions[candidates[0].completion_id]
     return PreferenceExample(
         record_prompt_key(record), tuple(sequences), tuple(lengths), ranks, approvals
     )
 
 
 def record_prompt_key(record: CompletionRecord) -> str:
-    """Return the hash of what a completion answers."""
+    """Return the prompt key of a completion record."""
     if record.messages:
         return prompt_key([{"role": m.role, "content": m.content} for m in record.messages])
     return prompt_key([{"role": "text", "content": record.prompt}])

@@ -1,6 +1,6 @@
 """The default model's tokenizer: byte-level BPE with a chat template.
 
-Left out: normalisation and a beginning-of-text token, which a model this small has no use for.
+Not supported: normalisation and a beginning-of-text token, which do not help so small a model.
 """
 
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ def train_tokenizer(
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of plain text, with no special tokens around it."""
+    """Return the token ids of plain text, without special tokens around it."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 
@@ -63,7 +63,12 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, answer: bool
 ) -> list[int]:
-    """Return the token ids of a conversation; with `answer`, up to where the assistant speaks.
+    """Return the token ids of a conversation.
+
+    Args:
+        tokenizer: Tokenizer with a chat template.
+        messages: Messages with role and content.
+        answer: Append the tokens that start an assistant message.
 
     Raises:
         ModelUnusable: The tokenizer has no chat template.
@@ -77,12 +82,17 @@ def encode_chat(
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of an answer that nobody sampled, with its end."""
+    """Return the token ids of an answer that was written by a person, with its end token."""
     return [*encode_text(tokenizer, text.strip()), end_token_ids(tokenizer)[0]]
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids that end an answer: the tokenizer's end token, and the end of text."""
+    """Return the ids that end an answer: the tokenizer's end token, then the end of text, if any.
+
+    Raises:
+        ModelUnusable: The tokenizer has no end token.
+
+    """
     ids = [tokenizer.eos_token_id]
     if END_OF_TEXT in tokenizer.get_vocab():
         ids.append(tokenizer.convert_tokens_to_ids(END_OF_TEXT))
@@ -92,6 +102,6 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return an id to pad with; masks say what is padding, so it need not be a pad token."""
+    """Return an id for padding: the pad token or, since masks mark the padding, any other id."""
     pad = tokenizer.pad_token_id
     return int(pad) if pad is not None else 0

@@ -1,1 +1,1 @@
-"""Language models: construction, adapters, checkpoints, several processes."""
+"""Language models: loading, forward passes, adapters, training state, several processes."""

@@ -1,6 +1,6 @@
-"""The weights of a policy as an engine wants them: under their own names, LoRA adapters added in.
+"""The weights of a policy as an engine loads them: original names, with LoRA adapters merged.
 
-Left out: DoRA and the other variants of LoRA, which are not W + s·B·A.
+Not supported: DoRA and other variants of LoRA, which are not W + s·B·A.
 """
 
 from collections.abc import Iterator
@@ -10,35 +10,37 @@ from torch import Tensor, nn
 
 from learner.errors import ModelUnusable
 
-_BASE = ".base_layer."  # peft's name for what an adapter adapts
+_BASE = ".base_layer."  # PEFT's name of the layer below an adapter
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every weight by its name without adapters, adapted ones as W + s·B·A.
+    """Yield every weight under its name without adapters; adapted weights as W + s·B·A.
 
-    The model is not changed; weights without an adapter are given as they are, not copied.
+    The model is not changed, and weights without an adapter are not copied.
 
     Args:
-        model: With or without LoRA layers of peft in it; of a `PeftModel`, its base model.
+        model: Model with or without PEFT's LoRA layers; for a `PeftModel`, pass its base model.
 
     Raises:
-        ModelUnusable: An adapter is of a kind that cannot be added in.
+        ModelUnusable: An adapter is of a kind that cannot be merged.
 
     """
     modules = dict(model.named_modules())
     for name, weight in model.state_dict().items():
-        owner, base, own_name = name.partition(_BASE)
-        if base and own_name == "weight":
+        owner, base, parameter = name.partition(_BASE)
+        if base and parameter == "weight":
             yield f"{owner}.weight", _merged(weight, modules[owner])
         elif base:
-            yield f"{owner}.{own_name}", weight
+            yield f"{owner}.{parameter}", weight
         elif ".lora_" not in name:
             yield name, weight
 
 
 def _merged(weight: Tensor, layer: nn.Module) -> Tensor:
     if not isinstance(layer, LoraLayer) or layer.lora_variant:
-        raise ModelUnusable(f"{type(layer).__name__} is not plain LoRA, which alone can be merged")
+        raise ModelUnusable(
+            f"an adapter of type {type(layer).__name__} cannot be merged: only plain LoRA can"
+        )
     if layer.disable_adapters or layer.merged:
         return weight
     for adapter in layer.active_adapters:

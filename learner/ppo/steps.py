@@ -163,10 +163,10 @@ class PPOUpdater:
         text, policy = self._players.text, self._players.policy
         picked = torch.randint(len(text), (self._settings.text_rows,), generator=generator)
         own = picked[self._ranks.rank :: self._ranks.size]
-        share = text.labelled(own) / max(1, text.labelled(picked))
+        share = text.count_labels(own) / max(1, text.count_labels(picked))
         if not len(own):
             own = picked[:1]  # its share is nothing, but a forward pass takes all processes
-        part = text.some(own, policy.device)
+        part = text.select(own, policy.device)
         with compute_in(self._dtype, part.input_ids_NT):
             if self._players.text_by_reference:
                 loss, nll = rows_divergence(policy, self._players.reference, part)

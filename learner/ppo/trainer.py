@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from learner.models.checkpoint import load_sharded, save_sharded
 from learner.models.parameters import copy_shared
 from learner.models.ranks import Ranks, copy_unsharded
+from learner.models.training_state import load_sharded, save_sharded
 from learner.ppo.advantages import adapted_kl_coef
 from learner.ppo.off_policy import OffPolicyAnswer
 from learner.ppo.rollouts import RolloutBatch, batch_rollouts, finished_share, targets

@@ -13,9 +13,9 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from learner.data.packing import IGNORED, Rows, batches
-from learner.models.checkpoint import load_state, restore, save_state, training_state
 from learner.models.parameters import trainable_parameters
 from learner.models.precision import compute_in
+from learner.models.training_state import capture_state, load_state, restore_state, save_state
 from learner.pretraining.progress import Advance, OnAdvance
 from learner.settings import Dtype, PretrainSettings, SftSettings
 
@@ -108,7 +108,7 @@ def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: 
         model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
     )
     state = load_state(stage.state)
-    first = restore(state, model, optimizer, key) if state else 0
+    first = restore_state(state, model, optimizer, key) if state else 0
     model.train()
     saved = started = time.monotonic()
     order = batches(rows, size=size, steps=steps, seed=settings.seed)
@@ -129,7 +129,7 @@ def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: 
             )
         )
         if now - saved >= settings.checkpoint_seconds and step + 1 < steps:
-            save_state(stage.state, training_state(model, optimizer, step + 1, key))
+            save_state(stage.state, capture_state(model, optimizer, step + 1, key))
             saved = time.monotonic()
     model.eval()
 
@@ -144,7 +144,7 @@ def _step(
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    part = rows.some(picked, model.device)
+    part = rows.select(picked, model.device)
     with compute_in(stage.dtype, part.input_ids_NT):
         loss = rows_loss(model, part)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ def text_nll(model: PreTrainedModel, rows: Rows, *, batch: int = 16) -> float:
     count = 0
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
-        kept = rows.labelled(part)
-        total += rows_loss(model, rows.some(part, model.device)).item() * kept
+        kept = rows.count_labels(part)
+        total += rows_loss(model, rows.select(part, model.device)).item() * kept
         count += kept
     return total / max(1, count)

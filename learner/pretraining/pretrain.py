@@ -15,8 +15,8 @@ from learner import corpus
 from learner.data.packing import Rows, pack_documents
 from learner.data.tokenizer import train_tokenizer
 from learner.errors import DataUnusable
-from learner.models.checkpoint import model_exists, save_model
 from learner.models.loading import best_device, new_model
+from learner.models.saving import model_exists, save_model
 from learner.pretraining.next_token import TrainingStage, train
 from learner.pretraining.progress import OnAdvance, ProgressBar
 from learner.settings import Dtype, PretrainSettings

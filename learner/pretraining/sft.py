@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from learner import corpus
 from learner.data.packing import Rows, concat_rows, pack_conversations, pack_documents
 from learner.errors import DataUnusable
-from learner.models.checkpoint import model_exists, save_model
 from learner.models.loading import best_device, load_model, load_tokenizer
+from learner.models.saving import model_exists, save_model
 from learner.pretraining.next_token import TrainingStage, train
 from learner.pretraining.pretrain import documents, fingerprint
 from learner.pretraining.progress import OnAdvance, ProgressBar

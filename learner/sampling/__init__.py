@@ -1,1 +1,1 @@
-"""Sampling answers from a policy, with transformers or with vLLM."""
+"""Sample answers from a policy, with transformers or with vLLM."""

@@ -14,8 +14,8 @@ from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.service import run
 from learner.cycle.state import latest_cycle
 from learner.data.tokenizer import encode_chat, end_token_ids, train_tokenizer
-from learner.models.checkpoint import save_model
 from learner.models.loading import new_model
+from learner.models.saving import save_model
 from learner.settings import LearnerSettings, PretrainSettings
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message

@@ -16,10 +16,10 @@ from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
 from learner.errors import Interrupted
 from learner.models.adapters import add_adapter, is_adapter
-from learner.models.checkpoint import model_exists, save_adapter, save_model
 from learner.models.loading import load_model, load_variant, new_model
 from learner.models.parameters import copy_shared, trainable_parameters, trunk_of
 from learner.models.precision import freeze
+from learner.models.saving import model_exists, save_adapter, save_model
 from learner.ppo.critic import critic_from_reward_model, new_critic
 from learner.ppo.rollouts import rows_from_samples
 from learner.ppo.steps import PPOInputs

@@ -1,4 +1,7 @@
-"""Training state on disk, whole or absent: written aside, fsynced, renamed."""
+"""Training state on disk: what an interrupted training run needs to resume.
+
+Files and folders are replaced atomically: after a crash the old or the new state is there.
+"""
 
 import shutil
 import warnings
@@ -18,36 +21,38 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from learner.errors import StateUnusable
-from learner.models.adapters import is_adapter, write_adapter
 from learner.models.ranks import Ranks
 from protos.checkpoints.durable import fsync_tree, partial_path, replace_file, replace_folder
 
 _TRAINED_ONLY: Final = StateDictOptions(ignore_frozen_params=True, strict=False)
+_OTHER_KEY: Final = "the saved training state belongs to {!r}, not to {!r}"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace the state file `path` with `state` (tensors and plain values)."""
+    """Write `state` (tensors and plain values) to the file `path`, replacing it atomically."""
     staged = partial_path(path)
     torch.save(state, staged)
     replace_file(staged, path)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read what `save_state` wrote; None where there is nothing."""
+    """Read the file that `save_state` wrote; None if there is none."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-def training_state(model: nn.Module, optimizer: Optimizer, step: int, key: str) -> dict[str, Any]:
-    """Return all that a training run needs to go on from after `step` steps.
+def capture_state(model: nn.Module, optimizer: Optimizer, step: int, key: str) -> dict[str, Any]:
+    """Return the state that a training run needs to resume after `step` steps.
 
     Args:
-        key: What the run depends on; a state under another key is not resumed.
+        model: Model whose trainable parameters are captured.
+        optimizer: Optimizer of these parameters.
+        step: Number of completed steps.
+        key: Text that names all inputs of the run; a run with another key does not resume from it.
 
     """
     return {
@@ -59,15 +64,18 @@ def training_state(model: nn.Module, optimizer: Optimizer, step: int, key: str) 
     }
 
 
-def restore(state: dict[str, Any], model: nn.Module, optimizer: Optimizer, key: str) -> int:
-    """Put a training state back, and give its number of steps.
+def restore_state(state: dict[str, Any], model: nn.Module, optimizer: Optimizer, key: str) -> int:
+    """Load a captured state into the model and the optimizer.
+
+    Returns:
+        Number of completed steps.
 
     Raises:
-        StateUnusable: It was written under another key.
+        StateUnusable: The state was captured under another key.
 
     """
     if state["key"] != key:
-        raise StateUnusable(f"saved training state is for {state['key']!r}, not {key!r}")
+        raise StateUnusable(_OTHER_KEY.format(state["key"], key))
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in state["trained"].items():
@@ -85,12 +93,17 @@ def save_sharded(
     extra: dict[str, float],
     ranks: Ranks,
 ) -> None:
-    """Replace the folder by the trained parameters and the optimizer's state, however spread.
+    """Write trainable parameters and optimizer state, sharded or not, replacing the folder.
 
     Every process writes its own part (PyTorch's distributed checkpoint).
 
     Args:
-        key: What the run depends on; a state under another key is not resumed.
+        folder: Folder to write.
+        module: Module whose trainable parameters are written.
+        optimizer: Optimizer of these parameters.
+        key: Text that names all inputs of the run; a run with another key does not resume from it.
+        extra: Further numbers to store.
+        ranks: Processes that train together.
 
     """
     staged = partial_path(folder)
@@ -110,21 +123,24 @@ def save_sharded(
 def load_sharded(
     folder: Path, module: nn.Module, optimizer: Optimizer, key: str, ranks: Ranks
 ) -> dict[str, float] | None:
-    """Put back what `save_sharded` wrote, and give its `extra`; None where there is nothing.
+    """Load what `save_sharded` wrote into the module and the optimizer.
+
+    Returns:
+        The stored `extra`; None if there is no such folder.
 
     Raises:
-        StateUnusable: It was written under another key.
+        StateUnusable: The state was written under another key.
 
     """
     if not folder.exists():
         return None
-    # Only what is named here is read.
+    # `load` reads only the entries that are named here.
     empty = {"kl_coef": 0.0, "unfinished_penalty": 0.0, "step": 0}
     state: dict[str, Any] = {"key": "", "extra": empty}
     with _quiet():
         load(state, checkpoint_id=folder, no_dist=ranks.size == 1)
     if state["key"] != key:
-        raise StateUnusable(f"saved training state is for {state['key']!r}, not {key!r}")
+        raise StateUnusable(_OTHER_KEY.format(state["key"], key))
     training = {"training": _TrainedState(module, optimizer)}
     with _quiet():
         load(training, checkpoint_id=folder, no_dist=ranks.size == 1)
@@ -134,14 +150,14 @@ def load_sharded(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Spare people the warning that one process saves what one process has."""
+    """Suppress the warning that torch.distributed is off; a single process does not need it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
 
 
 class _TrainedState(Stateful):
-    """Trained parameters and the optimizer's state by the parameters' names."""
+    """Trainable parameters and optimizer state, keyed by parameter name."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
         self._module = module
@@ -150,7 +166,7 @@ class _TrainedState(Stateful):
     def state_dict(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._module, self._optimizer, options=_TRAINED_ONLY)
         names = {n for n, p in self._module.named_parameters() if p.requires_grad}
-        # A frozen head that is tied to the embedding would come along under its second name.
+        # Otherwise a frozen head tied to the embedding would be saved under its second name.
         return {"model": {n: model[n] for n in names}, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -161,36 +177,3 @@ class _TrainedState(Stateful):
             optim_state_dict=state["optimizer"],
             options=_TRAINED_ONLY,
         )
-
-
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
-    """Write a model folder in Hugging Face format, whole or not at all."""
-    with _atomic_folder(out) as staged:
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-    return out
-
-
-def save_adapter(model: PreTrainedModel, out: Path) -> Path:
-    """Write the adapter of a model as a folder of its own, whole or not at all."""
-    with _atomic_folder(out) as staged:
-        write_adapter(model, staged)
-    return out
-
-
-@contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to write to; it replaces `out` at the end."""
-    staged = partial_path(out)
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    yield staged
-    for file in staged.iterdir():
-        file.chmod(0o644)  # safetensors makes its files readable by their owner alone
-    fsync_tree(staged)
-    replace_folder(staged, out)
-
-
-def model_exists(folder: Path) -> bool:
-    """Say whether `save_model` or `save_adapter` has finished in this folder."""
-    return (folder / "config.json").exists() or is_adapter(folder)
