@@ -176,7 +176,7 @@ class CycleContext:
         A version that is in the registry already stays; it can no longer be undone.
         """
         forgotten_since = self.ledger.last_forgetting() != self.state.forgettings
-        return forgotten_since and not self.publisher.has(self.state.version)
+        return forgotten_since and not self.publisher.has_version(self.state.version)
 
     def replace_data(self) -> None:
         """Release the data, and load them anew on the next use."""

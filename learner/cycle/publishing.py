@@ -107,11 +107,11 @@ class Publisher:
         """Return the version with the full weights: the base of an adapter, or the version."""
         return int(self._registry.manifest(version).adapter_base) or version
 
-    def has(self, version: int) -> bool:
+    def has_version(self, version: int) -> bool:
         """Return whether the registry has a version, announced or not."""
         return version > 0 and version in self._registry.versions()
 
-    def base(self) -> str:
+    def base_model(self) -> str:
         """Return the model that the family of policies descends from."""
         return str(self._registry.manifest(1).base)
 
@@ -203,7 +203,7 @@ class Publisher:
                 candidate,
                 version=cycle.version,
                 parent=cycle.parent,
-                base=self.base(),
+                base=self.base_model(),
                 learned_from=LedgerRange(
                     from_seq=cycle.after_seq,
                     to_seq=cycle.upto_seq,

@@ -62,7 +62,7 @@ def _run_stage(context: CycleContext) -> None:
     _apply(STAGES[stage](context), state)
     state.seconds[stage] = round(time.monotonic() - started, 1)
     if state.outcome is not None:
-        context.reporter.write(context.folder, state, state.outcome, context.publisher.base())
+        context.reporter.write(context.folder, state, state.outcome, context.publisher.base_model())
     state.save(context.folder)
     logger.info("cycle %d: stage '%s' took %.0f s", state.number, stage, state.seconds[stage])
 

@@ -80,7 +80,7 @@ def _run_learner(
         while not stop.is_set():
             if lease.acquire(settings.poll_seconds):
                 learner.run_cycles()
-            follower.check()
+            follower.raise_if_failed()
     finally:
         lease.close()
         follower.stop_and_join()
@@ -138,8 +138,8 @@ class _Follower(threading.Thread):
         self._halted.set()
         self.join()
 
-    def check(self) -> None:
-        """Check that the thread still follows the log.
+    def raise_if_failed(self) -> None:
+        """Raise an error if the thread no longer follows the log.
 
         Raises:
             RuntimeError: The thread failed, so no new votes would ever arrive.
@@ -238,7 +238,7 @@ class _Learner:
 
         """
         while self._trials.advance(self._publisher.state()):
-            self._follower.check()
+            self._follower.raise_if_failed()
             if self._stop.wait(self._settings.poll_seconds) or self._stopped():
                 raise Interrupted
 
@@ -251,7 +251,7 @@ class _Learner:
         """
         enough_since: float | None = None
         while not (self._stop.wait(self._settings.poll_seconds) or self._stopped()):
-            self._follower.check()
+            self._follower.raise_if_failed()
             policies = self._publisher.state()
             if policies.challenger:
                 self._wait_for_trial()

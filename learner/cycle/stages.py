@@ -197,7 +197,7 @@ def publish(context: CycleContext) -> StageResult:
         # Saved first, so that a resumed cycle publishes the same version.
         state.version = publisher.next_version()
         state.save(context.folder)
-    context.reporter.write(context.candidate, state, "published", publisher.base())
+    context.reporter.write(context.candidate, state, "published", publisher.base_model())
     try:
         publisher.publish(
             context.candidate,

@@ -26,5 +26,5 @@ def follow(home: Path, environment: Mapping[str, str]) -> None:
     follower = _Follower(log, ledger, Metrics(), 0.05, shown)
     follower.start()
     while True:
-        follower.check()
+        follower.raise_if_failed()
         time.sleep(0.1)

@@ -40,10 +40,10 @@ class FakePublisher:
     def report_stage(self, stage: str, *_: int) -> None:
         self.reported.append(stage)
 
-    def has(self, _: int) -> bool:
+    def has_version(self, _: int) -> bool:
         return False
 
-    def base(self) -> str:
+    def base_model(self) -> str:
         return "tiny"
 
 
