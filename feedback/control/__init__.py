@@ -1,1 +1,1 @@
-"""Policy events: what is live, operators' actions, API keys, history."""
+"""Policy events: the live version, operators' actions, API keys, history."""

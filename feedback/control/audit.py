@@ -1,4 +1,4 @@
-"""Who did what to the policies and keys: one line for each policy event that changed something."""
+"""The audit trail: one line for each policy event that changed something."""
 
 from dataclasses import dataclass
 from functools import singledispatch
@@ -21,13 +21,14 @@ LEARNER = "learner"
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One thing done.
+    """One entry of the audit trail.
 
     Attributes:
-        by: Name of the key or of the account on the machine; "learner"; a replica's name.
-        action: For example rolled_back.
-        version: That it is about; 0 for none.
-        text: What was done, in a line.
+        created_ms: Time in milliseconds since the epoch.
+        by: Name of the API key, of the account on the machine or of the replica, or "learner".
+        action: Kind of action, for example "rolled_back".
+        version: Version that it concerns; 0 for none.
+        text: Description in one line.
 
     """
 
@@ -53,18 +54,19 @@ class _AuditText:
 
 
 def audit_entry(event: PolicyEvent, before: PolicyState, after: PolicyState) -> AuditEntry | None:
-    """Return what an event has done; None for one that changed nothing, or is about no deed.
+    """Return the audit entry of an event; None if it changed nothing or is not an action.
 
     Args:
-        before: The state before the event ...
-        after: ... and after it.
+        event: Policy event.
+        before: State before the event.
+        after: State after the event.
 
     """
     kind = event.WhichOneof("kind")
-    told = _audit_text(getattr(event, kind), _Change(before, after)) if kind is not None else None
-    if told is None:
+    entry = None if kind is None else _audit_text(getattr(event, kind), _Change(before, after))
+    if entry is None:
         return None
-    return AuditEntry(event.created_ms, told.by, told.action, told.version, told.text)
+    return AuditEntry(event.created_ms, entry.by, entry.action, entry.version, entry.text)
 
 
 def _with_reason(text: str, reason: str) -> str:
@@ -73,7 +75,7 @@ def _with_reason(text: str, reason: str) -> str:
 
 @singledispatch
 def _audit_text(_message: object, _change: _Change) -> _AuditText | None:
-    """Swapped, Leads and Stage: they happen by themselves."""
+    """Return None for Swapped, Leads and Stage, which are not actions."""
     return None
 
 
@@ -82,16 +84,17 @@ def _(message: Activated, change: _Change) -> _AuditText | None:
     if change.before == change.after:
         return None
     if message.version < change.before.live:
+        action = "rolled_back"
         text = (
-            f"went back from version {change.before.live} to {message.version}; publishing is held"
+            f"rolled back from version {change.before.live} to {message.version}; "
+            "publishing is on hold"
         )
-        return _AuditText(
-            message.by, "rolled_back", message.version, _with_reason(text, message.reason)
-        )
-    text = f"made version {message.version} live"
-    if change.before.challenger:
-        text += f"; the trial of version {change.before.challenger} ends"
-    return _AuditText(message.by, "activated", message.version, _with_reason(text, message.reason))
+    else:
+        action = "activated"
+        text = f"made version {message.version} live"
+        if change.before.challenger:
+            text += f"; the trial of version {change.before.challenger} ended"
+    return _AuditText(message.by, action, message.version, _with_reason(text, message.reason))
 
 
 @_audit_text.register
@@ -99,11 +102,11 @@ def _(message: Hold, change: _Change) -> _AuditText | None:
     if message.held == change.before.held:
         return None
     if message.held:
-        text = _with_reason("holds publishing: nothing new goes live", message.reason)
+        text = _with_reason("put publishing on hold", message.reason)
         return _AuditText(message.by, "held", change.before.live, text)
-    text = "lets new versions go live again"
+    text = "resumed publishing"
     if change.after.live != change.before.live:
-        text += f"; version {change.after.live} goes live"
+        text += f"; version {change.after.live} went live"
     return _AuditText(message.by, "resumed", change.after.live, _with_reason(text, message.reason))
 
 
@@ -113,7 +116,7 @@ def _(message: Published, change: _Change) -> _AuditText | None:
         return None
     text = f"published version {message.version}"
     if message.parent:
-        text += f", made from version {message.parent}"
+        text += f", trained from version {message.parent}"
     if change.after.challenger == message.version:
         text += "; it is on trial"
     elif change.after.live != message.version:
@@ -123,7 +126,7 @@ def _(message: Published, change: _Change) -> _AuditText | None:
 
 @_audit_text.register
 def _(message: Refused, _: _Change) -> _AuditText:
-    text = f"kept a candidate made from version {message.parent} back"
+    text = f"refused a candidate policy trained from version {message.parent}"
     return _AuditText(LEARNER, "refused", 0, _with_reason(text, "; ".join(message.reasons)))
 
 
@@ -131,23 +134,25 @@ def _(message: Refused, _: _Change) -> _AuditText:
 def _(message: DuelEnded, change: _Change) -> _AuditText | None:
     if change.before == change.after:
         return None
-    action, verb = ("promoted", "live") if message.promoted else ("rolled_back", "rolled back")
+    action, outcome = ("promoted", "is live")
+    if not message.promoted:
+        action, outcome = ("rolled_back", "is rolled back")
     votes = f"{message.wins} votes for it, {message.losses} against, {message.ties} for neither"
-    text = f"the trial of version {message.version} ends, it is {verb} ({votes})"
+    text = f"ended the trial of version {message.version}, which {outcome} ({votes})"
     return _AuditText(LEARNER, action, message.version, _with_reason(text, message.reason))
 
 
 @_audit_text.register
 def _(message: SwapFailed, _: _Change) -> _AuditText:
-    text = f"could not load version {message.version}, serves {message.serving} still"
-    return _AuditText(
-        message.replica, "failed", message.version, _with_reason(text, message.reason)
-    )
+    text = f"could not load version {message.version}, still serves {message.serving}"
+    text = _with_reason(text, message.reason)
+    return _AuditText(message.replica, "failed", message.version, text)
 
 
 @_audit_text.register
 def _(message: KeyMade, _: _Change) -> _AuditText:
-    return _AuditText(message.by, "key_made", 0, f"made the key '{message.name}' ({message.role})")
+    text = f"created the key '{message.name}' ({message.role})"
+    return _AuditText(message.by, "key_made", 0, text)
 
 
 @_audit_text.register

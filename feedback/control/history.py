@@ -1,6 +1,7 @@
-"""What people are told of the policy events: versions, refusals, the loop, keys, who did what.
+"""The history of the policies: published versions, refusals, learner status, keys, audit trail.
 
-A fold, as the state itself is (`feedback.control.policies`); one for each process that shows it.
+Like the policy state (`feedback.control.policies`), it is a fold over the policy events; each
+process that shows it keeps its own.
 """
 
 import threading
@@ -23,11 +24,13 @@ _MAX_AUDIT_ENTRIES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PublishedVersion:
-    """A version that counts.
+    """A published version.
 
     Attributes:
-        created_ms: When it was published.
-        votes: Opinions that it learned from and its ancestors did not, by kind.
+        version: Version number.
+        parent: Version that it was trained from; 0 for none.
+        created_ms: Time of publishing in milliseconds since the epoch.
+        votes: Number of votes that it learned from and its ancestors did not, by kind.
 
     """
 
@@ -39,7 +42,7 @@ class PublishedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A candidate that the gate kept back."""
+    """A candidate policy that the gate refused."""
 
     parent: int
     created_ms: int
@@ -49,11 +52,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class LearnerStatus:
-    """Where the learner that leads is.
+    """What the leading learner is doing.
 
     Attributes:
-        stage: See `Stage` in policy.proto; "unknown" where no learner has said.
-        since_ms: When the stage began.
+        stage: Current stage, see `Stage` in policy.proto; "unknown" if none was reported.
+        cycle: Number of the cycle; 0 between cycles.
+        since_ms: Start of the stage in milliseconds since the epoch.
+        iteration: PPO iterations done.
+        iterations: PPO iterations planned.
 
     """
 
@@ -66,7 +72,7 @@ class LearnerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A replica could not load a version."""
+    """A failure of a replica to load a version."""
 
     created_ms: int
     replica: str
@@ -76,10 +82,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class HistorySnapshot:
-    """What the events up to some point tell; the tuples begin with the oldest.
+    """The history as of some policy event; tuples are ordered oldest first.
 
     Attributes:
-        deeds: Who did what, the latest 1,000.
+        state: Policy state.
+        publications: Published versions by number.
+        refused: Latest candidate policies that the gate refused.
+        failures: Latest failures of replicas to load a version.
+        audit_entries: Latest 1,000 entries of the audit trail.
+        learner_status: What the leading learner is doing.
+        lineage: Which feedback each version learned from.
+        keys: API keys.
 
     """
 
@@ -94,7 +107,7 @@ class HistorySnapshot:
 
 
 class History(PolicyFollower):
-    """Follows topic `policies`; any thread may poll and look."""
+    """Follows topic `policies`. Any thread may poll it and read it."""
 
     def __init__(self, log: EventLog) -> None:
         """Follow `log`; nothing is read before the first `poll`."""
@@ -109,17 +122,17 @@ class History(PolicyFollower):
         self.keys = KeyRing()
 
     def poll(self) -> PolicyState:
-        """Read what is new, and give the state after it.
+        """Ingest new events and return the state after them.
 
         Raises:
-            LogUnavailable: The log did not give its records; what came before is kept.
+            LogUnavailable: The log did not return its records; earlier events are kept.
 
         """
         with self._lock:
             return super().poll()
 
     def snapshot(self) -> HistorySnapshot:
-        """Return what was read so far."""
+        """Return the history of the events ingested so far."""
         with self._lock:
             return HistorySnapshot(
                 self.state,
@@ -135,16 +148,21 @@ class History(PolicyFollower):
     def _fold(self, event: PolicyEvent) -> None:
         before = self.state
         super()._fold(event)
-        deed = audit_entry(event, before, self.state)
-        if deed is not None:
-            self._audit_entries.append(deed)
+        entry = audit_entry(event, before, self.state)
+        if entry is not None:
+            self._audit_entries.append(entry)
         match event.WhichOneof("kind"):
             case "published":
                 self._publish(event, before)
             case "refused":
-                told = event.refused
+                refused = event.refused
                 self._refused.append(
-                    Refusal(told.parent, event.created_ms, tuple(told.reasons), dict(told.gate))
+                    Refusal(
+                        refused.parent,
+                        event.created_ms,
+                        tuple(refused.reasons),
+                        dict(refused.gate),
+                    )
                 )
             case "swap_failed":
                 failed = event.swap_failed
@@ -152,7 +170,7 @@ class History(PolicyFollower):
                     Failure(event.created_ms, failed.replica, failed.version, failed.reason)
                 )
             case "leads":
-                self._learner_status = LearnerStatus()  # what the one before said is over
+                self._learner_status = LearnerStatus()  # forget what the previous leader reported
             case "stage":
                 self._update_learner_status(event)
             case "key_made":
@@ -162,19 +180,20 @@ class History(PolicyFollower):
 
     def _publish(self, event: PolicyEvent, before: PolicyState) -> None:
         if self.state.published == before.published:
-            return  # it does not count
-        told = event.published
-        self._publications[told.version] = PublishedVersion(
-            told.version, told.parent, event.created_ms, dict(told.votes)
+            return  # it has no effect
+        published = event.published
+        self._publications[published.version] = PublishedVersion(
+            published.version, published.parent, event.created_ms, dict(published.votes)
         )
-        self.lineage = self.lineage.with_version(told.version, told.lessons)
+        self.lineage = self.lineage.with_version(published.version, published.lessons)
 
     def _update_learner_status(self, event: PolicyEvent) -> None:
-        told = event.stage
-        if told.leader != self.state.leader:
+        stage = event.stage
+        if stage.leader != self.state.leader:
             return
-        at = LearnerStatus(
-            told.stage, told.cycle, event.created_ms, told.iteration, told.iterations
+        old = self._learner_status
+        new = LearnerStatus(
+            stage.stage, stage.cycle, event.created_ms, stage.iteration, stage.iterations
         )
-        same = (at.stage, at.cycle) == (self._learner_status.stage, self._learner_status.cycle)
-        self._learner_status = replace(at, since_ms=self._learner_status.since_ms) if same else at
+        same_stage = (new.stage, new.cycle) == (old.stage, old.cycle)
+        self._learner_status = replace(new, since_ms=old.since_ms) if same_stage else new

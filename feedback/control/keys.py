@@ -1,9 +1,7 @@
-"""API keys and their roles: made and revoked by policy events, so that every replica knows them.
+"""API keys and their roles, created and revoked by policy events, so that every replica knows them.
 
-A key is 256 random bits, and the log holds its SHA-256. That is enough: what makes a password's
-hash slow to compute is that passwords can be guessed, and these cannot.
-
-Left out: keys that expire by themselves, and rights finer than a role.
+A key is 256 random bits, and the log stores its SHA-256. A slow password hash is not needed,
+since random keys cannot be guessed. Keys do not expire, and roles are the finest permissions.
 """
 
 import hashlib
@@ -25,25 +23,26 @@ from protos.plaudit.v1.policy_pb2 import KeyMade, KeyRevoked
 
 Role = Literal["user", "annotator", "operator"]
 
-# Each may do what those before it may.
+# Each role includes the permissions of those before it.
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _PREFIX: Final = "plk-"
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-# Who else stands in the audit trail.
+# Other names in the audit trail.
 _RESERVED_NAMES: Final = frozenset({LEARNER, "setup", LOCAL_OWNER})
 
 
 class KeyRejected(FeedbackError):
-    """A key cannot be made or revoked; the message says why."""
+    """A key cannot be created or revoked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a request comes from.
+    """The sender of a request.
 
     Attributes:
-        owner: Whose completions and feedback are theirs (`identity.owner_of`).
-        name: Of their key, for the audit trail.
+        owner: Owner of the sender's completions and feedback (`identity.owner_of`).
+        role: Role of the sender's key.
+        name: Name of the sender's key, for the audit trail.
 
     """
 
@@ -52,18 +51,22 @@ class Caller:
     name: str
 
     def may(self, role: Role) -> bool:
-        """Tell whether they may do what `role` may."""
+        """Return whether the caller has the permissions of `role`."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key, without what opens the door.
+    """An API key, without its token.
 
     Attributes:
-        rate: Requests a minute; 0 for no limit.
-        quota: Completions a day, UTC; 0 for no limit.
-        made_ms, revoked_ms: Milliseconds since the epoch; None: it is valid.
+        id: Id of the key, `key-` and 8 hex digits.
+        name: Name for people.
+        role: Role of callers that use it.
+        rate: Requests allowed per minute; 0 for no limit.
+        quota: Completions allowed per day, UTC; 0 for no limit.
+        made_ms: Time of creation in milliseconds since the epoch.
+        revoked_ms: Time of revocation in milliseconds since the epoch; None if it is valid.
 
     """
 
@@ -81,7 +84,7 @@ class KeyRing:
     """The keys as of some policy event.
 
     Attributes:
-        keys: By id, in the order they were made.
+        keys: Keys by id, in order of creation.
 
     """
 
@@ -90,20 +93,20 @@ class KeyRing:
 
     @property
     def required(self) -> bool:
-        """Whether callers need one: as soon as one was ever made, also if all are revoked."""
+        """Whether callers need a key: once any was created, even if all are revoked."""
         return bool(self.keys)
 
     @property
     def usable(self) -> bool:
-        """Whether there is one that is not revoked."""
+        """Whether there is a valid key."""
         return bool(self._valid)
 
     def find(self, token: str) -> Key | None:
-        """Return the valid key that a caller's token is; None if it is none."""
+        """Return the valid key with this token; None if there is none."""
         return self._valid.get(_digest(token))
 
     def add_key(self, made: KeyMade, made_ms: int) -> "KeyRing":
-        """Return the ring with one more key; one of a role unknown here opens nothing."""
+        """Return the ring with one more key; a key with an unknown role is not valid."""
         role = next((role for role in ROLES if role == made.role), None)
         if made.id in self.keys:
             return self
@@ -112,11 +115,11 @@ class KeyRing:
         return KeyRing({**self.keys, made.id: key}, valid)
 
     def revoke(self, revoked: KeyRevoked, revoked_ms: int) -> "KeyRing":
-        """Return the ring without one key; it stays listed."""
+        """Return the ring with one key revoked; it stays listed."""
         key = self.keys.get(revoked.id)
         if key is None or key.revoked_ms is not None:
             return self
-        valid = {digest: one for digest, one in self._valid.items() if one.id != revoked.id}
+        valid = {digest: k for digest, k in self._valid.items() if k.id != revoked.id}
         return KeyRing({**self.keys, key.id: replace(key, revoked_ms=revoked_ms)}, valid)
 
 
@@ -134,27 +137,31 @@ def make_key(
     rate: float = 0,
     quota: int = 0,
 ) -> tuple[str, str]:
-    """Make a key; give its name and the token, which is told this once.
+    """Create a key; return its name and its token, which cannot be read again.
 
     Args:
-        ring: The keys so far.
-        by: Who makes it.
-        name: Of the key; None makes one up.
+        log: Log to append the policy event to.
+        ring: Existing keys.
+        role: Role of the key.
+        by: Name of the person who creates it.
+        name: Name of the key; None uses its id.
+        rate: Requests allowed per minute; 0 for no limit.
+        quota: Completions allowed per day, UTC; 0 for no limit.
 
     Raises:
-        KeyRefused: A valid key has that name, or no key may have it.
-        LogUnavailable: It may or may not be made; make another.
+        KeyRejected: The name is invalid or reserved, or a valid key has it.
+        LogUnavailable: The key may or may not exist; create another.
 
     """
     key_id = f"key-{secrets.token_hex(4)}"
     name = key_id if name is None else name
     if not _NAME.fullmatch(name) or name.lower() in _RESERVED_NAMES:
         raise KeyRejected(
-            f"a key cannot be named {name!r}: a name is 1 to 64 of A-Z, a-z, 0-9 and ._@-, and "
-            f"none of {', '.join(sorted(_RESERVED_NAMES))}"
+            f"a key cannot be named {name!r}: a name has 1 to 64 characters of A-Z, a-z, 0-9 and "
+            f"._@-, and is none of {', '.join(sorted(_RESERVED_NAMES))}"
         )
     if any(name in (key.name, key.id) for key in ring.keys.values() if key.revoked_ms is None):
-        raise KeyRejected(f"there is a key '{name}' already; revoke it, or choose another name")
+        raise KeyRejected(f"a key '{name}' exists already; revoke it, or choose another name")
     token = _PREFIX + secrets.token_urlsafe(32)
     made = KeyMade(id=key_id, name=name, role=role, rate=rate, quota=quota, by=by)
     made.digest = _digest(token)
@@ -163,13 +170,13 @@ def make_key(
 
 
 def revoke_key(log: EventLog, ring: KeyRing, name_or_id: str, *, by: str) -> list[Key]:
-    """Revoke all valid keys of a name or id for good, everywhere; give them.
+    """Revoke all valid keys with a name or id for good; return them.
 
-    Two of one name can be made where both are asked for at the same moment.
+    Two keys can have the same name if they were created at the same moment.
 
     Raises:
-        KeyRefused: There is none of that name or id.
-        LogUnavailable: Some may be revoked and others not; revoke again.
+        KeyRejected: There is no valid key with that name or id.
+        LogUnavailable: Some may not be revoked; revoke again.
 
     """
     valid = (key for key in ring.keys.values() if key.revoked_ms is None)
@@ -182,22 +189,22 @@ def revoke_key(log: EventLog, ring: KeyRing, name_or_id: str, *, by: str) -> lis
 
 
 def key_create_command(home: Path | None) -> str:
-    """Return the command that makes an operator's key for the installation of this process.
+    """Return the command that creates an operator's key for this installation.
 
     Args:
-        home: Its folder; None where it is not known.
+        home: Home folder; None if it is not known.
 
     """
-    given = {"--home": home and str(home.absolute()), "--kafka": KafkaSettings().servers}
-    options = [word for name, value in given.items() if value for word in (name, value)]
+    arguments = {"--home": home and str(home.absolute()), "--kafka": KafkaSettings().servers}
+    options = [word for name, value in arguments.items() if value for word in (name, value)]
     return shlex.join(["plaudit", "keys", "create", "--role", "operator", *options])
 
 
 def no_valid_key_message(ring: KeyRing, host: str, home: Path | None) -> str:
-    """Say that others reach `host` and no key is valid, and on a second line what to do."""
+    """Return a message that `host` is public but no key is valid; its second line is advice."""
     if ring.required:
-        lack = "every API key is revoked: nobody could do anything"
+        problem = "every API key is revoked, so nobody could use it"
     else:
-        lack = "there is no API key yet, without which everybody may do everything"
-    advice = f"use --host 127.0.0.1, or make a key: {key_create_command(home)}"
-    return f"{host} can be reached from other machines, and {lack}\n{advice}"
+        problem = "there is no API key yet, so anybody could do everything"
+    advice = f"use --host 127.0.0.1, or create a key: {key_create_command(home)}"
+    return f"{host} can be reached from other machines, and {problem}\n{advice}"

@@ -1,4 +1,4 @@
-"""How the loop is doing, as a snapshot of a few kilobytes: GET /v1/learning."""
+"""The state of learning, as GET /v1/learning returns it."""
 
 from typing import Any
 
@@ -10,34 +10,34 @@ from protos.checkpoints.registry import Registry
 
 
 class Learning:
-    """Takes snapshots of one replica's knowledge. For one thread at a time."""
+    """Takes snapshots of the state of learning. For one thread at a time."""
 
     def __init__(self, history: History, registry: Registry, view: View | None) -> None:
-        """Look at what `history` and `view` hold; who keeps them follows the log.
+        """Read `history` and `view`, which others keep up to date.
 
-        Without a view votes are not counted.
+        Without a view, votes are not counted.
         """
         self._history = history
         self._versions = Versions(registry)
         self._view = view
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the snapshot, as JSON.
+        """Return the snapshot in JSON form, a few kilobytes.
 
         Raises:
             ViewError: The view cannot be read.
 
         """
-        told = self._history.snapshot()
+        history = self._history.snapshot()
         return {
             "object": "learning",
-            "live": told.state.live or None,
-            "on_trial": told.state.challenger or None,
-            "held": told.state.held,
-            "loop": _loop(told),
-            "votes": None if self._view is None else _votes(self._view, told),
+            "live": history.state.live or None,
+            "on_trial": history.state.challenger or None,
+            "held": history.state.held,
+            "loop": _learner_status(history),
+            "votes": None if self._view is None else _votes(self._view, history),
             "versions": [
-                version.to_public_json() for version in self._versions.list_versions(told)
+                version.to_public_json() for version in self._versions.list_versions(history)
             ],
             "refused": [
                 {
@@ -46,25 +46,25 @@ class Learning:
                     "reasons": list(refusal.reasons),
                     "figures": finite_figures(refusal.figures),
                 }
-                for refusal in told.refused
+                for refusal in history.refused
             ],
-            "replicas": dict(sorted(told.state.replicas.items())),
+            "replicas": dict(sorted(history.state.replicas.items())),
         }
 
 
-def _votes(view: View, told: HistorySnapshot) -> dict[str, Any]:
+def _votes(view: View, history: HistorySnapshot) -> dict[str, Any]:
     kinds = view.effective_counts()
     kinds = {kind: count for kind, count in sorted(kinds.items()) if kind not in NON_TRAINING_KINDS}
-    waiting = view.count_pending(told.lineage.last)
-    return {"total": sum(kinds.values()), "waiting": waiting, "kinds": kinds}
+    pending = view.count_pending(history.lineage.last)
+    return {"total": sum(kinds.values()), "waiting": pending, "kinds": kinds}
 
 
-def _loop(told: HistorySnapshot) -> dict[str, Any]:
-    loop = told.learner_status
+def _learner_status(history: HistorySnapshot) -> dict[str, Any]:
+    status = history.learner_status
     return {
-        "stage": loop.stage,
-        "cycle": loop.cycle,
-        "since": loop.since_ms / 1000,
-        "iteration": loop.iteration,
-        "iterations": loop.iterations,
+        "stage": status.stage,
+        "cycle": status.cycle,
+        "since": status.since_ms / 1000,
+        "iteration": status.iteration,
+        "iterations": status.iterations,
     }

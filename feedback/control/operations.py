@@ -1,7 +1,7 @@
-"""What operators do to the policies: activate, roll back, hold, resume.
+"""Operators' actions on policies: activate, roll back, hold, resume.
 
-Each reads the policy events first, refuses what would change nothing, and says in one line what
-follows from it.
+Each action reads the policy events first, refuses what would change nothing, and returns one line
+that describes its effect.
 """
 
 from feedback.control.history import History
@@ -13,7 +13,7 @@ from protos.plaudit.v1.policy_pb2 import Activated, Hold
 
 
 class OperationRefused(FeedbackError):
-    """It cannot be done as things are; the message says why."""
+    """The action is not possible in the current state; the message says why."""
 
 
 class NoSuchVersion(OperationRefused):
@@ -21,24 +21,25 @@ class NoSuchVersion(OperationRefused):
 
 
 class Operations:
-    """An operator's hands on one installation. Every method blocks.
+    """Operators' actions on one installation. Every method blocks.
 
-    All raise LogUnavailable where the log is away; what was asked for may or may not be done.
+    Every method raises LogUnavailable if the log is unavailable; the action may or may not have
+    been recorded then.
     """
 
     def __init__(self, log: EventLog, registry: Registry, history: History) -> None:
-        """Act through `log`, on what `history`, which follows it, says."""
+        """Append actions to `log`, based on `history`, which follows it."""
         self._log = log
         self._registry = registry
         self._history = history
 
     def activate(self, version: int, by: str, reason: str = "") -> str:
-        """Make `version` the one that replicas serve; a lower one than now is a roll-back.
+        """Make `version` live; a version below the live one is a rollback.
 
         Raises:
             NoSuchVersion: It was never published.
-            NotPossible: It is live already, or its files are not whole.
-            RegistryUnavailable: Its files could not be looked at.
+            OperationRefused: It is live already, or its files are incomplete.
+            RegistryUnavailable: Its files could not be checked.
 
         """
         state = self._history.poll()
@@ -53,17 +54,17 @@ class Operations:
         append_policy_event(self._log, Activated(version=version, by=by, reason=reason))
         if version < state.live:
             return (
-                f"Rolling back from version {state.live} to {version}. Nothing new goes live "
+                f"Rolling back from version {state.live} to {version}. No new version goes live "
                 "until publishing is resumed."
             )
-        ended = f" The trial of version {state.challenger} ends." if state.challenger else ""
-        return f"Version {version} goes live.{ended}"
+        trial = f" The trial of version {state.challenger} ends." if state.challenger else ""
+        return f"Version {version} goes live.{trial}"
 
     def rollback(self, by: str, reason: str = "") -> str:
         """Go back to the version that was live before.
 
         Raises:
-            NotPossible: There is none.
+            OperationRefused: There is none.
 
         """
         state = self._history.poll()
@@ -72,25 +73,25 @@ class Operations:
         return self.activate(state.previous, by, reason)
 
     def hold(self, by: str, reason: str = "") -> str:
-        """Let nothing new go live.
+        """Put publishing on hold: no new version goes live.
 
         Raises:
-            NotPossible: Publishing is held already.
+            OperationRefused: Publishing is on hold already.
 
         """
         if self._history.poll().held:
-            raise OperationRefused("publishing is held already")
+            raise OperationRefused("publishing is on hold already")
         append_policy_event(self._log, Hold(held=True, by=by, reason=reason))
-        return "Nothing new goes live until publishing is resumed."
+        return "No new version goes live until publishing is resumed."
 
     def resume(self, by: str, reason: str = "") -> str:
-        """Let new versions go live again.
+        """Resume publishing: new versions go live again.
 
         Raises:
-            NotPossible: Publishing is not held.
+            OperationRefused: Publishing is not on hold.
 
         """
         if not self._history.poll().held:
-            raise OperationRefused("publishing is not held")
+            raise OperationRefused("publishing is not on hold")
         append_policy_event(self._log, Hold(held=False, by=by, reason=reason))
         return "New versions go live again."

@@ -1,12 +1,12 @@
-"""Which policy should be live: a fold over the events of topic `policies`.
+"""The policy state, for example which version is live: a fold over the events of topic `policies`.
 
-Versions only go up, except when an operator activates a lower one: the versions above it
-are then rolled back (never live again by themselves, never a parent) and publishing is held
-until the operator lets it go on.
+The live version only increases, unless an operator activates a lower one: the versions above it
+are then rolled back (never live again by themselves, never a parent), and publishing is on hold
+until an operator resumes it.
 
-A version may be published for trial: it is then the challenger, which takes a share of the
-comparisons until a DuelEnded makes it live or rolls it back. Rolling back a challenger holds
-nothing, since it was never live.
+A version may be published for trial: it is then the challenger and takes part in a share of the
+requests until a DuelEnded makes it live or rolls it back. Rolling back a challenger does not put
+publishing on hold, since it was never live.
 """
 
 import secrets
@@ -46,7 +46,7 @@ PolicyMessage = (
     | KeyMade
     | KeyRevoked
 )
-# One partition key, so that a log with partitions keeps these events in one order.
+# One partition key for all, so that a log with partitions keeps these events in order.
 _PARTITION_KEY: Final = "policies"
 _FIELDS: Final[dict[type[Message], str]] = {
     Published: "published",
@@ -65,22 +65,21 @@ _FIELDS: Final[dict[type[Message], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """What the policy events up to some point say.
+    """The policy state as of some policy event.
 
     Attributes:
-        published: Versions published, ascending.
-        live: The version that replicas should serve; 0 for none.
-        previous: What a rollback goes back to: the highest version below `live` that has
-            been live and was not rolled back; 0 for none.
-        rolled_back: Versions that an operator has gone back behind, or that lost their duel.
-        held: Whether newly published versions wait for an operator.
-        replicas: The version that each replica serves, by its last Swapped; those that have
-            ended are left out.
+        published: Published versions, ascending.
+        live: Version that replicas should serve; 0 for none.
+        previous: Target of a rollback: the highest version below `live` that has been live and
+            was not rolled back; 0 for none.
+        rolled_back: Versions rolled back by an operator or after a lost trial.
+        held: Whether publishing is on hold, so that new versions wait for an operator.
+        replicas: Version served by each running replica, according to its last Swapped.
         served: Versions that have been live, ascending.
-        leader: Event id of the last Leads; what earlier leaders publish does not count.
-        challenger: The version on trial against the live one; 0 for none.
+        leader: Event id of the last Leads; events of earlier leaders have no effect.
+        challenger: Version on trial against the live one; 0 for none.
         trials: Versions published for trial.
-        trial_failure: Why a replica could not load the challenger; empty if none said so.
+        trial_failure: Why a replica could not load the challenger; empty if all could.
 
     """
 
@@ -103,7 +102,7 @@ def next_parent(state: PolicyState) -> int:
 
 
 def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
-    """Return the state after one more event; an event of an unknown kind changes nothing."""
+    """Return the state after one more event; events of unknown kinds change nothing."""
     kind = event.WhichOneof("kind")
     if kind is None:
         return state
@@ -114,16 +113,16 @@ def fold(state: PolicyState, event: PolicyEvent) -> PolicyState:
 
 @singledispatch
 def _apply(_: object, state: PolicyState) -> PolicyState:
-    """Refused, Stage and those of keys: others read them (`feedback.control.history`)."""
+    """Ignore Refused, Stage and key events, which `feedback.control.history` handles."""
     return state
 
 
 @_apply.register
 def _(message: Published, state: PolicyState) -> PolicyState:
     if state.published and message.version <= state.published[-1]:
-        return state  # seen before, or from a learner that has been overtaken
+        return state  # a repeated event, or from a learner that was too slow
     if message.leader and message.leader != state.leader:
-        return state  # from a learner that has lost the lease and does not know it yet
+        return state  # from a learner that has lost the lease without noticing
     state = replace(state, published=(*state.published, message.version))
     if message.trial:
         state = replace(state, trials=state.trials | {message.version})
@@ -165,7 +164,7 @@ def _(message: SwapFailed, state: PolicyState) -> PolicyState:
 @_apply.register
 def _(message: DuelEnded, state: PolicyState) -> PolicyState:
     if not state.challenger or message.version != state.challenger:
-        return state  # an operator was faster, or it has ended before
+        return state  # an operator was faster, or a repeated event
     if message.leader and message.leader != state.leader:
         return state
     if not message.promoted:
@@ -174,22 +173,22 @@ def _(message: DuelEnded, state: PolicyState) -> PolicyState:
 
 
 def _release(state: PolicyState, version: int) -> PolicyState:
-    """Put `version` on trial if it was published for that, else make it live."""
+    """Put `version` on trial if it was published for trial, else make it live."""
     if version not in state.trials or not state.live:
         return _go_live(state, version)
     if state.challenger:
-        return state  # one duel at a time: the newer one waits for an operator
+        return state  # one trial at a time: the newer version waits for an operator
     return replace(state, challenger=version, trial_failure="")
 
 
 def _roll_back_challenger(state: PolicyState) -> PolicyState:
-    """Roll the challenger back, if there is one."""
+    """Roll back the challenger, if there is one."""
     lost = {state.challenger} - {0}
     return replace(state, challenger=0, trial_failure="", rolled_back=state.rolled_back | lost)
 
 
 def _go_live(state: PolicyState, version: int) -> PolicyState:
-    """Make `version` live; whatever else is on trial is rolled back."""
+    """Make `version` live; roll back another version on trial."""
     state = _roll_back_challenger(state)
     state = replace(state, rolled_back=state.rolled_back - {version})
     served = tuple(sorted({*state.served, version}))
@@ -208,12 +207,12 @@ class PolicyFollower:
         self.state = PolicyState()
 
     def poll(self) -> PolicyState:
-        """Read what is new, and give the state after it.
+        """Ingest new events and return the state after them.
 
-        An event id that was seen before, and bytes that are no policy event, are skipped.
+        Repeated events and records that cannot be decoded are skipped.
 
         Raises:
-            LogUnavailable: The log did not give its records; `state` is what it was or newer.
+            LogUnavailable: The log did not return its records; `state` may have advanced.
 
         """
         while records := self._log.read("policies", self._positions):
@@ -239,22 +238,22 @@ def current_state(log: EventLog) -> PolicyState:
     """Return the state after every policy event in the log.
 
     Raises:
-        LogUnavailable: The log did not give its records.
+        LogUnavailable: The log did not return its records.
 
     """
     return PolicyFollower(log).poll()
 
 
 def append_policy_event(log: EventLog, message: PolicyMessage) -> PolicyEvent:
-    """Append one policy event, with an id and a time of its own; return once it is durable.
+    """Append a policy event with a new id and the current time; return once it is durable.
 
     Raises:
-        LogUnavailable: It may or may not be in the log.
+        LogUnavailable: The event may or may not be in the log.
 
     """
     event = PolicyEvent(event_id=f"pe-{secrets.token_hex(12)}", created_ms=int(time.time() * 1000))
     kind = getattr(event, _FIELDS[type(message)])
-    kind.SetInParent()  # an empty message (Hold(held=False)) is a kind too
+    kind.SetInParent()  # sets the kind even for an empty message such as Hold(held=False)
     kind.CopyFrom(message)
     record = NewRecord(
         event.event_id, PolicyEvent.DESCRIPTOR.full_name, event.SerializeToString(), _PARTITION_KEY

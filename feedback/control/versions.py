@@ -1,4 +1,4 @@
-"""The versions as people are shown them: what each came from, its figures, and where it stands."""
+"""The published versions as shown to people: origin, figures and status of each."""
 
 import logging
 import math
@@ -16,20 +16,26 @@ logger = logging.getLogger(__name__)
 
 REPORT: Final = "report.json"
 CHART: Final = "report.svg"
-_REFRESH_SECONDS: Final = 10.0  # how often the registry is asked what it holds
+_REFRESH_SECONDS: Final = 10.0  # interval at which the registry is listed
 
 VersionStatus = Literal["live", "published", "on_trial", "rolled_back", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version.
+    """A published version.
 
     Attributes:
-        created: Unix seconds.
-        votes: How many opinions it learned from that its ancestors did not; of what kinds.
-        figures: Of the gate; empty for the first, and where the checkpoint is gone.
-        size: Of its files, in bytes; 0 where they are gone.
+        version: Version number.
+        parent: Version that it was trained from; 0 for none.
+        kind: Whether its checkpoint holds full weights or an adapter.
+        created: Time of creation in Unix seconds.
+        status: Status of the version, see `version_status`.
+        votes: Number of votes that it learned from and its ancestors did not.
+        from_votes: The same by kind.
+        figures: Figures of the gate; empty for the first version and if the checkpoint is gone.
+        has_report: Whether its checkpoint has a report.
+        size: Size of its files in bytes; 0 if they are gone.
 
     """
 
@@ -45,7 +51,7 @@ class Version:
     size: int = 0
 
     def to_public_json(self) -> dict[str, Any]:
-        """Return it as /v1/learning shows it."""
+        """Return the version as /v1/learning shows it."""
         return {
             "version": self.version,
             "parent": self.parent or None,
@@ -59,21 +65,21 @@ class Version:
         }
 
     def to_operator_json(self, state: PolicyState) -> dict[str, Any]:
-        """Return it as /v1/policies shows it: with who serves it, and its size."""
+        """Return the version as /v1/policies shows it, with its replicas and size."""
         return {**self.to_public_json(), "replicas": self.serving(state), "bytes": self.size}
 
     def serving(self, state: PolicyState) -> list[str]:
-        """Return the replicas that serve it."""
+        """Return the names of the replicas that serve this version."""
         return sorted(name for name, version in state.replicas.items() if version == self.version)
 
 
 def finite_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what JSON has no word for."""
+    """Leave out the figures that JSON cannot represent."""
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def version_status(version: int, state: PolicyState) -> VersionStatus:
-    """Say where a published version stands."""
+    """Return the status of a published version."""
     if version == state.live:
         return "live"
     if version == state.challenger:
@@ -84,38 +90,38 @@ def version_status(version: int, state: PolicyState) -> VersionStatus:
 
 
 class Versions:
-    """Looks versions up in the registry, each once: a manifest never changes. For one thread."""
+    """Looks up versions in the registry, each once: manifests never change. For one thread."""
 
     def __init__(self, registry: Registry) -> None:
         """Read manifests from `registry`."""
         self._registry = registry
         self._manifests: dict[int, Manifest] = {}
-        self._there: set[int] = set()
-        self._looked: tuple[float, tuple[int, ...]] = (-math.inf, ())
+        self._stored: set[int] = set()
+        self._last_refresh: tuple[float, tuple[int, ...]] = (-math.inf, ())
 
-    def list_versions(self, told: HistorySnapshot) -> list[Version]:
-        """Return all that were published, ascending.
+    def list_versions(self, history: HistorySnapshot) -> list[Version]:
+        """Return all published versions, ascending.
 
-        Where the registry is away, or holds a version no longer, that one has no figures.
+        Versions that the registry cannot return or no longer has come without figures.
         """
-        self._refresh_manifests(told.state.published)
+        self._refresh_manifests(history.state.published)
         return [
             _version(
-                told.publications[number],
-                told.state,
-                self._manifests.get(number) if number in self._there else None,
+                history.publications[number],
+                history.state,
+                self._manifests.get(number) if number in self._stored else None,
             )
-            for number in told.state.published
+            for number in history.state.published
         ]
 
     def _refresh_manifests(self, published: tuple[int, ...]) -> None:
-        now, (looked, then) = time.monotonic(), self._looked
-        if then == published and now - looked < _REFRESH_SECONDS:
+        now, (refreshed, known) = time.monotonic(), self._last_refresh
+        if known == published and now - refreshed < _REFRESH_SECONDS:
             return
-        self._looked = (now, published)
+        self._last_refresh = (now, published)
         try:
-            self._there = set(self._registry.versions())
-            for number in sorted(self._there.intersection(published) - set(self._manifests)):
+            self._stored = set(self._registry.versions())
+            for number in sorted(self._stored.intersection(published) - set(self._manifests)):
                 try:
                     self._manifests[number] = self._registry.manifest(number)
                 except CheckpointInvalid as error:
@@ -124,17 +130,17 @@ class Versions:
             logger.warning("figures may be missing: %s", error)
 
 
-def _version(told: PublishedVersion, state: PolicyState, manifest: Manifest | None) -> Version:
+def _version(published: PublishedVersion, state: PolicyState, manifest: Manifest | None) -> Version:
     if manifest is None:
-        manifest = Manifest(parent=told.parent, created_ms=told.created_ms)
+        manifest = Manifest(parent=published.parent, created_ms=published.created_ms)
     return Version(
-        version=told.version,
-        parent=told.parent,
+        version=published.version,
+        parent=published.parent,
         kind="lora" if manifest.kind == CHECKPOINT_KIND_LORA else "full",
         created=manifest.created_ms / 1000,
-        status=version_status(told.version, state),
-        votes=sum(told.votes.values()) or manifest.learned_from.events,
-        from_votes=told.votes,
+        status=version_status(published.version, state),
+        votes=sum(published.votes.values()) or manifest.learned_from.events,
+        from_votes=published.votes,
         figures=dict(manifest.gate),
         has_report=any(file.path == REPORT for file in manifest.files),
         size=sum(file.size for file in manifest.files),

@@ -54,5 +54,5 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     confirm(page, "Let publishing go on", "that pass the gate go live again", "Let it go on")
     expect(page.get_by_role("button", name="Hold publishing")).to_be_visible()
     deeds = page.get_by_role("region", name="Who did what").get_by_role("listitem")
-    expect(deeds.first).to_contain_text("lets new versions go live again")
-    expect(deeds.nth(1)).to_contain_text(f"went back from version {version} to {before}")
+    expect(deeds.first).to_contain_text("resumed publishing")
+    expect(deeds.nth(1)).to_contain_text(f"rolled back from version {version} to {before}")

@@ -56,7 +56,7 @@ def test_the_advised_command_creates_the_key_in_the_right_log(
     command = (
         no_valid_key_message(KeyRing(), "0.0.0.0", home)
         .splitlines()[1]
-        .partition("make a key: ")[2]
+        .partition("create a key: ")[2]
     )
     run_command(*shlex.split(command)[1:])
     log = SqliteLog(home / "log.db")

@@ -90,14 +90,14 @@ def test_operations_act_and_refuse_what_changes_nothing(home: Home) -> None:
         act.activate(2, "anna")
     with pytest.raises(NoSuchVersion, match="no version 3"):
         act.activate(3, "anna")
-    with pytest.raises(OperationRefused, match="not held"):
+    with pytest.raises(OperationRefused, match="not on hold"):
         act.resume("anna")
     assert "from version 2 to 1" in act.rollback("anna", "worse at tea")
     state = home.history.poll()
     assert (state.live, state.held, state.rolled_back) == (1, True, frozenset({2}))
     with pytest.raises(OperationRefused, match="before 1"):
         act.rollback("anna")
-    with pytest.raises(OperationRefused, match="held already"):
+    with pytest.raises(OperationRefused, match="on hold already"):
         act.hold("anna")
     act.resume("bert")
     act.hold("bert")
@@ -109,7 +109,7 @@ def test_operations_act_and_refuse_what_changes_nothing(home: Home) -> None:
         ("bert", "held", 1),
     ]
     assert home.history.snapshot().audit_entries[2].text == (
-        "went back from version 2 to 1; publishing is held: worse at tea"
+        "rolled back from version 2 to 1; publishing is on hold: worse at tea"
     )
 
 
@@ -141,16 +141,16 @@ def test_the_trail_names_every_deed_once_and_no_event_without_effect(home: Home)
     home.history.poll()
     told = [(d.by, d.action, d.text) for d in home.history.snapshot().audit_entries][1:]
     assert told == [
-        ("learner", "published", "published version 2, made from version 1; it is on trial"),
+        ("learner", "published", "published version 2, trained from version 1; it is on trial"),
         (
             "learner",
             "promoted",
-            "the trial of version 2 ends, it is live (9 votes for it, 0 against, 0 for neither): "
-            "votes",
+            "ended the trial of version 2, which is live (9 votes for it, 0 against, 0 for "
+            "neither): votes",
         ),
-        ("learner", "refused", "kept a candidate made from version 2 back: kl; text"),
-        ("replica-1", "failed", "could not load version 2, serves 1 still: disk"),
-        ("root", "key_made", "made the key 'phone' (user)"),
+        ("learner", "refused", "refused a candidate policy trained from version 2: kl; text"),
+        ("replica-1", "failed", "could not load version 2, still serves 1: disk"),
+        ("root", "key_made", "created the key 'phone' (user)"),
         ("root", "key_revoked", "revoked the key 'phone'"),
     ]
 
