@@ -241,7 +241,7 @@ class Laboratory:
         text = pack_documents(
             documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
         )
-        players = PPOInputs(
+        inputs = PPOInputs(
             policy=policy,
             critic=new_critic(policy, reward, settings),
             reference=self.reference,
@@ -249,13 +249,13 @@ class Laboratory:
             sampler=self.sampler,
             prompts=encode_demonstration_prompts(self.tokenizer, self.seed, 600),
             text=text,
-            live=live,
+            off_policy=live,
         )
         iterations: list[Iteration] = []
         state = folder / "ppo"
         shutil.rmtree(state, ignore_errors=True)
         seed = 1000 * self.seed + cycle
-        run_ppo(players, settings, seed=seed, state=state, on_iteration=iterations.append)
+        run_ppo(inputs, settings, seed=seed, state=state, on_iteration=iterations.append)
         return iterations[-1]
 
 

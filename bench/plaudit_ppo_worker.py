@@ -121,7 +121,7 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
         [draw.randrange(spec["vocabulary"]) for _ in range(spec["prompt"])] for _ in range(1024)
     ]
     no_text = torch.zeros((0, 0), dtype=torch.long)
-    players = PPOInputs(
+    inputs = PPOInputs(
         policy=policy,
         critic=critic,
         reference=reference,
@@ -143,7 +143,7 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
     )
     watch.begin()
     run_ppo(
-        players,
+        inputs,
         settings,
         seed=0,
         state=folder / "ppo",

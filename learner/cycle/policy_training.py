@@ -120,7 +120,7 @@ class PolicyTraining:
             state=self.folder / "ppo",
             dtype=settings.dtype,
             on_iteration=on_iteration,
-            check=raise_if_stopped,
+            raise_if_stopped=raise_if_stopped,
             ranks=ranks,
         )
         if ranks is not None and ranks.rank > 0:
@@ -143,7 +143,7 @@ class PolicyTraining:
             prompts=inputs.prompts,
             text=inputs.text,
             text_by_reference=inputs.text_by_reference,
-            live=off_policy_answers(
+            off_policy=off_policy_answers(
                 self.ledger.effective_events(upto_seq=self.state.upto_seq),
                 version=self.state.parent,
                 ppo=settings.ppo,

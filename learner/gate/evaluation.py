@@ -136,8 +136,8 @@ def answer_kl(
     ):
         log_probs_N, reference_log_probs_N = (
             token_log_probs(
-                answer_logits(model, group.batch, "float32")[0],
-                group.batch.tokens_N,
+                answer_logits(model, group.answers, "float32")[0],
+                group.answers.tokens_N,
                 settings.temperature,
             )
             for model in (policy, reference)

@@ -1,1 +1,1 @@
-"""PPO: rollouts, advantages, losses, optimizer steps."""
+"""PPO: rollouts, targets, losses and optimizer steps."""

@@ -1,4 +1,7 @@
-"""Rewards per token, generalised advantage estimation and whitening."""
+"""Rewards per token, generalised advantage estimation, and whitening.
+
+Shapes: B answers, T tokens of a padded row, N tokens without padding.
+"""
 
 import torch
 from torch import Tensor
@@ -11,20 +14,24 @@ def token_rewards(
     mask_BT: Tensor,
     kl_coef: float,
 ) -> Tensor:
-    """Return -kl_coef * (log p - log p_ref) at every chosen token, plus the score at the last one.
+    """Return -kl_coef * (log p - log p_ref) at every answer token, plus the score at the last one.
 
     Args:
-        mask_BT: Tokens that the policy chose; at least one in every row.
+        log_probs_BT: Log-probabilities of the tokens under the policy.
+        reference_log_probs_BT: Log-probabilities of the tokens under the reference policy.
+        scores_B: Score of each answer.
+        mask_BT: True at answer tokens; every row has at least one.
+        kl_coef: KL coefficient.
 
     """
     rewards_BT = torch.where(mask_BT, -kl_coef * (log_probs_BT - reference_log_probs_BT), 0.0)
     rows_B = torch.arange(len(scores_B), device=scores_B.device)
-    rewards_BT[rows_B, last_chosen(mask_BT)] += scores_B
+    rewards_BT[rows_B, _last_index(mask_BT)] += scores_B
     return rewards_BT
 
 
-def last_chosen(mask_BT: Tensor) -> Tensor:
-    """Return the index of each row's last true entry, [B]."""
+def _last_index(mask_BT: Tensor) -> Tensor:
+    """Return the index of the last true entry of each row, [B]."""
     indices_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return torch.where(mask_BT, indices_T, -1).amax(-1)
 
@@ -34,8 +41,14 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns (Schulman et al. 2016, arXiv:1506.02438), zero off the mask.
 
-    `values_BT[:, t]` is the value of the state in which token t was chosen. The chosen tokens
-    of a row are contiguous, and nothing follows the last one.
+    Args:
+        rewards_BT: Reward of each token.
+        values_BT: Value of the state in which each token was chosen.
+        mask_BT: True at answer tokens, which are contiguous in each row; the episode ends after
+            the last one.
+        gamma: Discount factor.
+        lam: Exponential weight of the estimators.
+
     """
     advantages_BT = torch.zeros_like(rewards_BT)
     following_B = torch.zeros_like(rewards_BT[:, 0])
@@ -51,7 +64,10 @@ def gae(
 
 
 def whiten(values_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Return the entries weighted mean 0 and deviation 1; with no weight at all, as they are."""
+    """Return the values shifted and scaled to weighted mean 0 and deviation 1.
+
+    If all weights are 0, the values are returned unchanged.
+    """
     total = weights_N.sum()
     if total == 0:
         return values_N
@@ -61,9 +77,17 @@ def whiten(values_N: Tensor, weights_N: Tensor) -> Tensor:
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, step: float = 0.1) -> float:
-    """Move the KL coefficient towards a target of nats in an answer.
+    """Return the KL coefficient after one step towards the target divergence.
 
-    Ziegler et al. 2019 (arXiv:1909.08593), 2.2: proportional, the error clipped to 0.2.
+    A proportional controller whose error is clipped to 0.2 (Ziegler et al. 2019,
+    arXiv:1909.08593, 2.2).
+
+    Args:
+        kl_coef: Present KL coefficient.
+        kl: Measured divergence, in nats per answer.
+        target: Target divergence, in nats per answer.
+        step: Largest relative change of the coefficient.
+
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + step * error / 0.2)

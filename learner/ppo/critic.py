@@ -1,4 +1,4 @@
-"""The critic: a value for the state in which each token was chosen."""
+"""The critic: the value of the state in which each token was chosen."""
 
 from typing import Protocol
 
@@ -12,26 +12,32 @@ from learner.models.parameters import copy_shared, hidden_size
 from learner.reward.model import RewardModel
 from learner.settings import PPOSettings
 
-_RIDGE = 0.1  # of the mean variance of a state's entries
+_RIDGE = 0.1  # times the mean variance of the entries of a state
 
 
 class Critic(Protocol):
-    """Gives values, and is trained; also a torch module."""
+    """A value function; also a torch module."""
 
     def values(self, batch: AnswerBatch, states_NH: Tensor) -> Tensor:
-        """Return the value of each state, [N], from the policy's own states or a trunk's."""
+        """Return the value of the state in which each token was chosen, [N].
+
+        Args:
+            batch: Answers, for a critic with a trunk of its own.
+            states_NH: Hidden states of the policy, for a head on its trunk.
+
+        """
         ...
 
     def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
-        """Start from what the first answers returned, without gradient."""
+        """Initialise from the returns of the first rollouts, without gradient."""
         ...
 
 
 class ValueHead(nn.Module):
-    """A head on the policy's own trunk: no second model to run."""
+    """A linear head on the policy's trunk, without a second model."""
 
     def __init__(self, width: int) -> None:
-        """Say 0 everywhere."""
+        """Initialise the head to zero."""
         super().__init__()
         self.linear = nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)
@@ -44,10 +50,10 @@ class ValueHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
-        """Solve for the returns by ridge regression.
+        """Fit the head to the returns by ridge regression.
 
-        A head at zero would send the trunk wherever the first errors point; one that fits what
-        the states already tell asks little of it.
+        The first value errors of a head at zero would move the policy's trunk far; a head that
+        already fits the states moves it little.
         """
         states_NH = states_NH.float()
         mean_H, mean = states_NH.mean(0), returns_N.mean()
@@ -62,10 +68,10 @@ class ValueHead(nn.Module):
 
 
 class SeparateCritic(nn.Module):
-    """A model of its own, which starts from the reward model."""
+    """A critic with a trunk of its own, initialised from the reward model."""
 
     def __init__(self, scalar: ScalarModel) -> None:
-        """Take the model (not copied)."""
+        """Use `scalar` (not a copy)."""
         super().__init__()
         self.scalar = scalar
 
@@ -75,20 +81,20 @@ class SeparateCritic(nn.Module):
         return values
 
     def fit(self, states_NH: Tensor, returns_N: Tensor) -> None:
-        """Leave it: the reward model's score is a start."""
+        """Do nothing: the reward model's score is the initial value."""
 
 
 def new_critic(
     policy: PreTrainedModel, reward: RewardModel, settings: PPOSettings
 ) -> ValueHead | SeparateCritic:
-    """Return the critic that the settings ask for."""
+    """Return a critic of the kind that the settings choose."""
     if settings.separate_critic:
         return critic_from_reward_model(reward)
     return ValueHead(hidden_size(policy)).to(policy.device)
 
 
 def critic_from_reward_model(reward: RewardModel) -> SeparateCritic:
-    """Copy a reward model into a critic that starts from its normalised scores."""
+    """Copy a reward model into a critic whose values are its normalised scores."""
     scalar = copy_shared(reward.scalar)
     with torch.no_grad():
         scalar.head.weight.div_(reward.std)

@@ -19,13 +19,17 @@ def policy_loss(
 ) -> Tensor:
     """Return PPO's clipped surrogate loss (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
 
-    Where tokens were sampled by an earlier policy this is the decoupled objective: clipped about
-    the policy as the iteration found it, weighed by what that is to the one that sampled (Hilton
-    et al. 2022, "Batch size-invariance for policy optimization").
+    For tokens sampled by an earlier policy this is the decoupled objective: the ratio is clipped
+    around the policy at the start of the iteration, and weighted by that policy's ratio to the
+    one that sampled (Hilton et al. 2022, "Batch size-invariance for policy optimization").
 
     Args:
-        weights_N: Truncated importance weights of trainer to sampler.
-        count: Chosen tokens of the whole minibatch, of which these may be a part.
+        log_probs_N: Log-probabilities under the policy in training.
+        old_log_probs_N: Log-probabilities under the policy at the start of the iteration.
+        advantages_N: Advantages.
+        weights_N: Truncated importance weights of that policy to the sampler.
+        clip: Maximum distance of the ratio from 1.
+        count: Number of answer tokens in the whole minibatch, of which these may be a part.
 
     """
     ratio_N = (log_probs_N - old_log_probs_N).exp()
@@ -37,7 +41,7 @@ def policy_loss(
 def clipped_share(
     log_probs_N: Tensor, old_log_probs_N: Tensor, *, clip: float, count: float
 ) -> Tensor:
-    """Return the share of tokens whose ratio is outside the clipping range, for logs."""
+    """Return the share of tokens whose ratio is outside the clipping range."""
     ratio_N = (log_probs_N - old_log_probs_N).exp()
     return ((ratio_N - 1).abs() > clip).sum() / count
 
@@ -51,16 +55,21 @@ def value_loss(
     clip: float,
     count: float,
 ) -> Tensor:
-    """Return half the squared error, the worse of the value and the value clipped to the old one.
+    """Return half the squared error: the larger one of the value and of the clipped value.
 
     Args:
-        weights_N: As in `policy_loss`: what an earlier policy's answers return is not what this
-            one's do.
+        values_N: Values from the critic in training.
+        old_values_N: Values from the critic at the start of the iteration.
+        returns_N: Returns.
+        weights_N: Importance weights as in `policy_loss`: answers of an earlier policy have other
+            returns than this policy's.
+        clip: Maximum distance of the clipped value from the old value.
+        count: Number of answer tokens in the whole minibatch, of which these may be a part.
 
     """
-    near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
-    worse_N = torch.maximum((values_N - returns_N) ** 2, (near_N - returns_N) ** 2)
-    return 0.5 * (weights_N * worse_N).sum() / count
+    clipped_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    errors_N = torch.maximum((values_N - returns_N) ** 2, (clipped_N - returns_N) ** 2)
+    return 0.5 * (weights_N * errors_N).sum() / count
 
 
 def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap: float) -> Tensor:
@@ -73,7 +82,7 @@ def importance_weights(old_log_probs_N: Tensor, sampler_log_probs_N: Tensor, cap
 
 
 def token_log_probs(logits_NV: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
-    """Return the log-probability of each token that was chosen from these logits."""
+    """Return the log-probability of each token under its logits."""
     return -F.cross_entropy(_tempered(logits_NV, temperature), tokens_N, reduction="none")
 
 
@@ -84,7 +93,7 @@ def _tempered(logits_NV: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def token_entropies(logits_NV: Tensor, temperature: float) -> Tensor:
-    """Return the entropy in nats of each distribution."""
+    """Return the entropy of each distribution, in nats."""
     log_probs_NV = _tempered(logits_NV, temperature).log_softmax(-1)
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
@@ -92,6 +101,6 @@ def token_entropies(logits_NV: Tensor, temperature: float) -> Tensor:
 def effective_sample_size(weights_N: Tensor) -> Tensor:
     """Return Kish's effective sample size as a share of N: (sum w)^2 / (N sum w^2).
 
-    1 where all weights are equal, 1/N where one outweighs all others (Kish 1965).
+    It is 1 if all weights are equal and 1/N if one outweighs all others (Kish 1965).
     """
     return weights_N.sum() ** 2 / (len(weights_N) * (weights_N**2).sum()).clamp_min(1e-12)

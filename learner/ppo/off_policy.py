@@ -1,6 +1,6 @@
-"""Answers that people were given and rated, as training data for PPO: sampled by earlier policies.
+"""Off-policy answers: served by earlier versions, rated by people, and replayed in PPO.
 
-What each token's probability was is recorded with them, so that they can be corrected for.
+The log has the probability of each of their tokens, for the importance weights.
 """
 
 from collections.abc import Iterable
@@ -14,10 +14,11 @@ from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord
 
 @dataclass(frozen=True, slots=True)
 class OffPolicyAnswer:
-    """An answer that somebody rated.
+    """An answer that people rated.
 
     Attributes:
-        staleness: How many versions before the one that learns now sampled its oldest token.
+        sample: Answer with its prompt and log-probabilities.
+        staleness: Number of versions between its oldest token and the version in training.
 
     """
 
@@ -32,30 +33,33 @@ def off_policy_answers(
     ppo: PPOSettings,
     reward: RewardSettings,
 ) -> list[OffPolicyAnswer]:
-    """Return the answers that can be learned from off-policy, each once.
+    """Return the answers that PPO can replay, each once.
 
-    Left out are those sampled with filters or penalties (what was recorded is not the policy's
-    own probability then), those that somebody stopped, those of versions too long ago, and those
-    to prompts that are held out or too long.
+    Excluded are answers that were sampled with filters or penalties (the recorded probabilities
+    are then not the policy's own), that were interrupted, that are too stale, or whose prompt is
+    held out or too long.
 
     Args:
-        version: That learns now.
+        events: Joined events whose completions may be replayed.
+        version: Version in training.
+        ppo: Bounds of staleness and prompt length.
+        reward: Shares of the splits.
 
     """
     found: dict[tuple[str, int], OffPolicyAnswer] = {}
-    for judged in events:
-        for record in judged.completions.values():
-            if not _usable(record, ppo, reward):
+    for joined in events:
+        for record in joined.completions.values():
+            if not _is_usable(record, ppo, reward):
                 continue
             for choice in record.choices:
                 staleness = _staleness(choice, version)
                 if staleness is not None and staleness <= ppo.max_staleness:
-                    place = (record.completion_id, choice.index)
-                    found[place] = OffPolicyAnswer(_sample(record, choice), staleness)
+                    key = (record.completion_id, choice.index)
+                    found[key] = OffPolicyAnswer(_sample(record, choice), staleness)
     return list(found.values())
 
 
-def _usable(record: CompletionRecord, ppo: PPOSettings, reward: RewardSettings) -> bool:
+def _is_usable(record: CompletionRecord, ppo: PPOSettings, reward: RewardSettings) -> bool:
     split = prompt_split(
         record_prompt_key(record),
         held_out_share=reward.held_out_share,
@@ -70,13 +74,13 @@ def _usable(record: CompletionRecord, ppo: PPOSettings, reward: RewardSettings) 
 
 
 def _staleness(choice: Choice, version: int) -> int | None:
-    """Return how many versions ago its oldest token was sampled; None where it cannot be used."""
-    whole = choice.finish_reason in {"stop", "length"}
-    if not whole or not choice.token_ids or len(choice.log_probs) != len(choice.token_ids):
+    """Return the number of versions since the oldest token; None if the choice is not usable."""
+    complete = choice.finish_reason in {"stop", "length"}
+    if not complete or not choice.token_ids or len(choice.log_probs) != len(choice.token_ids):
         return None
     versions = [span.policy_version for span in choice.versions]
     if not versions or max(versions) > version:
-        return None  # of a version that was rolled back
+        return None  # sampled by a version that was rolled back
     return version - min(versions)
 
 

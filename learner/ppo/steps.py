@@ -17,28 +17,33 @@ from learner.models.ranks import Ranks
 from learner.ppo.critic import SeparateCritic, ValueHead
 from learner.ppo.losses import clipped_share, policy_loss, token_log_probs, value_loss
 from learner.ppo.off_policy import OffPolicyAnswer
-from learner.ppo.rollouts import PPOTargets, RolloutBatch
+from learner.ppo.rollouts import RolloutBatch
+from learner.ppo.targets import PPOTargets
 from learner.pretraining.next_token import rows_divergence, rows_loss
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sampler
 from learner.settings import Dtype, PPOSettings
 
+# The rollouts of one minibatch on this process, with their targets.
+Minibatch = Sequence[tuple[RolloutBatch, PPOTargets]]
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class PPOInputs:
-    """The models of one PPO run, and what they learn from.
+    """Models and data of one PPO run.
 
     Attributes:
-        policy: Trained in place.
-        critic: Trained in place; a head on the policy's trunk, or a model of its own.
-        reference: The SFT policy; not changed.
-        reward: Not changed.
-        sampler: Gives one that samples from a policy as it is at each call.
-        prompts: Token ids to answer.
+        policy: Policy, trained in place.
+        critic: Critic, trained in place: a head on the policy's trunk or a separate model.
+        reference: Reference policy of the KL penalty; not changed.
+        reward: Reward model; not changed.
+        sampler: Function that returns a sampler of a policy, which samples from the policy's
+            weights at each call.
+        prompts: Token ids of the prompts to answer.
         text: Packed text for the pre-training loss.
-        text_by_reference: Whether the reference wrote it; then its whole distributions are to
-            stay, not only the tokens that it drew.
-        live: Answers that people rated.
+        text_by_reference: Whether the reference policy wrote the text. The loss is then the
+            divergence from its distributions instead of the likelihood of the tokens.
+        off_policy: Answers that people rated, to be replayed.
 
     """
 
@@ -50,76 +55,97 @@ class PPOInputs:
     prompts: Sequence[Sequence[int]]
     text: Rows
     text_by_reference: bool = False
-    live: Sequence[OffPolicyAnswer] = ()
+    off_policy: Sequence[OffPolicyAnswer] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """Figures of an iteration's steps, each the mean over the steps of all processes.
+
+    Attributes:
+        clip_ratio: Share of tokens whose ratio was clipped.
+        value_error: Value loss.
+        text_nll: Loss on the text, in nats per token; 0 without text.
+
+    """
+
+    clip_ratio: float
+    value_error: float
+    text_nll: float
 
 
 class PPOUpdater:
-    """The steps of one run, with one optimizer for policy and critic.
+    """The optimizer of one PPO run, for policy and critic.
 
     Attributes:
-        modules: Policy and critic in one, so that one state holds both.
-        optimizer: Theirs.
+        modules: Policy and critic as one module, so that one state holds both.
+        optimizer: Optimizer of both.
 
     """
 
     def __init__(
         self,
-        players: PPOInputs,
+        inputs: PPOInputs,
         settings: PPOSettings,
         dtype: Dtype,
         ranks: Ranks,
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
     ) -> None:
-        """Take the models after they are spread over the processes."""
-        self._players, self._settings = players, settings
-        self._dtype, self._ranks, self._check = dtype, ranks, check
-        self.modules = nn.ModuleDict({"policy": players.policy, "critic": players.critic})
+        """Create the optimizer; the models must be sharded already.
+
+        Args:
+            inputs: Models and data.
+            settings: Settings of PPO.
+            dtype: Type of the matrix products.
+            ranks: Processes that train together.
+            raise_if_stopped: Called before every step; its exception stops the training.
+
+        """
+        self._inputs, self._settings = inputs, settings
+        self._dtype, self._ranks, self._raise_if_stopped = dtype, ranks, raise_if_stopped
+        self.modules = nn.ModuleDict({"policy": inputs.policy, "critic": inputs.critic})
+        policy, critic = (list(trainable_parameters(m)) for m in (inputs.policy, inputs.critic))
         self.optimizer = AdamW(
             [
-                {
-                    "params": list(trainable_parameters(players.policy)),
-                    "lr": settings.learning_rate,
-                },
-                {
-                    "params": list(trainable_parameters(players.critic)),
-                    "lr": settings.critic_learning_rate,
-                },
+                {"params": policy, "lr": settings.learning_rate},
+                {"params": critic, "lr": settings.critic_learning_rate},
             ],
             betas=(0.9, 0.95),
             weight_decay=0.0,
             fused=True,
         )
 
-    def take(
-        self,
-        minibatches: Sequence[Sequence[tuple[RolloutBatch, PPOTargets]]],
-        generator: torch.Generator,
-    ) -> tuple[float, float, float]:
-        """Take all steps of an iteration; gives mean clip share, value loss and text NLL."""
+    def update(self, minibatches: Sequence[Minibatch], generator: torch.Generator) -> UpdateStats:
+        """Take all optimizer steps of an iteration.
+
+        Args:
+            minibatches: This process's part of each minibatch.
+            generator: Random generator of the order of the minibatches and of the text.
+
+        """
         figures = torch.zeros(3)
         counts = [
-            self._ranks.total(sum(len(group.batch.tokens_N) for group, _ in minibatch))
+            self._ranks.total(sum(len(batch.answers.tokens_N) for batch, _ in minibatch))
             for minibatch in minibatches
         ]
         for _ in range(self._settings.epochs):
             for number in torch.randperm(len(minibatches), generator=generator).tolist():
                 figures += self._step(minibatches[number], counts[number], generator)
         steps = self._settings.epochs * len(minibatches)
-        clip_ratio, value_error, text_nll = (self._ranks.total(f / steps) for f in figures.tolist())
-        return clip_ratio, value_error, text_nll
+        return UpdateStats(*(self._ranks.total(figure / steps) for figure in figures.tolist()))
 
-    def _step(
-        self,
-        minibatch: Sequence[tuple[RolloutBatch, PPOTargets]],
-        count: float,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Take one optimizer step on a minibatch, in as many backward passes as it has groups."""
-        self._check()
-        policy, critic = self._players.policy, self._players.critic
+    def _step(self, minibatch: Minibatch, count: float, generator: torch.Generator) -> Tensor:
+        """Take one optimizer step, with one backward pass for each batch of the minibatch.
+
+        Returns:
+            Share of clipped tokens, value loss and loss on the text, [3], on the CPU.
+
+        """
+        self._raise_if_stopped()
+        policy, critic = self._inputs.policy, self._inputs.critic
         figures = torch.zeros(3)
-        for group, fixed in minibatch:
-            figures[:2] += self._backward(group.batch, fixed, count).cpu()
+        for batch, targets in minibatch:
+            figures[:2] += self._backward(batch.answers, targets, count).cpu()
         if self._settings.text_coef > 0:
             figures[2] = self._text_backward(generator)
         self._ranks.sum_gradients(critic)
@@ -129,48 +155,56 @@ class PPOUpdater:
         self.optimizer.zero_grad(set_to_none=True)
         return figures
 
-    def _backward(self, batch: AnswerBatch, fixed: PPOTargets, count: float) -> Tensor:
+    def _backward(self, batch: AnswerBatch, targets: PPOTargets, count: float) -> Tensor:
+        """Add the gradient of the policy and value losses of one batch.
+
+        Returns:
+            Share of clipped tokens and value loss, [2].
+
+        """
         settings = self._settings
-        logits_NV, states_NH = answer_logits(self._players.policy, batch, self._dtype)
+        logits_NV, states_NH = answer_logits(self._inputs.policy, batch, self._dtype)
         log_probs_N = token_log_probs(logits_NV, batch.tokens_N, settings.temperature)
         loss = policy_loss(
             log_probs_N,
-            fixed.old_log_probs_N,
-            fixed.advantages_N,
-            fixed.weights_N,
+            targets.old_log_probs_N,
+            targets.advantages_N,
+            targets.weights_N,
             clip=settings.clip_ratio,
             count=count,
         )
-        errors = value_loss(
-            self._players.critic.values(batch, states_NH),
-            fixed.old_values_N,
-            fixed.returns_N,
-            fixed.weights_N,
+        value_error = value_loss(
+            self._inputs.critic.values(batch, states_NH),
+            targets.old_values_N,
+            targets.returns_N,
+            targets.weights_N,
             clip=settings.clip_value,
             count=count,
         )
-        (loss + settings.value_coef * errors).backward()  # type: ignore[no-untyped-call]
+        (loss + settings.value_coef * value_error).backward()  # type: ignore[no-untyped-call]
         clipped = clipped_share(
-            log_probs_N.detach(), fixed.old_log_probs_N, clip=settings.clip_ratio, count=count
+            log_probs_N.detach(), targets.old_log_probs_N, clip=settings.clip_ratio, count=count
         )
-        return torch.stack([clipped, errors.detach()])
+        return torch.stack([clipped, value_error.detach()])
 
     def _text_backward(self, generator: torch.Generator) -> float:
         """Add the gradient of the pre-training loss on some rows of text (PPO-ptx).
 
-        Gives this process's part of the mean loss.
+        Returns:
+            This process's part of the mean loss, in nats per token.
+
         """
-        text, policy = self._players.text, self._players.policy
+        text, policy = self._inputs.text, self._inputs.policy
         picked = torch.randint(len(text), (self._settings.text_rows,), generator=generator)
-        own = picked[self._ranks.rank :: self._ranks.size]
-        share = text.count_labels(own) / max(1, text.count_labels(picked))
-        if not len(own):
-            own = picked[:1]  # its share is nothing, but a forward pass takes all processes
-        part = text.select(own, policy.device)
-        with compute_in(self._dtype, part.input_ids_NT):
-            if self._players.text_by_reference:
-                loss, nll = rows_divergence(policy, self._players.reference, part)
+        rows_of_rank = picked[self._ranks.rank :: self._ranks.size]
+        share = text.count_labels(rows_of_rank) / max(1, text.count_labels(picked))
+        if not len(rows_of_rank):
+            rows_of_rank = picked[:1]  # with share 0: all processes take part in a forward pass
+        rows = text.select(rows_of_rank, policy.device)
+        with compute_in(self._dtype, rows.input_ids_NT):
+            if self._inputs.text_by_reference:
+                loss, nll = rows_divergence(policy, self._inputs.reference, rows)
             else:
-                loss = nll = rows_loss(policy, part)
+                loss = nll = rows_loss(policy, rows)
         (self._settings.text_coef * share * loss).backward()  # type: ignore[no-untyped-call]
         return share * nll.item()

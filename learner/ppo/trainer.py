@@ -1,7 +1,7 @@
-"""PPO against a reward model, with KL to a reference and the pre-training loss mixed in.
+"""PPO against a reward model, with a KL penalty and the pre-training loss mixed in.
 
-Each iteration samples answers, takes some that people rated before, scores them, and takes a few
-clipped steps. Left out: several updates of the reward model in between.
+Each iteration samples answers, adds some off-policy answers that people rated, scores them all,
+and takes a few clipped optimizer steps. Left out: updates of the reward model between iterations.
 """
 
 import logging
@@ -18,8 +18,9 @@ from learner.models.ranks import Ranks, copy_unsharded
 from learner.models.training_state import load_sharded, save_sharded
 from learner.ppo.advantages import adapted_kl_coef
 from learner.ppo.off_policy import OffPolicyAnswer
-from learner.ppo.rollouts import RolloutBatch, batch_rollouts, finished_share, targets
-from learner.ppo.steps import PPOInputs, PPOUpdater
+from learner.ppo.rollouts import RolloutBatch, batch_rollouts, finished_share
+from learner.ppo.steps import PPOInputs, PPOUpdater, UpdateStats
+from learner.ppo.targets import PPOTargets, RolloutStats, TargetInputs, compute_targets
 from learner.sampling.sampler import Sample
 from learner.settings import Dtype, PPOSettings
 
@@ -31,19 +32,21 @@ class Iteration:
     """Figures of one PPO iteration.
 
     Attributes:
-        score: Mean of the reward model, normalised.
-        kl: Nats in an answer to the reference, mean.
-        entropy: Nats in a token.
+        number: Number of the iteration, from 1.
+        score: Normalised score of the reward model, mean.
+        kl: Divergence from the reference policy, mean, in nats per answer.
+        entropy: Entropy of the policy, mean, in nats per token.
         clip_ratio: Share of tokens whose ratio was clipped.
         value_error: Value loss.
-        text_nll: Of the text mixed in, nats in a token; 0 where none is.
-        length: Tokens in an answer, mean.
-        ended: Share of answers that ended by themselves.
-        kl_coef: In use.
-        mismatch_kl: Of the sampler to the trainer, nats a token.
-        effective_sample_size: Of the live answers' weights, as a share of their tokens.
-        staleness: Versions since the live answers were sampled, mean.
-        live: Share of answers that people rated.
+        text_nll: Loss on the text, in nats per token; 0 without text.
+        length: Tokens per answer, mean.
+        ended: Share of finished answers.
+        kl_coef: KL coefficient of the iteration.
+        mismatch_kl: Divergence of the sampler from the trainer, in nats per token.
+        effective_sample_size: Effective sample size of the off-policy answers' weights, as a
+            share of their tokens.
+        staleness: Versions since the off-policy answers were sampled, mean.
+        live: Share of off-policy answers.
 
     """
 
@@ -64,29 +67,39 @@ class Iteration:
 
 
 def run_ppo(
-    players: PPOInputs,
+    inputs: PPOInputs,
     settings: PPOSettings,
     *,
     seed: int,
     state: Path,
     dtype: Dtype = "float32",
     on_iteration: Callable[[Iteration], None] | None = None,
-    check: Callable[[], None] = lambda: None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
     ranks: Ranks | None = None,
 ) -> PreTrainedModel:
-    """Train the policy for the settings' iterations, and give it whole; resumes from `state`.
+    """Train the policy for the settings' number of iterations, and return it unsharded.
 
-    Killed and resumed, it gives the same weights bit for bit, on one machine and number of
-    threads. Several processes, each with the same arguments, give what one gives but for the
-    rounding of sums, and can resume what another number of them has left.
+    If `state` holds the state of an interrupted run, that run is resumed. The weights are then the
+    same bit for bit, on one machine with the same number of threads. Several processes, each with
+    the same arguments, give the same result as one except for the rounding of sums, and can resume
+    the run of another number of processes.
 
     Args:
-        state: A folder.
-        check: Called before every step; what it raises stops the run, to be resumed.
-        ranks: The processes that train together; the models are spread over them.
+        inputs: Models and data.
+        settings: Settings of PPO.
+        seed: Random seed of the run.
+        state: Folder of the training state.
+        dtype: Type of the matrix products.
+        on_iteration: Called with the figures of each iteration.
+        raise_if_stopped: Called before every step; its exception stops the run, which can be
+            resumed.
+        ranks: Processes that train together, over which the models are sharded.
+
+    Raises:
+        StateUnusable: `state` is the state of a run with other arguments.
 
     """
-    trainer = _Trainer(players, settings, seed, dtype, check, ranks or Ranks())
+    trainer = _Trainer(inputs, settings, seed, dtype, raise_if_stopped, ranks or Ranks())
     first = trainer.resume(state)
     for number in range(first, settings.iterations):
         iteration = trainer.iterate(number)
@@ -95,44 +108,46 @@ def run_ppo(
         last = number + 1 == settings.iterations
         if last or (number + 1) % settings.checkpoint_every == 0:
             trainer.save(state, number + 1)
-    return trainer.whole()
+    return trainer.gather_policy()
 
 
 class _Trainer:
-    """The iterations of one run, and its KL coefficient."""
+    """The iterations of one run, with its KL coefficient and truncation penalty."""
 
     def __init__(
         self,
-        players: PPOInputs,
+        inputs: PPOInputs,
         settings: PPOSettings,
         seed: int,
         dtype: Dtype,
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
         ranks: Ranks,
     ) -> None:
         least = settings.minibatches * ranks.size
         if settings.rollouts < least:
-            raise ValueError(f"{settings.rollouts} rollouts are too few: at least {least}")
-        self._players = players
+            raise ValueError(
+                f"{settings.rollouts} rollouts are too few for {settings.minibatches} minibatches "
+                f"in {ranks.size} processes; set at least {least}"
+            )
+        self._inputs = inputs
         self._settings = settings
         self._seed = seed
         self._dtype = dtype
         self._ranks = ranks
         self._kl_coef = settings.kl_coef
         self._unfinished_penalty = settings.unfinished_penalty
-        # What is sampled from is whole: a token takes one process, not all of them.
-        self._whole = players.policy if ranks.size == 1 else copy_shared(players.policy)
-        self._sampler = players.sampler(self._whole)
-        for model in (players.policy, players.reference, players.reward.scalar.trunk):
+        # The sampler has an unsharded copy, so that each process samples tokens on its own.
+        self._unsharded = inputs.policy if ranks.size == 1 else copy_shared(inputs.policy)
+        self._sampler = inputs.sampler(self._unsharded)
+        for model in (inputs.policy, inputs.reference, inputs.reward.scalar.trunk):
             ranks.shard(model)
-        self._steps = PPOUpdater(players, settings, dtype, ranks, check)
+        self._updater = PPOUpdater(inputs, settings, dtype, ranks, raise_if_stopped)
         self._key = f"ppo {seed} {dtype} {settings.model_dump_json()}"
 
     def resume(self, folder: Path) -> int:
-        """Return the number of iterations done."""
-        saved = load_sharded(
-            folder, self._steps.modules, self._steps.optimizer, self._key, self._ranks
-        )
+        """Load the state of an interrupted run; return the number of iterations done."""
+        updater = self._updater
+        saved = load_sharded(folder, updater.modules, updater.optimizer, self._key, self._ranks)
         if saved is None:
             return 0
         self._kl_coef = saved["kl_coef"]
@@ -140,115 +155,132 @@ class _Trainer:
         return int(saved["step"])
 
     def save(self, folder: Path, done: int) -> None:
-        """Replace the state by that after `done` iterations."""
+        """Replace the saved state by that after `done` iterations."""
         extra = {
             "kl_coef": self._kl_coef,
             "unfinished_penalty": self._unfinished_penalty,
             "step": done,
         }
-        save_sharded(
-            folder, self._steps.modules, self._steps.optimizer, self._key, extra, self._ranks
-        )
+        updater = self._updater
+        save_sharded(folder, updater.modules, updater.optimizer, self._key, extra, self._ranks)
 
-    def whole(self) -> PreTrainedModel:
-        """Return the policy as it is, on one device."""
+    def gather_policy(self) -> PreTrainedModel:
+        """Return the policy with its present weights, unsharded."""
         if self._ranks.size > 1:
-            copy_unsharded(self._players.policy, self._whole)
-        return self._whole
+            copy_unsharded(self._inputs.policy, self._unsharded)
+        return self._unsharded
 
     def iterate(self, number: int) -> Iteration:
-        """Sample, score, and take the steps of one iteration."""
+        """Do one iteration: sample, score, and take the optimizer steps."""
         seed = self._seed * 100_003 + number
         generator = torch.Generator().manual_seed(seed)
         started = time.monotonic()
-        live = self._pick_off_policy(generator)
-        minibatches = self._collect(live, generator, seed)
+        off_policy = self._pick_off_policy(generator)
+        minibatches = self._collect(off_policy, generator, seed)
         sampled = time.monotonic()
-        players = self._players
-        groups = [group for minibatch in minibatches for group in minibatch]
-        if number == 0:
-            # Who is cut off as a rule, for want of tokens, is not to learn brevity by that.
-            self._unfinished_penalty *= finished_share(groups, self._ranks)
-        fixed, measured = targets(
-            groups,
-            policy=players.policy,
-            reference=players.reference,
-            reward=players.reward,
-            critic=players.critic,
+        batches = [batch for minibatch in minibatches for batch in minibatch]
+        targets, rollout_stats = self._compute_targets(batches, first=number == 0)
+        remaining = iter(targets)
+        update_stats = self._updater.update(
+            [[(batch, next(remaining)) for batch in minibatch] for minibatch in minibatches],
+            generator,
+        )
+        logger.info(
+            "iteration %d: %d answer tokens, of which %d are off-policy; sampled in %.1f s, "
+            "trained on in %.1f s",
+            number + 1,
+            sum(len(batch.answers.tokens_N) for batch in batches),
+            sum(len(answer.sample.token_ids) for answer in off_policy),
+            sampled - started,
+            time.monotonic() - sampled,
+        )
+        iteration = self._iteration(number + 1, off_policy, rollout_stats, update_stats)
+        if self._settings.kl_target is not None:
+            self._kl_coef = adapted_kl_coef(
+                self._kl_coef, iteration.kl, target=self._settings.kl_target
+            )
+        return iteration
+
+    def _compute_targets(
+        self, batches: Sequence[RolloutBatch], *, first: bool
+    ) -> tuple[list[PPOTargets], RolloutStats]:
+        if first:
+            # Scale the truncation penalty by the initial EOS rate, so that a low token limit does
+            # not reward short answers.
+            self._unfinished_penalty *= finished_share(batches, self._ranks)
+        inputs = TargetInputs(
+            policy=self._inputs.policy,
+            reference=self._inputs.reference,
+            reward=self._inputs.reward,
+            critic=self._inputs.critic,
             settings=self._settings,
             kl_coef=self._kl_coef,
             unfinished_penalty=self._unfinished_penalty,
             dtype=self._dtype,
-            ranks=self._ranks,
-            first=number == 0,
+            fit_critic=first,
         )
-        of_group = iter(fixed)
-        paired = [[(group, next(of_group)) for group in minibatch] for minibatch in minibatches]
-        clip_ratio, value_error, text_nll = self._steps.take(paired, generator)
-        logger.info(
-            "iteration %d: %d tokens of answers, of them %d rated before; sampled in %.1f s, "
-            "learned from in %.1f s",
-            number + 1,
-            sum(len(group.batch.tokens_N) for group in groups),
-            sum(len(answer.sample.token_ids) for answer in live),
-            sampled - started,
-            time.monotonic() - sampled,
-        )
-        iteration = Iteration(
-            number=number + 1,
-            clip_ratio=clip_ratio,
-            value_error=value_error,
-            text_nll=text_nll,
+        return compute_targets(batches, inputs, self._ranks)
+
+    def _iteration(
+        self,
+        number: int,
+        off_policy: Sequence[OffPolicyAnswer],
+        rollout_stats: RolloutStats,
+        update_stats: UpdateStats,
+    ) -> Iteration:
+        return Iteration(
+            number=number,
             kl_coef=self._kl_coef,
-            staleness=sum(answer.staleness for answer in live) / max(1, len(live)),
-            live=len(live) / self._settings.rollouts,
-            **asdict(measured),
+            staleness=sum(answer.staleness for answer in off_policy) / max(1, len(off_policy)),
+            live=len(off_policy) / self._settings.rollouts,
+            **asdict(rollout_stats),
+            **asdict(update_stats),
         )
-        if self._settings.kl_target is not None:
-            self._kl_coef = adapted_kl_coef(
-                self._kl_coef, measured.kl, target=self._settings.kl_target
-            )
-        return iteration
 
     def _pick_off_policy(self, generator: torch.Generator) -> list[OffPolicyAnswer]:
-        pool = self._players.live
+        """Draw the off-policy answers of an iteration, each at most once."""
+        pool = self._inputs.off_policy
         count = min(round(self._settings.rollouts * self._settings.live_share), len(pool))
         order = torch.randperm(len(pool), generator=generator)[:count]
         return [pool[i] for i in order.tolist()]
 
     def _collect(
-        self, live: Sequence[OffPolicyAnswer], generator: torch.Generator, seed: int
+        self, off_policy: Sequence[OffPolicyAnswer], generator: torch.Generator, seed: int
     ) -> list[list[RolloutBatch]]:
-        """Return the iteration's minibatches, as this process's groups of each."""
-        settings, prompts = self._settings, self._players.prompts
-        fresh = settings.rollouts - len(live)
+        """Return this process's batches of each minibatch of an iteration.
+
+        Rollouts are numbered: first the fresh ones, then the off-policy ones.
+        """
+        settings, prompts = self._settings, self._inputs.prompts
+        fresh = settings.rollouts - len(off_policy)
         picked = torch.randint(len(prompts), (fresh,), generator=generator).tolist()
         order = torch.randperm(settings.rollouts, generator=generator).tolist()
-        mine = self._ranks.shard_items(range(settings.rollouts))
-        sampled = [number for number in mine if number < fresh]
-        samples = dict(zip(sampled, self._sample(picked, sampled, seed), strict=True))
-        samples |= {number: live[number - fresh].sample for number in mine if number >= fresh}
+        numbers = self._ranks.shard_items(range(settings.rollouts))
+        to_sample = [number for number in numbers if number < fresh]
+        samples = dict(zip(to_sample, self._sample(picked, to_sample, seed), strict=True))
+        samples |= {n: off_policy[n - fresh].sample for n in numbers if n >= fresh}
         minibatches = []
         for start in range(settings.minibatches):
-            own = [number for number in order[start :: settings.minibatches] if number in samples]
+            members = [n for n in order[start :: settings.minibatches] if n in samples]
             minibatches.append(
                 batch_rollouts(
-                    [samples[number] for number in own],
-                    [number < fresh for number in own],
-                    pad=self._players.reward.pad,
+                    [samples[n] for n in members],
+                    [n < fresh for n in members],
+                    pad=self._inputs.reward.pad,
                     micro_tokens=settings.micro_tokens,
-                    device=self._players.policy.device,
+                    device=self._inputs.policy.device,
                     ranks=self._ranks,
                 )
             )
         return minibatches
 
     def _sample(self, picked: Sequence[int], numbers: Sequence[int], seed: int) -> list[Sample]:
+        """Sample the rollouts of these numbers; `picked` has the prompt index of each number."""
         if not numbers:
             return []
-        self.whole()
+        self.gather_policy()
         return self._sampler.sample(
-            [self._players.prompts[picked[number]] for number in numbers],
+            [self._inputs.prompts[picked[number]] for number in numbers],
             1,
             self._settings.max_tokens,
             self._settings.temperature,
@@ -258,5 +290,5 @@ class _Trainer:
 
 
 def iteration_figures(iteration: Iteration) -> dict[str, float]:
-    """Return an iteration's figures by name, for metrics and files."""
+    """Return the figures of an iteration by name, for metrics and files."""
     return {name: float(value) for name, value in asdict(iteration).items()}

@@ -10,7 +10,7 @@ import torch
 from learner.errors import Interrupted
 from learner.models.ranks import join_ranks
 from learner.ppo.trainer import Iteration, run_ppo
-from tests.support.tiny import TINY_PPO, players, tiny_model
+from tests.support.tiny import TINY_PPO, ppo_inputs, tiny_model
 
 
 def main(out: Path, iterations: int, stop_after: int) -> None:
@@ -27,7 +27,7 @@ def main(out: Path, iterations: int, stop_after: int) -> None:
     with join_ranks() as ranks:
         try:
             policy = run_ppo(
-                players(tiny_model()),
+                ppo_inputs(tiny_model()),
                 settings,
                 seed=5,
                 state=out / "state",

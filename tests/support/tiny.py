@@ -59,7 +59,7 @@ def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
 
 
-def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInputs:
+def ppo_inputs(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInputs:
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
     reward.normalise(rows_from_samples(samples_of(model)))
     policy = copy_shared(model)
@@ -71,5 +71,5 @@ def players(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInpu
         sampler=lambda policy: TransformersSampler(policy, [END]),
         prompts=PROMPTS,
         text=text(),
-        live=[OffPolicyAnswer(sample, 1) for sample in samples_of(model, 1)],
+        off_policy=[OffPolicyAnswer(sample, 1) for sample in samples_of(model, 1)],
     )

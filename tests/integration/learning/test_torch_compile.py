@@ -15,7 +15,8 @@ from learner.models.precision import freeze
 from learner.models.ranks import Ranks
 from learner.ppo.critic import new_critic
 from learner.ppo.losses import token_log_probs
-from learner.ppo.rollouts import RolloutBatch, targets
+from learner.ppo.rollouts import RolloutBatch
+from learner.ppo.targets import TargetInputs, compute_targets
 from learner.reward.model import RewardModel
 from learner.settings import Dtype, LoraSettings
 from tests.support.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
@@ -58,8 +59,8 @@ def test_compiled_layers_say_and_learn_what_the_others_do(
         if dtype == "float32":
             model.float()
         for group in groups:
-            logits, _ = answer_logits(model, group.batch, dtype)
-            token_log_probs(logits, group.batch.tokens_N, 1.0).sum().backward()  # type: ignore[no-untyped-call]
+            logits, _ = answer_logits(model, group.answers, dtype)
+            token_log_probs(logits, group.answers.tokens_N, 1.0).sum().backward()  # type: ignore[no-untyped-call]
         gradient = torch.cat(
             [p.grad.flatten() for p in trainable_parameters(model) if p.grad is not None]
         )
@@ -75,23 +76,25 @@ def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
 ) -> None:
     policy = to_train(reference, compiled=True)
     reward = RewardModel(to_train(reference, compiled=True), pad=0, seed=0, dtype="bfloat16")
-    fixed, _ = targets(
+    targets, _ = compute_targets(
         groups,
-        policy=policy,
-        reference=reference,
-        reward=reward,
-        critic=new_critic(policy, reward, TINY_PPO),
-        settings=TINY_PPO,
-        kl_coef=0.05,
-        unfinished_penalty=2.0,
-        dtype="bfloat16",
-        ranks=Ranks(),
-        first=True,
+        TargetInputs(
+            policy=policy,
+            reference=reference,
+            reward=reward,
+            critic=new_critic(policy, reward, TINY_PPO),
+            settings=TINY_PPO,
+            kl_coef=0.05,
+            unfinished_penalty=2.0,
+            dtype="bfloat16",
+            fit_critic=True,
+        ),
+        Ranks(),
     )
-    assert not any(t.old_log_probs_N.requires_grad or t.old_values_N.requires_grad for t in fixed)
-    for group, target in zip(groups, fixed, strict=True):
-        logits, _ = answer_logits(policy, group.batch, "bfloat16")
-        found = token_log_probs(logits, group.batch.tokens_N, 1.0)
+    assert not any(t.old_log_probs_N.requires_grad or t.old_values_N.requires_grad for t in targets)
+    for group, target in zip(groups, targets, strict=True):
+        logits, _ = answer_logits(policy, group.answers, "bfloat16")
+        found = token_log_probs(logits, group.answers.tokens_N, 1.0)
         assert found.requires_grad
         assert torch.equal(found, target.old_log_probs_N)
 
@@ -100,15 +103,15 @@ def test_a_copy_of_a_compiled_model_is_its_own(
     reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
     model = to_train(reference, compiled=True)
-    before = answer_logits(model, groups[0].batch, "bfloat16")[0].detach()
+    before = answer_logits(model, groups[0].answers, "bfloat16")[0].detach()
     copy = copy_shared(model)
     with torch.no_grad():
         for parameter in trainable_parameters(copy):
             parameter.zero_()
-    assert torch.equal(answer_logits(model, groups[0].batch, "bfloat16")[0], before)
+    assert torch.equal(answer_logits(model, groups[0].answers, "bfloat16")[0], before)
     assert torch.equal(
-        answer_logits(copy, groups[0].batch, "bfloat16")[0],
-        answer_logits(reference, groups[0].batch, "bfloat16")[0],
+        answer_logits(copy, groups[0].answers, "bfloat16")[0],
+        answer_logits(reference, groups[0].answers, "bfloat16")[0],
     )
 
 
@@ -122,7 +125,7 @@ def test_without_a_compiler_layers_stay_as_they_are_and_the_log_says_so(
     model = to_train(reference, compiled=True)
     assert "no C++ compiler" in caplog.text
     plain = to_train(reference, compiled=False)
-    ours, usual = (answer_logits(m, groups[0].batch, "bfloat16")[0] for m in (model, plain))
+    ours, usual = (answer_logits(m, groups[0].answers, "bfloat16")[0] for m in (model, plain))
     assert torch.equal(ours, usual)
 
 

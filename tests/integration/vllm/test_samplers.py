@@ -176,8 +176,8 @@ def test_importance_weights_of_a_fresh_policy_are_one(make: Make, model: PreTrai
     samples = make(model, [END]).sample(PROMPTS, 4, 8, 0.8, seed=1)
     for group in grouped(samples, micro_tokens=300):
         with torch.no_grad():
-            logits, _ = answer_logits(model, group.batch, "float32")
-        found = token_log_probs(logits, group.batch.tokens_N, 0.8)
+            logits, _ = answer_logits(model, group.answers, "float32")
+        found = token_log_probs(logits, group.answers.tokens_N, 0.8)
         weights = importance_weights(found, group.sampler_log_probs_N, 2.0)
         torch.testing.assert_close(weights, torch.ones_like(weights), atol=1e-3, rtol=0)
 
@@ -196,7 +196,7 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
         learning_rate=3e-3,
     )
 
-    def players() -> PPOInputs:
+    def ppo_inputs() -> PPOInputs:
         reward = RewardModel(copy_shared(model), pad=0, seed=0)
         known = [[2, 50 + i, 3, END] for i in range(20)]
         reward.normalise(split_prompt(known, shared=False))
@@ -213,7 +213,7 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
         )
 
     seen: list[Iteration] = []
-    whole = players()
+    whole = ppo_inputs()
     run_ppo(whole, settings, seed=5, state=tmp_path / "a", on_iteration=seen.append)
     assert [i.number for i in seen] == [1, 2]
     assert seen[0].kl == pytest.approx(0, abs=1e-5)
@@ -227,8 +227,8 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
             raise Stopped
 
     with pytest.raises(Stopped):
-        run_ppo(players(), settings, seed=5, state=tmp_path / "b", on_iteration=stop)
-    again = players()
+        run_ppo(ppo_inputs(), settings, seed=5, state=tmp_path / "b", on_iteration=stop)
+    again = ppo_inputs()
     run_ppo(again, settings, seed=5, state=tmp_path / "b")
     for one, two in zip(whole.policy.parameters(), again.policy.parameters(), strict=True):
         assert torch.equal(one, two)

@@ -1,6 +1,7 @@
 """Adapters on one frozen trunk: what is shared, what is trained, what is on disk."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def storages(*modules: torch.nn.Module) -> dict[int, int]:
     return {s.data_ptr(): s.nbytes() for s in found}
 
 
-def players(base: PreTrainedModel) -> PPOInputs:
+def ppo_inputs(base: PreTrainedModel) -> PPOInputs:
     reward = RewardModel(add_adapter(copy_shared(base), LORA, 1), pad=0, seed=1)
     samples = TransformersSampler(base, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
     reward.normalise(rows_from_samples(samples))
@@ -129,12 +130,12 @@ def test_hidden_states_and_head_give_the_logits(base: PreTrainedModel) -> None:
 
 
 def test_all_players_stand_on_one_trunk_in_memory(base: PreTrainedModel) -> None:
-    playing = players(base)
-    playing.critic = critic_from_reward_model(playing.reward)
+    inputs = ppo_inputs(base)
+    inputs = replace(inputs, critic=critic_from_reward_model(inputs.reward))
     alone = sum(storages(base).values())
-    together = storages(playing.policy, playing.critic, playing.reward, base)
+    together = storages(inputs.policy, inputs.critic, inputs.reward, base)
     own = [
-        p for m in (playing.policy, playing.critic, playing.reward) for p in trainable_parameters(m)
+        p for m in (inputs.policy, inputs.critic, inputs.reward) for p in trainable_parameters(m)
     ]
     assert sum(together.values()) == alone + sum(4 * p.numel() for p in own)
 
@@ -142,16 +143,16 @@ def test_all_players_stand_on_one_trunk_in_memory(base: PreTrainedModel) -> None
 def test_ppo_trains_the_adapters_and_leaves_the_reference(
     base: PreTrainedModel, tmp_path: Path
 ) -> None:
-    playing = players(base)
+    inputs = ppo_inputs(base)
     before = {n: p.clone() for n, p in base.named_parameters()}
-    outputs, first = logits(base), [p.clone() for p in trainable_parameters(playing.policy)]
+    outputs, first = logits(base), [p.clone() for p in trainable_parameters(inputs.policy)]
     found: list[Iteration] = []
-    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
+    run_ppo(inputs, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert found[0].kl == 0
     assert found[-1].kl != 0
     assert all(torch.equal(p, before[n]) for n, p in base.named_parameters())
     assert torch.equal(logits(base), outputs)
-    after = trainable_parameters(playing.policy)
+    after = trainable_parameters(inputs.policy)
     assert not any(torch.equal(a, b) for a, b in zip(after, first, strict=True))
     saved_names = FileSystemReader(tmp_path / "s").read_metadata().state_dict_metadata
     weights = [n for n in saved_names if n.startswith("training.model.")]
@@ -162,7 +163,7 @@ def test_ppo_trains_the_adapters_and_leaves_the_reference(
 def test_killed_and_resumed_ppo_gives_the_same_adapter(
     base: PreTrainedModel, tmp_path: Path
 ) -> None:
-    whole = players(base)
+    whole = ppo_inputs(base)
     run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole")
 
     def kill(iteration: Iteration) -> None:
@@ -170,8 +171,8 @@ def test_killed_and_resumed_ppo_gives_the_same_adapter(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run_ppo(players(base), TINY_PPO, seed=5, state=tmp_path / "s", on_iteration=kill)
-    resumed = players(base)
+        run_ppo(ppo_inputs(base), TINY_PPO, seed=5, state=tmp_path / "s", on_iteration=kill)
+    resumed = ppo_inputs(base)
     run_ppo(resumed, TINY_PPO, seed=5, state=tmp_path / "s")
     pairs = list(
         zip(trainable_parameters(whole.policy), trainable_parameters(resumed.policy), strict=True)

@@ -17,7 +17,8 @@ from learner.models.ranks import Ranks
 from learner.ppo.critic import ValueHead
 from learner.ppo.losses import token_log_probs
 from learner.ppo.off_policy import OffPolicyAnswer
-from learner.ppo.rollouts import batch_rollouts, finished_share, rows_from_samples, targets
+from learner.ppo.rollouts import batch_rollouts, finished_share, rows_from_samples
+from learner.ppo.targets import TargetInputs, compute_targets
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.pretraining.next_token import rows_divergence, rows_loss
 from learner.sampling.sampler import TransformersSampler
@@ -25,7 +26,7 @@ from learner.settings import (
     LearnerSettings,
     PPOSettings,
 )
-from tests.support.tiny import END, PROMPTS, TINY_PPO, grouped, players, samples_of, text
+from tests.support.tiny import END, PROMPTS, TINY_PPO, grouped, ppo_inputs, samples_of, text
 
 
 def test_an_answer_does_not_depend_on_what_is_sampled_beside_it(model: PreTrainedModel) -> None:
@@ -93,34 +94,36 @@ def test_divergence_on_text_is_the_kl_of_its_tokens_and_nothing_where_nothing_wa
 @pytest.mark.parametrize("separate", [False, True])
 def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate: bool) -> None:
     settings = TINY_PPO.model_copy(update={"separate_critic": separate})
-    playing = players(model, settings)
+    inputs = ppo_inputs(model, settings)
     groups = grouped(samples_of(model))
     assert len(groups) > 2
-    fixed, measured = targets(
+    targets, stats = compute_targets(
         groups,
-        policy=playing.policy,
-        reference=playing.reference,
-        reward=playing.reward,
-        critic=playing.critic,
-        settings=settings,
-        kl_coef=0.05,
-        unfinished_penalty=2.0,
-        dtype="float32",
-        ranks=Ranks(),
-        first=True,
+        TargetInputs(
+            policy=inputs.policy,
+            reference=inputs.reference,
+            reward=inputs.reward,
+            critic=inputs.critic,
+            settings=settings,
+            kl_coef=0.05,
+            unfinished_penalty=2.0,
+            dtype="float32",
+            fit_critic=True,
+        ),
+        Ranks(),
     )
-    for group, target in zip(groups, fixed, strict=True):
-        logits, states = answer_logits(playing.policy, group.batch, "float32")
-        found = token_log_probs(logits, group.batch.tokens_N, 1.0)
+    for group, target in zip(groups, targets, strict=True):
+        logits, states = answer_logits(inputs.policy, group.answers, "float32")
+        found = token_log_probs(logits, group.answers.tokens_N, 1.0)
         assert found.requires_grad
         assert torch.equal(found, target.old_log_probs_N)
-        assert torch.equal(playing.critic.values(group.batch, states), target.old_values_N)
+        assert torch.equal(inputs.critic.values(group.answers, states), target.old_values_N)
     # The policy still is the reference, and the sampler's figures are the trainer's.
-    assert measured.kl == 0
-    assert measured.mismatch_kl == pytest.approx(0, abs=1e-4)
-    weights = torch.cat([target.weights_N for target in fixed])
+    assert stats.kl == 0
+    assert stats.mismatch_kl == pytest.approx(0, abs=1e-4)
+    weights = torch.cat([target.weights_N for target in targets])
     torch.testing.assert_close(weights, torch.ones(len(weights)), atol=1e-3, rtol=0)
-    advantages = torch.cat([target.advantages_N for target in fixed])
+    advantages = torch.cat([target.advantages_N for target in targets])
     assert advantages.mean().item() == pytest.approx(0, abs=1e-5)
 
 
@@ -132,7 +135,7 @@ def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_not_chosen(
     for group in groups:
         tokens = [t for i in group.members for t in found[i].token_ids]
         log_probs = [p for i in group.members for p in found[i].log_probs]
-        assert group.batch.tokens_N.tolist() == tokens
+        assert group.answers.tokens_N.tolist() == tokens
         assert group.sampler_log_probs_N.tolist() == pytest.approx(log_probs)
     assert sorted(i for group in groups for i in group.members) == list(range(12))
 
@@ -140,14 +143,14 @@ def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_not_chosen(
 def test_answers_of_an_earlier_policy_are_weighed_whole_and_told_apart(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
-    playing = players(model)
-    earlier = playing.live[0].sample
-    one, two = len(earlier.token_ids), sum(len(a.sample.token_ids) for a in playing.live[1:])
+    inputs = ppo_inputs(model)
+    earlier = inputs.off_policy[0].sample
+    one, two = len(earlier.token_ids), sum(len(a.sample.token_ids) for a in inputs.off_policy[1:])
     rarer = replace(earlier, log_probs=tuple(p - 0.5 / one for p in earlier.log_probs))
-    playing.live = [OffPolicyAnswer(rarer, 2), *playing.live[1:]]
+    inputs = replace(inputs, off_policy=[OffPolicyAnswer(rarer, 2), *inputs.off_policy[1:]])
     half = TINY_PPO.model_copy(update={"live_share": 0.5, "iterations": 1})
     found: list[Iteration] = []
-    run_ppo(playing, half, seed=0, state=tmp_path / "s", on_iteration=found.append)
+    run_ppo(inputs, half, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert found[0].live == 0.5
     assert found[0].staleness == pytest.approx((2 + 1 + 1) / 3)
     assert found[0].mismatch_kl == pytest.approx(0, abs=1e-4), "of the fresh ones alone"
@@ -159,7 +162,7 @@ def test_answers_of_an_earlier_policy_are_weighed_whole_and_told_apart(
 def test_ppo_learns_from_live_answers_alone(model: PreTrainedModel, tmp_path: Path) -> None:
     found: list[Iteration] = []
     alone = TINY_PPO.model_copy(update={"live_share": 1.0, "rollouts": 3})
-    run_ppo(players(model), alone, seed=0, state=tmp_path / "s", on_iteration=found.append)
+    run_ppo(ppo_inputs(model), alone, seed=0, state=tmp_path / "s", on_iteration=found.append)
     assert [iteration.live for iteration in found] == [1.0] * 3
     assert found[-1].score == pytest.approx(found[0].score, abs=1e-4), "the same answers"
 
@@ -167,7 +170,7 @@ def test_ppo_learns_from_live_answers_alone(model: PreTrainedModel, tmp_path: Pa
 def test_killed_and_resumed_ppo_gives_the_same_weights(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
-    whole = players(model)
+    whole = ppo_inputs(model)
     run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole")
     seen: list[int] = []
 
@@ -176,16 +179,16 @@ def test_killed_and_resumed_ppo_gives_the_same_weights(
         if seen == [1, 2]:
             raise Interrupted
 
-    first = players(model)
+    first = ppo_inputs(model)
     with pytest.raises(Interrupted):
         run_ppo(first, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
-    second = players(model)
+    second = ppo_inputs(model)
     run_ppo(second, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
     assert seen == [1, 2, 2, 3]
     pairs = zip(whole.policy.parameters(), second.policy.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(StateUnusable):
-        run_ppo(players(model), TINY_PPO, seed=6, state=tmp_path / "part")
+        run_ppo(ppo_inputs(model), TINY_PPO, seed=6, state=tmp_path / "part")
 
 
 def test_who_is_cut_off_as_a_rule_learns_no_brevity_by_that(
@@ -194,11 +197,14 @@ def test_who_is_cut_off_as_a_rule_learns_no_brevity_by_that(
     """No answer ends, as where a cycle's answers are shorter than those that people are given."""
     ran = []
     for penalty in (0.0, 2.0):
-        playing = players(model)
-        playing.live, playing.sampler = [], lambda policy: TransformersSampler(policy, [10**6])
+        inputs = replace(
+            ppo_inputs(model),
+            off_policy=[],
+            sampler=lambda policy: TransformersSampler(policy, [10**6]),
+        )
         settings = TINY_PPO.model_copy(update={"unfinished_penalty": penalty})
-        run_ppo(playing, settings, seed=0, state=tmp_path / f"{penalty}")
-        ran.append(playing.policy)
+        run_ppo(inputs, settings, seed=0, state=tmp_path / f"{penalty}")
+        ran.append(inputs.policy)
     pairs = zip(ran[0].parameters(), ran[1].parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -216,18 +222,18 @@ def test_the_penalty_goes_by_how_many_end_of_those_sampled_now(model: PreTrained
     assert finished_share(groups, Ranks()) == pytest.approx(1 / 3)
     earlier = [replace(group, fresh_A=torch.zeros_like(group.fresh_A)) for group in groups]
     assert finished_share(earlier, Ranks()) == pytest.approx(1 / 3)
-    first = [replace(g, ended_A=g.fresh_A.clone()) for g in groups]
+    first = [replace(g, finished_A=g.fresh_A.clone()) for g in groups]
     assert finished_share(first, Ranks()) == 1
 
 
 def test_ppo_moves_the_policy_and_leaves_the_reference_and_the_reward_model(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
-    playing = players(model)
-    before = [p.clone() for p in (*model.parameters(), *playing.reward.parameters())]
+    inputs = ppo_inputs(model)
+    before = [p.clone() for p in (*model.parameters(), *inputs.reward.parameters())]
     found: list[Iteration] = []
-    run_ppo(playing, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
-    after = [*model.parameters(), *playing.reward.parameters()]
+    run_ppo(inputs, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=found.append)
+    after = [*model.parameters(), *inputs.reward.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert found[0].kl == 0
     assert found[-1].kl != 0
