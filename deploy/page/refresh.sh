@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Copies the libraries that package-lock.json pins to where the page and its tests load them.
-# To take newer ones: npm update --package-lock-only, then this script, then the browser's tests.
+# Copy the libraries that package-lock.json pins to the folders where the page and its tests load
+# them. To update: npm update --package-lock-only, then run this script and the browser tests.
 set -euo pipefail
 cd "$(dirname "$0")"
 npm ci --ignore-scripts --no-audit --no-fund
@@ -10,8 +10,8 @@ tests=../../tests/browser/vendor
 rm -rf "$page" "$tests"
 mkdir -p "$page" "$tests"
 
-# Browsers know no bare module names, and an import map would have to be inline. The maps that
-# the files name are not shipped.
+# Browsers cannot resolve bare module names, and an import map would have to be inline. References
+# to source maps are removed, because the maps are not shipped.
 copy() { # FROM, TO
     sed -e 's|from"preact"|from"./preact.js"|' -e '/^\/\/# sourceMappingURL=/d' "node_modules/$1" >"$2"
 }

@@ -127,8 +127,8 @@ def test_rules_are_evaluated_without_error(server: Prometheus) -> None:
 # Panels that stay empty while nothing is wrong, on trial or under way.
 EMPTY = {
     "A version goes live",
-    "Since the last swap",
-    "Pauses and loading",
+    "Time since the last swap",
+    "Duration of swaps",
     "Errors by route",
     "Alerts",
 }
