@@ -1,4 +1,4 @@
-"""What every event log does, whatever holds it. Add an implementation to LOGS."""
+"""The contract of every event log. Add new implementations to LOGS."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ LOGS: dict[str, Place] = {"sqlite": sqlite_place, "kafka": kafka_place}
 
 
 def _params() -> list[Any]:
-    """Return the places; what needs a broker is marked."""
+    """Return the places, with a marker on those that need a broker."""
     marks = {"kafka": [pytest.mark.kafka]}
     return [pytest.param(place, id=name, marks=marks.get(name, ())) for name, place in LOGS.items()]
 
@@ -67,7 +67,7 @@ def new(key: str, value: bytes = b"v", partition_key: str = "p") -> NewRecord:
 
 
 def drain(log: EventLog, topic: Topic, limit: int = 1000) -> list[LogRecord]:
-    """Read all there is, from the start, a batch at a time."""
+    """Read the whole topic from the start, in batches."""
     positions: dict[int, int] = {}
     records: list[LogRecord] = []
     while batch := log.read(topic, positions, limit):
@@ -82,7 +82,7 @@ def test_a_new_log_is_empty(log: EventLog) -> None:
     assert all(end == 0 for end in log.ends("feedback").values())
 
 
-def test_records_come_back_as_they_were_given(log: EventLog) -> None:
+def test_records_are_returned_unchanged(log: EventLog) -> None:
     given = [new("ключ", bytes(range(256))), new("", b""), new("k" * 500, b"\x00" * 100_000)]
     log.append("completions", given)
     got = drain(log, "completions")
@@ -108,7 +108,7 @@ def test_reading_starts_at_the_position(log: EventLog) -> None:
     assert log.read("feedback", {third.partition: third.offset}, limit=1) == [third]
 
 
-def test_ends_are_where_the_next_record_goes(log: EventLog) -> None:
+def test_ends_are_the_offsets_of_the_next_records(log: EventLog) -> None:
     log.append("feedback", [new("a")])
     ends = log.ends("feedback")
     assert log.read("feedback", ends) == []
@@ -131,14 +131,14 @@ def test_appending_nothing_does_nothing(log: EventLog) -> None:
     assert drain(log, "feedback") == []
 
 
-def test_what_is_erased_is_gone_or_has_a_tombstone_in_its_partition(
+def test_erased_records_are_gone_or_have_a_tombstone_in_their_partition(
     opener: Opener, request: pytest.FixtureRequest
 ) -> None:
-    """Kafka keeps the records until it compacts, so there its own consumer is asked."""
+    """Kafka keeps the records until it compacts the topic, so read the tombstones directly."""
     log = opener()
     log.append("feedback", [new(f"{i}-{j}", partition_key=f"p{i}") for i in range(9) for j in "ab"])
     keys = [RecordKey(f"{i}-a", f"p{i}") for i in range(9)]
-    for _ in range(2):  # again does no harm, and nor do keys that are not there
+    for _ in range(2):  # repeated and unknown keys are ignored
         log.erase("feedback", [*keys, RecordKey("nothing", "p1")])
     log.erase("feedback", [])
     log.append("feedback", [new("after", partition_key="p1")])
@@ -152,7 +152,7 @@ def test_what_is_erased_is_gone_or_has_a_tombstone_in_its_partition(
 
 
 def last_values(log: KafkaLog) -> dict[str, bytes | None]:
-    """Return what compaction would leave of each key: a value that any partition keeps, or None."""
+    """Return the value of each key that compaction would keep in any partition, or None."""
     name = f"{log._settings.prefix}.feedback"
     consumer = KafkaConsumer(**log._settings.client(), group_id=None, auto_offset_reset="earliest")
     partitions = [TopicPartition(name, n) for n in sorted(consumer.partitions_for_topic(name))]
@@ -169,7 +169,7 @@ def last_values(log: KafkaLog) -> dict[str, bytes | None]:
     return kept
 
 
-def test_a_reader_goes_on_after_what_was_erased(opener: Opener) -> None:
+def test_a_reader_resumes_after_erased_records(opener: Opener) -> None:
     log = opener()
     log.append("feedback", [new("a"), new("b")])
     positions = {r.partition: r.offset + 1 for r in drain(log, "feedback")}
@@ -188,7 +188,7 @@ def test_another_client_sees_what_was_appended(opener: Opener) -> None:
     assert [r.key for r in drain(first, "feedback")] == ["a", "b"]
 
 
-def test_what_was_appended_is_there_after_reopening(opener: Opener) -> None:
+def test_records_survive_reopening(opener: Opener) -> None:
     log = opener()
     log.append("feedback", [new("a"), new("b")])
     before = drain(log, "feedback")
@@ -197,7 +197,7 @@ def test_what_was_appended_is_there_after_reopening(opener: Opener) -> None:
 
 
 def test_a_reader_misses_nothing_while_two_clients_write(opener: Opener) -> None:
-    """A follower that only ever moves forward sees every record once, in each one's order."""
+    """A follower sees every record once, in the order of each writer."""
     writers, reader = [opener(), opener()], opener()
 
     def write(name: str, log: EventLog) -> None:
@@ -217,11 +217,11 @@ def test_a_reader_misses_nothing_while_two_clients_write(opener: Opener) -> None
         seen += [r.key for r in batch]
         positions.update({r.partition: r.offset + 1 for r in batch})
     for name in "ab":
-        own = [key for key in seen if key.startswith(name)]
-        assert own == [f"{name}-{i}-{part}" for i in range(40) for part in range(2)]
+        keys = [key for key in seen if key.startswith(name)]
+        assert keys == [f"{name}-{i}-{part}" for i in range(40) for part in range(2)]
 
 
-def test_many_threads_append_and_each_call_stays_whole(log: EventLog) -> None:
+def test_calls_of_many_threads_stay_contiguous(log: EventLog) -> None:
     def write(thread: int) -> None:
         for call in range(5):
             log.append("feedback", [new(f"{thread}-{call}-{i}") for i in range(3)])
@@ -241,7 +241,7 @@ def test_many_threads_append_and_each_call_stays_whole(log: EventLog) -> None:
         assert keys[start : start + 3] == [f"{call}-{i}" for i in range(3)]
 
 
-def test_a_closed_log_refuses(log: EventLog) -> None:
+def test_a_closed_log_raises(log: EventLog) -> None:
     log.append("feedback", [new("a")])
     log.close()
     log.close()

@@ -35,7 +35,7 @@ GOLDEN = json.loads((ROOT / "tests" / "golden" / "v0.1.json").read_text())
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
-def test_bytes_of_version_0_1_decode_for_ever(name: str) -> None:
+def test_bytes_of_version_0_1_still_decode(name: str) -> None:
     golden = GOLDEN[name]
     decoded = MESSAGES[golden["type"]].FromString(bytes.fromhex(golden["bytes"]))
     assert MessageToDict(decoded, preserving_proto_field_name=True) == golden["message"]
@@ -94,14 +94,14 @@ def test_a_version_is_published_once(tmp_path: Path, source: Path) -> None:
         registry.publish(source, version=1, parent=0, base="tiny")
 
 
-def test_no_manifest_no_checkpoint(tmp_path: Path, source: Path) -> None:
+def test_a_version_without_a_manifest_does_not_exist(tmp_path: Path, source: Path) -> None:
     registry = FolderRegistry(tmp_path / "registry")
     registry.publish(source, version=1, parent=0, base="tiny")
     (registry.path(1) / "manifest.json").unlink()
     assert registry.versions() == []
     with pytest.raises(CheckpointInvalid):
         registry.verify(1)
-    registry.publish(source, version=1, parent=0, base="tiny")  # what a crash left is replaced
+    registry.publish(source, version=1, parent=0, base="tiny")  # replaces what a crash left
     registry.verify(1)
 
 

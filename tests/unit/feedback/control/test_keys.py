@@ -1,4 +1,4 @@
-"""Keys: made, found, revoked, forgotten by nobody; limits; the count of a day."""
+"""API keys: creation, lookup, revocation; rate limits and daily quotas."""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SECRET = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
 
 
 class Home:
-    """A log with keys, and a replica that lets in by them."""
+    """A log with keys, and a replica that checks them."""
 
     def __init__(self, folder: Path) -> None:
         self.log = SqliteLog(folder / "log.db")
@@ -41,9 +41,9 @@ class Home:
         headers = [(b"authorization", f"Bearer {token}".encode())]
         try:
             self.access.admit({"type": "http", "method": method, "path": path, "headers": headers})
-        except ApiError as refused:
-            self.refused = refused
-            return refused.status
+        except ApiError as error:
+            self.error = error
+            return error.status
         return 200
 
     def chat(self, token: str) -> int:
@@ -68,11 +68,11 @@ def test_the_log_holds_no_token(home: Home, tmp_path: Path) -> None:
         assert token.removeprefix("plk-").encode() not in file.read_bytes(), file
 
 
-def test_a_revoked_key_opens_nothing_and_stays_listed(home: Home) -> None:
+def test_a_revoked_key_is_rejected_and_stays_listed(home: Home) -> None:
     token, other = home.make(name="anna"), home.make(name="bert")
     assert home.status(token) == 200
     (revoked,) = revoke_key(home.log, home.ring(), "anna", by="test")
-    assert (home.status(token), home.refused.code) == (401, "invalid_api_key")
+    assert (home.status(token), home.error.code) == (401, "invalid_api_key")
     assert home.status(other) == 200
     assert [k.revoked_ms is None for k in home.ring().keys.values()] == [False, True]
     with pytest.raises(KeyRejected, match="no valid key"):
@@ -88,7 +88,7 @@ def test_revoking_the_last_key_does_not_open_the_server(home: Home) -> None:
     assert home.status("") == 401
 
 
-def test_a_name_is_one_valid_key_s(home: Home) -> None:
+def test_a_name_belongs_to_one_valid_key(home: Home) -> None:
     home.make(name="anna")
     with pytest.raises(KeyRejected, match="already"):
         home.make(name="anna")
@@ -96,8 +96,8 @@ def test_a_name_is_one_valid_key_s(home: Home) -> None:
     assert home.status(home.make(name="anna")) == 200
 
 
-def test_a_name_is_revoked_with_all_keys_that_have_it(home: Home) -> None:
-    before = home.ring()  # two commands read the same keys, then each makes one
+def test_revoking_a_name_revokes_all_keys_with_it(home: Home) -> None:
+    before = home.ring()  # two commands read the same keys, then each creates one
     tokens = [make_key(home.log, before, "user", by="test", name="anna")[1] for _ in range(2)]
     other = home.make(name="bert")
     assert [home.status(token) for token in tokens] == [200, 200]
@@ -108,7 +108,7 @@ def test_a_name_is_revoked_with_all_keys_that_have_it(home: Home) -> None:
 @pytest.mark.parametrize(
     "name", ["", "bob[/x]", "two words", "a\nb", "x" * 65, "learner", "Learner", "setup", "local"]
 )
-def test_names_that_break_lists_or_pass_for_another_are_refused(home: Home, name: str) -> None:
+def test_malformed_and_reserved_names_are_rejected(home: Home, name: str) -> None:
     with pytest.raises(KeyRejected, match="cannot be named"):
         home.make(name=name)
     assert not home.ring().required
@@ -118,7 +118,7 @@ def test_a_name_may_be_an_address(home: Home) -> None:
     assert home.status(home.make(name="anna.b-c_1@example.org")) == 200
 
 
-def test_a_role_that_this_version_does_not_know_opens_nothing(home: Home) -> None:
+def test_a_key_with_an_unknown_role_is_not_valid(home: Home) -> None:
     token = home.make()
     append_policy_event(home.log, KeyMade(id="key-x", name="x", role="emperor", digest=b"d"))
     assert home.ring().keys["key-x"].name == "x"
@@ -128,7 +128,7 @@ def test_a_role_that_this_version_does_not_know_opens_nothing(home: Home) -> Non
 
 
 @pytest.mark.parametrize("header", ["", "Basic {}", "{}", "Bearer", "Bearer {}x", "Bearer x{}"])
-def test_only_a_whole_bearer_token_opens(home: Home, header: str) -> None:
+def test_only_an_exact_bearer_token_is_accepted(home: Home, header: str) -> None:
     token = home.make()
     headers = [(b"authorization", header.format(token).encode())]
     scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
@@ -138,37 +138,37 @@ def test_only_a_whole_bearer_token_opens(home: Home, header: str) -> None:
     assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
 
 
-def test_a_rate_is_a_minute_s_worth_at_once_then_as_time_goes(home: Home) -> None:
+def test_a_rate_allows_a_burst_of_one_minute_and_refills_steadily(home: Home) -> None:
     token, other = home.make(rate=6), home.make()
     assert [home.status(token) for _ in range(7)] == [200] * 6 + [429]
-    assert home.refused.code == "rate_limit_exceeded"
-    assert home.refused.headers == {"Retry-After": "10"}, "6 a minute are one in 10 s"
+    assert home.error.code == "rate_limit_exceeded"
+    assert home.error.headers == {"Retry-After": "10"}, "6 a minute are one in 10 s"
     assert home.status(other) == 200
     home.now += 9.9
     assert home.status(token) == 429
-    assert home.refused.headers == {"Retry-After": "1"}
+    assert home.error.headers == {"Retry-After": "1"}
     home.now += 0.1
     assert [home.status(token) for _ in range(2)] == [200, 429]
     home.now += 3600
-    assert [home.status(token) for _ in range(7)] == [200] * 6 + [429], "no more is saved up"
+    assert [home.status(token) for _ in range(7)] == [200] * 6 + [429], "the burst is limited"
 
 
-def test_a_quota_is_of_completions_and_of_a_day(tmp_path: Path) -> None:
+def test_a_quota_limits_completions_per_day(tmp_path: Path) -> None:
     day = [86_400.0 * 20_000 + 86_399]
     home = Home(tmp_path)
     home.usage = Usage(tmp_path / "usage.db", clock=lambda: day[0])
     home.access = Access(SECRET, home.ring, home.usage)
     token = home.make(quota=2)
     assert [home.chat(token) for _ in range(3)] == [200, 200, 429]
-    assert home.refused.code == "insufficient_quota"
-    assert home.status(token) == 200, "looking costs nothing"
+    assert home.error.code == "insufficient_quota"
+    assert home.status(token) == 200, "other requests do not count"
     day[0] += 1
     assert home.chat(token) == 200
     home.usage.close()
     home.log.close()
 
 
-def test_what_a_key_used_outlives_a_restart_and_is_shared_by_replicas(tmp_path: Path) -> None:
+def test_usage_survives_a_restart_and_is_shared_by_replicas(tmp_path: Path) -> None:
     first, second = (Usage(tmp_path / "usage.db") for _ in range(2))
     for _ in range(3):
         first.add("key-1")

@@ -1,4 +1,4 @@
-"""What operators do, who did it, and what people are told of it."""
+"""Operators' actions, the audit trail and the snapshot of /v1/learning."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ from tests.support.feedback_samples import comparison, completion, put, rating
 
 
 class Home:
-    """A log, a registry with some versions, and what is told of them."""
+    """A log, a registry and everything that reads them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,9 +64,9 @@ class Home:
         )
         append_policy_event(self.log, Published(version=version, parent=version - 1, **more))
 
-    def deeds(self) -> list[tuple[str, str, int]]:
+    def entries(self) -> list[tuple[str, str, int]]:
         self.history.poll()
-        return [(d.by, d.action, d.version) for d in self.history.snapshot().audit_entries]
+        return [(e.by, e.action, e.version) for e in self.history.snapshot().audit_entries]
 
     def snapshot(self) -> dict[str, Any]:
         self.history.poll()
@@ -82,7 +82,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made.log.close()
 
 
-def test_operations_act_and_refuse_what_changes_nothing(home: Home) -> None:
+def test_operations_act_and_refuse_to_change_nothing(home: Home) -> None:
     for version in (1, 2):
         home.publish(version)
     act = home.operations
@@ -101,7 +101,7 @@ def test_operations_act_and_refuse_what_changes_nothing(home: Home) -> None:
         act.hold("anna")
     act.resume("bert")
     act.hold("bert")
-    assert home.deeds() == [
+    assert home.entries() == [
         ("setup", "published", 1),
         ("learner", "published", 2),
         ("anna", "rolled_back", 1),
@@ -122,7 +122,7 @@ def test_a_damaged_version_is_not_activated(home: Home) -> None:
     assert home.history.poll().live == 2
 
 
-def test_the_trail_names_every_deed_once_and_no_event_without_effect(home: Home) -> None:
+def test_the_audit_trail_has_every_action_once_and_no_event_without_effect(home: Home) -> None:
     home.publish(1)
     append_policy_event(home.log, Published(version=1))  # seen before
     append_policy_event(home.log, Leads(learner="a"))
@@ -139,8 +139,8 @@ def test_the_trail_names_every_deed_once_and_no_event_without_effect(home: Home)
     home.history.poll()
     revoke_key(home.log, home.history.keys, name, by="root")
     home.history.poll()
-    told = [(d.by, d.action, d.text) for d in home.history.snapshot().audit_entries][1:]
-    assert told == [
+    entries = [(e.by, e.action, e.text) for e in home.history.snapshot().audit_entries][1:]
+    assert entries == [
         ("learner", "published", "published version 2, trained from version 1; it is on trial"),
         (
             "learner",
@@ -159,7 +159,7 @@ def _leader(home: Home) -> str:
     return home.history.poll().leader
 
 
-def test_a_snapshot_says_how_the_loop_is(home: Home) -> None:
+def test_a_snapshot_describes_learning(home: Home) -> None:
     home.publish(1)
     append_policy_event(home.log, Leads(learner="a"))
     put(home.log, completion(), rating("r"), comparison("c"))
@@ -198,22 +198,22 @@ def test_a_snapshot_says_how_the_loop_is(home: Home) -> None:
     assert len(json.dumps(found, allow_nan=False)) < 4096
 
 
-def test_a_stage_lasts_from_its_first_word_to_the_next(home: Home) -> None:
+def test_a_stage_lasts_from_its_first_report_to_the_next_stage(home: Home) -> None:
     append_policy_event(home.log, Leads(learner="a"))
-    told = []
+    times = []
     for stage, iteration in (("judge", 0), ("ppo", 0), ("ppo", 1), ("waiting", 0)):
         leader = _leader(home)
         event = append_policy_event(
             home.log, Stage(stage=stage, cycle=1, iteration=iteration, leader=leader)
         )
         home.history.poll()
-        told.append((event.created_ms, home.history.snapshot().learner_status.since_ms))
-    assert told[0][0] == told[0][1]
-    assert told[1][1] == told[2][1] == told[1][0]
-    assert told[3][0] == told[3][1]
+        times.append((event.created_ms, home.history.snapshot().learner_status.since_ms))
+    assert times[0][0] == times[0][1]
+    assert times[1][1] == times[2][1] == times[1][0]
+    assert times[3][0] == times[3][1]
 
 
-def test_a_new_leader_begins_where_nobody_knows(home: Home) -> None:
+def test_a_new_leader_starts_with_an_unknown_stage(home: Home) -> None:
     append_policy_event(home.log, Leads(learner="a"))
     append_policy_event(home.log, Stage(stage="ppo", cycle=1, iteration=3, leader=_leader(home)))
     assert home.snapshot()["loop"]["stage"] == "ppo"
@@ -221,31 +221,31 @@ def test_a_new_leader_begins_where_nobody_knows(home: Home) -> None:
     assert home.snapshot()["loop"]["stage"] == "unknown"
 
 
-def test_a_stage_that_the_log_did_not_take_is_told_later(
+def test_a_stage_that_the_log_refused_is_reported_later(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
-    publisher, away = Publisher(home.folder, home.log), LogUnavailable("away")
+    publisher = Publisher(home.folder, home.log)
     publisher.claim_leadership("a")
     asked = []
 
     def refuse(*_: Any) -> None:
         asked.append(clock.now)
-        raise away
+        raise LogUnavailable("unavailable")
 
     with monkeypatch.context() as patch:
         patch.setattr(home.log, "append", refuse)
         for clock.now in (1000.0, 1000.5, 1059.0, 1061.0):
             publisher.report_stage("waiting")
-    assert asked == [1000.0, 1061.0], "nobody waits for a log that is away time and again"
+    assert asked == [1000.0, 1061.0], "an unavailable log is not asked every time"
     assert home.snapshot()["loop"]["stage"] == "unknown"
     clock.now = 1122.0
     publisher.report_stage("waiting")
     assert home.snapshot()["loop"]["stage"] == "waiting"
 
 
-def test_versions_stand_somewhere(home: Home) -> None:
+def test_every_version_has_a_status(home: Home) -> None:
     for number in (1, 2, 3, 4):
         home.publish(number)
     home.operations.activate(3, "anna")
@@ -293,7 +293,7 @@ class Counted(Learning):
         return super().snapshot()
 
 
-def test_however_many_listen_snapshots_are_few_and_all_hear_of_a_change(home: Home) -> None:
+def test_listeners_share_snapshots_and_all_get_changes(home: Home) -> None:
     home.publish(1)
     home.history.poll()
     learning = Counted(home.history, home.registry, home.view)
@@ -319,9 +319,9 @@ def test_however_many_listen_snapshots_are_few_and_all_hear_of_a_change(home: Ho
         await asyncio.gather(*listeners)
         return loop.time() - began
 
-    assert asyncio.run(everybody()) < 1.0, "a stop is not held up"
+    assert asyncio.run(everybody()) < 1.0, "stopping is immediate"
     assert [[one["live"] for one in into] for into in heard] == [[1, 2]] * 20
-    assert learning.taken <= 6, "two a second"
+    assert learning.taken <= 6, "two per second"
 
 
 def test_a_key_s_digest_is_its_sha256(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""The fold over policy events, by hand-made histories and by its invariants."""
+"""The fold over policy events: example histories and invariants."""
 
 from pathlib import Path
 
@@ -97,13 +97,13 @@ def test_a_second_rollback_adds_to_the_first() -> None:
     assert summary(state) == (1, 0, {2, 3}, True)
 
 
-def test_what_is_published_while_held_waits_until_the_hold_is_lifted() -> None:
+def test_versions_published_while_held_wait_until_publishing_resumes() -> None:
     history = [*published(1, 2), Activated(version=1), *published(3, 4)]
     assert summary(state_after(*history)) == (1, 0, {2}, True)
     assert summary(state_after(*history, Hold(held=False))) == (4, 1, {2}, False)
 
 
-def test_lifting_a_hold_brings_back_nothing_rolled_back() -> None:
+def test_resuming_does_not_restore_rolled_back_versions() -> None:
     state = state_after(*published(1, 2, 3), Activated(version=1), Hold(held=False))
     assert summary(state) == (1, 0, {2, 3}, False)
     assert summary(fold(state, event(Published(version=4)))) == (4, 1, {2, 3}, False)
@@ -115,12 +115,12 @@ def test_an_operator_may_hold_without_rolling_back() -> None:
 
 
 @pytest.mark.parametrize("message", [Stage(stage="ppo"), KeyMade(id="k"), KeyRevoked(id="k")])
-def test_what_others_read_moves_nothing(message: PolicyMessage) -> None:
+def test_events_for_other_readers_change_nothing(message: PolicyMessage) -> None:
     history = [*published(1, 2), Activated(version=1)]
     assert state_after(*history, message) == state_after(*history)
 
 
-def test_activating_a_rolled_back_version_pardons_it_alone() -> None:
+def test_activating_a_rolled_back_version_restores_only_that_one() -> None:
     history = [*published(1, 2, 3), Activated(version=1), Activated(version=2)]
     assert summary(state_after(*history)) == (2, 1, {3}, True)
 
@@ -136,7 +136,7 @@ def test_activating_what_was_never_published_or_is_live_changes_nothing() -> Non
     assert state_after(*published(1, 2), Activated(version=2)) == before
 
 
-def test_swaps_say_what_each_replica_serves_and_failures_move_nothing() -> None:
+def test_swaps_set_what_each_replica_serves_and_failures_change_nothing() -> None:
     history: list[PolicyMessage] = [
         *published(1, 2),
         Swapped(replica="a", version=1),
@@ -147,7 +147,7 @@ def test_swaps_say_what_each_replica_serves_and_failures_move_nothing() -> None:
     ]
     state = state_after(*history)
     assert state.replicas == {"a": 2, "b": 2}
-    assert state_after(*history, Swapped(replica="b")).replicas == {"a": 2}, "it has ended"
+    assert state_after(*history, Swapped(replica="b")).replicas == {"a": 2}, "it has stopped"
     assert summary(state) == (2, 1, set(), False)
 
 
@@ -165,21 +165,21 @@ def test_a_version_on_trial_is_not_live_and_no_rollback_target() -> None:
     assert summary(state) == (1, 0, set(), False)
 
 
-def test_the_first_version_of_all_has_nothing_to_duel_with() -> None:
+def test_the_first_version_needs_no_trial() -> None:
     state = state_after(Published(version=1, trial=True))
     assert (state.live, state.challenger) == (1, 0)
 
 
-def test_a_duel_won_makes_the_challenger_live_and_one_lost_rolls_it_back() -> None:
+def test_a_won_trial_makes_the_challenger_live_and_a_lost_one_rolls_it_back() -> None:
     won = state_after(*TRIAL, DuelEnded(version=2, against=1, promoted=True))
     assert (summary(won), won.challenger) == ((2, 1, set(), False), 0)
     lost = state_after(*TRIAL, DuelEnded(version=2, against=1, promoted=False))
     assert (summary(lost), lost.challenger) == ((1, 0, {2}, False), 0)
     after = fold(lost, event(Published(version=3, trial=True)))
-    assert (after.live, after.challenger) == (1, 3), "a lost duel holds nothing"
+    assert (after.live, after.challenger) == (1, 3), "a lost trial does not hold publishing"
 
 
-def test_the_end_of_another_duel_or_of_another_leader_does_not_count() -> None:
+def test_the_end_of_another_trial_or_by_another_leader_has_no_effect() -> None:
     before = state_after(*TRIAL)
     assert fold(before, event(DuelEnded(version=1, promoted=True))) == before
     assert fold(before, event(DuelEnded(version=2, promoted=True, leader="gone"))) == before
@@ -187,7 +187,7 @@ def test_the_end_of_another_duel_or_of_another_leader_does_not_count() -> None:
     assert fold(lost, event(DuelEnded(version=2, promoted=True))) == lost
 
 
-def test_an_operator_ends_a_duel_by_activating_either_side_or_neither() -> None:
+def test_an_operator_ends_a_trial_by_activating_any_version() -> None:
     promoted = state_after(*TRIAL, Activated(version=2))
     assert (summary(promoted), promoted.challenger) == ((2, 1, set(), False), 0)
     stopped = state_after(*TRIAL, Activated(version=1))
@@ -204,15 +204,15 @@ def test_a_second_trial_and_a_hold_wait() -> None:
     resumed = fold(held, event(Hold(held=False)))
     assert (resumed.live, resumed.challenger) == (1, 2)
     during = [*TRIAL, Hold(held=True), DuelEnded(version=2, promoted=True)]
-    assert state_after(*during).challenger == 2, "nothing new goes live while held"
+    assert state_after(*during).challenger == 2, "no new version goes live while held"
 
 
-def test_what_goes_live_in_the_middle_of_a_duel_ends_it() -> None:
+def test_another_version_that_goes_live_ends_a_trial() -> None:
     state = state_after(*TRIAL, Published(version=3))
     assert (summary(state), state.challenger) == ((3, 1, {2}, False), 0)
 
 
-def test_a_replica_that_cannot_load_the_challenger_is_heard() -> None:
+def test_a_failure_to_load_the_challenger_is_recorded() -> None:
     failed = SwapFailed(replica="a", version=2, serving=1, reason="its rank is 64")
     state = state_after(*TRIAL, SwapFailed(replica="b", version=1), failed)
     assert state.trial_failure == "a: its rank is 64"
@@ -255,12 +255,12 @@ def test_what_is_published_through_the_log_is_current(log: SqliteLog) -> None:
     for message in [*published(1, 2, 3), Activated(version=2)]:
         assert append_policy_event(log, message).WhichOneof("kind") == KINDS[type(message)]
     assert summary(current_state(log)) == (2, 1, {3}, True)
-    lifted = append_policy_event(log, Hold(held=False))
-    assert lifted.WhichOneof("kind") == "hold", "an empty message is a kind too"
+    resumed = append_policy_event(log, Hold(held=False))
+    assert resumed.WhichOneof("kind") == "hold", "an empty message has a kind too"
     assert summary(current_state(log)) == (2, 1, {3}, False)
 
 
-def test_events_have_ids_and_times_of_their_own(log: SqliteLog) -> None:
+def test_each_event_gets_an_id_and_a_time(log: SqliteLog) -> None:
     first, second = (append_policy_event(log, Hold(held=True)) for _ in range(2))
     assert first.event_id != second.event_id
     assert first.created_ms > 1_600_000_000_000
@@ -276,7 +276,7 @@ def test_a_follower_reads_only_what_is_new(log: SqliteLog) -> None:
     assert follower.poll() is follower.state
 
 
-def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> None:
+def test_repeated_events_and_undecodable_records_are_skipped(log: SqliteLog) -> None:
     append_policy_event(log, Published(version=1))
     append_policy_event(log, Published(version=2))
     back = append_policy_event(log, Activated(version=1))
@@ -286,14 +286,14 @@ def test_a_repeated_event_counts_once_and_rubbish_is_skipped(log: SqliteLog) -> 
     assert current_state(log).live == 2
 
 
-def test_what_a_learner_publishes_after_another_leads_does_not_count(tmp_path: Path) -> None:
+def test_versions_of_an_earlier_leader_have_no_effect(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     append_policy_event(log, Published(version=1))
     first = append_policy_event(log, Leads(learner="a")).event_id
     append_policy_event(log, Published(version=2, parent=1, leader=first))
     assert current_state(log).live == 2
     second = append_policy_event(log, Leads(learner="b")).event_id
-    append_policy_event(log, Published(version=3, parent=2, leader=first))  # paused, and back again
+    append_policy_event(log, Published(version=3, parent=2, leader=first))  # it was paused
     assert current_state(log).published == (1, 2)
     append_policy_event(log, Published(version=3, parent=2, leader=second))
     assert current_state(log).live == 3

@@ -1,4 +1,4 @@
-"""The ledger: exactly once, joined, reproducible, and never a default label."""
+"""The ledger: every record exactly once, joined, reproducible, without default labels."""
 
 import os
 import signal
@@ -21,36 +21,36 @@ from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent, Rating
 from tests.support.feedback_samples import comparison, completion, put, ranking, rating, retraction
 
 
-def judged_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
-    return [judged.event.event_id for judged in ledger.effective_events(after, upto)]
+def effective_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
+    return [joined.event.event_id for joined in ledger.effective_events(after, upto)]
 
 
 def reasons(ledger: Ledger) -> list[str]:
     return [letter.reason for letter in ledger.dead_letters()]
 
 
-def test_an_event_is_judged_with_its_completion(log: SqliteLog, ledger: Ledger) -> None:
+def test_an_event_is_joined_with_its_completion(log: SqliteLog, ledger: Ledger) -> None:
     answer, vote = completion("c1"), rating("e1")
     put(log, answer, vote)
     assert ledger.lag(log) == 2
     assert ledger.follow(log) == 2
     assert ledger.lag(log) == 0
-    [judged] = ledger.effective_events()
-    assert (judged.seq, judged.event, judged.completions) == (1, vote, {"c1": answer})
+    [joined] = ledger.effective_events()
+    assert (joined.seq, joined.event, joined.completions) == (1, vote, {"c1": answer})
     assert ledger.counts() == LedgerCounts(
         events=1, completions=1, waiting=0, dead_letters=0, max_seq=1
     )
     assert ledger.follow(log) == 0
 
 
-def test_an_event_id_counts_once_however_often_it_comes(log: SqliteLog, ledger: Ledger) -> None:
+def test_a_repeated_event_id_counts_once(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion(), rating("e1"), rating("e1", value=Rating.VALUE_DOWN))
     ledger.follow(log)
     put(log, rating("e1"), completion(choices=[0]))
     ledger.follow(log)
-    [judged] = ledger.effective_events()
-    assert judged.event.rating.value == Rating.VALUE_UP
-    assert len(judged.completions["c1"].choices) == 2, "the first record of an id is kept"
+    [joined] = ledger.effective_events()
+    assert joined.event.rating.value == Rating.VALUE_UP
+    assert len(joined.completions["c1"].choices) == 2, "the first record of an id is kept"
     assert ledger.event_ids() == ["e1"]
     assert ledger.counts().completions == 1
 
@@ -61,13 +61,13 @@ def test_feedback_waits_for_its_completion_and_is_then_numbered(
     put(log, rating("early", completion_id="late"), completion("c1"), rating("e1"))
     ledger.follow(log)
     assert ledger.counts() == LedgerCounts(2, 1, 1, 0, 1)
-    assert judged_ids(ledger) == ["e1"]
+    assert effective_ids(ledger) == ["e1"]
     put(log, completion("late"))
     ledger.follow(log)
     assert ledger.counts() == LedgerCounts(2, 2, 0, 0, 2)
-    assert judged_ids(ledger) == ["e1", "early"]
-    assert judged_ids(ledger, after=1) == ["early"], "the next cycle learns from it"
-    assert judged_ids(ledger, upto=1) == ["e1"], "the cycle before sees what it saw"
+    assert effective_ids(ledger) == ["e1", "early"]
+    assert effective_ids(ledger, after=1) == ["early"], "the next cycle learns from the late vote"
+    assert effective_ids(ledger, upto=1) == ["e1"], "the snapshot of the earlier cycle is unchanged"
 
 
 def test_a_comparison_waits_for_both_of_its_completions(log: SqliteLog, ledger: Ledger) -> None:
@@ -85,7 +85,7 @@ def test_waiting_events_are_numbered_in_the_order_they_came(log: SqliteLog, ledg
     ledger.follow(log)
     put(log, completion("b"), completion("a"))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["1", "2", "3"]
+    assert effective_ids(ledger) == ["1", "2", "3"]
 
 
 def test_the_latest_vote_wins_as_of_each_snapshot(log: SqliteLog, ledger: Ledger) -> None:
@@ -93,57 +93,57 @@ def test_the_latest_vote_wins_as_of_each_snapshot(log: SqliteLog, ledger: Ledger
         log, completion(), rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("other", 1)
     )
     ledger.follow(log)
-    assert judged_ids(ledger) == ["down", "other"]
-    assert judged_ids(ledger, upto=1) == ["up"]
+    assert effective_ids(ledger) == ["down", "other"]
+    assert effective_ids(ledger, upto=1) == ["up"]
     assert ledger.counts().events == 3, "history is kept"
 
 
-def test_subjects_owners_and_kinds_do_not_replace_each_other(
+def test_votes_of_other_subjects_owners_and_kinds_supersede_nothing(
     log: SqliteLog, ledger: Ledger
 ) -> None:
     put(log, completion("c1"), completion("c2", owner="o"))
     put(log, rating("a", subject="a"), rating("b", subject="b"), rating("anonymous"))
     put(log, rating("o", completion_id="c2", owner="o"), comparison("c"), ranking("r", [[0], [1]]))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["a", "b", "anonymous", "o", "c", "r"]
+    assert effective_ids(ledger) == ["a", "b", "anonymous", "o", "c", "r"]
     put(log, rating("a again", subject="a"), comparison("c turned", ("c1", 1), ("c1", 0)))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["b", "anonymous", "o", "r", "a again", "c turned"]
+    assert effective_ids(ledger) == ["b", "anonymous", "o", "r", "a again", "c turned"]
 
 
-def test_a_retraction_counts_from_its_own_number_on(log: SqliteLog, ledger: Ledger) -> None:
+def test_a_retraction_takes_effect_at_its_own_number(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion(), rating("e1"), rating("e2", 1), retraction("r", "e1"))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["e2"]
-    assert judged_ids(ledger, upto=2) == ["e1", "e2"]
+    assert effective_ids(ledger) == ["e2"]
+    assert effective_ids(ledger, upto=2) == ["e1", "e2"]
 
 
 def test_only_the_owner_retracts(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion(), rating("e1"), retraction("r", "e1", owner="somebody else"))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["e1"]
+    assert effective_ids(ledger) == ["e1"]
 
 
-def test_retracting_the_latest_vote_does_not_bring_the_one_before_back(
+def test_retracting_the_latest_vote_does_not_restore_the_one_before(
     log: SqliteLog, ledger: Ledger
 ) -> None:
     put(log, completion(), rating("up"), rating("down", value=Rating.VALUE_DOWN))
     put(log, retraction("r", "down"))
     ledger.follow(log)
-    assert judged_ids(ledger) == []
+    assert effective_ids(ledger) == []
 
 
-def test_what_is_retracted_before_it_is_joined_is_never_judged(
+def test_an_event_retracted_before_it_is_joined_is_never_effective(
     log: SqliteLog, ledger: Ledger
 ) -> None:
     put(log, rating("e1"), retraction("r", "e1"))
     ledger.follow(log)
     put(log, completion())
     ledger.follow(log)
-    assert judged_ids(ledger) == []
+    assert effective_ids(ledger) == []
 
 
-def test_choices_that_the_record_does_not_hold_are_left_out(log: SqliteLog, ledger: Ledger) -> None:
+def test_choices_that_are_not_recorded_are_left_out(log: SqliteLog, ledger: Ledger) -> None:
     put(
         log,
         completion(choices=[0, 2, 3]),
@@ -152,9 +152,9 @@ def test_choices_that_the_record_does_not_hold_are_left_out(log: SqliteLog, ledg
     )
     put(log, rating("gone", 1), comparison("half gone"), ranking("one left", [[0], [1]]))
     ledger.follow(log)
-    [judged] = ledger.effective_events()
-    groups = [[c.choice for c in g.candidates] for g in judged.event.ranking.groups]
-    assert (judged.event.event_id, groups) == ("q", [[3], [0]])
+    [joined] = ledger.effective_events()
+    groups = [[c.choice for c in g.candidates] for g in joined.event.ranking.groups]
+    assert (joined.event.event_id, groups) == ("q", [[3], [0]])
     # The ranking "r" names a choice twice, which is a defect of its own.
     assert sorted(reasons(ledger)) == [
         "a candidate occurs twice",
@@ -162,14 +162,14 @@ def test_choices_that_the_record_does_not_hold_are_left_out(log: SqliteLog, ledg
     ]
 
 
-def test_poison_becomes_a_dead_letter_with_its_bytes(log: SqliteLog, ledger: Ledger) -> None:
+def test_unusable_records_become_dead_letters(log: SqliteLog, ledger: Ledger) -> None:
     unset = FeedbackEvent(event_id="unset", owner="local", completion_id="c1")
     put(log, completion(), unset, rating("e0", value=Rating.VALUE_UNSPECIFIED))
     log.append("feedback", [NewRecord("k", FEEDBACK_TYPE, b"\xff\xfe"), NewRecord("k", "x", b"y")])
     log.append("completions", [NewRecord("c9", "x", b"\xff")])
     put(log, rating("good"))
     assert ledger.follow(log) == 7
-    assert judged_ids(ledger) == ["good"]
+    assert effective_ids(ledger) == ["good"]
     letters = ledger.dead_letters()
     assert [(d.topic, d.offset, d.key, d.value) for d in letters] == [
         ("completions", 1, "c9", b"\xff"),
@@ -183,7 +183,7 @@ def test_poison_becomes_a_dead_letter_with_its_bytes(log: SqliteLog, ledger: Led
     assert "its bytes are not a" in letters[3].reason
     assert "its type is 'x'" in letters[4].reason
     assert ledger.counts() == LedgerCounts(1, 1, 0, 5, 1)
-    assert ledger.follow(log) == 0, "poison does not stop the ledger"
+    assert ledger.follow(log) == 0, "an unusable record does not stop the ledger"
 
 
 def test_dead_letters_are_mirrored_once(log: SqliteLog, ledger: Ledger) -> None:
@@ -201,15 +201,15 @@ def test_dead_letters_are_tried_again(log: SqliteLog, ledger: Ledger) -> None:
     log.append("feedback", [NewRecord("k", "x", b"\xff")])
     ledger.follow(log)
     assert len(ledger.dead_letters()) == 2
-    with ledger._lock:  # what set it aside changes: its completion is its owner's after all
+    with ledger._lock:  # the cause is fixed: the completion belongs to the owner
         ledger._db.execute("UPDATE completions SET owner = 'local'")
     assert ledger.retry_dead_letters(log) == 2
     ledger.follow(log)
-    assert judged_ids(ledger) == ["e0"]
+    assert effective_ids(ledger) == ["e0"]
     assert [d.key for d in ledger.dead_letters()] == ["k"]
 
 
-def test_a_retry_that_the_log_does_not_take_loses_nothing(log: SqliteLog, ledger: Ledger) -> None:
+def test_a_retry_that_the_log_refuses_loses_nothing(log: SqliteLog, ledger: Ledger) -> None:
     log.append("feedback", [NewRecord("k", "x", b"\xff")])
     ledger.follow(log)
     log.close()
@@ -229,10 +229,10 @@ def test_completions_that_do_not_fit_together_are_dead_letters(
     put(log, rating("stolen", completion_id="foreign"))
     put(log, comparison("waits", ("a", 0), ("later", 0)))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["fits"]
+    assert effective_ids(ledger) == ["fits"]
     put(log, completion("later", question="Who?"), comparison("waits", ("a", 0), ("later", 0)))
     ledger.follow(log)
-    assert judged_ids(ledger) == ["fits"]
+    assert effective_ids(ledger) == ["fits"]
     assert [(d.key, d.reason) for d in ledger.dead_letters()] == [
         ("prompts", "its completions have different prompts"),
         ("owners", "completion foreign belongs to another owner"),
@@ -252,25 +252,25 @@ def test_prompts_are_distinct_and_the_latest_first(log: SqliteLog, ledger: Ledge
     multimodal.multimodal = True
     put(log, multimodal)
     ledger.follow(log)
-    said = [[m["content"] for m in prompt] for prompt in ledger.prompts(10)]
-    assert said == [["four"], ["one"], ["two"]]
+    contents = [[m["content"] for m in prompt] for prompt in ledger.prompts(10)]
+    assert contents == [["four"], ["one"], ["two"]]
     assert ledger.prompts(1) == [[{"role": "user", "content": "four"}]]
     before = [[m["content"] for m in prompt] for prompt in ledger.prompts(10, upto_seq=1)]
     assert before == [["two"], ["one"]]
 
 
-def test_a_log_that_is_away_leaves_the_ledger_as_it_was(log: SqliteLog, ledger: Ledger) -> None:
-    class Away(SqliteLog):
+def test_an_unavailable_log_leaves_the_ledger_unchanged(log: SqliteLog, ledger: Ledger) -> None:
+    class Unavailable(SqliteLog):
         def __init__(self) -> None: ...
 
         def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
             if topic == "completions":
                 return log.read(topic, positions, limit)
-            raise LogUnavailable("away")
+            raise LogUnavailable("unavailable")
 
     put(log, completion())
     with pytest.raises(LogUnavailable):
-        ledger.follow(Away())
+        ledger.follow(Unavailable())
     assert ledger.counts() == LedgerCounts(0, 0, 0, 0, 0)
     assert ledger.follow(log) == 1
 
@@ -278,7 +278,7 @@ def test_a_log_that_is_away_leaves_the_ledger_as_it_was(log: SqliteLog, ledger: 
 def test_two_followers_of_one_file_do_not_mix(log: SqliteLog, ledger: Ledger) -> None:
     other = Ledger(ledger.path)
 
-    class Overtaken(SqliteLog):
+    class Overtaking(SqliteLog):
         def __init__(self) -> None: ...
 
         def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
@@ -289,9 +289,9 @@ def test_two_followers_of_one_file_do_not_mix(log: SqliteLog, ledger: Ledger) ->
 
     put(log, completion(), rating("e1"))
     with pytest.raises(LedgerError, match="another process"):
-        ledger.follow(Overtaken())
+        ledger.follow(Overtaking())
     assert ledger.follow(log) == 0
-    assert judged_ids(ledger) == judged_ids(other) == ["e1"]
+    assert effective_ids(ledger) == effective_ids(other) == ["e1"]
     other.close()
 
 
@@ -307,7 +307,7 @@ FOLLOWER = """
 """
 
 
-def test_sigkill_while_following_loses_and_doubles_nothing(log: SqliteLog, tmp_path: Path) -> None:
+def test_sigkill_while_following_loses_no_event(log: SqliteLog, tmp_path: Path) -> None:
     for start in range(0, 600, 200):
         events = [
             rating(f"e{i}", i % 2, subject=str(i), completion_id=f"c{i}")
@@ -374,10 +374,10 @@ def test_snapshots_never_change(
             case ("follow", limit):
                 ledger.follow(log, limit)
                 upto = ledger.counts().max_seq
-                seen = (judged_ids(ledger, upto=upto), ledger.prompts(9, upto))
+                seen = (effective_ids(ledger, upto=upto), ledger.prompts(9, upto))
                 assert snapshots.setdefault(upto, seen) == seen
     for upto, (events, prompts) in snapshots.items():
-        assert judged_ids(ledger, upto=upto) == events
+        assert effective_ids(ledger, upto=upto) == events
         assert ledger.prompts(9, upto) == prompts
     log.close()
     ledger.close()

@@ -46,7 +46,7 @@ def test_a_target_is_the_kind_and_the_unordered_candidates() -> None:
     assert event_target(retraction("e", "fb-1")) == "retraction:fb-1"
 
 
-def test_candidates_stand_in_the_opinion_s_own_order() -> None:
+def test_candidates_keep_the_order_of_the_feedback() -> None:
     assert about(ranking("e", [[2], [0, 1]])) == [("c1", 2), ("c1", 0), ("c1", 1)]
     assert about(comparison("e", ("d", 0), ("c1", 3))) == [("d", 0), ("c1", 3)]
     assert about(retraction("e", "fb-1")) == []
@@ -54,8 +54,8 @@ def test_candidates_stand_in_the_opinion_s_own_order() -> None:
     assert event_completion_ids(retraction("e", "fb-1")) == set()
 
 
-def test_sound_events_have_no_defect() -> None:
-    sound = [
+def test_valid_events_have_no_defect() -> None:
+    valid = [
         rating("e"),
         comparison("e"),
         comparison("e", ("c1", 0), ("c2", 0)),
@@ -64,7 +64,7 @@ def test_sound_events_have_no_defect() -> None:
         score(0),
         score(1),
     ]
-    assert [find_defect(event) for event in sound] == [None] * len(sound)
+    assert [find_defect(event) for event in valid] == [None] * len(valid)
 
 
 def broken() -> dict[str, FeedbackEvent]:
@@ -97,17 +97,17 @@ def broken() -> dict[str, FeedbackEvent]:
 
 
 @pytest.mark.parametrize(("reason", "event"), broken().items(), ids=broken().keys())
-def test_what_cannot_be_used_says_why(reason: str, event: FeedbackEvent) -> None:
+def test_defects_are_described(reason: str, event: FeedbackEvent) -> None:
     assert reason in (find_defect(event) or "")
 
 
-def test_a_kind_of_a_later_version_is_no_opinion() -> None:
-    """Field 28 of the oneof does not exist yet; its bytes must not become a default label."""
+def test_a_kind_of_a_later_release_is_no_feedback() -> None:
+    """Field 28 of the oneof does not exist yet; its bytes must not be read as a default."""
     later = FeedbackEvent(event_id="e", completion_id="c1").SerializeToString() + b"\xe2\x01\x00"
     assert "no feedback" in (find_defect(FeedbackEvent.FromString(later)) or "")
 
 
-def test_texts_have_targets_too() -> None:
+def test_comments_and_demonstrations_have_targets_too() -> None:
     candidate = Candidate(completion_id="c1", choice=2)
     comment = FeedbackEvent(comment=Comment(candidate=candidate, text="a"))
     demonstration = FeedbackEvent(demonstration=Demonstration(candidate=candidate, text="a"))
@@ -135,7 +135,7 @@ def test_records_of_another_type_or_without_an_id_are_undecodable() -> None:
         decode_completion(record(b"", COMPLETION_TYPE))
 
 
-def test_the_same_messages_have_the_same_hash_and_others_not() -> None:
+def test_only_equal_messages_have_equal_hashes() -> None:
     def chat(*pairs: tuple[str, str]) -> CompletionRecord:
         return CompletionRecord(messages=[Message(role=r, content=c) for r, c in pairs])
 

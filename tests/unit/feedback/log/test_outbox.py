@@ -1,4 +1,4 @@
-"""The outbox: what was passed on, or erased, leaves no byte in it."""
+"""The outbox keeps no byte of forwarded or erased records."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ def bytes_of(path: Path) -> bytes:
     return b"".join(p.read_bytes() for p in path.parent.glob(f"{path.name}*"))
 
 
-def test_an_idle_outbox_holds_no_byte_of_what_it_passed_on(tmp_path: Path) -> None:
+def test_an_idle_outbox_keeps_no_byte_of_forwarded_records(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     SqliteLog(path).append("completions", [NewRecord("before", "t", b"secret")])
     assert b"secret" in bytes_of(path)
@@ -29,11 +29,11 @@ def test_an_idle_outbox_holds_no_byte_of_what_it_passed_on(tmp_path: Path) -> No
 
 def test_erasing_reaches_outbox_and_log(tmp_path: Path) -> None:
     class Stuck(SqliteLog):
-        """A log that takes no completions."""
+        """A log that accepts no completions."""
 
         def append(self, topic: str, records: object) -> None:
             time.sleep(0.01)
-            raise LogUnavailable("away")
+            raise LogUnavailable("unavailable")
 
     path = tmp_path / "outbox.db"
     inner = SqliteLog(tmp_path / "log.db")

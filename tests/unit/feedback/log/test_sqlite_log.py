@@ -1,4 +1,4 @@
-"""What the SQLite log adds to the contract: several processes, kills, full disks, locks."""
+"""The SQLite log beyond the contract: several processes, kills, full disks, locks."""
 
 import fcntl
 import os
@@ -24,12 +24,12 @@ WRITER = """
     from feedback.log.event_log import NewRecord
     from feedback.log.sqlite_log import SqliteLog
     log = SqliteLog(Path(sys.argv[1]))
-    said = threading.Lock()
+    output_lock = threading.Lock()
     def write(thread):
         for i in range(10_000):
             keys = [f"{sys.argv[2]}-{thread}-{i}-{part}" for part in range(2)]
             log.append("feedback", [NewRecord(k, "t", k.encode() * 20) for k in keys])
-            with said:
+            with output_lock:
                 print(*keys, flush=True)
     for t in range(4):
         threading.Thread(target=write, args=(t,)).start()
@@ -64,7 +64,7 @@ def test_every_acknowledged_record_survives_sigkill_exactly_once(tmp_path: Path)
     writers = [start(WRITER, str(path), name) for name in "abc"]
     for writer in writers:
         assert writer.stdout is not None
-        writer.stdout.readline()  # it is at work
+        writer.stdout.readline()  # wait until it writes
     time.sleep(0.5)
     acknowledged: list[str] = []
     for writer in writers:
@@ -80,7 +80,7 @@ def test_every_acknowledged_record_survives_sigkill_exactly_once(tmp_path: Path)
     assert max(counts.values()) == 1
     assert all(record.value == record.key.encode() * 20 for record in stored)
     calls = Counter(record.key.rsplit("-", 1)[0] for record in stored)
-    assert set(calls.values()) == {2}, "a call was written by half"
+    assert set(calls.values()) == {2}, "a call was written only in part"
     check = sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone()
     assert check == ("ok",)
 
@@ -93,7 +93,7 @@ def batches(log: SqliteLog) -> list[list]:  # type: ignore[type-arg]
     return found
 
 
-def test_a_full_disk_is_unavailable_and_the_log_goes_on_after_it(tmp_path: Path) -> None:
+def test_a_full_disk_is_unavailable_and_the_log_recovers(tmp_path: Path) -> None:
     process = start(FULL_DISK, str(tmp_path / "log.db"))
     output = process.communicate(timeout=60)[0].splitlines()
     assert "cannot write the log" in output[0]
@@ -140,10 +140,12 @@ def test_an_append_gives_up_waiting_and_is_never_written_later(tmp_path: Path) -
     reopened.close()
 
 
-def test_a_process_that_keeps_its_turn_makes_the_log_unavailable_not_hang(tmp_path: Path) -> None:
+def test_appends_fail_while_another_process_keeps_the_lock(
+    tmp_path: Path,
+) -> None:
     log = SqliteLog(tmp_path / "log.db", append_seconds=0.1)
-    with (tmp_path / "log.db.lock").open("ab") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with (tmp_path / "log.db.lock").open("ab") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         with pytest.raises(LogUnavailable, match="did not commit within"):
             log.append("feedback", [NewRecord("late", "t", b"")])
         with pytest.raises(LogUnavailable, match="another process holds the lock"):
@@ -154,8 +156,8 @@ def test_a_process_that_keeps_its_turn_makes_the_log_unavailable_not_hang(tmp_pa
     log.close()
 
 
-def test_several_busy_processes_all_get_their_turn(tmp_path: Path) -> None:
-    """Without turns, one of three processes waited for seconds while the others wrote."""
+def test_no_busy_process_starves(tmp_path: Path) -> None:
+    """Without the lock file, one of three processes waited for seconds while others wrote."""
     writers = [start(WRITER, str(tmp_path / "log.db"), name) for name in "abc"]
     for writer in writers:
         assert writer.stdout is not None
@@ -172,7 +174,7 @@ def test_concurrent_appends_share_commits(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     commits: list[str] = []
     other = sqlite3.connect(log.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")  # so that the calls pile up behind the first
+    other.execute("BEGIN IMMEDIATE")  # so that calls queue up behind the first
     threads = [
         threading.Thread(target=log.append, args=("feedback", [NewRecord(str(i), "t", b"")]))
         for i in range(32)
@@ -197,7 +199,7 @@ def test_concurrent_appends_share_commits(tmp_path: Path) -> None:
     log.close()
 
 
-def test_records_that_cannot_be_stored_fail_their_own_call_alone(tmp_path: Path) -> None:
+def test_records_that_cannot_be_stored_fail_only_their_own_call(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     other = sqlite3.connect(log.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -246,13 +248,13 @@ def test_processes_may_create_the_same_log_at_once(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"not a database, but long enough to look at" * 100)
     with pytest.raises(LogUnavailable, match="not a database"):
         SqliteLog(tmp_path / "log.db")
 
 
-def test_an_unknown_topic_is_the_callers_mistake(tmp_path: Path) -> None:
+def test_an_unknown_topic_is_a_value_error(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     with pytest.raises(ValueError, match="unknown topic 'votes'"):
         log.append("votes", [])  # type: ignore[arg-type]
@@ -279,7 +281,7 @@ def bytes_of(path: Path) -> bytes:
     return b"".join(p.read_bytes() for p in path.parent.glob(f"{path.name}*"))
 
 
-def test_no_byte_of_what_was_erased_is_left_in_the_files(tmp_path: Path) -> None:
+def test_no_byte_of_erased_records_is_left_in_the_files(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     other = SqliteLog(tmp_path / "log.db")  # another process's handle
     for i in range(300):
@@ -298,11 +300,11 @@ def test_no_byte_of_what_was_erased_is_left_in_the_files(tmp_path: Path) -> None
     other.close()
 
 
-def test_bytes_that_a_crash_left_are_wiped_by_the_next_erasing(tmp_path: Path) -> None:
+def test_bytes_left_by_a_crash_are_wiped_by_the_next_erasure(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     log = SqliteLog(path)
     log.append("feedback", [NewRecord(f"k{i}", "t", b"secret" * 99) for i in range(99)])
-    log.delete_before("feedback", 98)  # as if it had crashed before it wiped
+    log.delete_before("feedback", 98)  # as after a crash before wiping
     log.close()
     assert b"secret" in bytes_of(path)
     log = SqliteLog(path)
@@ -312,7 +314,7 @@ def test_bytes_that_a_crash_left_are_wiped_by_the_next_erasing(tmp_path: Path) -
     log.close()
 
 
-def test_a_reader_in_the_way_of_wiping_is_told_and_wiping_goes_on_after_it(tmp_path: Path) -> None:
+def test_a_reader_blocks_wiping_until_it_ends(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db", busy_seconds=0.1)
     log.append("feedback", [NewRecord("k", "t", b"secret")])
     reader = sqlite3.connect(log.path, isolation_level=None)

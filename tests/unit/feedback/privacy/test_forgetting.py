@@ -1,4 +1,4 @@
-"""Forgetting a person: gone from ledger and view to the last byte, and it does not come back."""
+"""Forgetting a person: every byte is erased from ledger and view, and late records are dropped."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ def bytes_of(path: Path) -> bytes:
     return b"".join(p.read_bytes() for p in path.parent.glob(f"{path.name}*"))
 
 
-def judged_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
-    return [judged.event.event_id for judged in ledger.effective_events(after, upto)]
+def effective_ids(ledger: Ledger, after: int = 0, upto: int | None = None) -> list[str]:
+    return [joined.event.event_id for joined in ledger.effective_events(after, upto)]
 
 
 def viewed_ids(view: View) -> list[str]:
@@ -39,7 +39,7 @@ def viewed_ids(view: View) -> list[str]:
 
 
 def two_people(log: SqliteLog) -> None:
-    """Ann asks c1, Bob c2; both vote on both; Ann votes with a reason of her own."""
+    """Ann asks c1 and Bob asks c2; both vote on both; Ann's reasons are her own."""
     put(
         log,
         completion("c1", subject="ann", question="ann's secret"),
@@ -53,17 +53,17 @@ def two_people(log: SqliteLog) -> None:
     )
 
 
-def test_ledger_and_view_keep_nothing_of_theirs(log: SqliteLog, ledger: Ledger, view: View) -> None:
+def test_forgetting_erases_ledger_and_view(log: SqliteLog, ledger: Ledger, view: View) -> None:
     two_people(log)
     ledger.follow(log)
     view.follow(log)
-    assert judged_ids(ledger) == ["a1", "b2", "a2", "b3"]
+    assert effective_ids(ledger) == ["a1", "b2", "a2", "b3"]
     for path in (ledger.path, view.path):
         assert b"ann's secret" in bytes_of(path)
     put(log, forgetting("f", "ann"))
     ledger.follow(log)
     view.follow(log)
-    assert judged_ids(ledger) == ["b2", "b3"]
+    assert effective_ids(ledger) == ["b2", "b3"]
     assert viewed_ids(view) == ["b2", "b3"]
     assert ledger.prompts(9) == [[{"role": "user", "content": "bob's question"}]]
     assert view.messages_hash("c1") is None
@@ -75,9 +75,7 @@ def test_ledger_and_view_keep_nothing_of_theirs(log: SqliteLog, ledger: Ledger, 
     assert not view.has_applied_forgetting("another")
 
 
-def test_numbers_that_were_given_stay_and_none_is_given_twice(
-    log: SqliteLog, ledger: Ledger
-) -> None:
+def test_assigned_numbers_stay_and_none_is_assigned_twice(log: SqliteLog, ledger: Ledger) -> None:
     two_people(log)
     put(log, rating("last", 1, completion_id="c1", subject="ann"))
     ledger.follow(log)
@@ -90,25 +88,23 @@ def test_numbers_that_were_given_stay_and_none_is_given_twice(
     ledger.follow(log)
     after = {j.event.event_id: j.seq for j in ledger.effective_events()}
     assert after == {"b2": before["b2"], "b3": before["b3"], "new": 8}
-    assert judged_ids(ledger, upto=3) == ["b2"]
+    assert effective_ids(ledger, upto=3) == ["b2"]
 
 
-def test_what_was_erased_is_counted_once_and_says_as_of_when(
-    log: SqliteLog, ledger: Ledger
-) -> None:
+def test_an_erasure_is_counted_once_with_its_first_number(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion("c0"), rating("e0", completion_id="c0"))
     ledger.follow(log)
     two_people(log)
     put(log, forgetting("f", "ann"), forgetting("f", "ann"), forgetting("g", "nobody"))
     ledger.follow(log)
-    # c1 may have been a prompt of who learned up to 2, when only e0 had a number.
+    # c1 may have been a prompt of a policy that learned up to 2, when only e0 had a number.
     assert ledger.erasures("local", "ann") == [Erasure(1, "f", 2, 4, 1)]
     [nothing] = ledger.erasures("local", "nobody")
     assert (nothing.first_seq, nothing.events, nothing.completions) == (None, 0, 0)
-    assert ledger.last_forgetting() == 1, "the second erased nothing to learn from"
+    assert ledger.last_forgetting() == 1, "the second erased no training data"
 
 
-def test_what_comes_late_is_dropped_and_erased_from_the_log(
+def test_late_records_are_dropped_and_erased_from_the_log(
     log: SqliteLog, ledger: Ledger, view: View
 ) -> None:
     put(log, rating("waits", completion_id="c1", subject="bob"), forgetting("f", "ann", 1000))
@@ -121,7 +117,7 @@ def test_what_comes_late_is_dropped_and_erased_from_the_log(
     put(log, retraction("r", "waits"))
     ledger.follow(log)
     view.follow(log)
-    assert ledger.event_ids() == ["r"], "it says nothing about anybody's completion"
+    assert ledger.event_ids() == ["r"], "a retraction refers to no completion"
     assert ledger.effective_events() == []
     assert viewed_ids(view) == []
     assert ledger.erase_forgotten(log) == 4
@@ -132,27 +128,27 @@ def test_what_comes_late_is_dropped_and_erased_from_the_log(
         assert b"ann's secret" not in bytes_of(path)
 
 
-def test_who_comes_again_is_taken_in_again(log: SqliteLog, ledger: Ledger, view: View) -> None:
+def test_later_records_are_ingested(log: SqliteLog, ledger: Ledger, view: View) -> None:
     two_people(log)
     put(log, forgetting("f", "ann", 1000))
     put(log, completion("c3", subject="ann", created_ms=1001))
     put(log, rating("again", completion_id="c3", subject="ann", created_ms=1001))
     ledger.follow(log)
     view.follow(log)
-    assert judged_ids(ledger) == ["b2", "b3", "again"]
+    assert effective_ids(ledger) == ["b2", "b3", "again"]
     assert viewed_ids(view) == ["b2", "b3", "again"]
 
 
-def test_others_of_the_same_name_stay(log: SqliteLog, ledger: Ledger, view: View) -> None:
+def test_other_owners_and_subjects_are_kept(log: SqliteLog, ledger: Ledger, view: View) -> None:
     put(log, completion("c1", owner="o"), rating("o", owner="o", subject="ann"))
     put(log, completion("c2"), rating("anonymous", completion_id="c2"), forgetting("f", "ann"))
     ledger.follow(log)
     view.follow(log)
-    assert judged_ids(ledger) == ["o", "anonymous"]
+    assert effective_ids(ledger) == ["o", "anonymous"]
     assert viewed_ids(view) == ["anonymous"]
 
 
-def test_their_dead_letters_go_too(log: SqliteLog, ledger: Ledger) -> None:
+def test_dead_letters_are_erased_too(log: SqliteLog, ledger: Ledger) -> None:
     unset = FeedbackEvent(event_id="u", owner="local", subject="ann", reason="ann's secret")
     put(log, unset, completion("c1", owner="o"), rating("stolen", subject="ann"))
     log.append("completions", [NewRecord("c9", COMPLETION_TYPE, b"\xff")])
@@ -172,7 +168,7 @@ def test_their_dead_letters_go_too(log: SqliteLog, ledger: Ledger) -> None:
         assert b"ann's secret" not in bytes_of(path)
 
 
-def test_a_search_of_the_log_finds_what_ledgers_erase(log: SqliteLog, ledger: Ledger) -> None:
+def test_a_search_of_the_log_finds_what_the_ledger_erases(log: SqliteLog, ledger: Ledger) -> None:
     two_people(log)
     put(log, completion("c3", subject="bob", question="ann's secret"))
     put(log, comparison("both", ("c3", 0), ("c1", 0)), retraction("undone", "both"))
@@ -195,21 +191,18 @@ def test_a_search_of_the_log_finds_what_ledgers_erase(log: SqliteLog, ledger: Le
 
 
 @pytest.mark.parametrize("broken", [("", 1), ("ann", 0)])
-def test_a_forgetting_of_nobody_is_a_dead_letter(
+def test_a_forgetting_without_a_person_or_time_is_a_dead_letter(
     log: SqliteLog, ledger: Ledger, broken: tuple[str, int]
 ) -> None:
     put(log, completion("c1"), rating("e1"), forgetting("f", *broken))
-    assert (
-        find_defect(forgetting("f", *broken)) == "the forgetting request names no person or no time"
-    )
+    defect = find_defect(forgetting("f", *broken))
+    assert defect == "the forgetting request names no person or no time"
     ledger.follow(log)
-    assert judged_ids(ledger) == ["e1"]
+    assert effective_ids(ledger) == ["e1"]
     assert [d.key for d in ledger.dead_letters()] == ["f"]
 
 
-def test_a_view_of_a_version_without_subjects_is_built_again(
-    log: SqliteLog, tmp_path: Path
-) -> None:
+def test_a_view_of_a_release_without_subjects_is_rebuilt(log: SqliteLog, tmp_path: Path) -> None:
     two_people(log)
     view = View(tmp_path / "old.db")
     view.follow(log)
@@ -241,12 +234,12 @@ RECORDS = st.lists(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(records=RECORDS, cuts=st.lists(st.integers(1, 5), max_size=5))
-def test_in_whatever_order_it_comes_nothing_of_theirs_is_kept(
+def test_nothing_is_kept_in_any_order_of_arrival(
     records: list[tuple],  # type: ignore[type-arg]
     cuts: list[int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """A completion's person is fixed; the forgetting may come before, between or after."""
+    """Each completion has one person; the forgetting may arrive before, between or after."""
     folder = tmp_path_factory.mktemp("order")
     log, ledger = SqliteLog(folder / "log.db"), Ledger(folder / "ledger.db")
     view = View(folder / "view.db")

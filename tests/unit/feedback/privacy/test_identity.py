@@ -1,4 +1,4 @@
-"""Ids certify what they say, to their owner alone, until they expire."""
+"""Completion ids are signed for one owner and expire; secrets are created once."""
 
 import json
 import stat
@@ -31,7 +31,7 @@ SECRET = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
 DAY = 24 * 3600
 
 
-def test_an_id_certifies_choices_policy_and_thirty_days() -> None:
+def test_an_id_carries_choices_version_and_expiry() -> None:
     completion_id = create_completion_id(SECRET, "local", 4, 7, now=1000.9)
     assert check(SECRET, completion_id, "local", now=2000) == CompletionIdClaims(
         choices=4, expires=1000 + 30 * DAY, policy_version=7
@@ -39,7 +39,7 @@ def test_an_id_certifies_choices_policy_and_thirty_days() -> None:
     assert parse_claims(completion_id) == check(SECRET, completion_id, "local", now=2000)
 
 
-def test_ids_are_short_urlsafe_and_never_the_same() -> None:
+def test_ids_are_short_urlsafe_and_unique() -> None:
     ids = {create_completion_id(SECRET, "local", 2, 1, now=1000) for _ in range(100)}
     assert len(ids) == 100
     assert {len(i) for i in ids} == {61}
@@ -55,12 +55,12 @@ def test_ids_are_short_urlsafe_and_never_the_same() -> None:
     version=st.integers(0, 2**32 - 1),
     now=st.integers(0, 4_000_000_000),
 )
-def test_what_is_minted_checks(owner: str, choices: int, version: int, now: int) -> None:
+def test_created_ids_are_accepted(owner: str, choices: int, version: int, now: int) -> None:
     claims = check(SECRET, create_completion_id(SECRET, owner, choices, version, now), owner, now)
     assert claims == CompletionIdClaims(choices, now + 30 * DAY, version)
 
 
-def test_the_last_second_counts_and_the_next_does_not() -> None:
+def test_an_id_expires_after_exactly_thirty_days() -> None:
     completion_id = create_completion_id(SECRET, "local", 1, 1, now=0)
     check(SECRET, completion_id, "local", now=30 * DAY - 1)
     with pytest.raises(ExpiredId):
@@ -79,7 +79,7 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 @settings(deadline=None)
 @given(position=st.integers(0, 51), character=st.sampled_from(ALPHABET))
-def test_any_altered_character_is_a_forgery(position: int, character: str) -> None:
+def test_any_altered_character_is_detected(position: int, character: str) -> None:
     body = create_completion_id(SECRET, "local", 2, 1, now=0).removeprefix("chatcmpl-")
     altered = body[:position] + character + body[position + 1 :]
     if altered == body:
@@ -91,7 +91,7 @@ def test_any_altered_character_is_a_forgery(position: int, character: str) -> No
 
 @settings(deadline=None)
 @given(st.text(max_size=80))
-def test_any_text_is_a_forgery(text: str) -> None:
+def test_arbitrary_text_is_rejected(text: str) -> None:
     for candidate in (text, f"chatcmpl-{text}"):
         with pytest.raises(ForgedId):
             check(SECRET, candidate, "local")
@@ -103,7 +103,7 @@ def test_an_id_with_something_around_it_is_forged(change: str) -> None:
         check(SECRET, change.format(create_completion_id(SECRET, "local", 1, 1)), "local")
 
 
-def test_the_prefix_of_text_completions_is_as_good() -> None:
+def test_the_prefix_of_text_completions_is_accepted() -> None:
     body = create_completion_id(SECRET, "local", 1, 1).removeprefix("chatcmpl-")
     assert check(SECRET, f"cmpl-{body}", "local").choices == 1
 
@@ -143,7 +143,7 @@ def test_owners_and_subjects_are_pseudonyms() -> None:
     assert len(anne) == len(owner) == 24
 
 
-def test_parts_of_what_is_signed_cannot_run_into_each_other() -> None:
+def test_signed_parts_cannot_be_confused() -> None:
     assert subject_of(SECRET, "ab", "c") != subject_of(SECRET, "a", "bc")
     assert event_id(SECRET, "ab", "c") != event_id(SECRET, "a", "bc")
     assert event_id(SECRET, "a", "b") != retraction_id(SECRET, "a", "b")
@@ -157,7 +157,7 @@ def test_event_ids_repeat_with_the_key_and_only_with_it() -> None:
     assert event_id(SECRET, "local", None).startswith("fb-")
 
 
-def test_a_secret_file_is_made_once_and_private(tmp_path: Path) -> None:
+def test_a_secret_file_is_created_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "new" / "secret.json"
     secret = load_or_create_secret(path)
     assert load_or_create_secret(path) == secret
@@ -170,7 +170,7 @@ def test_a_secret_file_is_made_once_and_private(tmp_path: Path) -> None:
     assert stored["keys"][secret.current] not in repr(secret)
 
 
-def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
+def test_processes_that_start_together_share_one_secret(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from feedback.privacy.identity import *; "
         "sys.stdin.readline(); print(load_or_create_secret(Path(sys.argv[1])).keys)"
@@ -204,7 +204,7 @@ def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
         '{"current": "1", "keys": {"1": "' + "00" * 32 + '"}, "identity": "' + "00" * 32 + '"}',
     ],
 )
-def test_a_broken_secret_file_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
+def test_a_broken_secret_file_is_rejected_and_kept(tmp_path: Path, content: str) -> None:
     path = tmp_path / "secret.json"
     path.write_text(content)
     with pytest.raises(SecretInvalid, match=r"secret\.json"):

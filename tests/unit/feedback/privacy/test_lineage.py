@@ -1,4 +1,4 @@
-"""Which version learned from which vote: from a learner's ledger to what a replica says."""
+"""Which version learned from which vote: from the learner's ledger to a replica's answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ class Home:
         append_policy_event(self.log, Published(version=1))
 
     def learn(self, version: int) -> dict[str, int]:
-        """Publish a version that learned from all that can be used now; give its new votes."""
+        """Publish a version that learned from everything usable; return its new votes."""
         while self.ledger.follow(self.log):
             pass
         after, self.upto = self.upto, self.ledger.counts().max_seq
@@ -81,25 +81,25 @@ def test_a_vote_whose_completion_comes_late_waits_for_the_version_after_that(hom
     assert home.learned() == {"early": 2, "late": 3, "other": 2}
 
 
-def test_one_that_never_fits_is_never_learned_from(home: Home) -> None:
+def test_a_dead_letter_is_never_learned_from(home: Home) -> None:
     put(home.log, completion(), rating("no such choice", 9), rating("fine"))
     home.learn(2)
     home.learn(3)
     assert home.learned() == {"no such choice": None, "fine": 2}
 
 
-def test_what_was_replaced_or_retracted_before_taught_nothing(home: Home) -> None:
+def test_votes_superseded_or_retracted_before_are_not_learned_from(home: Home) -> None:
     put(home.log, completion(), rating("up"), rating("down", value=Rating.VALUE_DOWN))
     put(home.log, rating("gone", 1), retraction("r", "gone"), comment("said"))
     assert home.learn(2) == {"rating": 1}
     home.view.follow(home.log)
     seen = {name: home.view.event(name) for name in ("up", "down", "gone", "said")}
     assert all(seen.values())
-    said = {name: home.service.learned_in(one) for name, one in seen.items() if one is not None}
-    assert said == {"up": None, "down": 2, "gone": None, "said": None}
+    learned = {name: home.service.learned_in(one) for name, one in seen.items() if one is not None}
+    assert learned == {"up": None, "down": 2, "gone": None, "said": None}
 
 
-def test_what_was_replaced_after_it_was_learned_from_stays_so(home: Home) -> None:
+def test_a_vote_superseded_later_stays_learned_from(home: Home) -> None:
     put(home.log, completion(), rating("up"))
     home.learn(2)
     put(home.log, rating("down", value=Rating.VALUE_DOWN))
@@ -107,7 +107,7 @@ def test_what_was_replaced_after_it_was_learned_from_stays_so(home: Home) -> Non
     assert home.learned() == {"up": 2, "down": 3}
 
 
-def test_a_version_of_a_learner_that_lost_the_lease_made_nothing(home: Home) -> None:
+def test_a_version_of_an_earlier_leader_learned_from_nothing(home: Home) -> None:
     put(home.log, completion(), rating("one"))
     while home.ledger.follow(home.log):
         pass
@@ -118,15 +118,15 @@ def test_a_version_of_a_learner_that_lost_the_lease_made_nothing(home: Home) -> 
     assert home.learned() == {"one": None}
 
 
-def test_partitions_are_told_apart() -> None:
+def test_partitions_are_distinguished() -> None:
     lineage = Lineage().with_version(
         2, [Lessons(partition=0, next=10, missing=[4]), Lessons(partition=1, next=3)]
     )
-    lineage = lineage.with_version(3, [])  # it does not say
+    lineage = lineage.with_version(3, [])  # without coverage
     lineage = lineage.with_version(4, [Lessons(partition=0, next=20)])
     found = {
-        place: lineage.learned_in(place, None)
-        for place in (
+        position: lineage.learned_in(position, None)
+        for position in (
             LogPosition(0, 3),
             LogPosition(0, 4),
             LogPosition(0, 10),
@@ -140,5 +140,5 @@ def test_partitions_are_told_apart() -> None:
     assert lineage.learned_in(LogPosition(0, 3), LogPosition(0, 15)) == 2
     assert lineage.learned_in(LogPosition(0, 3), LogPosition(0, 5)) is None
     assert lineage.learned_in(LogPosition(0, 3), LogPosition(0, 4)) == 2, (
-        "its replacement was not there yet"
+        "the later vote was not covered yet"
     )

@@ -1,4 +1,4 @@
-"""The view: what is read back, in which order, and that it can be lost and rebuilt."""
+"""The view: what it returns, in which order, and that it can be rebuilt from the log."""
 
 import sqlite3
 from contextlib import closing
@@ -18,11 +18,11 @@ from tests.support.feedback_samples import comment, comparison, completion, put,
 
 def listed(view: View, owner: str = "local", **filters: object) -> list[tuple[str, bool]]:
     seen = view.events(owner, **filters)  # type: ignore[arg-type]
-    return [(one.event.event_id, one.superseded) for one in seen]
+    return [(event.event.event_id, event.superseded) for event in seen]
 
 
-def place(event_id: str, log: SqliteLog) -> LogPosition:
-    """Return where the log has an event."""
+def position_of(event_id: str, log: SqliteLog) -> LogPosition:
+    """Return the position of an event in the log."""
     (found,) = [r for r in log.read("feedback", {}) if r.key == event_id]
     return LogPosition(found.partition, found.offset)
 
@@ -33,13 +33,13 @@ def test_an_event_is_read_back_once_followed(log: SqliteLog, view: View) -> None
     assert view.event("e1") is None
     assert view.follow(log) == 1
     assert view.event("e1") == ViewEvent(
-        vote, superseded=False, retracted=False, position=place("e1", log), ended=None
+        vote, superseded=False, retracted=False, position=position_of("e1", log), ended=None
     )
     assert view.event("e2") is None
     assert view.follow(log) == 0
 
 
-def test_replaced_votes_stay_and_say_so(log: SqliteLog, view: View) -> None:
+def test_superseded_votes_stay_and_are_marked(log: SqliteLog, view: View) -> None:
     put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("other", 1))
     put(log, comparison("c"), comparison("turned", ("c1", 1), ("c1", 0)), rating("s", subject="s"))
     view.follow(log)
@@ -53,7 +53,7 @@ def test_replaced_votes_stay_and_say_so(log: SqliteLog, view: View) -> None:
     ]
 
 
-def test_retracted_events_are_gone_from_lists_and_marked_alone(log: SqliteLog, view: View) -> None:
+def test_retracted_events_are_marked_and_not_listed(log: SqliteLog, view: View) -> None:
     put(log, rating("e1"), rating("e2", 1), retraction("r", "e1"))
     put(log, retraction("theft", "e2", owner="somebody else"))
     view.follow(log)
@@ -61,10 +61,10 @@ def test_retracted_events_are_gone_from_lists_and_marked_alone(log: SqliteLog, v
     seen = view.event("e1")
     assert seen is not None
     assert seen.retracted
-    assert view.event("r") is None, "a retraction is no opinion"
+    assert view.event("r") is None, "a retraction is not feedback"
 
 
-def test_retracting_the_latest_vote_does_not_revive_the_one_before(
+def test_retracting_the_latest_vote_does_not_restore_the_one_before(
     log: SqliteLog, view: View
 ) -> None:
     put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), retraction("r", "down"))
@@ -72,7 +72,7 @@ def test_retracting_the_latest_vote_does_not_revive_the_one_before(
     assert listed(view) == [("up", True)]
 
 
-def test_lists_are_the_owner_s_by_completion_and_by_page(log: SqliteLog, view: View) -> None:
+def test_events_are_listed_by_owner_completion_and_page(log: SqliteLog, view: View) -> None:
     for i in range(5):
         put(log, rating(f"a{i}", i, completion_id="a"), rating(f"b{i}", i, completion_id="b"))
     put(log, rating("foreign", completion_id="a", owner="o"))
@@ -87,13 +87,13 @@ def test_lists_are_the_owner_s_by_completion_and_by_page(log: SqliteLog, view: V
             view.events(owner, after=after)
 
 
-def test_a_page_goes_on_after_an_event_that_was_retracted(log: SqliteLog, view: View) -> None:
+def test_a_page_may_start_after_a_retracted_event(log: SqliteLog, view: View) -> None:
     put(log, rating("e0", 0), rating("e1", 1), retraction("r", "e0"))
     view.follow(log)
     assert listed(view, after="e0") == [("e1", False)]
 
 
-def test_what_cannot_be_used_is_skipped(log: SqliteLog, view: View) -> None:
+def test_unusable_records_are_skipped(log: SqliteLog, view: View) -> None:
     log.append("feedback", [NewRecord("k", FEEDBACK_TYPE, b"\xff"), NewRecord("k", "x", b"")])
     log.append("completions", [NewRecord("k", "x", b"\xff")])
     put(log, FeedbackEvent(event_id="unset", owner="local"), rating("e1"))
@@ -121,7 +121,7 @@ def test_only_the_hash_of_messages_is_kept(log: SqliteLog, view: View) -> None:
     assert b"secret question" not in stored
 
 
-def test_it_follows_in_batches_and_goes_on_after_reopening(log: SqliteLog, tmp_path: Path) -> None:
+def test_it_follows_in_batches_and_resumes_after_reopening(log: SqliteLog, tmp_path: Path) -> None:
     put(log, *(rating(f"e{i}", i) for i in range(7)))
     view = View(tmp_path / "v.db")
     assert view.follow(log, limit=2) == 7
@@ -145,7 +145,7 @@ def test_a_failure_in_the_middle_keeps_whole_batches(log: SqliteLog, view: View)
         def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
             self.reads += 1
             if self.reads > 2:  # both topics have been read once
-                raise LogUnavailable("away")
+                raise LogUnavailable("unavailable")
             return log.read(topic, positions, limit)
 
     put(log, *(rating(f"e{i}", i) for i in range(5)))
@@ -161,7 +161,7 @@ def test_a_broken_file_is_a_view_error(tmp_path: Path) -> None:
         View(tmp_path / "view.db")
 
 
-def test_a_replaced_or_retracted_event_knows_what_ended_it_first(
+def test_a_superseded_or_retracted_event_has_the_position_that_ended_it(
     log: SqliteLog, view: View
 ) -> None:
     put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("again"))
@@ -174,15 +174,15 @@ def test_a_replaced_or_retracted_event_knows_what_ended_it_first(
         assert seen is not None
         ended[name] = seen.ended
     assert ended == {
-        "up": place("down", log),
-        "down": place("again", log),
+        "up": position_of("down", log),
+        "down": position_of("again", log),
         "again": None,
-        "other": place("r", log),
+        "other": position_of("r", log),
     }
 
 
 class OutOfOrder(SqliteLog):
-    """Gives each record of feedback a partition of its own, the last first."""
+    """A log with a partition for each feedback record, read in reverse."""
 
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         found = super().read(topic, {})
@@ -192,7 +192,7 @@ class OutOfOrder(SqliteLog):
         return [r for r in apart if r.offset >= positions.get(r.partition, 0)]
 
 
-def test_a_retraction_that_comes_first_leaves_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_an_event_retracted_before_it_arrives_is_never_effective(tmp_path: Path) -> None:
     log, view = OutOfOrder(tmp_path / "log.db"), View(tmp_path / "view.db")
     put(log, rating("e1"), retraction("r", "e1"))
     view.follow(log)
@@ -205,22 +205,22 @@ def test_a_retraction_that_comes_first_leaves_nothing_to_learn_from(tmp_path: Pa
     log.close()
 
 
-def test_what_stands_and_what_waits_is_counted(log: SqliteLog, view: View) -> None:
+def test_effective_and_pending_events_are_counted(log: SqliteLog, view: View) -> None:
     put(log, rating("up"), rating("down", value=Rating.VALUE_DOWN), rating("two", 1))
     put(log, comparison("c"), comment("said"), rating("gone", 2), retraction("r", "gone"))
     view.follow(log)
     assert view.effective_counts() == {"rating": 2, "comparison": 1, "comment": 1}
-    assert view.count_pending(Coverage()) == 3, "a comment teaches nothing, so it waits for nothing"
-    two = place("two", log)
+    assert view.count_pending(Coverage()) == 3, "comments are not votes"
+    two = position_of("two", log)
     assert view.count_pending(Coverage({0: two.offset})) == 2
     assert view.count_pending(Coverage({0: two.offset + 1})) == 1
     everything = {0: log.ends("feedback")[0]}
     assert view.count_pending(Coverage(everything)) == 0
-    missing = frozenset({two, place("up", log), LogPosition(0, 10_000)})
-    assert view.count_pending(Coverage(everything, missing)) == 1, "'up' was replaced"
+    missing = frozenset({two, position_of("up", log), LogPosition(0, 10_000)})
+    assert view.count_pending(Coverage(everything, missing)) == 1, "'up' was superseded"
 
 
-def test_a_view_of_an_earlier_version_is_built_again(tmp_path: Path, log: SqliteLog) -> None:
+def test_a_view_of_an_earlier_release_is_rebuilt(tmp_path: Path, log: SqliteLog) -> None:
     put(log, rating("e1"))
     with closing(sqlite3.connect(tmp_path / "old.db")) as old:
         old.execute(
