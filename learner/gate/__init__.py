@@ -1,1 +1,1 @@
-"""Whether a candidate may go live: the gate before publication, the duel after it."""
+"""Decide whether a candidate goes live: the gate before publication, the trial after it."""

@@ -1,4 +1,4 @@
-"""The gate's criteria: which figures of a candidate must stay within which bounds."""
+"""The criteria of the gate: figures of a candidate and the bounds that they must meet."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -11,12 +11,21 @@ Sense = Literal["at least", "at most"]
 
 
 class _Frozen(BaseModel):
-    # A figure may be infinite or no number, for which JSON has no other word than a string.
+    # JSON has no numbers for infinity and NaN, so they are written as strings.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Criterion(_Frozen):
-    """One demand of the gate, and how the candidate met it."""
+    """One criterion of the gate, and whether the candidate meets it.
+
+    Attributes:
+        name: Name of the figure.
+        figure: Value of the figure for the candidate.
+        sense: Whether the bound is the lowest or the highest accepted value.
+        bound: Accepted limit of the figure.
+        passed: Whether the figure is within the bound.
+
+    """
 
     name: str
     figure: float
@@ -26,8 +35,16 @@ class Criterion(_Frozen):
 
 
 def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Criterion, ...]:
-    """Return the criteria of the gate; a figure that is NaN meets none of them."""
-    demands: tuple[tuple[str, Sense, float], ...] = (
+    """Return every criterion of the gate, evaluated on a candidate's figures.
+
+    A figure that is NaN meets no criterion.
+
+    Args:
+        figures: Figures of `learner.gate.evaluation`.
+        settings: Bounds of the criteria.
+
+    """
+    bounds: tuple[tuple[str, Sense, float], ...] = (
         ("win_rate_lower_bound", "at least", settings.min_win_rate),
         ("kl", "at most", settings.max_kl),
         ("text_nll_increase", "at most", settings.max_text_nll_increase),
@@ -41,7 +58,7 @@ def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Crit
             bound=bound,
             passed=_meets_bound(figures[name], sense, bound),
         )
-        for name, sense, bound in demands
+        for name, sense, bound in bounds
     )
 
 

@@ -1,21 +1,22 @@
-"""Deciding a duel: do people prefer the version on trial to the live one?
+"""Decide a trial: do people prefer the challenger to the live version?
 
-Each vote is a win or a loss of the challenger; a tie says nothing and is counted apart. The test
-is Wald's sequential probability ratio test (A. Wald 1945, "Sequential tests of statistical
-hypotheses", Annals of Mathematical Statistics 16) of a win rate of a half against one that is
-better by an edge.
+Each vote between an answer of the challenger and one of the live version is a win, a loss or a
+tie; ties are counted but are no evidence. The test is Wald's sequential probability ratio test
+(A. Wald 1945, "Sequential tests of statistical hypotheses", Annals of Mathematical Statistics 16)
+of a win rate of one half against a win rate that is higher by an edge.
 
-The likelihood ratio is a supermartingale wherever the rate is a half or less, its inverse where
-the rate is that of the edge or more, so by Ville's inequality (see Ramdas, Grünwald, Vovk and
-Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38)
-the thresholds 1/alpha and beta bound the errors, however often the votes are looked at:
+The likelihood ratio is a supermartingale for every win rate of at most one half, and its inverse
+for every win rate of at least one half plus the edge. By Ville's inequality (see Ramdas, Grünwald,
+Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference", Statistical
+Science 38) the thresholds 1/alpha and beta therefore bound the errors, however often the votes are
+evaluated:
 
-- a challenger that is no better goes live with probability `alpha` at most;
-- one that is better by the edge is rolled back by its votes with probability `beta` at most.
+- a challenger that is not better goes live with probability `alpha` at most;
+- a challenger that is better by the edge is rolled back on the evidence of its votes with
+  probability `beta` at most.
 
-This takes votes to be independent: one person who votes on a hundred answers counts a hundred
-times. A duel without a decision after `max_votes` is rolled back, which is the safe side: the live
-version is the one that is known.
+The votes are assumed to be independent: a person who votes on a hundred answers counts a hundred
+times. A trial without a decision after `max_votes` is rolled back, which is the safe choice.
 """
 
 import math
@@ -28,7 +29,7 @@ from learner.settings import DuelSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent
 
-# For the challenger, for neither, for the live version.
+# 1 for the challenger, -1 for the live version, 0 for a tie.
 Vote = Literal[1, 0, -1]
 _VERDICTS: Final[dict[int, Vote]] = {
     Comparison.VERDICT_LEFT: 1,
@@ -40,15 +41,16 @@ _VERDICTS: Final[dict[int, Vote]] = {
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """Where a duel stands, or stood when it was decided.
+    """State of a trial after some votes, or its decision.
 
     Attributes:
-        wins: Votes for the challenger.
-        losses: Votes for the live version.
-        ties: Votes for neither.
-        evidence: Logarithm of the likelihood ratio, nats.
-        promoted: The challenger goes live (True) or is rolled back (False); None: go on.
-        reason: Why; empty where it goes on.
+        wins: Number of votes for the challenger.
+        losses: Number of votes for the live version.
+        ties: Number of ties.
+        evidence: Logarithm of the likelihood ratio, in nats.
+        promoted: True if the challenger goes live, False if it is rolled back, None if the trial
+            goes on.
+        reason: Reason for the decision; empty if the trial goes on.
 
     """
 
@@ -61,15 +63,15 @@ class TrialResult:
 
 
 def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> TrialResult:
-    """Take votes in their order until they decide; what comes after that is not looked at."""
-    won = math.log((0.5 + settings.edge) / 0.5)
-    lost = math.log((0.5 - settings.edge) / 0.5)
+    """Evaluate votes in order until they decide the trial; later votes are ignored."""
+    win_evidence = math.log((0.5 + settings.edge) / 0.5)
+    loss_evidence = math.log((0.5 - settings.edge) / 0.5)
     upper, lower = -math.log(settings.alpha), math.log(settings.beta)
     wins = losses = ties = 0
     evidence = 0.0
     for vote in votes:
         wins, losses, ties = wins + (vote == 1), losses + (vote == -1), ties + (vote == 0)
-        evidence = wins * won + losses * lost
+        evidence = wins * win_evidence + losses * loss_evidence
         if evidence >= upper:
             return TrialResult(wins, losses, ties, evidence, True, "people prefer it")
         if evidence <= lower:
@@ -81,27 +83,36 @@ def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> TrialResult
 
 
 def trial_votes(events: Iterable[JoinedEvent], *, live: int, challenger: int) -> list[Vote]:
-    """Return the votes on answers of which one was sampled by each version, in their order.
+    """Return the votes between an answer of each version, in order.
 
-    A person has one vote a completion, the last one: of a ranking of more than two answers, or
-    of several comparisons of them, that is not several independent opinions.
+    Only the last vote of each person on each completion counts: a ranking of more than two
+    answers, or several comparisons of them, are not independent votes.
+
+    Args:
+        events: Joined events in the order in which they were given.
+        live: Live version.
+        challenger: Version on trial.
+
     """
     votes: dict[tuple[str, str, str], Vote] = {}
-    for judged in events:
-        event = judged.event
-        if len(judged.completions) != 1:
-            continue  # an answer and its regeneration were not chosen from at random
-        ((completion_id, record),) = judged.completions.items()
+    for joined in events:
+        event = joined.event
+        if len(joined.completions) != 1:
+            continue  # the versions of an answer and its regeneration were not assigned at random
+        ((completion_id, record),) = joined.completions.items()
         vote = _vote(event, _sides(record, live=live, challenger=challenger))
         if vote is not None:
             person = (event.owner, event.subject, completion_id)
-            votes.pop(person, None)  # the later one stands where it was given
+            votes.pop(person, None)  # the later vote takes its own place in the order
             votes[person] = vote
     return list(votes.values())
 
 
 def _sides(record: CompletionRecord, *, live: int, challenger: int) -> dict[int, Vote]:
-    """Return by choice whose it is: 1 of the challenger, -1 of the live version."""
+    """Return the side of each choice: 1 for the challenger, -1 for the live version.
+
+    Choices that were not sampled entirely by one of the two versions are left out.
+    """
     sides: dict[int, Vote] = {}
     for choice in record.choices:
         versions = {span.policy_version for span in choice.versions}
@@ -130,16 +141,16 @@ def _comparison_vote(comparison: Comparison, sides: dict[int, Vote]) -> Vote | N
 
 
 def _ranking_vote(groups: Sequence[Sequence[Candidate]], sides: dict[int, Vote]) -> Vote | None:
-    """Return the version that is ahead in more of the pairs of one answer from each."""
+    """Return the version that is ahead in more of the pairs of one answer of each version."""
     ranks: dict[int, list[int]] = {1: [], -1: []}
     for rank, group in enumerate(groups):
         for candidate in group:
             if candidate.choice in sides:
                 ranks[sides[candidate.choice]].append(rank)
-    pairs = [(mine, other) for mine in ranks[1] for other in ranks[-1]]
+    pairs = [(challenger, live) for challenger in ranks[1] for live in ranks[-1]]
     if not pairs:
         return None
-    return _sign(sum((mine < other) - (mine > other) for mine, other in pairs))
+    return _sign(sum((challenger < live) - (challenger > live) for challenger, live in pairs))
 
 
 def _sign(number: int) -> Vote:

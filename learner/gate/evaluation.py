@@ -58,7 +58,7 @@ class GateResult:
     """Outcome of the gate.
 
     Attributes:
-        reasons: One sentence for each criterion that the candidate does not meet.
+        reasons: Reason for each criterion that the candidate does not meet.
         figures: Figures by name: win_rate, win_rate_lower_bound, win_rate_over_first, kl,
             text_nll, text_nll_increase, ended, live_ended.
 
@@ -151,20 +151,27 @@ def _finished_share(samples: Sequence[Sample]) -> float:
 
 
 def _reasons(figures: dict[str, float], settings: GateSettings) -> tuple[str, ...]:
-    """Return one sentence for each criterion that is not met."""
-    sentences = {
+    """Return the reason of each criterion that is not met."""
+    reasons = {
         "win_rate_lower_bound": (
-            f"the judge prefers it on {figures['win_rate']:.2f} of prompts, at least "
-            f"{figures['win_rate_lower_bound']:.2f}: less than {settings.min_win_rate:.2f}"
+            f"the judge prefers the candidate on {figures['win_rate']:.2f} of the prompts, with a "
+            f"lower bound of {figures['win_rate_lower_bound']:.2f}; the minimum is "
+            f"{settings.min_win_rate:.2f}"
         ),
-        "kl": f"{figures['kl']:.1f} nats from the SFT policy: more than {settings.max_kl:.1f}",
+        "kl": (
+            f"the divergence from the SFT policy is {figures['kl']:.1f} nats per answer; the "
+            f"maximum is {settings.max_kl:.1f}"
+        ),
         "text_nll_increase": (
-            f"text costs {figures['text_nll_increase']:.2f} nats a token more: "
-            f"more than {settings.max_text_nll_increase:.2f}"
+            f"the loss on held-out text increased by {figures['text_nll_increase']:.2f} nats per "
+            f"token; the maximum is {settings.max_text_nll_increase:.2f}"
         ),
         "ended": (
-            f"{figures['ended']:.2f} of its answers end, {figures['live_ended']:.2f} of the live "
-            "policy's"
+            f"{figures['ended']:.2f} of the candidate's answers are finished, and "
+            f"{figures['live_ended']:.2f} of the live policy's; the maximum decrease is "
+            f"{settings.max_unended_increase:.2f}"
         ),
     }
-    return tuple(sentences[one.name] for one in criteria(figures, settings) if not one.passed)
+    return tuple(
+        reasons[criterion.name] for criterion in criteria(figures, settings) if not criterion.passed
+    )

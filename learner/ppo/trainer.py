@@ -73,16 +73,15 @@ def run_ppo(
     seed: int,
     state: Path,
     dtype: Dtype = "float32",
-    on_iteration: Callable[[Iteration], None] | None = None,
+    on_iteration: Callable[[Iteration], None] = lambda _: None,
     raise_if_stopped: Callable[[], None] = lambda: None,
     ranks: Ranks | None = None,
 ) -> PreTrainedModel:
     """Train the policy for the settings' number of iterations, and return it unsharded.
 
-    If `state` holds the state of an interrupted run, that run is resumed. The weights are then the
-    same bit for bit, on one machine with the same number of threads. Several processes, each with
-    the same arguments, give the same result as one except for the rounding of sums, and can resume
-    the run of another number of processes.
+    An interrupted run is resumed from `state`, and gives the same weights bit for bit on one
+    machine with the same number of threads. Any number of processes may resume it; their results
+    differ only by the rounding of sums.
 
     Args:
         inputs: Models and data.
@@ -91,8 +90,7 @@ def run_ppo(
         state: Folder of the training state.
         dtype: Type of the matrix products.
         on_iteration: Called with the figures of each iteration.
-        raise_if_stopped: Called before every step; its exception stops the run, which can be
-            resumed.
+        raise_if_stopped: Called before every step; its exception stops the run.
         ranks: Processes that train together, over which the models are sharded.
 
     Raises:
@@ -103,8 +101,7 @@ def run_ppo(
     first = trainer.resume(state)
     for number in range(first, settings.iterations):
         iteration = trainer.iterate(number)
-        if on_iteration is not None:
-            on_iteration(iteration)
+        on_iteration(iteration)
         last = number + 1 == settings.iterations
         if last or (number + 1) % settings.checkpoint_every == 0:
             trainer.save(state, number + 1)

@@ -60,23 +60,7 @@ def train_reward(
     trainer = _RewardTrainer(
         model, examples, reliabilities, settings, seed=seed, raise_if_stopped=raise_if_stopped
     )
-    best: RewardReport | None = None
-    weights: dict[str, Tensor] = {}
-    for epoch in range(settings.epochs):
-        trainer.train_epoch()
-        report = evaluated(epochs=epoch + 1)
-        on_epoch(report)
-        if best is None or report.loss < best.loss:
-            best, weights = report, _copy_weights(model)
-        elif report.epochs - best.epochs >= settings.patience:
-            break
-    assert best is not None
-    load_weights(model, weights)
-    return best
-
-
-def _copy_weights(model: RewardModel) -> dict[str, Tensor]:
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    return trainer.train(evaluated, on_epoch)
 
 
 def initialise_from_linear_fit(
@@ -160,7 +144,33 @@ class _RewardTrainer:
             lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * max(_FINAL_RATE, 1 - step / steps),
         )
 
-    def train_epoch(self) -> None:
+    def train(
+        self,
+        evaluated: Callable[..., RewardReport],
+        on_epoch: Callable[[RewardReport], None],
+    ) -> RewardReport:
+        """Train until the held-out loss stops improving, and load the best epoch's weights.
+
+        Args:
+            evaluated: Returns the report of the model after `epochs` epochs.
+            on_epoch: Called with the report of each epoch.
+
+        """
+        best: RewardReport | None = None
+        weights: dict[str, Tensor] = {}
+        for epoch in range(self._settings.epochs):
+            self._train_epoch()
+            report = evaluated(epochs=epoch + 1)
+            on_epoch(report)
+            if best is None or report.loss < best.loss:
+                best, weights = report, _copy_weights(self._model)
+            elif report.epochs - best.epochs >= self._settings.patience:
+                break
+        assert best is not None
+        load_weights(self._model, weights)
+        return best
+
+    def _train_epoch(self) -> None:
         """Train on all examples once, in random order."""
         order = torch.randperm(len(self._examples), generator=self._generator).tolist()
         for start in range(0, len(order), self._settings.batch):
@@ -177,3 +187,7 @@ class _RewardTrainer:
         for batch in build_preference_batches(self._model, examples, self._settings):
             losses_E, _ = example_losses(self._model, batch, reliability)
             (losses_E.sum() / len(examples)).backward()  # type: ignore[no-untyped-call]
+
+
+def _copy_weights(model: RewardModel) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}

@@ -43,7 +43,7 @@ def gate_result(
 def test_gate_refuses_what_is_no_better_and_says_why(model: PreTrainedModel) -> None:
     result = gate_result(model, max_text_nll_increase=100.0)
     assert not result.passed
-    assert "the judge prefers it on" in result.reasons[0]
+    assert "the judge prefers the candidate on" in result.reasons[0]
     assert result.figures["kl"] == 0
 
 
@@ -84,12 +84,12 @@ def test_gate_guards_the_likelihood_of_text(model: PreTrainedModel) -> None:
     result = gate_result(
         model, min_win_rate=0.0, max_text_nll_increase=1e-6, max_unended_increase=1.0
     )
-    assert ["text costs" in r for r in result.reasons] == [True]
+    assert ["loss on held-out text" in r for r in result.reasons] == [True]
 
 
 def test_gate_refuses_a_figure_that_is_no_number(model: PreTrainedModel) -> None:
     result = gate_result(model, base_text_nll=math.nan, min_win_rate=0.0, max_unended_increase=1.0)
-    assert ["text costs" in r for r in result.reasons] == [True]
+    assert ["loss on held-out text" in r for r in result.reasons] == [True]
 
 
 def test_kl_estimate_of_a_policy_to_itself_is_zero(model: PreTrainedModel) -> None:

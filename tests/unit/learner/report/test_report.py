@@ -59,7 +59,7 @@ REPORT = Report(
     base="default",
     made=datetime.datetime(2026, 11, 21, 14, 5, tzinfo=datetime.UTC),
     outcome="refused",
-    reasons=("26.5 nats from the SFT policy: more than 25.0",),
+    reasons=("the divergence from the SFT policy is 26.5 nats per answer; the maximum is 25.0",),
     after_seq=100,
     upto_seq=143,
     events=40,
@@ -106,7 +106,7 @@ def test_a_report_survives_json() -> None:
     [
         "# Cycle 4: not published",
         "Cycle 4, 2026-11-21 14:05 UTC, from version 3. Base: default. Trained: all weights.",
-        "- 26.5 nats from the SFT policy: more than 25.0",
+        "- the divergence from the SFT policy is 26.5 nats per answer; the maximum is 25.0",
         "| win rate against the parent, lower bound (95%) | 0.610 | at least 0.500 | pass |",
         "| KL to the SFT policy, nats per answer | 26.50 | at most 25 | **fail** |",
         "Also: win rate 0.750, live ended 0.960.",
