@@ -1,23 +1,26 @@
-// One answer: its text, and what can be said about it alone.
+// One answer: its text, and the feedback on it alone.
 import { touch } from "./conversations.js";
 import { Markdown } from "./markdown.js";
-import { say } from "./toasts.js";
+import { showToast } from "./toasts.js";
 import { Dialog, html, Icon, IconButton, useRef, useState, useStore } from "./ui.js";
 import { cast, undo, votes, votesOn } from "./votes.js";
 
 const ENDS = {
-  length: "Cut at the limit of tokens; the settings have it.",
+  length: "Cut off at the token limit, which is in the settings.",
   abort: "Stopped.",
 };
 
-/** The text of a candidate, as far as it has come. */
+const BETTER =
+  "The model learns to prefer your answer to its own. The conversation continues from yours.";
+
+/** The text of a candidate received so far. */
 export function AnswerText({ candidate, streaming }) {
   const going = streaming && candidate.finish === null;
   return html`
     <div class="answer-text" aria-live="polite" aria-busy=${going}>
       ${candidate.text
         ? html`<${Markdown} text=${candidate.text} />`
-        : html`<p class="muted">${going ? html`<${Waiting} />` : "An empty answer."}</p>`}
+        : html`<p class="muted">${going ? html`<${Waiting} />` : "The answer is empty."}</p>`}
     </div>
     ${ENDS[candidate.finish] && html`<p class="note">${ENDS[candidate.finish]}</p>`}
   `;
@@ -31,14 +34,14 @@ async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Plain HTTP, or not allowed: the old way.
+    // The clipboard API is missing (plain HTTP) or not allowed.
     const field = Object.assign(document.createElement("textarea"), { value: text });
     document.body.append(field);
     field.select();
     document.execCommand("copy");
     field.remove();
   }
-  say("Copied.");
+  showToast("Copied.");
 }
 
 function isAbout(vote, kind, candidate) {
@@ -50,7 +53,7 @@ function isAbout(vote, kind, candidate) {
   );
 }
 
-/** Copy, thumbs, comment, a better answer. `name` tells the answers of one turn apart. */
+/** Copy, thumbs, comment, better answer. `name` distinguishes the answers of one turn. */
 export function AnswerActions({ parent, turn, place, name = "", children }) {
   const candidate = turn.candidates[place];
   const given = votesOn(turn, useStore(votes));
@@ -87,7 +90,7 @@ export function AnswerActions({ parent, turn, place, name = "", children }) {
   `;
 }
 
-/** Under an answer that the user wrote: it can be copied, and written anew. */
+/** Actions on an answer that the user wrote: change and copy. */
 export function OwnActions({ parent, turn, place }) {
   const [editing, setEditing] = useState(false);
   return html`
@@ -144,11 +147,11 @@ function Better({ parent, turn, place, text: before, onClose }) {
   const candidate = turn.candidates[place];
   const onSend = (text) => {
     cast(parent, turn, candidate, { kind: "demonstration", choice: candidate.choice, text });
-    if (turn !== parent.turns.at(-1)) return; // what was said after it stays an answer to it
+    if (turn !== parent.turns.at(-1)) return; // later messages refer to the old answer
     Object.assign(turn, { own: text, chosen: place, status: "settled" });
     touch(parent, turn);
   };
   return html`<${TextDialog} title="Write a better answer" label="Your answer" send="Send answer"
-    about="The model learns to prefer your answer to its own. The conversation goes on from yours."
+    about=${BETTER}
     text=${before} onSend=${onSend} onClose=${onClose} />`;
 }

@@ -1,10 +1,10 @@
-// Requests to the server: the key, errors that say what to do, and streams.
+// Requests to the server: the API key, errors and streams.
 import { createStore } from "./ui.js";
 
 const KEY = "plaudit.key";
-const TIMEOUT = 15_000; // milliseconds for an answer that is no stream
+const TIMEOUT = 15_000; // milliseconds, for responses that are not streams
 
-/** How the server is: `up`, `away` (with why), or `key` (it wants one, or another one). */
+/** State of the server: `up`, `away` (with a reason), or `key` (a valid API key is required). */
 export const server = createStore({ state: "up", reason: "" });
 
 export const apiKey = () => localStorage.getItem(KEY) ?? "";
@@ -17,18 +17,18 @@ export function setApiKey(key) {
 export class ApiError extends Error {
   constructor(status, code, message, retryAfter = 0) {
     super(message);
-    this.status = status; // 0: no answer came
-    this.code = code; // empty where the answer is none of ours, but that of something between
+    this.status = status; // 0: there was no response
+    this.code = code; // empty if the response came from something else, such as a proxy
     this.retryAfter = retryAfter; // seconds
   }
 
-  /** Whether the same request may do later: nothing was wrong with it, as far as we know. */
-  get passing() {
+  /** Whether the same request may succeed later. */
+  get retryable() {
     return !this.code || [0, 401, 429].includes(this.status) || this.status >= 500;
   }
 
-  /** Whether the server, or its policy, is not there at all. */
-  get away() {
+  /** Whether the server, or its policy, is unavailable. */
+  get unavailable() {
     return [0, 502, 504].includes(this.status) || this.code === "not_ready";
   }
 }
@@ -42,15 +42,15 @@ async function errorOf(response) {
     const body = await response.json();
     error = body.error ?? { message: typeof body.detail === "string" ? body.detail : "" };
   } catch {
-    // A proxy's page, or nothing: its status must do.
+    // Not JSON, such as a proxy's page: only the status is known.
   }
-  const message = error.message || `The server answered ${response.status}.`;
+  const message = error.message || `The server responded with status ${response.status}.`;
   return new ApiError(response.status, error.code ?? "", message, retryAfter);
 }
 
 /**
- * Send a request and give its response; whatever is no success is an ApiError. Streams, which may
- * take as long as they like, bring a signal of their own.
+ * Send a request and return its response. Throws an ApiError if it did not succeed. Streams, which
+ * have no time limit, pass their own signal.
  */
 export async function request(path, options = {}) {
   const { method = "GET", body, headers, signal = AbortSignal.timeout(TIMEOUT) } = options;
@@ -63,12 +63,12 @@ export async function request(path, options = {}) {
     response = await fetch(path, { method, headers: sent, body: json, signal, cache: "no-store" });
   } catch (error) {
     if (isAbort(error)) throw error;
-    server.set({ state: "away", reason: "It does not answer." });
-    throw new ApiError(0, "unreachable", "The server does not answer.");
+    server.set({ state: "away", reason: "It does not respond." });
+    throw new ApiError(0, "unreachable", "The server does not respond.");
   }
   if (!response.ok) {
     const error = await errorOf(response);
-    if (error.away) server.set({ state: "away", reason: error.message });
+    if (error.unavailable) server.set({ state: "away", reason: error.message });
     else if (error.status === 401) server.set({ state: "key", reason: error.message });
     throw error;
   }
@@ -79,7 +79,7 @@ async function jsonOf(response) {
   try {
     return await response.json();
   } catch {
-    throw new ApiError(0, "broken", "The answer came broken.");
+    throw new ApiError(0, "broken", "The response was malformed.");
   }
 }
 
@@ -87,14 +87,14 @@ export const getJson = async (path) => jsonOf(await request(path));
 export const postJson = async (path, body, more) =>
   jsonOf(await request(path, { method: "POST", body, ...more }));
 
-/** The server-sent events of a response, as `{event, data}`; `heard` is called for any bytes. */
-export async function* serverEvents(response, heard = () => {}) {
+/** Yield the server-sent events of a response as `{event, data}`; call `onData` for any bytes. */
+export async function* serverEvents(response, onData = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      heard();
+      onData();
       if (done) return;
       const blocks = (rest + value).split(/\r?\n\r?\n/);
       rest = blocks.pop();
@@ -105,7 +105,7 @@ export async function* serverEvents(response, heard = () => {}) {
     }
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new ApiError(0, "broken", "The connection broke.");
+    throw new ApiError(0, "broken", "The connection was lost.");
   } finally {
     reader.cancel().catch(() => {});
   }
@@ -122,8 +122,8 @@ function parseEvent(block) {
 }
 
 /**
- * The chunks of a streamed chat completion. A stream that ends before the server has said that
- * it is done is an ApiError.
+ * Yield the chunks of a streamed chat completion. Throws an ApiError if the stream ends before the
+ * server has marked it as done.
  */
 export async function* chatChunks(body, signal) {
   const whole = { ...body, stream: true };
@@ -134,5 +134,5 @@ export async function* chatChunks(body, signal) {
     if (chunk.error) throw new ApiError(500, chunk.error.code ?? "", chunk.error.message);
     yield chunk;
   }
-  throw new ApiError(0, "broken", "The connection broke while the answer was on its way.");
+  throw new ApiError(0, "broken", "The connection was lost before the answer was complete.");
 }

@@ -1,4 +1,4 @@
-// The page's frame: views by the address after #, the sidebar, the theme.
+// The page's frame: the view for the address after #, the sidebar, the theme.
 import { apiKey, server } from "./api.js";
 import { Chat } from "./chat.js";
 import { connect, identity, useKey } from "./connection.js";
@@ -10,7 +10,7 @@ import { MyVotes, Waiting } from "./my_votes.js";
 import { Operator } from "./operator.js";
 import { Report } from "./report.js";
 import { StatusBar } from "./status_bar.js";
-import { say, Toasts } from "./toasts.js";
+import { showToast, Toasts } from "./toasts.js";
 import {
   createStore, html, Icon, IconButton, render, useEffect, useMedia, useState, useStore,
 } from "./ui.js";
@@ -48,7 +48,7 @@ function App() {
   }, [open]);
   useStore(loaded);
   return html`
-    <a class="skip" href="#main" onClick=${skip}>To the content</a>
+    <a class="skip" href="#main" onClick=${skip}>Skip to content</a>
     <aside class="sidebar" data-open=${open} inert=${narrow && !open}
       onClick=${(event) => event.target.closest("a") && setOpen(false)}>
       <${Sidebar} view=${name} id=${id} />
@@ -98,7 +98,7 @@ function Sidebar({ view, id }) {
 function Live() {
   const version = useStore(liveVersion);
   const { state } = useStore(server);
-  if (state === "away") return html`<span class="live" data-state="away">away</span>`;
+  if (state === "away") return html`<span class="live" data-state="away">offline</span>`;
   return version > 0 && html`<a class="live" data-state="up" href="#/learning">
     v${version}<span class="unseen"> is live</span></a>`;
 }
@@ -109,7 +109,7 @@ function History({ current }) {
     for (const turn of conversation.turns) stop(conversation, turn);
     const restore = discard(conversation);
     if (conversation.id === current) location.hash = "#/";
-    say("The conversation is deleted.", { label: "Bring it back", run: restore });
+    showToast("Conversation deleted.", { label: "Restore it", run: restore });
   };
   return html`
     <nav class="history" aria-label="Conversations" tabindex="0">
@@ -144,13 +144,13 @@ function Account() {
   const who = useStore(identity);
   if (!who?.keys_required || !apiKey()) return null;
   return html`<span class="muted account">${who.name}, ${who.role}
-    <button type="button" class="link" onClick=${() => useKey("")}>Another key</button></span>`;
+    <button type="button" class="link" onClick=${() => useKey("")}>Change key</button></span>`;
 }
 
 const TITLES = { votes: "Your votes", learning: "Learning", operator: "Operator" };
-const entitle = ([name]) => (document.title = `${TITLES[name] ?? "Chat"} – Plaudit`);
-route.follow(entitle);
-entitle(route.get());
+const setTitle = ([name]) => (document.title = `${TITLES[name] ?? "Chat"} – Plaudit`);
+route.follow(setTitle);
+setTitle(route.get());
 
 load();
 const root = document.getElementById("app");

@@ -1,4 +1,4 @@
-// Small line charts, drawn by hand: a few series, their axes, and the numbers for those who read.
+// Small SVG line charts: a few series, their axes, and a table of the numbers.
 import { html } from "./ui.js";
 
 const WIDTH = 420;
@@ -9,7 +9,7 @@ const TOP = 12;
 const BOTTOM = 34;
 const STEPS = [1, 2, 2.5, 5, 10];
 
-/** Up to about `wanted` round numbers from `low` to `high`. */
+/** Return about `wanted` round numbers from `low` to `high`. */
 export function ticks(low, high, wanted = 5) {
   const rough = (high - low) / wanted || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -30,11 +30,11 @@ function span(values) {
 const plain = (value) => String(Number(value.toPrecision(3)));
 
 /**
- * A chart of `series`: [{name, points: [{x, y, low}]}], `low` being a lower bound that is drawn as
- * a whisker. Points that are no finite number are left out.
- * @param whole  x are whole numbers, such as versions
- * @param range  [lowest, highest] of y; else what the points need
- * @param level  a line across, {y, label}
+ * A chart of `series`: [{name, points: [{x, y, low}]}], where `low` is a lower bound, drawn as a
+ * whisker. Points that are not finite are left out.
+ * @param whole  whether x are whole numbers, such as versions
+ * @param range  [lowest, highest] of y; fitted to the points by default
+ * @param level  a horizontal line, {y, label}
  */
 export function LineChart({ title, series, xLabel, whole = false, range, level, format = plain }) {
   const drawn = series.map(({ name, points }) => ({

@@ -8,7 +8,7 @@ import { nextChat, Options } from "./options.js";
 import { settings } from "./settings.js";
 import { Turn } from "./turn.js";
 import {
-  html, IconButton, LETTERS, listed, useEffect, useLayoutEffect, useRef, useState, useStore,
+  html, IconButton, LETTERS, joinWords, useEffect, useLayoutEffect, useRef, useState, useStore,
 } from "./ui.js";
 
 const IDEAS = [
@@ -17,8 +17,8 @@ const IDEAS = [
   "I feel tired today.",
   "Tell me about the sea.",
 ];
-const NEAR = 80; // pixels within which somebody has not scrolled away
-const GAP = 16; // pixels over the last turn
+const NEAR = 80; // pixels within which the user has not scrolled away
+const GAP = 16; // pixels above the last turn
 
 export function Chat({ id }) {
   useStore(revision);
@@ -38,12 +38,12 @@ export function Chat({ id }) {
     if (into !== parent) location.hash = `#/c/${into.id}`;
   };
   const decided = () => matchMedia("(hover: hover)").matches && field.current.focus();
-  const hint = deciding ? "Vote above, or go on with answer A…" : "Ask something…";
+  const hint = deciding ? "Vote above, or continue with answer A…" : "Ask something…";
   return html`
     <div class="chat">
       <header class="view-head">
         <h1>${parent?.title ?? "New chat"}</h1>
-        <${IconButton} icon="settings" label="Settings of the chat"
+        <${IconButton} icon="settings" label="Chat settings"
           onClick=${() => setOptions(true)} />
       </header>
       <div class="thread" ref=${thread} tabindex="0" role="region" aria-label="Conversation">
@@ -61,8 +61,8 @@ export function Chat({ id }) {
 }
 
 /**
- * Keep the end in sight while an answer grows, of answers side by side their beginnings too, unless
- * somebody has scrolled away.
+ * Keep the end in view while an answer grows (and the start of answers side by side), unless the
+ * user has scrolled away.
  */
 function useFollowing(parent) {
   const thread = useRef(null);
@@ -75,9 +75,9 @@ function useFollowing(parent) {
   const follow = () => thread.current.scrollTo({ top: goal() });
   useEffect(() => {
     const element = thread.current;
-    const look = () => (following.current = Math.abs(element.scrollTop - goal()) < NEAR);
-    element.addEventListener("scroll", look, { passive: true });
-    return () => element.removeEventListener("scroll", look);
+    const onScroll = () => (following.current = Math.abs(element.scrollTop - goal()) < NEAR);
+    element.addEventListener("scroll", onScroll, { passive: true });
+    return () => element.removeEventListener("scroll", onScroll);
   }, []);
   useLayoutEffect(follow, [parent, parent?.turns.length]);
   useLayoutEffect(() => {
@@ -106,14 +106,14 @@ function Welcome({ onIdea }) {
   `;
 }
 
-/** Says to screen readers what goes on, without reading each word of several answers. */
+/** Announce progress to screen readers, without reading every word of several answers. */
 function Announcer({ turn }) {
   const number = turn?.shown.length ?? 0;
   let text = "";
   if (turn?.status === "streaming") {
     text = number > 1 ? `${number} answers are being written.` : "The answer is being written.";
   } else if (turn?.status === "deciding") {
-    const names = listed(LETTERS.slice(0, number));
+    const names = joinWords(LETTERS.slice(0, number));
     const how = number === 2
       ? "Press 1 for A, 2 for B, the equals sign for a tie, 0 if both are bad."
       : "Press a letter and then its rank; Enter sends the order.";

@@ -1,4 +1,4 @@
-// Several answers side by side: which is the better one? Who gave them is not told before the vote.
+// Comparing several answers side by side, without showing which version gave which.
 import { AnswerActions, AnswerText } from "./answer.js";
 import { settle } from "./conversations.js";
 import { Ranking } from "./ranking.js";
@@ -7,42 +7,42 @@ import { cast, refer } from "./votes.js";
 
 const VERDICTS = { 1: "left", 2: "right", "=": "tie", 0: "both_bad" };
 
-/** Send what was decided about the answers on screen, and go on from `chosen`. */
-function decide(parent, turn, opinion, chosen) {
-  if (turn.status !== "deciding") return; // a second press, before the first one was drawn
-  // A vote belongs to one completion; candidates of others are named in full.
+/** Send a vote on the answers on screen, and continue from `chosen`. */
+function decide(parent, turn, makeFeedback, chosen) {
+  if (turn.status !== "deciding") return; // a second key press before the first was rendered
+  // A vote belongs to one completion; candidates of others are named with their completion id.
   const about = turn.candidates[Math.max(...turn.shown)];
   const named = (place) => refer(turn.candidates[place], about.completion_id);
   const more = { shown: turn.shown.map(named), decision_ms: Math.max(0, Date.now() - turn.ready) };
-  cast(parent, turn, about, opinion(named), more);
+  cast(parent, turn, about, makeFeedback(named), more);
   settle(parent, turn, chosen);
 }
 
 function compare(parent, turn, verdict) {
   const [left, right] = turn.shown;
-  const opinion = (named) => ({
+  const makeFeedback = (named) => ({
     kind: "comparison",
     left: named(left),
     right: named(right),
     verdict,
   });
-  decide(parent, turn, opinion, verdict === "right" ? right : left);
+  decide(parent, turn, makeFeedback, verdict === "right" ? right : left);
 }
 
 function rank(parent, turn, groups) {
-  const opinion = (named) => ({ kind: "ranking", groups: groups.map((g) => g.map(named)) });
-  decide(parent, turn, opinion, groups[0][0]);
+  const makeFeedback = (named) => ({ kind: "ranking", groups: groups.map((g) => g.map(named)) });
+  decide(parent, turn, makeFeedback, groups[0][0]);
 }
 
-/** The answers of a turn that wait for a decision, or are on their way. */
+/** The answers of a turn that are streaming or wait for a decision. */
 export function Panel({ parent, turn, last, onDecided }) {
   const section = useRef(null);
   const narrow = useMedia("(max-width: 760px)"); // the answers scroll sideways then
   const deciding = turn.status === "deciding";
   const number = turn.shown.length;
   useLayoutEffect(() => {
-    // From the field for the question to the answers, so that the keys 1, 2, = and 0 vote; but not
-    // away from what somebody is writing.
+    // Move the focus from the input to the answers, so that the keys 1, 2, = and 0 vote, unless the
+    // user is writing something.
     const at = document.activeElement;
     const writing = Boolean(at?.value) || at?.closest("dialog");
     if (!deciding && !writing) section.current.focus({ preventScroll: true });
@@ -72,7 +72,7 @@ export function Panel({ parent, turn, last, onDecided }) {
         <p class="note centred">
           <button type="button" class="link"
             onClick=${() => decided(() => settle(parent, turn, turn.shown[0]))}>
-            Go on without a vote
+            Continue without voting
           </button>
         </p>
       `}

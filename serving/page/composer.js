@@ -1,13 +1,13 @@
-// Where a question is written: Enter sends, Shift+Enter starts a new line, Escape stops.
+// The message input: Enter sends, Shift+Enter starts a new line, Escape stops.
 import { change, settings } from "./settings.js";
 import { html, Icon, Segments, useLayoutEffect, useRef, useStore } from "./ui.js";
 
 const NUMBERS = [1, 2, 3, 4].map((number) => [number, String(number)]);
-const drafts = new Map(); // what is written and not sent, by conversation
+const drafts = new Map(); // unsent text by conversation
 
 export function Composer({ id, running, hint, onSend, onStop, field }) {
-  const own = useRef(null);
-  const area = field ?? own;
+  const fallback = useRef(null);
+  const area = field ?? fallback;
   const { answers } = useStore(settings);
 
   const fit = () => {
@@ -54,7 +54,7 @@ export function Composer({ id, running, hint, onSend, onStop, field }) {
       <div class="composer-foot">
         <${Segments} legend="Answers" name="answers" options=${NUMBERS} value=${answers}
           onChange=${(number) => change({ answers: number })} />
-        <span class="muted keys-help"><kbd>Enter</kbd> sends, <kbd>/</kbd> comes here</span>
+        <span class="muted keys-help"><kbd>Enter</kbd> sends, <kbd>/</kbd> focuses this field</span>
         ${running
           ? html`<button type="button" class="round stop" aria-label="Stop" title="Stop (Esc)"
               onClick=${onStop}><${Icon} name="stop" /></button>`

@@ -1,38 +1,39 @@
-// What has been asked and answered, kept in this browser.
+// Conversations, kept in this browser.
 //
 // A conversation is {id, title, created, updated, system, turns}; a turn is
 //   {id, prompt, system, candidates, shown, status, ready, error, chosen, own}
 //   candidates: [{completion_id, choice, text, finish, version}], never reordered
-//   shown:      places of the candidates on screen, left to right
-//   status:     "waiting" (for the server, to be asked), "streaming", "deciding" (several answers,
-//               no vote yet) or "settled"
-//   ready:      when all answers were there to decide on, milliseconds
-//   error:      null or {message}: the answers did not come, or not whole
-//   chosen:     the candidate that the conversation goes on from
-//   own:        a better answer that the user wrote, or null
-// They are changed in place, and `touch` tells the views, at most once a frame, and other tabs when
-// it is kept. Those read it anew, unless they are changing it themselves.
+//   shown:      indices of the candidates on screen, left to right
+//   status:     "waiting" (for the server), "streaming", "deciding" (several answers, no vote yet)
+//               or "settled"
+//   ready:      when all answers were complete, in milliseconds; later if the page was hidden
+//   error:      null or {message}: answers are missing or incomplete
+//   chosen:     index of the candidate that the conversation continues from
+//   own:        a better answer written by the user, or null
+// Conversations are changed in place. `touch` notifies the views, at most once per frame, and other
+// tabs once the change is stored. They read it again unless they are changing it themselves.
 import * as database from "./database.js";
-import { onTold, tell } from "./tabs.js";
-import { say } from "./toasts.js";
+import { onTabMessage, postToTabs } from "./tabs.js";
+import { showToast } from "./toasts.js";
 import { createStore, randomId } from "./ui.js";
 
 const SAVE_PAUSE = 400; // milliseconds
+const FULL = "This browser's storage is full: new messages are lost when you close the page.";
 const TITLE_LENGTH = 60;
-const ANSWER_PAUSE = 200; // milliseconds that other tabs have to say what they work on
+const ANSWER_PAUSE = 200; // milliseconds for other tabs to report their turns
 
-/** All conversations, latest first; a new array whenever one comes, goes or moves. */
+/** All conversations, latest first; a new array whenever one is added, removed or moved. */
 export const conversations = createStore([]);
-/** Counts changes inside of them. */
+/** Counts changes within conversations. */
 export const revision = createStore(0);
 export const loaded = createStore(false);
 
-/** Ids of the turns that this tab asks for, or will ask for. */
+/** Ids of the turns whose answers this tab requests. */
 export const working = new Set();
 
 const unsaved = new Map();
-const changes = new Map(); // id -> how often this tab has changed the conversation
-const elsewhere = new Set(); // ids of turns that another tab has said it works on
+const changes = new Map(); // id -> number of changes by this tab
+const elsewhere = new Set(); // ids of turns that another tab works on
 let saving = null;
 let drawing = false;
 let full = false;
@@ -43,21 +44,21 @@ function inOrder(all) {
   return [...all].sort((a, b) => b.updated - a.updated);
 }
 
-/** Whether a turn's answers are still to come. */
+/** Whether a turn's answers are incomplete. */
 export const isOpen = (turn) => ["waiting", "streaming"].includes(turn?.status);
 
-/** Those of `turns` whose answers are still to come, though no tab works on them. */
+/** Return the incomplete ones of `turns` that no tab works on. */
 export async function abandoned(turns) {
   if (!turns.some(isOpen)) return [];
   elsewhere.clear();
-  tell({ kind: "whose" });
+  postToTabs({ kind: "whose" });
   await new Promise((resolve) => setTimeout(resolve, ANSWER_PAUSE));
   return turns.filter((turn) => isOpen(turn) && !elsewhere.has(turn.id) && !working.has(turn.id));
 }
 
 /**
- * Read what is kept. An answer that was on its way when its page went is taken as stopped; a
- * question that waited for the server goes on waiting here.
+ * Read the stored conversations. An answer that was streaming when its page closed counts as
+ * stopped; a message that waited for the server keeps waiting here.
  */
 export async function load() {
   const all = await database.readAll();
@@ -73,8 +74,8 @@ export async function load() {
 }
 
 /**
- * Take over what another tab has kept, or deleted. What has been changed here since it was read is
- * later, and is kept in its place.
+ * Read a conversation that another tab has stored or deleted. Changes made here meanwhile are later
+ * and take precedence.
  */
 async function reread(id) {
   if (unsaved.has(id)) return;
@@ -89,36 +90,38 @@ async function reread(id) {
 
 function takeOver(known, kept) {
   const turns = kept.turns.map((turn) => {
-    const held = known.turns.find(({ id }) => id === turn.id);
-    if (!held) return turn;
-    return Object.assign(held, turn, { revision: Math.max(held.revision, turn.revision) + 1 });
+    const existing = known.turns.find(({ id }) => id === turn.id);
+    if (!existing) return turn;
+    const latest = Math.max(existing.revision, turn.revision);
+    return Object.assign(existing, turn, { revision: latest + 1 });
   });
   Object.assign(known, kept, { turns });
 }
 
-onTold(({ kind, id, ids }) => {
+onTabMessage(({ kind, id, ids }) => {
   if (kind === "changed") reread(id);
-  else if (kind === "whose") tell({ kind: "mine", ids: [...working] });
+  else if (kind === "whose") postToTabs({ kind: "mine", ids: [...working] });
   else if (kind === "mine") for (const one of ids) elsewhere.add(one);
 });
 
-// While nobody looks, nobody decides.
-let left = Date.now();
+// Exclude the time while the page is hidden from the time to decide.
+let hiddenAt = Date.now();
 document.addEventListener("visibilitychange", () => {
   const now = Date.now();
-  if (document.hidden) left = now;
+  if (document.hidden) hiddenAt = now;
   else {
     for (const turn of conversations.get().flatMap((c) => c.turns)) {
-      if (turn.status === "deciding") turn.ready += now - Math.max(left, turn.ready);
+      if (turn.status === "deciding") turn.ready += now - Math.max(hiddenAt, turn.ready);
     }
   }
 });
 
 export function create(system) {
   const now = Date.now();
-  const made = { id: randomId(), title: "New chat", created: now, updated: now, system, turns: [] };
-  conversations.set([made, ...conversations.get()]);
-  return made;
+  const times = { created: now, updated: now };
+  const parent = { id: randomId(), title: "New chat", ...times, system, turns: [] };
+  conversations.set([parent, ...conversations.get()]);
+  return parent;
 }
 
 export function addTurn(parent, prompt) {
@@ -145,7 +148,7 @@ export function addTurn(parent, prompt) {
 
 const noteChange = (id) => changes.set(id, (changes.get(id) ?? 0) + 1);
 
-/** Say that a conversation (and one of its turns) has changed: it is drawn and kept. */
+/** Mark a conversation (and one of its turns) as changed: it is rendered and stored. */
 export function touch(parent, turn = null) {
   if (turn) turn.revision++;
   unsaved.set(parent.id, parent);
@@ -157,11 +160,11 @@ export function touch(parent, turn = null) {
     drawing = false;
     revision.set(revision.get() + 1);
   };
-  if (document.hidden) setTimeout(draw, SAVE_PAUSE); // no frames are drawn then
+  if (document.hidden) setTimeout(draw, SAVE_PAUSE); // there are no animation frames then
   else requestAnimationFrame(draw);
 }
 
-/** Write what has changed now. */
+/** Store all changes now. */
 export async function save() {
   clearTimeout(saving);
   saving = null;
@@ -175,29 +178,29 @@ async function keep(parent) {
   try {
     await database.write(parent);
   } catch {
-    if (!unsaved.has(parent.id)) unsaved.set(parent.id, parent); // with the next that changes
-    if (!full) say("This browser cannot keep more: what you ask now is lost when you close it.");
+    if (!unsaved.has(parent.id)) unsaved.set(parent.id, parent); // retried with the next change
+    if (!full) showToast(FULL);
     full = true;
     return;
   }
   full = false;
-  tell({ kind: "changed", id: parent.id });
+  postToTabs({ kind: "changed", id: parent.id });
 }
 
 addEventListener("pagehide", save);
 
-/** Take a conversation away; gives what brings it back. */
-export function discard(gone) {
-  conversations.set(conversations.get().filter((c) => c !== gone));
-  noteChange(gone.id);
-  database.remove(gone.id).then(() => tell({ kind: "changed", id: gone.id }));
+/** Delete a conversation; return a function that restores it. */
+export function discard(deleted) {
+  conversations.set(conversations.get().filter((c) => c !== deleted));
+  noteChange(deleted.id);
+  database.remove(deleted.id).then(() => postToTabs({ kind: "changed", id: deleted.id }));
   return () => {
-    conversations.set(inOrder([...conversations.get(), gone]));
-    touch(gone);
+    conversations.set(inOrder([...conversations.get(), deleted]));
+    touch(deleted);
   };
 }
 
-/** Take away a turn and all after it; gives what brings them back. */
+/** Remove a turn and all after it; return a function that restores them. */
 export function rewind(parent, turn) {
   const before = parent.turns;
   parent.turns = before.slice(0, before.indexOf(turn));
@@ -208,17 +211,17 @@ export function rewind(parent, turn) {
   };
 }
 
-/** What a turn answers with, as far as the rest of the conversation is concerned. */
+/** Return the answer of a turn that the conversation continues from. */
 export function answerOf(turn) {
   return turn.own ?? turn.candidates[turn.chosen ?? turn.shown[0]]?.text ?? "";
 }
 
-/** The messages that a turn answers: those before it, and its own prompt. */
+/** Return the messages that a turn answers: those before it and its prompt. */
 export function messagesFor(parent, turn) {
   const messages = turn.system ? [{ role: "system", content: turn.system }] : [];
   for (const earlier of parent.turns.slice(0, parent.turns.indexOf(turn))) {
     const answer = answerOf(earlier);
-    if (!answer) continue; // it was never answered
+    if (!answer) continue; // there was no answer
     messages.push({ role: "user", content: earlier.prompt });
     messages.push({ role: "assistant", content: answer });
   }
@@ -226,8 +229,8 @@ export function messagesFor(parent, turn) {
 }
 
 /**
- * End a turn's streams: one answer stands, several wait for a decision. What never began is no
- * candidate; of an answer asked for once more, the one before it stands again.
+ * End a turn's streams: a single answer is settled, several wait for a decision. Candidates that
+ * never began are removed; if a regenerated answer never began, the previous one is settled again.
  */
 export function finish(turn, reason = null) {
   turn.candidates = turn.candidates.filter((candidate) => candidate.completion_id);
@@ -238,14 +241,14 @@ export function finish(turn, reason = null) {
   turn.chosen = turn.shown.length === 1 ? turn.shown[0] : null;
 }
 
-/** Go on from one of the candidates. */
+/** Continue from one of the candidates. */
 export function settle(parent, turn, chosen) {
   turn.status = "settled";
   turn.chosen = chosen;
   touch(parent, turn);
 }
 
-/** Ask anew which candidate is the better one. */
+/** Ask again which candidate is better. */
 export function reopen(parent, turn) {
   turn.status = "deciding";
   turn.chosen = null;

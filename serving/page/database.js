@@ -1,5 +1,5 @@
-// Conversations on disk: one IndexedDB store. Where a browser gives none (some private windows),
-// they live as long as the page.
+// Storage of conversations in IndexedDB. Where a browser has none (some private windows), they last
+// as long as the page.
 const NAME = "plaudit";
 const STORE = "conversations";
 

@@ -1,15 +1,15 @@
-// Asking for answers: one request streams all candidates of a turn.
+// Requesting answers: one request streams all candidates of a turn.
 import { ApiError, chatChunks, server } from "./api.js";
 import {
   abandoned, addTurn, conversations, finish, isOpen, loaded, messagesFor, save, settle, touch,
   working,
 } from "./conversations.js";
 import { model, onUp } from "./connection.js";
-import { sawVersion } from "./live.js";
+import { noteVersion } from "./live.js";
 import { sampling, settings } from "./settings.js";
-import { onTold, tell } from "./tabs.js";
+import { onTabMessage, postToTabs } from "./tabs.js";
 
-const TOO_LONG = "This conversation is longer than the model can read. Start a new chat.";
+const TOO_LONG = "This conversation is longer than the model's context. Start a new chat.";
 
 const running = new Map(); // turn id -> AbortController
 
@@ -24,13 +24,13 @@ function shuffled(places) {
 
 const blank = (choice) => ({ completion_id: "", choice, text: "", finish: null, version: 0 });
 
-/** Ask a new question; the answers stream into the turn. */
+/** Send a new message; the answers stream into the turn. */
 export function ask(parent, prompt) {
   const turn = addTurn(parent, prompt);
   return answer(parent, turn, settings.get().answers);
 }
 
-/** Answer a turn afresh with `number` candidates. */
+/** Answer a turn again with `number` new candidates. */
 export function answer(parent, turn, number) {
   const candidates = Array.from({ length: number }, (_, choice) => blank(choice));
   const shown = shuffled(candidates.keys());
@@ -38,27 +38,27 @@ export function answer(parent, turn, number) {
   return stream(parent, turn, candidates);
 }
 
-/** Ask once more; the new answer is compared with the one that stands. */
+/** Request another answer, to be compared with the chosen one. */
 export function regenerate(parent, turn) {
   const added = blank(0);
-  const standing = turn.chosen;
+  const chosen = turn.chosen;
   turn.candidates.push(added);
-  const places = standing === null ? [] : [standing];
+  const places = chosen === null ? [] : [chosen];
   turn.shown = shuffled([...places, turn.candidates.length - 1]);
   Object.assign(turn, { chosen: null, own: null });
   return stream(parent, turn, [added]);
 }
 
-/** End a turn whose answers are still to come, whichever tab has asked for them. */
+/** Stop a turn's answers, whichever tab has requested them. */
 export async function stop(parent, turn) {
   if (running.has(turn.id)) running.get(turn.id).abort();
   else if (working.delete(turn.id)) settle(parent, turn, turn.chosen);
   else if (isOpen(turn)) {
-    const asked = abandoned([turn]); // first: a tab that has stopped no longer works on it
-    tell({ kind: "stop", id: turn.id });
-    for (const left of await asked) {
-      finish(left, "abort");
-      touch(parent, left);
+    const asked = abandoned([turn]); // first: a stopped tab no longer reports it
+    postToTabs({ kind: "stop", id: turn.id });
+    for (const orphan of await asked) {
+      finish(orphan, "abort");
+      touch(parent, orphan);
     }
   }
 }
@@ -71,7 +71,7 @@ async function stream(parent, turn, candidates) {
   turn.error = null;
   touch(parent, turn);
   let reason = "abort";
-  let waits = false;
+  let retry = false;
   try {
     const body = {
       model: model.get() ?? "plaudit",
@@ -85,20 +85,20 @@ async function stream(parent, turn, candidates) {
     }
     reason = null;
   } catch (error) {
-    if (error.name !== "AbortError") waits = failed(turn, candidates, error);
+    if (error.name !== "AbortError") retry = failed(turn, candidates, error);
   } finally {
     running.delete(turn.id);
     finish(turn, reason);
-    if (waits) turn.status = "waiting";
+    if (retry) turn.status = "waiting";
     else working.delete(turn.id);
     touch(parent, turn);
-    if (reason === null) save(); // its page may go at once
+    if (reason === null) save(); // the page may be closed at any time
   }
 }
 
 function take(chunk, candidates) {
   const version = Number(/^policy-v(\d+)$/.exec(chunk.system_fingerprint ?? "")?.[1] ?? 0);
-  if (version) sawVersion(version);
+  if (version) noteVersion(version);
   for (const candidate of candidates) {
     candidate.completion_id = chunk.id;
     if (version) candidate.version = version;
@@ -109,20 +109,20 @@ function take(chunk, candidates) {
   }
 }
 
-/** Say what went wrong; gives whether to ask again when the server is back, since nothing came. */
+/** Record an error; return whether to retry once the server is back, as nothing was received. */
 function failed(turn, candidates, error) {
   if (!(error instanceof ApiError)) throw error;
   const nothing = candidates.every((candidate) => !candidate.completion_id);
   const long = /maximum context length/i.test(error.message);
   turn.error = { message: long ? TOO_LONG : error.message };
-  if (!nothing || !(error.away || error.status === 401)) return false;
-  // A connection that broke does not yet say that the server is away, but it must be looked for.
+  if (!nothing || !(error.unavailable || error.status === 401)) return false;
+  // A lost connection does not prove that the server is down, but it must be checked.
   if (server.get().state === "up") server.set({ state: "away", reason: error.message });
   return true;
 }
 
-// Only the last question of a conversation can be waiting: no other is asked meanwhile.
-function askAgain() {
+// Only the last message of a conversation can be waiting: no other is sent meanwhile.
+function resendWaiting() {
   for (const parent of conversations.get()) {
     const turn = parent.turns.at(-1);
     if (turn?.status !== "waiting" || !working.has(turn.id)) continue;
@@ -131,9 +131,9 @@ function askAgain() {
   }
 }
 
-loaded.follow(() => onUp(askAgain));
+loaded.follow(() => onUp(resendWaiting));
 
-onTold(({ kind, id }) => {
+onTabMessage(({ kind, id }) => {
   if (kind !== "stop" || !working.has(id)) return;
   for (const parent of conversations.get()) {
     for (const turn of parent.turns) if (turn.id === id) stop(parent, turn);

@@ -1,11 +1,11 @@
-// The learning view: where the loop is, whether it got better, and what made each version.
+// The learning view: the state of the loop, the figures of each version, and the gate's decisions.
 import { Bars, LineChart } from "./charts.js";
 import { Lineage } from "./lineage.js";
 import { learning } from "./live.js";
 import { Loop } from "./loop.js";
 import { useReports } from "./reports.js";
 import { TwoVersions } from "./two_versions.js";
-import { ago, count, html, listed, percent, useStore } from "./ui.js";
+import { ago, count, html, joinWords, percent, useStore } from "./ui.js";
 
 const KINDS = {
   comparison: "Comparisons",
@@ -32,7 +32,7 @@ export function Learning() {
       <div class="view-body" tabindex="0" role="region" aria-label="Learning">
         ${snapshot
           ? html`<${Snapshot} ...${snapshot} />`
-          : html`<p class="muted empty">The server has told nothing of its learner yet.</p>`}
+          : html`<p class="muted empty">The server has not reported on its learner yet.</p>`}
       </div>
     </div>
   `;
@@ -52,20 +52,20 @@ function Snapshot({ live, on_trial, held, loop, votes, versions, refused }) {
   return html`
     <section class="tiles" aria-label="Now">
       <${Tile} label="Live" value=${live ? `Version ${live}` : "None"} />
-      ${on_trial && html`<${Tile} label="On trial against it" value=${`Version ${on_trial}`} />`}
+      ${on_trial && html`<${Tile} label="On trial" value=${`Version ${on_trial}`} />`}
       <${Tile} label="Votes" value=${votes.total.toLocaleString("en")} />
-      <${Tile} label="To learn from" value=${votes.waiting.toLocaleString("en")} />
+      <${Tile} label="Not yet learned from" value=${votes.waiting.toLocaleString("en")} />
     </section>
     ${held &&
-    html`<p class="problem">Publishing is held: no new version goes live until an operator lets it
-      go on.</p>`}
+    html`<p class="problem">Publishing is held: no new version goes live until an operator resumes
+      publishing.</p>`}
     <${Loop} ...${loop} />
     <section aria-label="Figures" class="charts">
-      <${LineChart} title="Win rate, by the judge" ...${versionChart} ...${ratio}
+      <${LineChart} title="Win rate according to the judge" ...${versionChart} ...${ratio}
         level=${{ y: 0.5, label: "Dashed: no better. Whiskers: lower bound (95%)." }}
         series=${[
           { name: "against version 1", points: figures("win_rate_over_first") },
-          { name: "against the one before", points: wins },
+          { name: "against the parent", points: wins },
         ]} />
       <${LineChart} title="Reward model, on held-out votes" ...${versionChart} ...${ratio}
         series=${[
@@ -75,7 +75,7 @@ function Snapshot({ live, on_trial, held, loop, votes, versions, refused }) {
       <${RewardAgainstKl} versions=${versions} />
       <${LineChart} title="Text perplexity, held out" ...${versionChart}
         series=${[{ name: "perplexity", points: perplexity }]} />
-      <${LineChart} title="KL to the SFT policy, nats in an answer" ...${versionChart}
+      <${LineChart} title="KL to the SFT policy, nats per answer" ...${versionChart}
         series=${[{ name: "KL", points: figures("kl") }]} />
       <${Bars} title="Votes by kind" bars=${Object.entries(votes.kinds).map(
         ([kind, number]) => [KINDS[kind] ?? kind, number],
@@ -100,13 +100,13 @@ function RewardAgainstKl({ versions }) {
       name: `version ${number}`,
       points: reports.get(number).iterations.map(({ kl, score }) => ({ x: kl, y: score })),
     }));
-  return html`<${LineChart} title="Reward against KL, while PPO trained"
-    xLabel="KL to the SFT policy, nats in an answer" series=${series} />`;
+  return html`<${LineChart} title="Reward against KL during PPO"
+    xLabel="KL to the SFT policy, nats per answer" series=${series} />`;
 }
 
 function kindsOf(votes = {}) {
   const named = ([kind, number]) => `${number} ${(KINDS[kind] ?? kind).toLowerCase()}`;
-  return listed(Object.entries(votes).map(named));
+  return joinWords(Object.entries(votes).map(named));
 }
 
 function Verdicts({ versions, refused }) {
@@ -114,12 +114,12 @@ function Verdicts({ versions, refused }) {
   const all = [...published, ...refused].sort((a, b) => b.created - a.created);
   return html`
     <section aria-labelledby="verdicts">
-      <h2 id="verdicts">Verdicts of the gate</h2>
+      <h2 id="verdicts">Decisions of the gate</h2>
       ${all.length
         ? html`<ul class="verdict-list">
             ${all.map((one) => html`<${Verdict} key=${one.created} ...${one} />`)}
           </ul>`
-        : html`<p class="muted empty">No candidate has come to the gate yet.</p>`}
+        : html`<p class="muted empty">No candidate has reached the gate yet.</p>`}
     </section>
   `;
 }

@@ -1,4 +1,4 @@
-// Which version came from which, and from how many votes: a tree that reads from left to right.
+// The tree of versions, from left to right, with the number of votes behind each.
 import { html } from "./ui.js";
 
 const STEP = 116;
@@ -6,7 +6,7 @@ const LANE = 74;
 const EDGE = 52;
 const MOST = 40; // the latest versions
 
-/** Give each version a lane: what the live one descends from runs straight, others beside it. */
+/** Return each version's lane: the ancestors of the live version in lane 0, others beside it. */
 export function lanes(versions, live) {
   const parents = new Map(versions.map((v) => [v.version, v.parent]));
   const straight = new Set();
@@ -31,9 +31,9 @@ export function Lineage({ versions, live }) {
   return html`
     <section aria-labelledby="lineage">
       <h2 id="lineage">Lineage</h2>
-      <div class="scrolls" tabindex="0" role="group" aria-label="The tree">
+      <div class="scrolls" tabindex="0" role="group" aria-label="Tree of versions">
         <svg class="lineage" width=${width} height=${height} viewBox="0 0 ${width} ${height}"
-          role="group" aria-label="Versions and what they came from">
+          role="group" aria-label="Versions and their parents">
           ${shown.map(({ version, parent }) => at.has(parent) && html`
             <path key=${`edge${version}`} class="edge" d=${edge(at.get(parent), at.get(version))} />
           `)}

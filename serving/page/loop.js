@@ -1,21 +1,21 @@
-// The loop's stages, and where it is now.
+// The stages of the learning loop, and the current one.
 import { html, useEffect, useState } from "./ui.js";
 
 const STAGES = [
   ["waiting", "Votes", "collects votes until there are enough"],
   ["reward", "Reward model", "learns what people prefer"],
-  ["judge", "Judge", "a second opinion, of votes kept apart"],
+  ["judge", "Judge", "a second reward model, on separate votes"],
   ["ppo", "PPO", "trains the policy for the reward"],
-  ["gate", "Gate", "is the candidate better, and still sound?"],
-  ["publish", "Publish", "goes to the servers, live in a moment"],
-  ["trial", "Trial", "people's votes decide in a duel"],
+  ["gate", "Gate", "checks that the candidate is better"],
+  ["publish", "Publish", "sends the version to the servers"],
+  ["trial", "Trial", "votes decide between two versions"],
 ];
-const ELSEWHERE = {
+const OTHER_STAGES = {
   standby: "Another learner leads; this one stands by.",
-  unknown: "The learner does not tell where it is.",
+  unknown: "The learner does not report its stage.",
 };
 
-function lasted(since) {
+function duration(since) {
   const seconds = Math.max(0, Math.floor(Date.now() / 1000 - since));
   const [minutes, hours] = [Math.floor(seconds / 60), Math.floor(seconds / 3600)];
   if (hours) return `${hours} h ${minutes % 60} min`;
@@ -33,7 +33,7 @@ export function Loop({ stage, cycle, since, iteration, iterations }) {
   return html`
     <section aria-labelledby="loop">
       <h2 id="loop">The loop${cycle ? html`<span class="muted">, cycle ${cycle}</span>` : ""}</h2>
-      ${ELSEWHERE[stage] && html`<p class="muted">${ELSEWHERE[stage]}</p>`}
+      ${OTHER_STAGES[stage] && html`<p class="muted">${OTHER_STAGES[stage]}</p>`}
       <ol class="loop">
         ${STAGES.map(
           ([name, title, what], place) => html`
@@ -41,7 +41,7 @@ export function Loop({ stage, cycle, since, iteration, iterations }) {
               aria-current=${place === now ? "step" : undefined}>
               <strong>${title}</strong>
               <span class="muted">${place === now && since
-                ? `${detail}${lasted(since)}`
+                ? `${detail}${duration(since)}`
                 : what}</span>
             </li>
           `,

@@ -1,5 +1,5 @@
-// What a model says is Markdown, and not to be trusted: HTML in it is shown as text, what is left
-// goes through DOMPurify, and pictures become links, so that nothing is loaded from elsewhere.
+// Rendering the untrusted Markdown of a model: HTML is shown as text, the rest passes DOMPurify,
+// and images become links, so that nothing is loaded from other hosts.
 import DOMPurify from "./vendor/purify.js";
 import { Marked } from "./vendor/marked.js";
 import { html, useLayoutEffect, useMemo, useRef } from "./ui.js";
@@ -26,17 +26,17 @@ const markdown = new Marked({
   renderer: {
     html: ({ text }) => escape(text),
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
-    // Below the heading of the page itself.
+    // One level below the page's own headings.
     heading({ tokens, depth }) {
       const level = Math.min(depth + 1, 6);
       return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
     },
-    // Ticks of a list are no controls.
+    // Task list checkboxes are not controls.
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
   },
 });
 
-/** The blocks of a text. What is nested too deep to be read is one block, as it was written. */
+/** Return the blocks of a text; text that is nested too deeply becomes one verbatim block. */
 function blocksOf(text) {
   try {
     return markdown.lexer(text).filter(({ type }) => type !== "space" && type !== "def");
@@ -55,18 +55,18 @@ function htmlOf(token) {
   }
 }
 
-/** One top-level block of Markdown as nodes that are safe to show. */
+/** Return a top-level block of Markdown as safe nodes. */
 function safeNodes(token) {
   const fragment = DOMPurify.sanitize(htmlOf(token), ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
-  for (const wide of fragment.querySelectorAll("pre, table")) wide.tabIndex = 0; // it may scroll
+  for (const wide of fragment.querySelectorAll("pre, table")) wide.tabIndex = 0; // may scroll
   return fragment;
 }
 
-// Drawn anew only where its text has changed: of a stream, the last block alone.
+// Rendered again only if its text has changed: in a stream, only the last block.
 function Block({ token }) {
   const element = useRef(null);
   useLayoutEffect(() => element.current.replaceChildren(safeNodes(token)), [token.raw]);

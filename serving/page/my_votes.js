@@ -1,23 +1,23 @@
-// What your votes did: each is stored, learned from, or waiting, by version.
+// The user's votes, grouped by status and by the version that learned from them.
 import { conversation, conversations } from "./conversations.js";
 import { ago, count, html, useStore } from "./ui.js";
-import { fate, VoteLine } from "./vote_line.js";
+import { voteStatus, VoteLine } from "./vote_line.js";
 import { unsent, votes } from "./votes.js";
 
 const SHOWN = 200; // of each group
 
-/** [heading, votes], what waits first, then the latest version first. */
+/** Return [heading, votes] for each group: waiting ones first, then by version, latest first. */
 function grouped(all) {
-  const standing = all.filter((vote) => vote.state !== "undone").toReversed();
-  const of = (...names) => standing.filter((vote) => names.includes(fate(vote).name));
+  const effective = all.filter((vote) => vote.state !== "undone").toReversed();
+  const of = (...names) => effective.filter((vote) => names.includes(voteStatus(vote).name));
   const learned = of("learned");
   const versions = new Set(learned.map((v) => v.learned_in));
-  const made = (version) => learned.filter((v) => v.learned_in === version);
+  const learnedIn = (version) => learned.filter((v) => v.learned_in === version);
   const groups = [
     ["Waiting to be sent", of("unsent", "undoing")],
-    ["Not taken", of("refused")],
+    ["Rejected", of("refused")],
     ["Stored, not learned from yet", of("stored")],
-    ...[...versions].sort((a, b) => b - a).map((v) => [`Made version ${v}`, made(v), v]),
+    ...[...versions].sort((a, b) => b - a).map((v) => [`Learned in version ${v}`, learnedIn(v), v]),
     ["Stored, not for learning", of("done")],
   ];
   return groups.filter(([, found]) => found.length);
@@ -31,8 +31,8 @@ export function MyVotes() {
     <div class="view">
       <header class="view-head"><h1>Your votes</h1></header>
       <div class="view-body" tabindex="0" role="region" aria-label="Your votes">
-        <p class="muted">Given in this browser. The learner takes new votes up when there are enough
-          of them; what it makes of them goes live if it is better.</p>
+        <p class="muted">Votes given in this browser. The learner trains on new votes once there are
+          enough; the resulting version goes live if it is better.</p>
         ${groups.length
           ? groups.map(([title, found, version]) => html`
               <section key=${title} aria-label=${title}>
@@ -65,7 +65,7 @@ function Row({ vote }) {
   `;
 }
 
-/** How many votes wait, for the sidebar. */
+/** The number of unsent votes, for the sidebar. */
 export function Waiting() {
   const number = unsent(useStore(votes));
   if (!number) return null;

@@ -1,14 +1,14 @@
-// For operators: which policies there are, what is live, and how to stop or undo it.
+// The operators' view: the policies, the live version, and actions on them.
 import { ApiError, getJson, postJson } from "./api.js";
 import { STATES } from "./learning.js";
 import { learning } from "./live.js";
-import { say } from "./toasts.js";
+import { showToast } from "./toasts.js";
 import {
-  ago, createStore, Dialog, html, Icon, listed, percent, useEffect, useRef, useState, useStore,
+  ago, createStore, Dialog, html, Icon, joinWords, percent, useEffect, useRef, useState, useStore,
 } from "./ui.js";
 
 const AUDITED = 50; // entries shown
-const TIMEOUT = 600_000; // milliseconds: the files of a version are checked before it goes live
+const TIMEOUT = 600_000; // milliseconds; a version's files are verified before it goes live
 
 const policies = createStore(null);
 const audit = createStore([]);
@@ -19,32 +19,32 @@ async function refresh() {
     audit.set((await getJson(`/v1/audit?limit=${AUDITED}`)).data);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (!error.away) say(error.message);
+    if (!error.unavailable) showToast(error.message);
   }
 }
 
-/** What follows when `version` goes live; where it is older than the live one, a roll-back. */
-function goingLive(version, { data, live, on_trial }) {
+/** Describe what happens when `version` goes live; an older version is a rollback. */
+function activationEffects(version, { data, live, on_trial }) {
   const undone = data
     .filter((v) => v.version > version && v.version <= live && v.state !== "rolled_back")
     .map((v) => v.version);
   return [
     `All new answers come from version ${version}, no longer from version ${live}.`,
     on_trial && `The trial of version ${on_trial} ends now, whatever its votes say so far.`,
-    "Answers under way are finished; no request is lost.",
+    "Running answers are finished; no request is lost.",
     "The next learning cycle starts from it.",
     undone.length > 0 &&
-      `Rolled back, and never to be the parent of another: version ${listed(undone)}.`,
+      `Rolled back, and never again a parent: version ${joinWords(undone)}.`,
     version < live &&
-      "Publishing is held from then on: nothing new goes live until you let it go on.",
+      "Publishing is then held: no new version goes live until you resume it.",
   ];
 }
 
-/** What happens to the newest of the versions that were held back. */
-function lettingGo({ data, on_trial }) {
+/** Describe what happens to the newest version that was held back. */
+function resumeEffects({ data, on_trial }) {
   const waiting = data.findLast((v) => v.state === "waiting")?.version;
   return [
-    "New versions that pass the gate go live again by themselves.",
+    "New versions that pass the gate go live automatically again.",
     waiting && `Version ${waiting}, which was held back, goes live at once` +
       (on_trial
         ? `, and the trial of version ${on_trial} ends; if it is for a trial itself, it waits on.`
@@ -52,21 +52,21 @@ function lettingGo({ data, on_trial }) {
   ];
 }
 
-/** What can be done, and what will happen then. */
+/** The actions and descriptions of their effects. */
 const ACTIONS = {
   activate: ({ version, ...list }) => ({
     path: `/v1/policies/${version}/activate`,
     title: `Make version ${version} live?`,
     button: `Make version ${version} live`,
     danger: version < list.live,
-    text: goingLive(version, list),
+    text: activationEffects(version, list),
   }),
   rollback: (list) => ({
     path: "/v1/policies/rollback",
     title: `Roll back version ${list.live}?`,
     button: "Roll back",
     danger: true,
-    text: goingLive(list.previous, list),
+    text: activationEffects(list.previous, list),
   }),
   hold: () => ({
     path: "/v1/policies/hold",
@@ -74,24 +74,24 @@ const ACTIONS = {
     button: "Hold publishing",
     text: [
       "What is live stays live. Chats and votes go on.",
-      "No new version goes live until you let it go on.",
+      "No new version goes live until you resume publishing.",
     ],
   }),
   resume: (list) => ({
     path: "/v1/policies/resume",
-    title: "Let publishing go on?",
-    button: "Let it go on",
-    text: lettingGo(list),
+    title: "Resume publishing?",
+    button: "Resume publishing",
+    text: resumeEffects(list),
   }),
 };
 
 export function Operator() {
   const list = useStore(policies);
   const [asked, setAsked] = useState(null);
-  const told = useStore(learning);
+  const snapshot = useStore(learning);
   useEffect(() => {
     refresh();
-  }, [told?.live, told?.on_trial, told?.held, told?.versions.length]);
+  }, [snapshot?.live, snapshot?.on_trial, snapshot?.held, snapshot?.versions.length]);
 
   const offer = (name, version) => () =>
     setAsked(ACTIONS[name]({ ...list, version }));
@@ -114,14 +114,14 @@ export function Operator() {
                   onClick=${offer("rollback")}><${Icon} name="undo" />Roll back</button>
                 ${list.held
                   ? html`<button type="button" onClick=${offer("resume")}>
-                      <${Icon} name="check" />Let publishing go on</button>`
+                      <${Icon} name="check" />Resume publishing</button>`
                   : html`<button type="button" onClick=${offer("hold")}>
                       <${Icon} name="stop" />Hold publishing</button>`}
               </div>
               <${Policies} list=${list} offer=${offer} />
               <${Audit} />
             `
-          : html`<p class="muted empty">Asking for the policies…</p>`}
+          : html`<p class="muted empty">Loading the policies…</p>`}
       </div>
       ${asked && html`<${Confirm} ...${asked} onClose=${() => setAsked(null)} />`}
     </div>
@@ -163,7 +163,7 @@ function Audit() {
   const entries = useStore(audit);
   return html`
     <section aria-labelledby="audit">
-      <h2 id="audit">Who did what</h2>
+      <h2 id="audit">Audit trail</h2>
       ${entries.length
         ? html`<ol class="audit">
             ${entries.map(({ created, by, text }, place) => html`<li key=${`${created} ${place}`}>
@@ -171,7 +171,7 @@ function Audit() {
               <strong>${by}</strong><span>${text}</span>
             </li>`)}
           </ol>`
-        : html`<p class="muted empty">Nothing was done by hand yet.</p>`}
+        : html`<p class="muted empty">No operator has done anything yet.</p>`}
     </section>
   `;
 }
@@ -186,7 +186,7 @@ function Confirm({ path, title, button, text, danger = false, onClose }) {
     try {
       const body = { reason: reason.current.value.trim() };
       policies.set(await postJson(path, body, { signal: AbortSignal.timeout(TIMEOUT) }));
-      say(`${title.replace("?", "")}: done.`);
+      showToast(`${title.replace("?", "")}: done.`);
       onClose();
       refresh();
     } catch (error) {
@@ -199,7 +199,7 @@ function Confirm({ path, title, button, text, danger = false, onClose }) {
     <${Dialog} title=${title} onClose=${onClose}>
       <form onSubmit=${submit}>
         <ul>${text.filter(Boolean).map((line) => html`<li key=${line}>${line}</li>`)}</ul>
-        <label class="field"><span>Reason, for the record</span>
+        <label class="field"><span>Reason, for the audit trail</span>
           <input type="text" ref=${reason} maxlength="200" /></label>
         ${problem && html`<p class="problem" role="alert">${problem}</p>`}
         <div class="dialog-foot">

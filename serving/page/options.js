@@ -1,21 +1,21 @@
-// The drawer: how answers of this chat are asked for.
+// The drawer with the settings of this chat.
 import { touch } from "./conversations.js";
 import { change, DEFAULTS, settings } from "./settings.js";
 import { Dialog, html, useStore } from "./ui.js";
 
-// What is set before a conversation has begun goes into the next one.
+// Settings made before a conversation has begun apply to the next one.
 export const nextChat = { system: "" };
 
 function Slider({ label, help, name, min, max, step, zero }) {
   const value = useStore(settings)[name];
-  const told = value === 0 && zero ? zero : String(value);
+  const shown = value === 0 && zero ? zero : String(value);
   return html`
     <label class="field">
       <span class="field-head">
-        <span>${label}</span><span aria-hidden="true">${told}</span>
+        <span>${label}</span><span aria-hidden="true">${shown}</span>
       </span>
       <input type="range" min=${min} max=${max} step=${step} value=${value}
-        aria-valuetext=${told}
+        aria-valuetext=${shown}
         onInput=${(event) => change({ [name]: Number(event.target.value) })} />
       <small class="muted">${help}</small>
     </label>
@@ -32,19 +32,19 @@ export function Options({ parent, onClose }) {
     }
   };
   return html`
-    <${Dialog} title="Settings of the chat" onClose=${onClose} side>
+    <${Dialog} title="Chat settings" onClose=${onClose} side>
       <label class="field">
         <span>System prompt</span>
         <textarea rows="4" defaultValue=${parent?.system ?? nextChat.system} onInput=${write}
           placeholder="You are …"></textarea>
-        <small class="muted">Stands before this conversation, from the next question on.</small>
+        <small class="muted">Precedes the conversation, from the next message on.</small>
       </label>
       <${Slider} label="Temperature" name="temperature" min="0" max="2" step="0.1"
         help="Higher: more varied answers." />
       <${Slider} label="Top p" name="top_p" min="0.1" max="1" step="0.05"
-        help="Below 1 unlikely words are left out, and PPO cannot reuse the answers themselves." />
+        help="Below 1, unlikely words are left out, and PPO cannot replay the answers." />
       <${Slider} label="Longest answer, in tokens" name="max_tokens" min="0" max="2048" step="32"
-        zero="no limit" help="An answer is cut there." />
+        zero="no limit" help="Longer answers are cut off." />
       <div class="row-end">
         <button type="button" onClick=${() => change(DEFAULTS)}>Defaults</button>
         <button type="button" class="primary" onClick=${onClose}>Done</button>

@@ -3,7 +3,7 @@
 import { html, Icon, isTyping, LETTERS, useLayoutEffect, useRef, useState } from "./ui.js";
 
 const TITLES = ["Best", "2nd", "3rd", "4th"];
-const FAR = 6; // pixels that make a press a drag
+const DRAG_DISTANCE = 6; // pixels after which a press is a drag
 
 export function Ranking({ places, keys, onRanked }) {
   const [ranks, setRanks] = useState({}); // place -> rank, 0 for the best
@@ -53,7 +53,7 @@ export function Ranking({ places, keys, onRanked }) {
           <span class="for-keys">Drag each answer to its rank, or press its letter, then${" "}
             <kbd>1</kbd> to <kbd>${places.length}</kbd>.</span>
           <span class="for-touch">Tap an answer, then its rank; or drag it there.</span>
-          ${" "}On one rank they are tied.
+          ${" "}Answers on one rank are tied.
         </p>
         <button type="button" class="primary" disabled=${!complete} onClick=${submit}>
           <${Icon} name="check" />Send the order
@@ -76,7 +76,7 @@ export function Ranking({ places, keys, onRanked }) {
   `;
 }
 
-/** Where a drag is: the rank under the pointer, if any. */
+/** Return the rank under the pointer, if any. */
 const rankAt = (event) =>
   document.elementFromPoint(event.clientX, event.clientY)?.closest("[data-rank]");
 
@@ -95,7 +95,7 @@ function Chip({ letter, chosen, onChoose, onDrop }) {
   const move = (event) => {
     if (!drag.current) return;
     const [dx, dy] = [event.clientX - drag.current.x, event.clientY - drag.current.y];
-    drag.current.moved ||= Math.hypot(dx, dy) > FAR;
+    drag.current.moved ||= Math.hypot(dx, dy) > DRAG_DISTANCE;
     if (!drag.current.moved) return;
     chip.current.classList.add("dragged");
     chip.current.style.transform = `translate(${dx}px, ${dy}px)`;
@@ -111,7 +111,7 @@ function Chip({ letter, chosen, onChoose, onDrop }) {
     if (rank) onDrop(Number(rank.dataset.rank));
     else if (!moved && event.type === "pointerup") onChoose();
   };
-  // A press by the keyboard comes as a click alone, with no pointer before it.
+  // A key press arrives only as a click, without pointer events.
   const click = (event) => event.detail === 0 && onChoose();
   return html`
     <button type="button" class="chip" data-letter=${letter} ref=${chip} aria-pressed=${chosen}

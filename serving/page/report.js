@@ -1,43 +1,43 @@
-// One version's report, as a page.
+// The report of one version.
 import { LineChart } from "./charts.js";
 import { learning } from "./live.js";
 import { Markdown } from "./markdown.js";
 import { useReports } from "./reports.js";
-import { count, html, Icon, listed, useStore } from "./ui.js";
+import { count, html, Icon, joinWords, useStore } from "./ui.js";
 import { votes } from "./votes.js";
 
 const CRITERIA = {
   win_rate_lower_bound: "Win rate against the parent, lower bound (95%)",
-  kl: "KL to the SFT policy, nats in an answer",
-  text_nll_increase: "Likelihood of text lost, nats a token",
-  ended: "Share of answers that end",
+  kl: "KL to the SFT policy, nats per answer",
+  text_nll_increase: "Loss of text likelihood, nats per token",
+  ended: "Share of finished answers",
 };
 const FIGURES = {
-  trained_on: "Opinions trained on",
+  trained_on: "Training examples",
   pairs: "Held-out pairs",
   accuracy: "Held-out accuracy",
   lower_bound: "Its lower bound (95%)",
   calibration_error: "Calibration error",
-  loss: "Held-out loss, nats an opinion",
+  loss: "Held-out loss, nats per example",
   epochs: "Epochs",
-  doubted_raters: "Raters doubted",
+  doubted_raters: "Raters of low reliability",
 };
 const CURVES = [
   ["score", "Reward (normalised)"],
-  ["kl", "KL, nats in an answer"],
-  ["entropy", "Entropy, nats in a token"],
+  ["kl", "KL, nats per answer"],
+  ["entropy", "Entropy, nats per token"],
   ["length", "Length, tokens"],
 ];
 
-const spoken = (name) => name.replaceAll("_", " ");
-// What is no finite number comes as a string.
+const words = (name) => name.replaceAll("_", " ");
+// Figures that are not finite arrive as strings.
 const number = (value) =>
   typeof value !== "number" ? String(value ?? "") : String(Number(value.toPrecision(4)));
 
 export function Report({ version }) {
   const report = useReports([version]).get(version);
-  const told = useStore(learning)?.versions.find((v) => v.version === version);
-  const own = useStore(votes).filter((vote) => vote.learned_in === version).length;
+  const known = useStore(learning)?.versions.find((v) => v.version === version);
+  const yours = useStore(votes).filter((vote) => vote.learned_in === version).length;
   return html`
     <div class="view">
       <header class="view-head">
@@ -45,19 +45,20 @@ export function Report({ version }) {
         <a class="back" href="#/learning"><${Icon} name="learning" />All versions</a>
       </header>
       <div class="view-body" tabindex="0" role="region" aria-label="Report">
-        ${own > 0 &&
+        ${yours > 0 &&
         html`<p class="good-news">
-          <${Icon} name="votes" /><span>${count(own, "vote")} of yours made this version.${" "}
+          <${Icon} name="votes" /><span>
+            ${count(yours, "vote")} of yours went into this version.${" "}
           <a href="#/votes">Your votes</a></span>
         </p>`}
-        ${told && html`<p class="muted">
-          ${told.parent ? `From version ${told.parent}. ` : "The first version. "}
-          It learned from ${count(told.votes ?? 0, "vote")}.
+        ${known && html`<p class="muted">
+          ${known.parent ? `From version ${known.parent}. ` : "The first version. "}
+          It learned from ${count(known.votes ?? 0, "vote")}.
         </p>`}
         ${report
           ? html`<${Whole} ...${report} />`
           : html`<p class="muted empty">
-              ${report === null ? "This version has no report." : "Reading the report…"}
+              ${report === null ? "This version has no report." : "Loading the report…"}
             </p>`}
       </div>
     </div>
@@ -84,7 +85,7 @@ const Criteria = ({ criteria }) => html`
         <thead><tr><th>Criterion</th><th>Figure</th><th>Bound</th><th>Verdict</th></tr></thead>
         <tbody>
           ${criteria.map((c) => html`<tr key=${c.name}>
-            <th scope="row">${CRITERIA[c.name] ?? spoken(c.name)}</th>
+            <th scope="row">${CRITERIA[c.name] ?? words(c.name)}</th>
             <td>${number(c.figure)}</td><td>${c.sense} ${number(c.bound)}</td>
             <td><span class="badge" data-state=${c.passed ? "live" : "refused"}>
               ${c.passed ? "pass" : "fail"}</span></td>
@@ -95,15 +96,15 @@ const Criteria = ({ criteria }) => html`
   </section>
 `;
 
-const told = (counts) => listed(Object.entries(counts).map(([k, n]) => `${n} ${spoken(k)}`));
+const summary = (counts) => joinWords(Object.entries(counts).map(([k, n]) => `${n} ${words(k)}`));
 
 const Data = ({ votes: kinds, raters, opinions, prompts, held_out_prompts }) => html`
   <section aria-labelledby="data">
     <h2 id="data">Data</h2>
     <ul>
       <li>${count(Object.values(kinds).reduce((a, b) => a + b, 0), "vote")} of
-        ${" "}${count(raters, "rater")}: ${told(kinds)}</li>
-      <li>Opinions: ${told(opinions)}</li>
+        ${" "}${count(raters, "rater")}: ${summary(kinds)}</li>
+      <li>Training examples: ${summary(opinions)}</li>
       <li>${count(prompts, "prompt")} for PPO, ${held_out_prompts} held out for the gate</li>
     </ul>
   </section>
@@ -122,7 +123,7 @@ function RewardModels({ figures }) {
           <thead><tr><th>Figure</th><th>Reward model</th><th>Judge</th></tr></thead>
           <tbody>
             ${[...new Set(names)].map((name) => html`<tr key=${name}>
-              <th scope="row">${FIGURES[name] ?? spoken(name)}</th>
+              <th scope="row">${FIGURES[name] ?? words(name)}</th>
               <td>${number(figures[`reward_${name}`])}</td>
               <td>${number(figures[`judge_${name}`])}</td>
             </tr>`)}

@@ -1,10 +1,10 @@
-// Reports of versions, read when they are looked at; the latest few are kept.
+// Reports of versions, loaded when they are shown; the latest few are cached.
 import { ApiError, getJson } from "./api.js";
 import { createStore, useEffect, useStore } from "./ui.js";
 
 const MOST = 16;
 
-/** Version -> its report; null where it has none. */
+/** Version -> its report; null if it has none. */
 const reports = createStore(new Map());
 const asked = new Set();
 
@@ -17,7 +17,7 @@ async function read(version) {
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     if (error.status === 404) keep(version, null);
-    else asked.delete(version); // it can be asked for again
+    else asked.delete(version); // it can be requested again
   }
 }
 
@@ -28,7 +28,7 @@ function keep(version, report) {
   reports.set(kept);
 }
 
-/** The reports of these versions, as they come: a Map. */
+/** Return a Map of the reports of these versions, as they arrive. */
 export function useReports(versions) {
   useEffect(() => {
     for (const version of versions) read(version);

@@ -1,6 +1,6 @@
-// What stands over the page when the server cannot be used: why, and what happens then.
+// The bar over the page while the server cannot be used.
 import { server } from "./api.js";
-import { lookNow, useKey } from "./connection.js";
+import { retryNow, useKey } from "./connection.js";
 import { count, html, useRef, useState, useStore } from "./ui.js";
 import { unsent, votes } from "./votes.js";
 
@@ -13,12 +13,12 @@ export function StatusBar() {
 
 function Away({ reason }) {
   const waiting = unsent(useStore(votes));
-  const kept = `${count(waiting, "vote")} of yours ${waiting === 1 ? "is" : "are"} kept for then.`;
+  const kept = `${count(waiting, "vote")} of yours ${waiting === 1 ? "is" : "are"} sent then.`;
   return html`
     <div class="status-bar" role="alert">
-      <span><strong>The server is away.</strong> ${reason} This page goes on by itself when it is
-        back. ${waiting > 0 && kept}</span>
-      <button type="button" onClick=${lookNow}>Look now</button>
+      <span><strong>The server is unavailable.</strong> ${reason} This page reconnects
+        automatically. ${waiting > 0 && kept}</span>
+      <button type="button" onClick=${retryNow}>Retry now</button>
     </div>
   `;
 }

@@ -1,5 +1,5 @@
-// What the tabs of one browser tell one another.
+// Messages between the tabs of one browser.
 const channel = new BroadcastChannel("plaudit");
 
-export const tell = (message) => channel.postMessage(message);
-export const onTold = (act) => channel.addEventListener("message", ({ data }) => act(data));
+export const postToTabs = (message) => channel.postMessage(message);
+export const onTabMessage = (act) => channel.addEventListener("message", ({ data }) => act(data));

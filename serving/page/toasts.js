@@ -1,4 +1,4 @@
-// Short notes at the edge of the screen. They never take the focus, and go by themselves.
+// Short messages at the edge of the screen. They never take the focus, and vanish after a while.
 import { createStore, html, IconButton, useStore } from "./ui.js";
 
 const SECONDS = 8;
@@ -9,10 +9,10 @@ let last = 0;
 const dismiss = (id) => toasts.set(toasts.get().filter((toast) => toast.id !== id));
 
 /**
- * Say something. With `action` there is a button, `{label, run}` (or `{label, href}`). Gives what
- * changes the text, as long as it is there to be read.
+ * Show a message, with an optional button: `{label, run}` (or `{label, href}`). Return a function
+ * that changes the text while it is shown.
  */
-export function say(text, action = null) {
+export function showToast(text, action = null) {
   const id = ++last;
   toasts.set([...toasts.get(), { id, text, action }].slice(-MOST));
   setTimeout(() => dismiss(id), (action ? 2 : 1) * SECONDS * 1000);

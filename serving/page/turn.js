@@ -1,11 +1,11 @@
-// A question and what was answered.
+// A turn: a prompt and its answers.
 import { AnswerActions, AnswerText, OwnActions } from "./answer.js";
 import { Panel } from "./compare.js";
 import { rewind } from "./conversations.js";
 import { answer, ask, regenerate, stop } from "./generation.js";
 import { Markdown } from "./markdown.js";
 import { settings } from "./settings.js";
-import { say } from "./toasts.js";
+import { showToast } from "./toasts.js";
 import {
   html, Icon, IconButton, LETTERS, useLayoutEffect, useMemo, useRef, useState,
 } from "./ui.js";
@@ -14,7 +14,7 @@ import { TurnVotes } from "./vote_line.js";
 export function Turn({ parent, turn, onDecided }) {
   const last = turn === parent.turns.at(-1);
   const several = turn.shown.length > 1 && turn.status !== "settled";
-  // The same nodes as before, so nothing to compare, unless the turn itself has changed.
+  // Reuse the nodes, which saves comparing them, unless the turn itself has changed.
   return useMemo(() => html`
     <div class="turn" data-status=${turn.status}>
       <${Prompt} ...${{ parent, turn }} />
@@ -24,7 +24,7 @@ export function Turn({ parent, turn, onDecided }) {
       <${TurnVotes} turn=${turn} />
       ${turn.error &&
       html`<p class="problem" role="alert">${turn.error.message}
-        ${turn.status === "waiting" && " Your question is sent as soon as it can be."}</p>`}
+        ${turn.status === "waiting" && " Your message is sent as soon as possible."}</p>`}
     </div>
   `, [turn, turn.revision, last]);
 }
@@ -63,20 +63,20 @@ function Prompt({ parent, turn }) {
   `;
 }
 
-/** Ask in other words: what came from here on goes, and an undo brings it back. */
+/** Send an edited prompt; this turn and later ones are removed, and can be restored. */
 function resend(parent, turn, prompt) {
-  const gone = parent.turns.slice(parent.turns.indexOf(turn));
-  for (const each of gone) stop(parent, each);
+  const removed = parent.turns.slice(parent.turns.indexOf(turn));
+  for (const each of removed) stop(parent, each);
   const restore = rewind(parent, turn);
   ask(parent, prompt);
   const undo = () => {
     for (const each of parent.turns) stop(parent, each);
     restore();
   };
-  say("Sent again; the messages after it are gone.", { label: "Bring them back", run: undo });
+  showToast("Sent again; the later messages were removed.", { label: "Restore them", run: undo });
 }
 
-/** The one answer that stands, and the others behind a fold. */
+/** The settled answer, with the others in a collapsed section. */
 function Single({ parent, turn, last }) {
   const place = turn.chosen ?? turn.shown[0];
   const candidate = turn.candidates[place];
@@ -105,7 +105,7 @@ function Single({ parent, turn, last }) {
         <div class="answer-foot">
           <${AnswerActions} ...${{ parent, turn, place }}>
             ${last && turn.status === "settled" &&
-            html`<${IconButton} icon="again" label="Answer again, and compare"
+            html`<${IconButton} icon="again" label="Regenerate and compare"
               onClick=${() => regenerate(parent, turn)} />`}
           <//>
           ${candidate.version > 0 &&

@@ -1,9 +1,9 @@
-// The same prompts, answered by two versions: from the samples in the versions' reports.
+// The same prompts answered by two versions, from the samples in their reports.
 import { Markdown } from "./markdown.js";
 import { useReports } from "./reports.js";
 import { html, useState } from "./ui.js";
 
-/** What a version answered: as the candidate of its own report, or as the parent in a child's. */
+/** Return a version's answers, from its own report (after) or from a child's (before). */
 function answersOf(version, versions, reports) {
   const found = new Map();
   for (const { version: other, parent } of versions) {
@@ -20,10 +20,10 @@ export function TwoVersions({ versions }) {
   const [right, setRight] = useState(null);
   const one = left ?? numbers[0];
   const two = right ?? numbers.at(-1);
-  const wanted = versions.filter(
+  const needed = versions.filter(
     (v) => v.has_report && [v.version, v.parent].some((n) => n === one || n === two),
   );
-  const reports = useReports(wanted.map((v) => v.version));
+  const reports = useReports(needed.map((v) => v.version));
   if (numbers.length < 2) return null;
   const [ones, twos] = [one, two].map((v) => answersOf(v, versions, reports));
   const prompts = [...ones.keys()].filter((prompt) => twos.has(prompt));
@@ -52,7 +52,7 @@ export function TwoVersions({ versions }) {
               </div>
             </article>
           `)
-        : html`<p class="muted empty">Their reports have no prompt in common.</p>`}
+        : html`<p class="muted empty">Their reports have no prompts in common.</p>`}
     </section>
   `;
 }

@@ -1,4 +1,4 @@
-// The few words every view is written in: markup, hooks, stores, icons, small controls.
+// Shared by all views: markup, hooks, stores, icons and small controls.
 import { h, render } from "./vendor/preact.js";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
@@ -6,7 +6,7 @@ import htm from "./vendor/htm.js";
 export const html = htm.bind(h);
 export { render, useEffect, useLayoutEffect, useMemo, useRef, useState };
 
-/** A value that views can follow. Setting it tells all followers at once. */
+/** Create an observable value; setting it notifies all followers synchronously. */
 export function createStore(value) {
   const followers = new Set();
   return {
@@ -23,7 +23,7 @@ export function createStore(value) {
   };
 }
 
-/** The store's value, or what `select` takes of it; a change of it draws the component again. */
+/** Return the store's value, or a selection of it; the component is rendered again on changes. */
 export function useStore(store, select = (value) => value) {
   const [, redraw] = useState(0);
   const selected = select(store.get());
@@ -39,19 +39,19 @@ export function useStore(store, select = (value) => value) {
   return selected;
 }
 
-/** Whether a media query holds, followed. */
+/** Return whether a media query matches; the component follows changes. */
 export function useMedia(query) {
   const list = useMemo(() => matchMedia(query), [query]);
-  const [holds, setHolds] = useState(list.matches);
+  const [matches, setMatches] = useState(list.matches);
   useEffect(() => {
-    const follow = () => setHolds(list.matches);
+    const follow = () => setMatches(list.matches);
     list.addEventListener("change", follow);
     return () => list.removeEventListener("change", follow);
   }, [list]);
-  return holds;
+  return matches;
 }
 
-// Paths of 24 × 24 pictures, drawn with a line.
+// Paths of 24 × 24 line icons.
 const THUMB = "M7 11v9H4v-9zM7 11l4-8c1.5 0 2.5 1 2.5 2.5V9H19a2 2 0 0 1 2 2.3l-1.2 7A2 2 0 0 1 " +
   "17.8 20H7";
 const PATHS = {
@@ -87,7 +87,7 @@ export const Icon = ({ name, size = 18 }) => html`
   </svg>
 `;
 
-/** A button that shows an icon alone; its label is read aloud and shown on hover. */
+/** A button with only an icon; its label is for screen readers and shown on hover. */
 export const IconButton = ({ icon, label, pressed, ...more }) => html`
   <button type="button" class="icon-button" aria-label=${label} title=${label}
     aria-pressed=${pressed} ...${more}>
@@ -95,7 +95,7 @@ export const IconButton = ({ icon, label, pressed, ...more }) => html`
   </button>
 `;
 
-/** One of a few: a row of radio buttons that look like one switch. */
+/** A row of radio buttons that look like one switch. */
 export function Segments({ legend, name, options, value, onChange }) {
   return html`
     <fieldset class="segments">
@@ -113,7 +113,7 @@ export function Segments({ legend, name, options, value, onChange }) {
   `;
 }
 
-/** A modal dialog; Escape and a click beside it close it. */
+/** A modal dialog; Escape or a click outside closes it. */
 export function Dialog({ title, onClose, children, side = false }) {
   const dialog = useRef(null);
   useLayoutEffect(() => {
@@ -121,10 +121,10 @@ export function Dialog({ title, onClose, children, side = false }) {
     dialog.current.showModal();
     return () => before?.focus?.();
   }, []);
-  const beside = (event) => event.target === dialog.current && onClose();
+  const outside = (event) => event.target === dialog.current && onClose();
   return html`
     <dialog ref=${dialog} class=${side ? "drawer" : "dialog"} aria-label=${title}
-      onClose=${onClose} onPointerDown=${beside}>
+      onClose=${onClose} onPointerDown=${outside}>
       <div class="dialog-body">
         <header class="dialog-head">
           <h2>${title}</h2>
@@ -136,7 +136,7 @@ export function Dialog({ title, onClose, children, side = false }) {
   `;
 }
 
-/** What answers side by side are called, left to right. */
+/** Names of the answers side by side, left to right. */
 export const LETTERS = ["A", "B", "C", "D"];
 
 /** `2 votes`, `1 vote`. */
@@ -144,7 +144,7 @@ export const count = (number, noun) =>
   `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
 /** `A, B and C`. */
-export const listed = (words) =>
+export const joinWords = (words) =>
   words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 
 export const percent = (ratio) => `${Math.round(ratio * 100)}%`;
@@ -158,13 +158,13 @@ export function ago(milliseconds) {
   return new Date(milliseconds).toLocaleDateString("en", { day: "numeric", month: "short" });
 }
 
-/** A random id; `crypto.randomUUID` is not there on plain HTTP away from this machine. */
+/** Return a random id; `crypto.randomUUID` is missing on plain HTTP except on localhost. */
 export function randomId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Take what is typed into a field for text, not for keys of the page. */
+/** Whether a key event is text input rather than a shortcut of the page. */
 export const isTyping = (event) =>
   event.ctrlKey || event.metaKey || event.altKey ||
   event.target.closest?.("input, textarea, select, [contenteditable], dialog") != null;

@@ -1,22 +1,23 @@
-// Votes: each is written down here first, then sent, then followed until a version has learned
-// from it. A vote is
+// Votes: each is stored here first, then sent, then followed until a version has learned from it.
+// A vote is
 //   {key, body, made, state, id, learned_in, superseded, problem, conversation, turn, prompt,
 //    undo, tried}
-//   key:     Idempotency-Key, made once: however often it is sent, it counts once
+//   key:     Idempotency-Key: however often the vote is sent, it counts once
 //   state:   "unsent", "stored", "refused" (with `problem`) or "undone"
-//   undo:    it is to be taken back; where it may have arrived, it is sent first to learn its id
-// Each has a place of its own in localStorage, so that tabs do not write over one another.
+//   undo:    whether to retract it; if it may have arrived, it is sent first to learn its id
+// Each vote has its own entry in localStorage, so that tabs do not overwrite one another.
 import { ApiError, getJson, postJson, request, server } from "./api.js";
 import { onUp } from "./connection.js";
 import { learning, onVersion } from "./live.js";
-import { say } from "./toasts.js";
+import { showToast } from "./toasts.js";
 import { count, createStore, randomId } from "./ui.js";
 
 const PREFIX = "plaudit.vote.";
-const MOST = 1000; // kept, beside those that are not sent
-const PAUSES = [1, 2, 5, 10, 30]; // seconds between tries
+const MOST = 1000; // kept, besides unsent ones
+const FULL = "This browser's storage is full: keep the page open until your votes are sent.";
+const PAUSES = [1, 2, 5, 10, 30]; // seconds between attempts
 const PAGE = 100;
-const PAGES = 20; // read in one look
+const PAGES = 20; // read in one refresh
 const LATER = 5000; // milliseconds
 
 /** All votes, latest last. */
@@ -40,7 +41,7 @@ function put(vote, changes = {}) {
   return changed;
 }
 
-/** Write a vote down; where there is no room, the oldest that are done with make some. */
+/** Store a vote; if the storage is full, delete the oldest votes that are not pending. */
 function keep(vote) {
   for (const oldest of [...done().filter(({ key }) => key !== vote.key), null]) {
     try {
@@ -49,7 +50,7 @@ function keep(vote) {
     } catch (error) {
       if (error.name !== "QuotaExceededError") throw error;
       if (oldest) drop(oldest);
-      else say("This browser cannot keep more: leave the page open until your votes are sent.");
+      else showToast(FULL);
     }
   }
 }
@@ -64,25 +65,24 @@ addEventListener("storage", ({ key }) => {
 });
 
 const current = (vote) => votes.get().find((other) => other.key === vote.key);
-const waits = (vote) => vote.state === "unsent" || vote.undo;
-const done = () => votes.get().filter((vote) => !waits(vote));
-const stands = (vote) => vote.state !== "undone" && !vote.undo;
+const isPending = (vote) => vote.state === "unsent" || vote.undo;
+const done = () => votes.get().filter((vote) => !isPending(vote));
+const isEffective = (vote) => vote.state !== "undone" && !vote.undo;
 
-/** The votes on a turn that stand, latest last. */
+/** Return the effective votes on a turn, latest last. */
 export const votesOn = (turn, all = votes.get()) =>
-  all.filter((vote) => vote.turn === turn.id && stands(vote));
+  all.filter((vote) => vote.turn === turn.id && isEffective(vote));
 
-/** How many still have to reach the server. */
-export const unsent = (all) => all.filter(waits).length;
+/** Return how many votes still have to reach the server. */
+export const unsent = (all) => all.filter(isPending).length;
 
-/** The choice `candidate` in a vote on `completion_id`. */
-export const refer = ({ completion_id, choice }, own) =>
-  completion_id === own ? choice : { completion_id, choice };
+/** Return the reference to a candidate in a vote on the completion `about`. */
+export const refer = ({ completion_id, choice }, about) =>
+  completion_id === about ? choice : { completion_id, choice };
 
-/** Give an opinion on a turn: `opinion(ref)` makes it, given how to name a candidate. */
-export function cast(conversation, turn, about, opinion, more = {}) {
-  const own = about.completion_id;
-  const body = { completion_id: own, source: "page", ...more, feedback: opinion };
+/** Store feedback on the candidate `about` of a turn, and send it. */
+export function cast(conversation, turn, about, feedback, more = {}) {
+  const body = { completion_id: about.completion_id, source: "page", ...more, feedback };
   const vote = put({
     key: randomId(),
     body,
@@ -103,7 +103,7 @@ export function cast(conversation, turn, about, opinion, more = {}) {
   return vote;
 }
 
-/** Take a vote back. */
+/** Retract a vote, or drop it if it was never sent. */
 export function undo(vote) {
   const now = current(vote);
   if (!now) return;
@@ -121,7 +121,7 @@ let sending = false;
 let failures = 0;
 let timer = null;
 
-/** Send what waits; tries again by itself. */
+/** Send pending votes; retry automatically. */
 export async function sendAll() {
   if (sending) return;
   sending = true;
@@ -132,20 +132,20 @@ export async function sendAll() {
     else if (server.get().state === "up") {
       const pause = error.retryAfter || PAUSES[Math.min(failures++, PAUSES.length - 1)];
       timer = setTimeout(sendAll, pause * 1000);
-    } // else `onUp` calls
+    } // otherwise `onUp` resumes
   } finally {
     sending = false;
   }
 }
 
 /**
- * Send what waits, in order. What fails is left for later, and with it other votes on its turn,
- * since of two votes the later one counts. Gives the last error.
+ * Send pending votes in order. A vote that fails is left for later, with the other votes on its
+ * turn, since of two votes the later one counts. Return the last error.
  */
 async function sendRound() {
   const stuck = new Set(); // turns
   let failed = null;
-  for (let next; (next = votes.get().find((v) => waits(v) && !stuck.has(v.turn))); ) {
+  for (let next; (next = votes.get().find((v) => isPending(v) && !stuck.has(v.turn))); ) {
     try {
       await send(next);
     } catch (error) {
@@ -173,7 +173,7 @@ async function post(vote) {
   } catch (error) {
     const now = current(vote) ?? vote;
     if (!(error instanceof ApiError)) throw error;
-    if (error.passing) {
+    if (error.retryable) {
       put(now, { problem: error.message });
       throw error;
     }
@@ -190,7 +190,7 @@ async function retract(vote) {
     try {
       await request(`/v1/feedback/${vote.id}`, { method: "DELETE" });
     } catch (error) {
-      if (!(error instanceof ApiError) || error.passing) throw error;
+      if (!(error instanceof ApiError) || error.retryable) throw error;
       put(current(vote) ?? vote, { undo: false, problem: error.message });
       return;
     }
@@ -198,9 +198,9 @@ async function retract(vote) {
   put(current(vote) ?? vote, { state: "undone", undo: false });
 }
 
-const unknown = new Set(); // ids that the server does not know: of another key, or forgotten
+const unknown = new Set(); // ids unknown to the server: of another key, or forgotten
 
-/** Votes that may yet be learned from. */
+/** Votes that may still be learned from. */
 const pending = () =>
   votes.get().filter(
     (vote) =>
@@ -208,12 +208,12 @@ const pending = () =>
       vote.body.feedback.kind !== "comment" && !unknown.has(vote.id),
   );
 
-/** What the server says of a vote; null: it does not know it. */
-async function told({ id }) {
+/** Return the server's version of a vote, or null if it is unknown. */
+async function readVote({ id }) {
   try {
     return await getJson(`/v1/feedback/${id}`);
   } catch (error) {
-    if (error.status !== 404 || error.passing) throw error;
+    if (error.status !== 404 || error.retryable) throw error;
     return null;
   }
 }
@@ -223,13 +223,13 @@ function note(vote, answer) {
   if (learned_in || superseded) put(current(vote) ?? vote, { learned_in, superseded });
 }
 
-// From the oldest vote that is pending on, the server lists them in the order of their coming.
-async function look() {
-  const wanted = new Map(pending().map((vote) => [vote.id, vote]));
+// The server lists votes in order of arrival, so pages are read from the oldest pending vote on.
+async function refresh() {
+  const missing = new Map(pending().map((vote) => [vote.id, vote]));
   let after = null;
-  for (const [id, vote] of wanted) {
-    const answer = await told(vote);
-    wanted.delete(id);
+  for (const [id, vote] of missing) {
+    const answer = await readVote(vote);
+    missing.delete(id);
     if (answer) {
       note(vote, answer);
       after = id;
@@ -237,51 +237,52 @@ async function look() {
     }
     unknown.add(id);
   }
-  for (let page = 0; after && wanted.size && page < PAGES; page++) {
+  for (let page = 0; after && missing.size && page < PAGES; page++) {
     const { data, has_more } = await getJson(`/v1/feedback?limit=${PAGE}&after=${after}`);
     for (const answer of data) {
-      const vote = wanted.get(answer.id);
+      const vote = missing.get(answer.id);
       if (vote) note(vote, answer);
-      wanted.delete(answer.id);
+      missing.delete(answer.id);
     }
     after = has_more && data.at(-1)?.id;
   }
 }
 
-let looking = null;
+let refreshing = null;
 
-/** Ask which versions have learned from votes. */
-async function lookLearned() {
-  looking ??= look().finally(() => (looking = null));
+/** Refresh which versions have learned from votes. */
+async function refreshLearned() {
+  refreshing ??= refresh().finally(() => (refreshing = null));
   try {
-    await looking;
+    await refreshing;
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error; // else looked at again when there is news
+    if (!(error instanceof ApiError)) throw error; // otherwise refreshed at the next news
   }
 }
 
 async function announce(version, before) {
   const news = `Version ${version} is live${version > before ? "" : " again"}.`;
   const action = { label: "See what changed", href: `#/learning/${version}` };
-  const change = say(news, action);
-  await lookLearned();
-  const own = votes.get().filter((vote) => vote.learned_in === version && stands(vote)).length;
-  if (own) change(`${news} It has learned from ${count(own, "vote")} of yours.`);
-  setTimeout(lookLearned, LATER); // the server may know a moment later which votes went in
+  const change = showToast(news, action);
+  await refreshLearned();
+  const learned = votes.get().filter((vote) => vote.learned_in === version);
+  const effective = learned.filter(isEffective).length;
+  if (effective) change(`${news} It has learned from ${count(effective, "vote")} of yours.`);
+  setTimeout(refreshLearned, LATER); // the server may know later which votes counted
 }
 
-// Also a version that is held back, or on trial, has learned from votes.
+// Versions that are held back or on trial have learned from votes too.
 let newest = 0;
 learning.follow(({ versions }) => {
   const last = versions.at(-1)?.version ?? 0;
   if (last === newest) return;
   newest = last;
-  lookLearned();
+  refreshLearned();
 });
 
 onVersion(announce);
 onUp(() => {
-  unknown.clear(); // perhaps there is another key now
+  unknown.clear(); // the key may have changed
   sendAll();
-  lookLearned();
+  refreshLearned();
 });

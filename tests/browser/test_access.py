@@ -56,7 +56,7 @@ def editing(page: Page) -> None:
 
 
 def options(page: Page) -> None:
-    page.get_by_role("button", name="Settings of the chat").click()
+    page.get_by_role("button", name="Chat settings").click()
 
 
 def votes(page: Page) -> None:
@@ -78,7 +78,7 @@ def report(page: Page) -> None:
 
 def operator(page: Page) -> None:
     page.evaluate("location.hash = '#/operator'")
-    expect(page.get_by_role("heading", name="Who did what")).to_be_visible()
+    expect(page.get_by_role("heading", name="Audit trail")).to_be_visible()
 
 
 def confirming(page: Page) -> None:
@@ -97,7 +97,7 @@ def toast(page: Page) -> None:
     voted(page)
     menu(page)
     page.get_by_role("button", name="Delete “How do I make tea?”").click()
-    expect(page.get_by_role("button", name="Bring it back")).to_be_visible()
+    expect(page.get_by_role("button", name="Restore it")).to_be_visible()
 
 
 def menu(page: Page) -> None:
@@ -122,7 +122,7 @@ def waiting(page: Page) -> None:
     page.route("**/v1/**", lambda route: route.abort())
     page.route("**/readyz", lambda route: route.abort())
     ask(page, "How do I make tea?", 2)
-    expect(page.get_by_text("Your question is sent as soon as it can be.")).to_be_visible()
+    expect(page.get_by_text("Your message is sent as soon as possible.")).to_be_visible()
 
 
 def away(page: Page) -> None:
@@ -130,7 +130,7 @@ def away(page: Page) -> None:
     page.route("**/v1/**", lambda route: route.abort())
     page.route("**/readyz", lambda route: route.abort())
     page.get_by_role("button", name="A is better").click()
-    expect(page.get_by_text("The server is away.")).to_be_visible()
+    expect(page.get_by_text("The server is unavailable.")).to_be_visible()
 
 
 VIEWS: dict[str, Callable[[Page], None]] = {

@@ -90,7 +90,7 @@ def test_edit_and_resend_replaces_what_came_after_and_can_be_undone(page: Page) 
     expect(page.locator(".turn")).to_have_count(1)
     wait_status(page, "settled")
     expect(page.locator(".prompt-text")).to_have_text(["first question, better put"])
-    page.get_by_role("button", name="Bring them back").click()
+    page.get_by_role("button", name="Restore them").click()
     expect(page.locator(".prompt-text")).to_have_text(["first question", "second question"])
 
 
@@ -107,13 +107,13 @@ def test_conversations_are_told_apart_kept_and_deleted(page: Page) -> None:
     expect(page.locator(".prompt-text")).to_have_text("about owls")
     history.get_by_role("button", name="Delete “about owls”").click()
     expect(history.get_by_role("link")).to_have_text(["about bees"])
-    page.get_by_role("button", name="Bring it back").click()
+    page.get_by_role("button", name="Restore it").click()
     expect(history.get_by_role("link")).to_have_text(["about bees", "about owls"])
 
 
 def test_system_prompt_and_sampling_reach_the_server(page: Page, plaudit: Plaudit) -> None:
-    page.get_by_role("button", name="Settings of the chat").click()
-    drawer = page.get_by_role("dialog", name="Settings of the chat")
+    page.get_by_role("button", name="Chat settings").click()
+    drawer = page.get_by_role("dialog", name="Chat settings")
     drawer.get_by_label("System prompt").fill("You are a pirate.")
     drawer.get_by_label("Temperature").fill("0.5")
     drawer.get_by_label("Longest answer").fill("32")

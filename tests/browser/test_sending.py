@@ -132,7 +132,7 @@ def test_comments_and_votes_that_were_replaced_are_not_followed(chat: Page, told
     turn.get_by_role("button", name="Good answer").click()
     told.superseded = {stored(chat)["id"]}
     newer(told, "on_trial")
-    expect(fate(chat)).to_have_text(["stored, to be read", "replaced by a later vote"])
+    expect(fate(chat)).to_have_text(["stored for the operators", "replaced by a later vote"])
     told.looked.clear()
     newer(told, "on_trial")
     chat.wait_for_timeout(500)
@@ -153,7 +153,7 @@ def test_a_request_that_is_never_answered_is_given_up(
     chat.route("**/v1/feedback", lambda route: None, times=1)
     chat.route("**/readyz", lambda route: route.abort())  # away until that was seen
     chat.keyboard.press("1")
-    expect(chat.get_by_role("alert")).to_contain_text("The server is away.")
+    expect(chat.get_by_role("alert")).to_contain_text("The server is unavailable.")
     chat.unroute("**/readyz")
     stored(chat)
 

@@ -51,8 +51,13 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     confirm(page, "Roll back", f"no longer from version {version}", "Roll back")
     expect(page.get_by_text(f"Version {before} is live again.")).to_be_visible()
     plaudit.wait_version(before)
-    confirm(page, "Let publishing go on", "that pass the gate go live again", "Let it go on")
+    confirm(
+        page,
+        "Resume publishing",
+        "that pass the gate go live automatically again",
+        "Resume publishing",
+    )
     expect(page.get_by_role("button", name="Hold publishing")).to_be_visible()
-    deeds = page.get_by_role("region", name="Who did what").get_by_role("listitem")
+    deeds = page.get_by_role("region", name="Audit trail").get_by_role("listitem")
     expect(deeds.first).to_contain_text("resumed publishing")
     expect(deeds.nth(1)).to_contain_text(f"rolled back from version {version} to {before}")

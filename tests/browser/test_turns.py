@@ -38,7 +38,7 @@ def ask_while_away(page: Page, text: str) -> None:
     go_away(page)
     ask(page, text, 2)
     wait_status(page, "waiting")
-    expect(last_turn(page).locator(".problem")).to_contain_text("sent as soon as it can be")
+    expect(last_turn(page).locator(".problem")).to_contain_text("sent as soon as possible")
 
 
 def test_a_question_waits_with_its_context_and_no_other_is_asked_meanwhile(
@@ -74,7 +74,7 @@ def test_a_question_taken_back_while_it_waits_is_not_sent(
     else:
         chat.get_by_role("button", name="Delete “never mind”").click()
     come_back(chat)
-    expect(chat.get_by_role("alert").filter(has_text="away")).to_have_count(0)
+    expect(chat.get_by_role("alert").filter(has_text="unavailable")).to_have_count(0)
     if how == "edit":
         wait_status(chat, "deciding")
     chat.wait_for_timeout(300)
@@ -227,7 +227,7 @@ def test_an_answer_of_ones_own_is_what_its_buttons_act_on(
     field.fill("My own words.")
     page.get_by_role("button", name="Send answer").click()
     expect(turn.get_by_text("Your answer", exact=True)).to_be_visible()
-    for name in ("Good answer", "Comment on this answer", "Answer again, and compare"):
+    for name in ("Good answer", "Comment on this answer", "Regenerate and compare"):
         expect(turn.get_by_role("button", name=name, exact=True)).to_have_count(0)
     expect(turn.locator(".version")).to_have_count(0)
     turn.get_by_role("button", name="Copy the answer").click()

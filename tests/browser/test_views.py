@@ -44,7 +44,7 @@ def test_the_loop_says_where_it_is_and_moves_by_itself(view: Page, told: StandIn
     expect(now).to_contain_text("iteration 6 of 14")
     told.snapshot = told.snapshot | {"loop": {**told.snapshot["loop"], "stage": "gate"}}
     expect(now).to_contain_text("Gate")
-    expect(view.get_by_text("To learn from")).to_be_visible()
+    expect(view.get_by_text("Not yet learned from")).to_be_visible()
 
 
 def numbers(view: Page, title: str) -> list[list[str]]:
@@ -70,7 +70,7 @@ def test_charts_show_the_figures_of_each_version(view: Page) -> None:
 
 def test_verdicts_tell_why_and_the_lineage_from_which_votes(view: Page) -> None:
     go(view, "Learning")
-    verdicts = view.get_by_role("region", name="Verdicts of the gate")
+    verdicts = view.get_by_role("region", name="Decisions of the gate")
     refused = verdicts.locator("[data-passed=false]")
     expect(refused).to_contain_text("its lower bound .44 is less than .5")
     first = verdicts.get_by_role("listitem").filter(has_text="Version 2published")
@@ -112,9 +112,9 @@ def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: S
     expect(field).to_have_value("unsent words")
     expect(view.locator(".turn .vote-fate")).to_have_text("learned in version 6")
     toast.get_by_role("link", name="See what changed").click()
-    expect(view.get_by_text("1 vote of yours made this version.")).to_be_visible()
+    expect(view.get_by_text("1 vote of yours went into this version.")).to_be_visible()
     go(view, "Your votes")
-    made = view.get_by_role("region", name="Made version 6", exact=True)
+    made = view.get_by_role("region", name="Learned in version 6", exact=True)
     expect(made.get_by_role("listitem")).to_have_count(1)
 
 
@@ -123,8 +123,8 @@ def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: S
     [
         ("Roll back", "All new answers come from version 4, no longer from version 5.", "Roll back",
          "rollback"),
-        ("Hold publishing", "No new version goes live until you let it go on.", "Hold publishing",
-         "hold"),
+        ("Hold publishing", "No new version goes live until you resume publishing.",
+         "Hold publishing", "hold"),
         ("Make live: version 2", "All new answers come from version 2, no longer from version 5.",
          "Make version 2 live", "2/activate"),
     ],
@@ -153,7 +153,7 @@ def lines(view: Page, button: str) -> list[str]:
     return said
 
 
-HELD = "Publishing is held from then on: nothing new goes live until you let it go on."
+HELD = "Publishing is then held: no new version goes live until you resume it."
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_whichever_way_back_says_that_it_is_one(
     assert lines(view, button) == [
         f"All new answers come from version {to}, no longer from version 5.",
         "The trial of version 6 ends now, whatever its votes say so far.",
-        "Answers under way are finished; no request is lost.",
+        "Running answers are finished; no request is lost.",
         "The next learning cycle starts from it.",
-        f"Rolled back, and never to be the parent of another: version {undone}.",
+        f"Rolled back, and never again a parent: version {undone}.",
         HELD,
     ]
 
@@ -189,8 +189,8 @@ def test_letting_publishing_go_on_names_what_goes_live(view: Page, told: StandIn
     told.snapshot = told.snapshot | {"held": True, "versions": versions}
     go(view, "Operator")
     expect(view.get_by_role("row").filter(has_text="Version 7")).to_contain_text("held back")
-    first, second = lines(view, "Let publishing go on")
-    assert first == "New versions that pass the gate go live again by themselves."
+    first, second = lines(view, "Resume publishing")
+    assert first == "New versions that pass the gate go live automatically again."
     assert second == (
         "Version 7, which was held back, goes live at once, or on trial if it was published for "
         "one."
@@ -209,7 +209,7 @@ def test_what_cannot_be_done_says_why(view: Page, told: StandIn) -> None:
 
 def test_the_audit_says_who_did_what(view: Page) -> None:
     go(view, "Operator")
-    entries = view.get_by_role("region", name="Who did what").get_by_role("listitem")
+    entries = view.get_by_role("region", name="Audit trail").get_by_role("listitem")
     expect(entries.nth(1)).to_contain_text("anna")
     expect(entries.nth(1)).to_contain_text("rolled version 3 back to version 2")
 
@@ -249,7 +249,7 @@ def test_a_vote_that_is_refused_says_why(view: Page) -> None:
     view.route("**/v1/feedback", lambda route: route.fulfill(status=410, json=body))
     view.keyboard.press("1")
     fate = view.locator(".turn .vote-fate")
-    expect(fate).to_have_text("not taken: This completion is more than 30 days old.")
+    expect(fate).to_have_text("rejected: This completion is more than 30 days old.")
 
 
 def test_a_vote_over_the_rate_is_sent_when_it_may_be(view: Page, told: StandIn) -> None:

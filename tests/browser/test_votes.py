@@ -230,7 +230,7 @@ def test_a_regenerated_answer_is_compared_with_the_one_before(page: Page, plaudi
     readable(page, "the first one")
     turn = ask_and_wait(page, "again please", 1)
     readable(page, "the second one")
-    turn.get_by_role("button", name="Answer again, and compare").click()
+    turn.get_by_role("button", name="Regenerate and compare").click()
     wait_status(page, "deciding")
     left, right = texts(turn)
     new_is_right = right == "the second one"
