@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import anyio
 from anyio import to_thread
 from fastapi import APIRouter
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -239,15 +239,27 @@ def feedback_router(
         ("GET", one, _handle(api.read), FeedbackObject, "Read feedback", _ID_PARAMETER),
         ("DELETE", one, _handle(api.delete), FeedbackDeleted, "Retract feedback", _ID_PARAMETER),
     ):
-        status = 201 if method == "POST" else 200
-        router.add_api_route(
-            path,
-            handler,
-            methods=[method],
-            status_code=status,
-            response_model=None,
-            responses={status: {"model": model}},
-            summary=summary,
-            openapi_extra=extra,
-        )
+        _add_route(router, method, path, handler, model, summary, extra)
     return router
+
+
+def _add_route(
+    router: APIRouter,
+    method: str,
+    path: str,
+    handler: Handler,
+    model: type[BaseModel],
+    summary: str,
+    extra: dict[str, Any],
+) -> None:
+    status = 201 if method == "POST" else 200
+    router.add_api_route(
+        path,
+        handler,
+        methods=[method],
+        status_code=status,
+        response_model=None,
+        responses={status: {"model": model}},
+        summary=summary,
+        openapi_extra=extra,
+    )

@@ -1,4 +1,4 @@
-"""Parts of serving that need no engine: staging, records, the middleware."""
+"""Serving without an engine: staging, records, the middleware, the tasks of a replica."""
 
 import asyncio
 import hashlib
@@ -224,16 +224,18 @@ class AwayLog(SqliteLog):
         raise LogUnavailable("it is away")
 
 
-async def test_an_answer_without_a_record_is_told_and_fails_only_if_strict(tmp_path: Path) -> None:
-    log, told = AwayLog(tmp_path / "log.db"), list[str]()
+async def test_an_answer_without_a_record_is_reported_and_fails_only_if_strict(
+    tmp_path: Path,
+) -> None:
+    log, reported = AwayLog(tmp_path / "log.db"), list[str]()
     record = CompletionRecord(completion_id="c1")
-    await Recorder(log, told.append).write(record)
-    strict = Recorder(log, told.append, strict=True)
+    await Recorder(log, reported.append).write(record)
+    strict = Recorder(log, reported.append, strict=True)
     with pytest.raises(RecordingFailed, match="try again"):
         await strict.write(record)
     strict.write_shielded(record)
     await strict.drain()
-    assert told == ["completion c1 was not recorded: it is away"] * 3
+    assert reported == ["completion c1 was not recorded: it is away"] * 3
     log.close()
 
 

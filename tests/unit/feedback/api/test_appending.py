@@ -32,7 +32,7 @@ async def test_503_while_the_log_is_away(new_view: Callable[[], View]) -> None:
 
 
 class Slow(SqliteLog):
-    """Lets appends through, or fails them, when it is told to."""
+    """Passes appends on, or fails them, on demand."""
 
     def __init__(self, log: SqliteLog) -> None:
         self.log = log

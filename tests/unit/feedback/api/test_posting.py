@@ -155,7 +155,7 @@ async def test_errors_have_openai_s_shape_and_nothing_is_written(
     assert counted("plaudit_feedback_rejected_total", reason=code) == before + 1
 
 
-async def test_forged_and_somebody_else_s_are_told_alike(client: httpx.AsyncClient) -> None:
+async def test_forged_and_other_owners_ids_give_the_same_error(client: httpx.AsyncClient) -> None:
     ids = ["chatcmpl-made-up", made(owner="o"), made(owner="o", days_ago=99), made()[:-2] + "AA"]
     answers = [await client.post("/v1/feedback", json=body(i)) for i in ids]
     assert {(a.status_code, a.text) for a in answers} == {(404, answers[0].text)}
@@ -186,8 +186,8 @@ async def test_an_answer_and_its_regeneration_can_be_compared(
 
     def across(right: str) -> dict[str, Any]:
         candidate = {"completion_id": right, "choice": 1}
-        opinion = {"kind": "comparison", "left": 0, "right": candidate, "verdict": "right"}
-        return body(one, opinion, shown=[candidate, 0])
+        comparison = {"kind": "comparison", "left": 0, "right": candidate, "verdict": "right"}
+        return body(one, comparison, shown=[candidate, 0])
 
     accepted = await client.post("/v1/feedback", json=across(again))
     assert accepted.status_code == 201

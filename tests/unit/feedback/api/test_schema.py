@@ -45,7 +45,7 @@ def refusal(content: str) -> tuple[str, str | None, str]:
     return error.code, error.param, error.message
 
 
-OPINIONS: list[dict[str, Any]] = [
+FEEDBACK: list[dict[str, Any]] = [
     {"kind": "rating", "choice": 0, "value": "up"},
     {"kind": "rating", "choice": 1, "value": "down"},
     {"kind": "score", "choice": 0, "score": 0.8},
@@ -68,14 +68,14 @@ OPINIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("opinion", OPINIONS, ids=lambda o: o["kind"])
-def test_opinions_come_back_as_they_were_given(opinion: dict[str, Any]) -> None:
-    made = event(body(opinion))
+@pytest.mark.parametrize("feedback", FEEDBACK, ids=lambda o: o["kind"])
+def test_feedback_comes_back_as_it_was_given(feedback: dict[str, Any]) -> None:
+    made = event(body(feedback))
     assert find_defect(made) is None
-    assert feedback_payload(FeedbackEvent.FromString(made.SerializeToString())) == opinion
+    assert feedback_payload(FeedbackEvent.FromString(made.SerializeToString())) == feedback
     assert (
         FeedbackObject.model_validate(feedback_object(made)).feedback
-        == parse(body(opinion)).feedback
+        == parse(body(feedback)).feedback
     )
 
 
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[Any, str, str | None, str]] = {
         "must be one of rating, score, comparison, ranking, demonstration, comment",
     ),
     "retraction": (body({"kind": "retraction"}), "invalid_value", "feedback.kind", "one of"),
-    "no opinion": (body(None), "invalid_value", "feedback", "'feedback' must be a JSON object"),
+    "no feedback": (body(None), "invalid_value", "feedback", "'feedback' must be a JSON object"),
     "value": (
         body({**RATING, "value": "meh"}),
         "invalid_value",
@@ -300,7 +300,7 @@ REFUSED: dict[str, tuple[Any, str, str | None, str]] = {
 @pytest.mark.parametrize(
     ("content", "code", "param", "words"), REFUSED.values(), ids=REFUSED.keys()
 )
-def test_what_is_refused_is_told_in_a_sentence(
+def test_what_is_refused_is_explained_in_a_sentence(
     content: Any, code: str, param: str | None, words: str
 ) -> None:
     text = content if isinstance(content, str) else json.dumps(content)

@@ -1,4 +1,4 @@
-"""Which steps loading takes, and what stays as it was when one fails; on an engine that notes."""
+"""The steps of loading, and what stays unchanged when one fails, on an engine that records."""
 
 import asyncio
 import shutil
@@ -21,7 +21,7 @@ from tests.support.models import tiny_adapter, tiny_chat_model
 
 
 class Engine:
-    """Does nothing but note what it is told; fails where it is told to."""
+    """Records the calls that it gets; fails those in `failing`."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

@@ -1,4 +1,4 @@
-"""Who answers a request, and the merging of two policies' answers into one."""
+"""Which policy answers a request, and merging the outputs of two policies."""
 
 import asyncio
 from collections import Counter
@@ -82,7 +82,7 @@ async def test_new_requests_wait_while_the_base_is_swapped() -> None:
 
 
 class Stream:
-    """Outputs of one engine request, given when told, and whether it was closed early."""
+    """Outputs of one engine request, yielded on demand, and whether it was closed early."""
 
     def __init__(self, outputs: list[Any]) -> None:
         self.outputs = outputs
