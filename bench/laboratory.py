@@ -28,8 +28,9 @@ from learner.ppo.off_policy import OffPolicyAnswer
 from learner.ppo.rollouts import rows_from_samples
 from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
+from learner.pretraining.documents import documents, held_out_text
 from learner.pretraining.next_token import text_nll
-from learner.pretraining.pretrain import documents, held_out_text, pretrain
+from learner.pretraining.pretrain import pretrain
 from learner.pretraining.sft import sft
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel

@@ -22,8 +22,8 @@ from learner.models.loading import best_device, load_model, load_tokenizer, samp
 from learner.models.parameters import copy_shared, count_parameters, is_trainable
 from learner.models.precision import freeze
 from learner.models.saving import model_exists
+from learner.pretraining.documents import documents, held_out_text
 from learner.pretraining.next_token import text_nll
-from learner.pretraining.pretrain import documents, held_out_text
 from learner.sampling.factory import SamplerFactory
 from learner.sampling.sampler import Sample, Sampler
 from learner.settings import LearnerSettings

@@ -4,6 +4,7 @@ A document may continue in the next row. A conversation does not: its row is fil
 Conversations in one row are independent: positions restart at each.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -145,6 +146,11 @@ def concat_rows(first: Rows, second: Rows) -> Rows:
         torch.cat([first.labels_NT, second.labels_NT]),
         torch.cat([first.positions_NT, second.positions_NT]),
     )
+
+
+def fingerprint(rows: Rows) -> str:
+    """Return a short hash of the token ids, which shows that a run resumes on the same data."""
+    return hashlib.sha256(rows.input_ids_NT.numpy().tobytes()).hexdigest()[:16]
 
 
 def batches(rows: Rows, *, size: int, steps: int, seed: int) -> Iterator[Tensor]:

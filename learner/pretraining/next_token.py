@@ -1,4 +1,4 @@
-"""Next-token training on packed rows: what pre-training and fine-tuning have in common."""
+"""Next-token training on packed rows, as used by pre-training and supervised fine-tuning."""
 
 import math
 import time
@@ -25,9 +25,11 @@ class TrainingStage:
     """One training run over packed rows.
 
     Attributes:
-        name: For the progress bar.
-        state: File that holds the state to resume from.
-        key: What the run depends on besides its settings (the data, the base model).
+        name: Name of the stage, as shown to users.
+        state: File with the state to resume from.
+        key: Text that names all inputs of the run besides its settings (the data, the base).
+        dtype: Format to compute matrix products in.
+        settings: Hyperparameters.
 
     """
 
@@ -39,7 +41,7 @@ class TrainingStage:
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup_ratio: float) -> float:
-    """Warm up linearly, then fall along a cosine to a tenth of the peak."""
+    """Return a step's learning rate: linear warm-up, then cosine decay to a tenth of the peak."""
     warmup = max(1, round(steps * warmup_ratio))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -48,7 +50,10 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup_ratio: float) ->
 
 
 def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of the labels, in nats, each predicted one before."""
+    """Return the mean negative log-likelihood of the labels in nats.
+
+    The logits at each position predict the label of the next.
+    """
     return F.cross_entropy(
         logits_BTV[:, :-1].flatten(0, 1).float(),
         labels_BT[:, 1:].flatten(),
@@ -57,23 +62,32 @@ def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
 
 
 def rows_loss(model: PreTrainedModel, rows: Rows) -> Tensor:
-    """Return the mean negative log-likelihood of the labels of rows on the model's device, nats."""
+    """Return the mean negative log-likelihood of the rows' labels in nats.
+
+    The rows must be on the model's device.
+    """
     return next_token_loss(_logits(model, rows), rows.labels_NT)
 
 
 def rows_divergence(
     model: PreTrainedModel, reference: PreTrainedModel, rows: Rows
 ) -> tuple[Tensor, Tensor]:
-    """Return KL(reference, model) where rows have labels, without gradient their loss; mean, nats.
+    """Compute KL(reference, model) and the loss where rows have labels, both means in nats.
 
-    On text that the reference wrote the two differ by a constant on average. But the divergence
-    is zero, and so is its gradient, as long as the model is the reference.
+    On text that the reference generated, the two differ on average by a constant. The divergence
+    is preferable as a loss, because its gradient is zero as long as the model is the reference.
+
+    Returns:
+        The divergence, and the loss without gradient.
+
     """
     labels_BT = rows.labels_NT[:, 1:]
     with torch.no_grad():
-        wanted_MV = _logits(reference, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
+        reference_MV = (
+            _logits(reference, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
+        )
     log_probs_MV = _logits(model, rows)[:, :-1][labels_BT != IGNORED].float().log_softmax(-1)
-    divergence = F.kl_div(log_probs_MV, wanted_MV, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(log_probs_MV, reference_MV, reduction="batchmean", log_target=True)
     return divergence, F.nll_loss(log_probs_MV.detach(), labels_BT[labels_BT != IGNORED])
 
 
@@ -85,7 +99,7 @@ def _logits(model: PreTrainedModel, rows: Rows) -> Tensor:
 
 
 def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) -> AdamW:
-    """AdamW that decays matrices only, not norms."""
+    """Return AdamW with weight decay on matrices only, not on norms."""
     parameters = list(trainable_parameters(model))
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
@@ -95,10 +109,10 @@ def adamw(model: PreTrainedModel, *, learning_rate: float, weight_decay: float) 
 
 
 def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: OnAdvance) -> None:
-    """Train for the settings' number of tokens; resumes from the stage's state file.
+    """Train the model on the settings' number of tokens, resuming from the stage's state file.
 
-    Killed and resumed, it gives the same weights bit for bit, on the same machine and number
-    of threads.
+    On the same machine and number of threads, an interrupted and resumed run gives the same
+    weights bit for bit.
     """
     settings = stage.settings
     size = max(1, settings.batch_tokens // settings.row)
@@ -116,18 +130,10 @@ def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: 
         rate = learning_rate(
             step, steps, peak=settings.learning_rate, warmup_ratio=settings.warmup_ratio
         )
-        loss = _step(model, optimizer, rows, picked, rate, stage)
+        loss = _step(model, optimizer, rows.select(picked, model.device), rate, stage)
         now = time.monotonic()
-        done = step + 1 - first
-        on_advance(
-            Advance(
-                stage=stage.name,
-                step=step + 1,
-                steps=steps,
-                loss=loss,
-                tokens_per_second=done * size * settings.row / (now - started),
-            )
-        )
+        speed = (step + 1 - first) * size * settings.row / (now - started)
+        on_advance(Advance(stage.name, step + 1, steps, loss, tokens_per_second=speed))
         if now - saved >= settings.checkpoint_seconds and step + 1 < steps:
             save_state(stage.state, capture_state(model, optimizer, step + 1, key))
             saved = time.monotonic()
@@ -135,18 +141,13 @@ def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: 
 
 
 def _step(
-    model: PreTrainedModel,
-    optimizer: AdamW,
-    rows: Rows,
-    picked: Tensor,
-    rate: float,
-    stage: TrainingStage,
+    model: PreTrainedModel, optimizer: AdamW, rows: Rows, rate: float, stage: TrainingStage
 ) -> float:
+    """Take one optimizer step on the rows and return their loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    part = rows.select(picked, model.device)
-    with compute_in(stage.dtype, part.input_ids_NT):
-        loss = rows_loss(model, part)
+    with compute_in(stage.dtype, rows.input_ids_NT):
+        loss = rows_loss(model, rows)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(trainable_parameters(model), stage.settings.clip_norm)
     optimizer.step()
@@ -161,7 +162,7 @@ def text_nll(model: PreTrainedModel, rows: Rows, *, batch: int = 16) -> float:
     count = 0
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
-        kept = rows.count_labels(part)
-        total += rows_loss(model, rows.select(part, model.device)).item() * kept
-        count += kept
+        labels = rows.count_labels(part)
+        total += rows_loss(model, rows.select(part, model.device)).item() * labels
+        count += labels
     return total / max(1, count)

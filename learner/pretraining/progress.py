@@ -1,6 +1,7 @@
-"""Progress of a long stage: a callback, and a rich bar that is one."""
+"""Progress of a training stage: a callback type, and a progress bar that is such a callback."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -10,12 +11,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far a stage is.
+    """The progress of a training stage after a step.
 
     Attributes:
-        stage: What is being done, in words for a user.
-        loss: The latest training loss, in nats per token.
-        tokens_per_second: Averaged since the stage started or was resumed.
+        stage: Name of the stage, as shown to users.
+        step: Number of completed steps.
+        steps: Number of steps in total.
+        loss: Training loss of the last step, in nats per token.
+        tokens_per_second: Average speed since the stage started or was resumed.
 
     """
 
@@ -30,10 +33,10 @@ OnAdvance = Callable[[Advance], None]
 
 
 class ProgressBar:
-    """A bar on the terminal with loss, tokens/s and time left; call it with each Advance."""
+    """A progress bar with loss, tokens/s and time left; call it with each `Advance`."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """Draw on `console`, by default standard error's."""
+        """Draw on `console`; on standard error by default."""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -58,7 +61,7 @@ class ProgressBar:
         self._progress.stop()
 
     def __call__(self, advance: Advance) -> None:
-        """Draw."""
+        """Draw the progress of a stage."""
         if advance.stage not in self._tasks:
             self._tasks[advance.stage] = self._progress.add_task(advance.stage, figures="")
         self._progress.update(
@@ -67,3 +70,13 @@ class ProgressBar:
             completed=advance.step,
             figures=f"loss {advance.loss:.2f}  {advance.tokens_per_second:,.0f} tokens/s",
         )
+
+
+@contextmanager
+def progress_or_bar(progress: OnAdvance | None) -> Iterator[OnAdvance]:
+    """Yield the callback, or a progress bar on standard error if there is none."""
+    if progress is not None:
+        yield progress
+        return
+    with ProgressBar() as bar:
+        yield bar

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on conversations: the loss is on what the assistant says.
+"""Supervised fine-tuning (SFT) on conversations, with a loss on the assistant's tokens only.
 
-Left out: packing across the row's end, and weighting of turns.
+Not supported: conversations across two rows, and weights of turns.
 """
 
 import json
@@ -11,13 +11,19 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from learner import corpus
-from learner.data.packing import Rows, concat_rows, pack_conversations, pack_documents
+from learner.data.packing import (
+    Rows,
+    concat_rows,
+    fingerprint,
+    pack_conversations,
+    pack_documents,
+)
 from learner.errors import DataUnusable
 from learner.models.loading import best_device, load_model, load_tokenizer
 from learner.models.saving import model_exists, save_model
+from learner.pretraining.documents import documents
 from learner.pretraining.next_token import TrainingStage, train
-from learner.pretraining.pretrain import documents, fingerprint
-from learner.pretraining.progress import OnAdvance, ProgressBar
+from learner.pretraining.progress import OnAdvance, progress_or_bar
 from learner.settings import Dtype, SftSettings
 
 Messages = list[dict[str, str]]
@@ -33,18 +39,23 @@ def sft(
     dtype: Dtype = "float32",
     progress: OnAdvance | None = None,
 ) -> Path:
-    """Fine-tune the model in `base` on demonstrations, and write it to `out`.
+    """Fine-tune the model in `base` on demonstrations, write it to `out` and return `out`.
 
-    Goes on where it was killed; gives `out` at once where it is there already.
+    An interrupted run is resumed. If `out` holds a model already, nothing is done.
 
     Args:
-        data: JSONL of {"messages": [{"role", "content"}, …]}; None for the generated ones.
-        text: Text files to mix in, so that text completion is not forgotten; None mixes in the
-            generated corpus beside the generated demonstrations, and nothing beside others.
-        progress: Called after every step; None draws a bar.
+        base: Folder of the pre-trained model.
+        out: Folder to write the model to.
+        data: JSONL file of {"messages": [{"role", "content"}, …]}; None for generated
+            conversations.
+        text: Text files to mix in, so that text completion does not regress. If None, the
+            generated corpus is mixed into generated conversations, and nothing into others.
+        settings: Hyperparameters; defaults if None.
+        dtype: Format to compute matrix products in.
+        progress: Callback after every step; if None, a progress bar is drawn.
 
     Raises:
-        DataUnusable: The file is absent, empty or malformed.
+        DataUnusable: A file is missing, empty or malformed.
         ModelUnusable: `base` holds no model, or its tokenizer has no chat template.
 
     """
@@ -55,7 +66,7 @@ def sft(
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(base)
     model = load_model(base, best_device())
-    rows = _rows(data, text, tokenizer, settings)
+    rows = _pack_rows(data, text, tokenizer, settings)
     stage = TrainingStage(
         name="Fine-tuning",
         state=work / "state.pt",
@@ -63,20 +74,18 @@ def sft(
         dtype=dtype,
         settings=settings,
     )
-    if progress is not None:
-        train(model, rows, stage, progress)
-    else:
-        with ProgressBar() as bar:
-            train(model, rows, stage, bar)
+    with progress_or_bar(progress) as on_advance:
+        train(model, rows, stage, on_advance)
     return save_model(model, tokenizer, out)
 
 
-def _rows(
+def _pack_rows(
     data: Path | None,
     text: Sequence[Path] | None,
     tokenizer: PreTrainedTokenizerBase,
     settings: SftSettings,
 ) -> Rows:
+    """Pack the conversations, and behind them the share of plain text."""
     share = settings.text_share if text is not None or data is None else 0.0
     text_tokens = int(settings.tokens * share)
     chats = pack_conversations(
@@ -87,7 +96,7 @@ def _rows(
     )
     if text_tokens < settings.row:
         return chats
-    # A seed of its own, so that it is not the text that pre-training began with.
+    # Another seed than that of pre-training, whose first documents would be repeated otherwise.
     source = documents(text, settings.seed + 1, repeat=True)
     return concat_rows(
         chats, pack_documents(source, tokenizer, row=settings.row, tokens=text_tokens)
@@ -95,7 +104,7 @@ def _rows(
 
 
 def conversations(data: Path | None, seed: int) -> Iterator[Messages]:
-    """Yield conversations without end: the file's over and over, or generated ones."""
+    """Yield conversations without end: those of the file repeatedly, or generated ones."""
     if data is None:
         yield from corpus.conversations(seed)
         return
@@ -103,30 +112,34 @@ def conversations(data: Path | None, seed: int) -> Iterator[Messages]:
 
 
 def read_conversations(data: Path) -> list[Messages]:
-    """Read a JSONL file of {"messages": […]}.
+    """Read the conversations of a JSONL file of {"messages": […]}.
 
     Raises:
-        DataUnusable: It is absent or empty, or a line is something else.
+        DataUnusable: The file is missing or empty, or a line is malformed.
 
     """
     try:
         lines = data.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataUnusable(f"{data} cannot be read as UTF-8 text: {error}") from error
-    found = [_messages(data, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
+    found = [
+        _parse_messages(data, n, line) for n, line in enumerate(lines, start=1) if line.strip()
+    ]
     if not found:
         raise DataUnusable(f"{data} holds no conversations")
     return found
 
 
-def _messages(data: Path, number: int, line: str) -> Messages:
+def _parse_messages(data: Path, number: int, line: str) -> Messages:
     try:
         messages = [
             {"role": str(m["role"]), "content": str(m["content"])}
             for m in json.loads(line)["messages"]
         ]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataUnusable(f'{data}, line {number}: not {{"messages": [...]}}') from error
+        raise DataUnusable(
+            f'{data}, line {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}'
+        ) from error
     if not any(m["role"] == "assistant" for m in messages):
-        raise DataUnusable(f"{data}, line {number}: the assistant says nothing")
+        raise DataUnusable(f"{data}, line {number}: no message has the role 'assistant'")
     return messages

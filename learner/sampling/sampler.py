@@ -1,6 +1,7 @@
-"""Sampling answers from a policy: a small interface, and transformers in this process.
+"""Sample answers from a policy: the interface, and a sampler on transformers in this process.
 
-Left out: top-k, top-p and penalties. PPO needs the log-probabilities of what was sampled from.
+Not supported: top-k, top-p and penalties. PPO needs log-probabilities of the distribution that was
+sampled from.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ class Sample:
     """One sampled answer.
 
     Attributes:
-        prompt: Its token ids.
-        token_ids: The answer's, with the end token if it ended.
-        log_probs: Of each token, natural, in the distribution sampled from.
-        finished: Whether it ended by itself.
+        prompt: Token ids of the prompt.
+        token_ids: Token ids of the answer, including the end token if it is finished.
+        log_probs: Natural log-probability of each token in the distribution sampled from.
+        finished: Whether the answer ended with an end token rather than at the token limit.
 
     """
 
@@ -36,7 +37,7 @@ class Sample:
 
 
 class Sampler(Protocol):
-    """Samples answers from one policy."""
+    """Sampler of answers from one policy."""
 
     def sample(
         self,
@@ -47,18 +48,23 @@ class Sampler(Protocol):
         seed: int,
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Return n answers to each prompt, those to one prompt next to each other.
+        """Sample n answers to each prompt; the answers to one prompt are adjacent.
 
         Args:
-            numbers: Of the prompts, where they are part of a longer list. An answer depends on
-                the seed and its prompt's number, not on what is sampled beside it.
+            prompts: Token ids of the prompts.
+            n: Number of answers to each prompt.
+            max_tokens: Maximum number of tokens in an answer.
+            temperature: Divisor of the logits.
+            seed: Seed of all answers.
+            numbers: Indices of the prompts if they are part of a longer list. An answer depends
+                on the seed and the index of its prompt, not on what is sampled beside it.
 
         """
         ...
 
 
 class TransformersSampler:
-    """Samples with a transformers model in this process; the same seed gives the same answers."""
+    """Sampler on a transformers model in this process; the same seed gives the same answers."""
 
     def __init__(
         self,
@@ -69,10 +75,14 @@ class TransformersSampler:
         batch: int = 64,
         dtype: Dtype = "float32",
     ) -> None:
-        """Sample from `model` as it is at each call, at most `batch` answers at once.
+        """Sample from the weights that `model` has at each call.
 
         Args:
-            dtype: To compute in.
+            model: Policy to sample from.
+            end_ids: Token ids that end an answer.
+            pad: Token id for padding.
+            batch: Maximum number of answers in one forward pass.
+            dtype: Format to compute in.
 
         """
         self._model = model
@@ -91,37 +101,39 @@ class TransformersSampler:
         seed: int,
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Return n answers to each prompt, those to one prompt next to each other."""
-        wanted, own = expand_prompts(prompts, n, numbers)
+        """Sample n answers to each prompt; see `Sampler.sample`."""
+        expanded, answer_numbers = expand_prompts(prompts, n, numbers)
         model = cast_copy(self._model, self._dtype)
-        order = sorted(range(len(wanted)), key=lambda i: (len(wanted[i]), i))
+        order = sorted(range(len(expanded)), key=lambda i: (len(expanded[i]), i))
         samples: dict[int, Sample] = {}
         for start in range(0, len(order), self._batch):
             picked = order[start : start + self._batch]
-            chances_BT = torch.stack([_uniform_draws(seed, own[i], max_tokens) for i in picked])
-            answers = self._decode(model, [wanted[i] for i in picked], chances_BT, temperature)
+            draws_BT = torch.stack(
+                [_uniform_draws(seed, answer_numbers[i], max_tokens) for i in picked]
+            )
+            answers = self._decode(model, [expanded[i] for i in picked], draws_BT, temperature)
             samples.update(zip(picked, answers, strict=True))
-        return [samples[i] for i in range(len(wanted))]
+        return [samples[i] for i in range(len(expanded))]
 
     def _decode(
         self,
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
-        chances_BT: Tensor,
+        draws_BT: Tensor,
         temperature: float,
     ) -> list[Sample]:
-        max_tokens, device = chances_BT.shape[1], model.device
+        """Sample one answer to each prompt, as long as the uniform draws for its tokens."""
+        max_tokens, device = draws_BT.shape[1], model.device
         ids_BT, mask_BT = (part.to(device) for part in pad_left(prompts, self._pad))
-        chances_BT = chances_BT.to(device)
+        draws_BT = draws_BT.to(device)
         tokens: list[list[int]] = [[] for _ in prompts]
         log_probs: list[list[float]] = [[] for _ in prompts]
         finished = [False] * len(prompts)
-        # Which prompt each row of the batch belongs to.
-        rows = torch.arange(len(prompts), device=device)
+        rows = torch.arange(len(prompts), device=device)  # prompt of each row of the batch
         cache = DynamicCache(config=model.config)
         for step in range(max_tokens):
-            chances_B = chances_BT[rows, step]
-            new_B, log_probs_B = _next(model, ids_BT, mask_BT, cache, temperature, chances_B)
+            draws_B = draws_BT[rows, step]
+            new_B, log_probs_B = _sample_next(model, ids_BT, mask_BT, cache, temperature, draws_B)
             ended_B = torch.isin(new_B, self._end_ids)
             for row, token, log_prob, ended in zip(
                 rows.tolist(), new_B.tolist(), log_probs_B.tolist(), ended_B.tolist(), strict=True
@@ -132,7 +144,7 @@ class TransformersSampler:
             if bool(ended_B.all()) or step + 1 == max_tokens:
                 break
             keep = (~ended_B).nonzero().squeeze(-1)
-            if len(keep) < len(rows):  # ended rows leave the batch, so that it gets smaller
+            if len(keep) < len(rows):  # finished rows leave the batch
                 cache.batch_select_indices(keep)
                 rows, mask_BT, new_B = rows[keep], mask_BT[keep], new_B[keep]
             ids_BT = new_B[:, None]
@@ -143,14 +155,15 @@ class TransformersSampler:
         ]
 
 
-def _next(
+def _sample_next(
     model: PreTrainedModel,
     ids_BT: Tensor,
     mask_BT: Tensor,
     cache: DynamicCache,
     temperature: float,
-    chances_B: Tensor,
+    draws_B: Tensor,
 ) -> tuple[Tensor, Tensor]:
+    """Choose each row's next token by its uniform draw; return tokens and log-probabilities."""
     logits_BV = model(
         input_ids=ids_BT,
         attention_mask=mask_BT.long(),
@@ -160,28 +173,28 @@ def _next(
         logits_to_keep=1,
     ).logits[:, -1]
     log_probs_BV = (logits_BV.float() / temperature).log_softmax(-1)
-    up_to_BV = log_probs_BV.exp().cumsum(-1)
-    # Of the whole that it adds up to, which rounding leaves a little off 1.
-    new_B1 = torch.searchsorted(up_to_BV, chances_B[:, None] * up_to_BV[:, -1:], right=True)
-    new_B1 = new_B1.clamp_max(up_to_BV.shape[-1] - 1)
+    cumulative_BV = log_probs_BV.exp().cumsum(-1)
+    # The draw is scaled by the actual sum, which differs from 1 by rounding.
+    new_B1 = torch.searchsorted(cumulative_BV, draws_B[:, None] * cumulative_BV[:, -1:], right=True)
+    new_B1 = new_B1.clamp_max(cumulative_BV.shape[-1] - 1)
     return new_B1.squeeze(-1), log_probs_BV.gather(-1, new_B1).squeeze(-1)
 
 
 def expand_prompts(
     prompts: Sequence[Sequence[int]], n: int, numbers: Sequence[int] | None
 ) -> tuple[list[Sequence[int]], list[int]]:
-    """Return the prompt of every answer, and the answer's number, which its seed goes by."""
+    """Return the prompt of every answer, and its number, which determines its seed."""
     numbers = range(len(prompts)) if numbers is None else numbers
-    wanted = [prompt for prompt in prompts for _ in range(n)]
-    return wanted, [number * n + i for number in numbers for i in range(n)]
+    expanded = [prompt for prompt in prompts for _ in range(n)]
+    return expanded, [number * n + i for number in numbers for i in range(n)]
 
 
 def _uniform_draws(seed: int, number: int, count: int) -> Tensor:
-    """Return the random numbers in [0, 1) that an answer's tokens are chosen by."""
+    """Return the uniform random numbers in [0, 1) that choose an answer's tokens."""
     generator = torch.Generator().manual_seed(answer_seed(seed, number))
     return torch.rand(count, generator=generator)
 
 
 def answer_seed(seed: int, number: int) -> int:
-    """Return the seed of one answer of many."""
+    """Return the seed of the answer with this number."""
     return (seed * 1_000_003 + number) % 2**63

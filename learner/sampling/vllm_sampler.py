@@ -1,10 +1,9 @@
-"""Sampling answers with a vLLM engine in this process, whose weights are replaced in place.
+"""Sample answers with a vLLM engine in this process, whose weights are replaced in place.
 
-One engine serves all policies of a family: before each call it loads the weights of the model
-that is asked, from memory to memory, and forgets its prefix cache. The trainer is handed no
-file, and no process is started.
+One engine serves all policies of a family. Before each call it copies the weights of the policy in
+memory and drops its prefix cache; no file is written and no process is started.
 
-Left out: tensor parallelism, sleep mode, and a graph compiled by vLLM, which takes longer to
+Not supported: tensor parallelism, sleep mode, and a graph compiled by vLLM, which takes longer to
 compile than the small models here take to sample.
 """
 
@@ -26,8 +25,8 @@ from learner.settings import Dtype
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
 
-_KV_CACHE_BYTES: Final = 2**30  # answers beyond it wait for their turn
-_BLOCK: Final = 32  # tokens; vLLM's 128 on CPU is longer than most prompts, so shares none
+_KV_CACHE_BYTES: Final = 2**30  # answers that do not fit wait
+_BLOCK: Final = 32  # tokens; vLLM's default on CPU, 128, exceeds most prompts and so shares none
 _ENVIRONMENT: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in this process
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -36,19 +35,21 @@ _ENVIRONMENT: Final = {
 
 
 class VllmEngine:
-    """A vLLM engine in this process; there can be one at a time."""
+    """A vLLM engine in this process; only one can run at a time."""
 
     def __init__(
         self, model: PreTrainedModel, *, max_tokens: int, batch: int, dtype: Dtype = "float32"
     ) -> None:
-        """Start an engine for models shaped like `model`; none of its weights are read yet.
+        """Start an engine for models of the same configuration as `model`, without weights.
 
         Args:
-            max_tokens: Of a prompt and its answer, at most; no more than the model's context.
-            batch: Answers computed at once, at most.
+            model: Model whose configuration the engine uses.
+            max_tokens: Maximum length of a prompt with its answer, capped by the model's context.
+            batch: Maximum number of answers computed at once.
+            dtype: Format of weights and computation.
 
         Raises:
-            ModelUnusable: vLLM is not installed, or does not know the architecture.
+            ModelUnusable: vLLM is not installed or does not support the architecture.
 
         """
         with _isolated_environment(), tempfile.TemporaryDirectory() as folder:
@@ -57,16 +58,16 @@ class VllmEngine:
             self._llm: LLM | None = _start(folder, min(max_tokens, context), batch, dtype)
 
     def load(self, model: PreTrainedModel) -> None:
-        """Replace the weights by those of `model` as they are now, and drop the prefix cache.
+        """Replace the weights by the current ones of `model` and drop the prefix cache.
 
-        vLLM's own `reload_weights` brings them into whatever layout its kernels want (fused
-        projections, packed matrices).
+        vLLM's `reload_weights` converts them to the layout of its kernels (fused projections,
+        packed matrices).
         """
         self._running.collective_rpc(
             "reload_weights", kwargs={"weights_iterator": merged_weights(model)}
         )
         if not self._running.reset_prefix_cache():
-            raise RuntimeError("vLLM kept the prefix cache of other weights")
+            raise RuntimeError("vLLM did not drop the prefix cache of the previous weights")
 
     def sample(
         self,
@@ -76,29 +77,29 @@ class VllmEngine:
         temperature: float,
         seeds: Sequence[int],
     ) -> list[Sample]:
-        """Return one answer to each prompt, drawn by its seed, from the weights last loaded."""
+        """Sample one answer to each prompt, by its seed, from the weights loaded last."""
         from vllm import SamplingParams, TokensPrompt
 
-        wanted = [
+        params = [
             SamplingParams(
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seed=seed,
-                logprobs=0,  # that of the sampled token alone
+                logprobs=0,  # only that of the sampled token
                 stop_token_ids=list(end_ids),
-                ignore_eos=True,  # the configuration's own end, where it is not among these
+                ignore_eos=True,  # end only at `end_ids`, not at the configured end
                 detokenize=False,
             )
             for seed in seeds
         ]
         with torch.random.fork_rng(devices=[]):
-            found = self._running.generate(
-                [TokensPrompt(prompt_token_ids=list(p)) for p in prompts], wanted, use_tqdm=False
+            outputs = self._running.generate(
+                [TokensPrompt(prompt_token_ids=list(p)) for p in prompts], params, use_tqdm=False
             )
-        return [_sample_of(p, output) for p, output in zip(prompts, found, strict=True)]
+        return [_to_sample(p, output) for p, output in zip(prompts, outputs, strict=True)]
 
     def close(self) -> None:
-        """End the engine and free its memory; closing it twice does nothing."""
+        """Stop the engine and free its memory; closing it again has no effect."""
         if self._llm is not None:
             self._llm.llm_engine.renderer.shutdown()
             self._llm.llm_engine.engine_core.shutdown()
@@ -112,16 +113,16 @@ class VllmEngine:
 
 
 class VllmSampler:
-    """Samples from a policy with a shared engine.
+    """Sampler from a policy with a shared engine.
 
-    The same seed and weights give the same answers, bit for bit, on one machine, number of
-    threads and `batch`: every answer has a random stream of its own, and each call starts with
-    an empty cache. Another batch may round log-probabilities otherwise, by about 1e-5 in
-    float32, and so now and then lead to another token. On a GPU vLLM promises no such thing.
+    On one machine, with the same number of threads and the same `batch`, the same seed and weights
+    give the same answers bit for bit: every answer has its own random stream, and each call starts
+    with an empty cache. Another `batch` may change log-probabilities by about 1e-5 in float32 and
+    so occasionally a token. On a GPU, vLLM does not guarantee reproducible answers.
     """
 
     def __init__(self, model: PreTrainedModel, end_ids: Sequence[int], engine: VllmEngine) -> None:
-        """Sample from `model` as it is at each call."""
+        """Sample from the weights that `model` has at each call."""
         self._model = model
         self._end_ids = list(end_ids)
         self._engine = engine
@@ -135,23 +136,25 @@ class VllmSampler:
         seed: int,
         numbers: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Return n answers to each prompt, those to one prompt next to each other."""
-        wanted, own = expand_prompts(prompts, n, numbers)
-        seeds = [answer_seed(seed, number) for number in own]
+        """Sample n answers to each prompt; see `Sampler.sample`."""
+        expanded, answer_numbers = expand_prompts(prompts, n, numbers)
+        seeds = [answer_seed(seed, number) for number in answer_numbers]
         self._engine.load(self._model)
-        return self._engine.sample(wanted, self._end_ids, max_tokens, temperature, seeds)
+        return self._engine.sample(expanded, self._end_ids, max_tokens, temperature, seeds)
 
 
 def _start(folder: str, max_tokens: int, batch: int, dtype: Dtype) -> "LLM":
     try:
         from vllm import LLM
     except ImportError as error:
-        raise ModelUnusable(f"the sampler 'vllm' needs vLLM: {error}") from error
+        raise ModelUnusable(
+            f"the sampler 'vllm' needs vLLM, which cannot be imported: {error}"
+        ) from error
     return LLM(
         folder,
-        load_format="dummy",  # weights come with the first call
+        load_format="dummy",  # the first call loads the weights
         skip_tokenizer_init=True,
-        generation_config="vllm",  # no defaults from the model's own
+        generation_config="vllm",  # no sampling defaults from the model folder
         dtype=dtype,
         max_model_len=max_tokens,
         max_num_seqs=batch,
@@ -164,7 +167,7 @@ def _start(folder: str, max_tokens: int, batch: int, dtype: Dtype) -> "LLM":
     )
 
 
-def _sample_of(prompt: Sequence[int], output: "RequestOutput") -> Sample:
+def _to_sample(prompt: Sequence[int], output: "RequestOutput") -> Sample:
     answer = output.outputs[0]
     return Sample(
         prompt=tuple(prompt),
@@ -179,10 +182,10 @@ def _sample_of(prompt: Sequence[int], output: "RequestOutput") -> Sample:
 
 @contextmanager
 def _isolated_environment() -> Iterator[None]:
-    """Start vLLM without a trace in what the trainer uses.
+    """Undo the changes that starting vLLM makes to this process's global state.
 
-    It seeds the global random state, sets variables for processes that it might start, and on
-    CPU takes `torch.set_num_threads` away.
+    vLLM seeds the global random state, sets environment variables for child processes and, on CPU,
+    replaces `torch.set_num_threads`.
     """
     environment, set_num_threads = dict(os.environ), torch.set_num_threads
     os.environ |= _ENVIRONMENT | environment
