@@ -50,6 +50,24 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     type TEXT NOT NULL, value BLOB NOT NULL, reason TEXT NOT NULL,
     mirrored INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (topic, partition, offset))
 """
+# Parameters: after, upto (sequence numbers).
+EFFECTIVE_EVENTS: Final = """
+SELECT seq, value FROM events AS e
+WHERE seq > :after AND seq <= :upto AND retracts IS NULL
+AND NOT EXISTS (SELECT 1 FROM events AS r
+    WHERE r.retracts = e.event_id AND r.owner = e.owner AND r.seq <= :upto)
+AND NOT EXISTS (SELECT 1 FROM events AS l
+    WHERE l.owner = e.owner AND l.subject = e.subject AND l.target = e.target
+    AND l.seq > e.seq AND l.seq <= :upto)
+ORDER BY seq
+"""
+# Parameters: upto (sequence number), limit.
+PROMPTS: Final = """
+SELECT value FROM completions WHERE arrival IN (
+    SELECT MAX(arrival) FROM completions
+    WHERE chat = 1 AND after_seq < :upto GROUP BY messages_hash)
+ORDER BY arrival DESC LIMIT :limit
+"""
 
 
 @dataclass(frozen=True, slots=True)

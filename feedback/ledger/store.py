@@ -24,6 +24,8 @@ from feedback.errors import FeedbackError
 from feedback.failpoints import failpoint
 from feedback.ledger.intake import RecordIngester
 from feedback.ledger.rows import (
+    EFFECTIVE_EVENTS,
+    PROMPTS,
     SCHEMA,
     DeadLetter,
     Erasure,
@@ -44,22 +46,6 @@ from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Lessons
 
 FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
-_EFFECTIVE_EVENTS = """
-SELECT seq, value FROM events AS e
-WHERE seq > :after AND seq <= :upto AND retracts IS NULL
-AND NOT EXISTS (SELECT 1 FROM events AS r
-    WHERE r.retracts = e.event_id AND r.owner = e.owner AND r.seq <= :upto)
-AND NOT EXISTS (SELECT 1 FROM events AS l
-    WHERE l.owner = e.owner AND l.subject = e.subject AND l.target = e.target
-    AND l.seq > e.seq AND l.seq <= :upto)
-ORDER BY seq
-"""
-_PROMPTS = """
-SELECT value FROM completions WHERE arrival IN (
-    SELECT MAX(arrival) FROM completions
-    WHERE chat = 1 AND after_seq < :upto GROUP BY messages_hash)
-ORDER BY arrival DESC LIMIT :limit
-"""
 _NO_END: Final = 2**63 - 1
 
 
@@ -270,9 +256,7 @@ class Ledger:
         """
         with self._lock:
             upto = max_seq(self._db) if upto_seq is None else upto_seq
-            rows = self._db.execute(
-                _EFFECTIVE_EVENTS, {"after": after_seq, "upto": upto}
-            ).fetchall()
+            rows = self._db.execute(EFFECTIVE_EVENTS, {"after": after_seq, "upto": upto}).fetchall()
             events = [(seq, FeedbackEvent.FromString(value)) for seq, value in rows]
             needed = {c for _, event in events for c in event_completion_ids(event)}
             records = self._completions(needed)
@@ -306,7 +290,7 @@ class Ledger:
         """
         with self._lock:
             upto = _NO_END if upto_seq is None else upto_seq
-            rows = self._db.execute(_PROMPTS, {"upto": upto, "limit": limit}).fetchall()
+            rows = self._db.execute(PROMPTS, {"upto": upto, "limit": limit}).fetchall()
         records = (CompletionRecord.FromString(row[0]) for row in rows)
         return [[{"role": m.role, "content": m.content} for m in r.messages] for r in records]
 

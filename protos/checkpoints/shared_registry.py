@@ -9,19 +9,18 @@ before it is used. Streaming weights without a copy on disk is not supported.
 import logging
 import secrets
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import fsspec
-import tenacity
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from protos.checkpoints.folder_registry import FolderRegistry, check_size, read_checked
+from protos.checkpoints.outages import is_outage, retry_outages
 from protos.checkpoints.registry import (
     MANIFEST,
     CheckpointInvalid,
@@ -35,7 +34,6 @@ from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
 logger = logging.getLogger(__name__)
 
 _CLAIM: Final = "claim"
-_RETRY_DELAYS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds
 _T = TypeVar("_T")
 
 
@@ -243,26 +241,14 @@ class SharedRegistry:
         return f"{self._base}/v{version:06d}/{name}"
 
     def _retry(self, action: Callable[[], _T]) -> _T:
-        """Run `action`; run it again after a delay if the registry does not answer."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_outage),
-            wait=tenacity.wait_chain(*map(tenacity.wait_fixed, _RETRY_DELAYS)),
-            stop=tenacity.stop_after_attempt(len(_RETRY_DELAYS) + 1),
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
         try:
-            return retrying(action)
+            return retry_outages(action, self._url)
         except Exception as error:
-            if not _is_outage(error):
+            if not is_outage(error):
                 raise
             raise RegistryUnavailable(
                 f"the registry {self._url} is unavailable: {error}"
             ) from error
-
-    def _log_retry(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        logger.warning("the registry %s is unavailable, trying again: %s", self._url, error)
 
 
 class RegistrySettings(BaseSettings):
@@ -291,22 +277,3 @@ def open_registry(home: Path) -> Registry:
     if not file.is_file():
         file.write_text(secrets.token_hex(16))
     return SharedRegistry(url, cache, claimant=file.read_text())
-
-
-def _is_outage(error: BaseException) -> bool:
-    if isinstance(error, FileNotFoundError | FileExistsError):
-        return False
-    return isinstance(error, _driver_errors())
-
-
-def _driver_errors() -> tuple[type[BaseException], ...]:
-    """Return the exceptions that the drivers raise if the remote side does not answer."""
-    found: list[Any] = [OSError, TimeoutError]
-    for module, name in (
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-        ("aiohttp", "ClientError"),
-    ):
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)

@@ -156,7 +156,7 @@ def test_a_registry_that_is_away_says_so(
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("protos.checkpoints.shared_registry._RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr("protos.checkpoints.outages._RETRY_DELAYS", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(RegistryUnavailable, match="is unavailable"):
         at(url, tmp_path, "replica").versions()

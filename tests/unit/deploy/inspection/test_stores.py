@@ -94,7 +94,7 @@ def test_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_driver = check_registry(tmp_path, 0)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PLAUDIT_REGISTRY", f"file://{tmp_path}/file/registry")
-    monkeypatch.setattr("protos.checkpoints.shared_registry._RETRY_DELAYS", (0.0,))
+    monkeypatch.setattr("protos.checkpoints.outages._RETRY_DELAYS", (0.0,))
     no_folder = check_registry(tmp_path, 0)
     monkeypatch.delenv("PLAUDIT_REGISTRY")
     no_home = check_registry(tmp_path / "file" / "home", 0)
