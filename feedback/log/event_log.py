@@ -60,8 +60,12 @@ class LogRecord:
     """A record as stored in the log.
 
     Attributes:
+        topic: Topic that it was appended to.
         partition: Number of its partition; 0 if the log has none.
         offset: Position within the partition; increasing, possibly with gaps.
+        key: Key that it was appended with.
+        type: Full name of the protobuf message in `value`.
+        value: Serialised message.
         timestamp_ms: Time of the append in milliseconds since the epoch.
 
     """
