@@ -76,10 +76,10 @@ def _report_live_version(version: int) -> None:
     metrics.POLICY.info({"version": str(version)})
 
 
-def _fingerprint(live: Callable[[], int]) -> str:
+def _fingerprint(live: int) -> str:
     """Return the policy version of the current request's answer, or the live one."""
     context = request_context.get()
-    return f"policy-v{(context.version if context else 0) or live()}"
+    return f"policy-v{(context.version if context else 0) or live}"
 
 
 async def _build_app(
@@ -97,7 +97,7 @@ async def _build_app(
     )
     mount_routes(app, services, stopping)
     app.include_router(page_router())
-    patch_system_fingerprints(app, lambda: _fingerprint(lambda: swapper.version))
+    patch_system_fingerprints(app, lambda: _fingerprint(swapper.version))
     return CompletionMiddleware(
         app,
         secret=services.secret,

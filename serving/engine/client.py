@@ -127,7 +127,7 @@ class RecordingEngine:
             part = params.clone()
             part.n = len(assignment.choices)
             if part.seed is not None:
-                part.seed += assignment.choices[0]  # as vLLM does: no two choices assignment a seed
+                part.seed += assignment.choices[0]  # as vLLM does: no two choices share a seed
             inner_id = f"{request_id}-{number}"
             stream = self._single_stream(assignment, prompt, part, inner_id, kwargs, skip_text)
             streams.append((stream, assignment.choices))

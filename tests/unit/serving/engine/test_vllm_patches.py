@@ -13,14 +13,21 @@ import pytest
 import torch
 from fastapi import FastAPI
 
-from serving.engine.arguments import engine_arguments, prepare_environment
+from serving.engine import vllm_patches
+from serving.engine.arguments import engine_arguments
+from serving.engine.worker import PolicyWorker
 from serving.http.routes import ALLOWED_PATHS
 from serving.settings import ServingSettings
 
-prepare_environment()
 
-from serving.engine import vllm_patches  # noqa: E402
-from serving.engine.worker import PolicyWorker  # noqa: E402
+@pytest.fixture(autouse=True)
+def _quiet_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("HF_HUB_OFFLINE", "1"),
+        ("VLLM_NO_USAGE_STATS", "1"),
+        ("VLLM_LOGGING_LEVEL", "WARNING"),
+    ):
+        monkeypatch.setenv(name, value)
 
 
 def accepts(function: Callable[..., Any], *positional: Any, **named: Any) -> None:
