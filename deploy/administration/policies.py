@@ -101,10 +101,10 @@ def report_folder(home: Path, version: int | None) -> Path:
     if version is not None:
         show(home, version)
         return open_registry(home).path(version)
-    found = [path.parent for path in (home / "learner" / "cycles").glob(f"*/{REPORT}")]
-    if not found:
+    folders = [path.parent for path in (home / "learner" / "cycles").glob(f"*/{REPORT}")]
+    if not folders:
         raise DeployError(f"no learning cycle has ended in {home}")
-    return max(found, key=lambda folder: int(folder.name))
+    return max(folders, key=lambda folder: int(folder.name))
 
 
 def operations(home: Path) -> Operations:

@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import echo
+from deploy.commands.options import ApiKey, echo
 from deploy.errors import DeployError
 from deploy.local.processes import stop_on_signals
 from deploy.settings import DEFAULT_HOME
 
 
 def simulate(
-    preference: Annotated[
-        str, typer.Option(help="What the raters like: concise, polite, detailed or questions.")
-    ],
+    preference: Annotated[str, typer.Option(help="One of concise, polite, detailed, questions.")],
     comparisons: Annotated[int, typer.Option(min=1, help="Number of comparisons to send.")] = 400,
     raters: Annotated[int, typer.Option(min=1, help="Number of concurrent raters.")] = 8,
     url: Annotated[
@@ -29,10 +27,7 @@ def simulate(
     wait: Annotated[
         float, typer.Option(help="Seconds to wait for a new version after the last vote.")
     ] = 900,
-    api_key: Annotated[
-        str,
-        typer.Option(envvar="PLAUDIT_API_KEY", help="API key, if the server requires one."),
-    ] = "none",
+    api_key: ApiKey = "none",
 ) -> None:
     """Simulate people with a hidden preference who chat and vote over the HTTP API."""
     from deploy.simulation.simulate import Plan

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import typer
 
 from deploy.commands.options import (
+    ApiKey,
     Kafka,
     RegistryUrl,
     UpHome,
@@ -21,9 +22,6 @@ from deploy.commands.options import (
 from deploy.settings import DEFAULT_HOME, UpSettings
 
 Url = Annotated[str, typer.Option(help="URL of a Plaudit server.")]
-ApiKey = Annotated[
-    str, typer.Option(envvar="PLAUDIT_API_KEY", help="API key, if the server requires one.")
-]
 LocalHome = Annotated[
     Path | None,
     typer.Option(
@@ -98,12 +96,11 @@ def doctor(
     from deploy.inspection.doctor import examine
 
     options = drop_none(home=home, host=host, port=port, learner_port=learner_port, model=model)
-    found = []
+    levels = []
     for finding in examine(UpSettings(**options)):
         echo(finding.line())
-        found.append(finding)
-    problems = sum(finding.level == "problem" for finding in found)
-    warnings = sum(finding.level == "warning" for finding in found)
-    echo(f"{len(found)} checks: {problems} problems, {warnings} warnings.")
+        levels.append(finding.level)
+    problems, warnings = levels.count("problem"), levels.count("warning")
+    echo(f"{len(levels)} checks: {problems} problems, {warnings} warnings.")
     if problems:
         raise typer.Exit(1)

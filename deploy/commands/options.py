@@ -18,6 +18,9 @@ Home = Annotated[
         help="Home folder of the installation: models, log, registry and secret.",
     ),
 ]
+ApiKey = Annotated[
+    str, typer.Option(envvar="PLAUDIT_API_KEY", help="API key, if the server requires one.")
+]
 TuneOption = Annotated[
     Literal["full", "lora"] | None,
     typer.Option(

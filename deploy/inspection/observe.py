@@ -170,21 +170,21 @@ def ledger_lag(ledger: Path, log: EventLog) -> int:
 
 def last_cycle(home: Path) -> dict[str, Any] | None:
     """Return the saved state of the last learning cycle, or None if there is none."""
-    found = list((home / "learner" / "cycles").glob("*/state.json"))
-    if not found:
+    files = list((home / "learner" / "cycles").glob("*/state.json"))
+    if not files:
         return None
-    latest = max(found, key=lambda path: int(path.parent.name))
+    latest = max(files, key=lambda path: int(path.parent.name))
     state: dict[str, Any] = json.loads(latest.read_text())
     return state
 
 
 def last_errors(files: Sequence[Path], count: int = _ERRORS) -> tuple[LoggedError, ...]:
     """Return the last errors at the ends of log files, ordered by time."""
-    found = []
+    errors = []
     for file in files:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
             lines = stream.read().decode(errors="replace").splitlines()
         matches = [match for line in lines if (match := _ERROR.match(line))]
-        found += [LoggedError(file.stem, m["time"] or "", m["text"].strip()) for m in matches]
-    return tuple(sorted(found, key=lambda error: error.time)[-count:])
+        errors += [LoggedError(file.stem, m["time"] or "", m["text"].strip()) for m in matches]
+    return tuple(sorted(errors, key=lambda error: error.time)[-count:])

@@ -81,9 +81,9 @@ class Simulation:
         self.eval_prompts = rng.sample(prompts("eval"), k=plan.eval_prompts)
         self.baseline: list[str] = []
 
-    async def ask(self, prompt: str, n: int, asker: int) -> tuple[str, list[str], int]:
+    async def chat(self, prompt: str, n: int, rater: int) -> tuple[str, list[str], int]:
         """Send one chat request; return its completion id, answers and policy version."""
-        client = self.openai_clients[asker % len(self.openai_clients)]
+        client = self.openai_clients[rater % len(self.openai_clients)]
         completion = await client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": prompt}],
@@ -96,7 +96,7 @@ class Simulation:
     async def answers(self) -> tuple[list[str], int]:
         """Sample answers to the evaluation prompts; return them and the highest version seen."""
         results = await asyncio.gather(
-            *(self.ask(p, 1, i) for i, p in enumerate(self.eval_prompts))
+            *(self.chat(p, 1, i) for i, p in enumerate(self.eval_prompts))
         )
         return [texts[0] for _, texts, _ in results], max(v for _, _, v in results)
 
@@ -116,7 +116,7 @@ class Simulation:
 
     async def vote(self, prompt: str, rater: int, rng: random.Random, progress: Progress) -> None:
         """Request two answers and send a comparison, sometimes also a rating or a demonstration."""
-        completion_id, texts, version = await self.ask(prompt, 2, rater)
+        completion_id, texts, version = await self.chat(prompt, 2, rater)
         left = rng.randrange(2)
         right = 1 - left
         verdict = judge(self.preference, texts[left], texts[right], self.plan.noise, rng)

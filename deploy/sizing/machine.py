@@ -38,8 +38,8 @@ def _gpus() -> tuple[int, ...]:
     if not built or shutil.which("nvidia-smi") is None:
         return ()
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return tuple(int(line) * 2**20 for line in found.stdout.split() if line.isdigit())
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return tuple(int(line) * 2**20 for line in done.stdout.split() if line.isdigit())
 
 
 def matmul_flops(size: int = 1024, times: int = 16) -> float:
@@ -78,8 +78,8 @@ def shape_of(folder: Path) -> ModelShape:
     """
     from transformers import AutoConfig
 
-    whole = AutoConfig.from_pretrained(folder)
-    config = whole.get_text_config()
+    model_config = AutoConfig.from_pretrained(folder)
+    config = model_config.get_text_config()
     parameters = linear_dimensions = 0
     for file in sorted(folder.glob("*.safetensors")):
         for name, shape in tensor_shapes(file).items():
@@ -91,7 +91,7 @@ def shape_of(folder: Path) -> ModelShape:
             f"{folder} has no safetensors files; convert the model with 'plaudit import-model'"
         )
     return ModelShape(
-        architecture=(whole.architectures or [""])[0],
+        architecture=(model_config.architectures or [""])[0],
         parameters=parameters,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -142,7 +142,7 @@ def plan_here(shape: ModelShape, dtype: Dtype, requested: Tune | None = None) ->
     """
     settings = LearnerSettings()
     tune = choose_tune(shape.architecture, shape.parameters, requested)
-    found = plan(
+    result = plan(
         shape,
         this_machine(),
         tune=tune,
@@ -150,6 +150,6 @@ def plan_here(shape: ModelShape, dtype: Dtype, requested: Tune | None = None) ->
         settings=settings.model_copy(update={"tune": tune}).for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
     )
-    if found.problem:
-        raise DeployError("\n".join([*found.lines(), f"It does not fit: {found.problem}"]))
-    return found
+    if result.problem:
+        raise DeployError("\n".join([*result.lines(), f"It does not fit: {result.problem}"]))
+    return result

@@ -111,9 +111,9 @@ def choose_pad(name: str, tokenizer: Any, model: Any) -> str | None:
     before = tokenizer.pad_token
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
         return None
-    found = _unused_special(tokenizer, ends)
-    if found is not None:
-        tokenizer.pad_token = found
+    unused = _unused_special(tokenizer, ends)
+    if unused is not None:
+        tokenizer.pad_token = unused
     elif max(tokenizer.get_vocab().values()) + 1 < model.get_input_embeddings().num_embeddings:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:

@@ -153,13 +153,10 @@ def plan(
 
     """
     trained = shape.parameters if tune == "full" else settings.lora.rank * shape.linear_dimensions
-    width = _FLOAT32 if dtype == "float32" else 2
-    # On a CPU, vLLM repacks the weights during a swap and briefly holds two copies.
-    serving = shape.parameters * width * (1 if machine.gpus else 2)
+    serving = _serving_bytes(shape, dtype, on_gpu=bool(machine.gpus))
     frozen = shape.parameters if tune == "lora" else 0
     needs = _learner_bytes(shape, trained, frozen, settings.ppo.micro_tokens)
     placed = _place(machine, serving, cache, sum(needs.values()))
-    flops = _cycle_flops(shape, settings)
     return Plan(
         shape=shape,
         tune=tune,
@@ -171,10 +168,17 @@ def plan(
         serving_environment=placed.serving_environment,
         learner_environment=placed.learner_environment,
         sleep_mode=placed.sleep_mode,
-        seconds=None if machine.gpus else flops / (machine.flops * _EFFICIENCY),
+        seconds=None if machine.gpus else _cycle_seconds(shape, machine, settings),
         problem=placed.problem,
         **needs,
     )
+
+
+def _serving_bytes(shape: ModelShape, dtype: Dtype, on_gpu: bool) -> int:
+    """Return the bytes of vLLM's weights."""
+    width = _FLOAT32 if dtype == "float32" else 2
+    # On a CPU, vLLM repacks the weights during a swap and briefly holds two copies.
+    return shape.parameters * width * (1 if on_gpu else 2)
 
 
 def _learner_bytes(shape: ModelShape, trained: int, frozen: int, tokens: int) -> dict[str, int]:
@@ -262,15 +266,19 @@ def _memory_problem(need: int, have: int, where: str) -> str | None:
     )
 
 
-def _cycle_flops(shape: ModelShape, settings: LearnerSettings) -> float:
-    """Return the operations of a cycle: per parameter and token 2 forward and 4 backward."""
+def _cycle_seconds(shape: ModelShape, machine: Machine, settings: LearnerSettings) -> float:
+    """Return the duration of a learning cycle on the processor.
+
+    A forward pass takes 2 operations per parameter and token, a backward pass 4.
+    """
     ppo = settings.ppo
     answers = ppo.iterations * ppo.rollouts * (_PROMPT_TOKENS + ppo.max_tokens / 2)
     text = ppo.iterations * ppo.epochs * ppo.minibatches * ppo.text_rows * ppo.text_row
     # Sampling; a forward pass of policy, reference, critic and reward model; training of policy
     # and critic.
     per_token = 2 + 2 * 4 + 6 * 2 * ppo.epochs
-    return _CYCLE_PER_PPO * shape.parameters * (per_token * answers + 6 * text)
+    operations = _CYCLE_PER_PPO * shape.parameters * (per_token * answers + 6 * text)
+    return operations / (machine.flops * _EFFICIENCY)
 
 
 def _count(number: int) -> str:

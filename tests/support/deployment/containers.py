@@ -1,4 +1,4 @@
-"""What is wrong with the Dockerfile and the Compose file, beside what their linters see."""
+"""Checks of the Dockerfile and the Compose file that their linters do not make."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _URL = re.compile(r"http://127\.0\.0\.1:(\d+)(/[\w/]*)")
 
 
 def dockerfile(deploy: Path) -> dict[str, list[str]]:
-    """Return the values of each instruction of the last stage, and of COPY in all of them."""
+    """Return the values of each instruction in the last stage, and of COPY in all stages."""
     with (deploy / "Dockerfile").open("rb") as file:
         structure = DockerfileParser(fileobj=file).structure
     starts = [n for n, line in enumerate(structure) if line["instruction"] == "FROM"]
@@ -29,17 +29,20 @@ def dockerfile(deploy: Path) -> dict[str, list[str]]:
 
 
 def environment(deploy: Path) -> dict[str, str]:
+    """Return the environment variables that the Dockerfile sets."""
     pairs = " ".join(dockerfile(deploy)["ENV"]).split()
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def hadolint_problems(deploy: Path) -> list[str]:
+    """Return the complaints of hadolint about the Dockerfile."""
     command = [tool("hadolint"), "--no-color", str(deploy / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
 
 
 def dockerfile_problems(deploy: Path, repository: Path) -> list[str]:
+    """Compare the Dockerfile with the command line and the files of the repository."""
     lines = dockerfile(deploy)
     problems = []
     if [json.loads(entry) for entry in lines["ENTRYPOINT"]] != [["plaudit"]]:
@@ -52,34 +55,35 @@ def dockerfile_problems(deploy: Path, repository: Path) -> list[str]:
     problems += _url_problems(health, command, "Dockerfile: HEALTHCHECK")
     exposed = {int(port) for port in " ".join(lines["EXPOSE"]).split()}
     if exposed != {port_of(["serve"]), port_of(["learn"])}:
-        problems.append(f"Dockerfile: EXPOSE {exposed} is not what serve and learn listen on")
+        problems.append(f"Dockerfile: EXPOSE {exposed} does not match the ports of serve and learn")
     sent = (deploy / "Dockerfile.dockerignore").read_text().splitlines()
     local = [copied.split()[:-1] for copied in lines["COPY"] if not copied.startswith("--from")]
     for source in (s for sources in local for s in sources):
         if not (repository / source).exists():
-            problems.append(f"Dockerfile: COPY {source}: it is not there")
+            problems.append(f"Dockerfile: COPY {source}: no such file")
         if f"!{source}" not in sent:
             problems.append(f"Dockerfile.dockerignore: {source} is not sent")
     if lines["USER"][-1].partition(":")[0] in ("", "0", "root"):
-        problems.append("Dockerfile: it runs as root")
+        problems.append("Dockerfile: the container runs as root")
     return problems
 
 
 def _url_problems(health: list[str], command: list[str], where: str) -> list[str]:
-    """Check that a health check asks for a port and path that the command answers."""
+    """Check that a health check requests a port and a path that the command serves."""
     found = _URL.search(" ".join(health))
     if found is None:
-        return [f"{where}: it asks no address of its own container"]
+        return [f"{where}: it requests no address of its own container"]
     port, path = int(found[1]), found[2]
     problems = []
     if port != port_of(command):
-        problems.append(f"{where}: port {port}, but it listens on {port_of(command)}")
+        problems.append(f"{where}: port {port}, but the command listens on {port_of(command)}")
     if path not in routes_of(command):
         problems.append(f"{where}: {path} is no route of 'plaudit {command[0]}'")
     return problems
 
 
 def compose_problems(deploy: Path) -> list[str]:
+    """Check the Compose file against its schema, the command line and the other files."""
     compose = yaml.safe_load((deploy / "compose.yaml").read_text())
     schema = get_builtin_schema("vendor.compose-spec")
     errors = validator_for(schema)(schema).iter_errors(compose)
@@ -107,10 +111,10 @@ def _service_problems(
     where = f"compose.yaml: {name}"
     problems = []
     limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
-    if set(limits) != {"memory"}:  # with a limit of CPUs it starts only where there are so many
+    if set(limits) != {"memory"}:  # a limit of CPUs prevents starting on smaller machines
         problems.append(f"{where}: it limits {sorted(limits)}, not memory alone")
     sources = [v.split(":")[0] for v in service["volumes"] if v.startswith(".")]
-    problems += [f"{where}: {s} is not there" for s in sources if not (deploy / s).exists()]
+    problems += [f"{where}: {s} does not exist" for s in sources if not (deploy / s).exists()]
     for other, needs in service.get("depends_on", {}).items():
         if needs["condition"] == "service_healthy" and "healthcheck" not in services[other]:
             problems.append(f"{where}: {other} has no health check")
@@ -124,7 +128,7 @@ def _service_problems(
         return problems
     homes = [v.split(":")[1] for v in service["volumes"] if v.startswith("home:")]
     if homes != [environment(deploy)["PLAUDIT_HOME"]]:
-        problems.append(f"{where}: its home folder is at {homes}")
+        problems.append(f"{where}: its home folder is mounted at {homes}")
     for published in service.get("ports", []):
         if int(published.split(":")[-1]) != port_of(command):
             problems.append(f"{where}: it does not listen on the port of {published}")
@@ -135,7 +139,7 @@ def _service_problems(
 
 
 def _target_problems(deploy: Path, services: dict[str, Any]) -> list[str]:
-    """Check that Prometheus looks for serving and learner where they listen."""
+    """Check that Prometheus scrapes the addresses that serving and learner listen on."""
     problems = []
     for file in sorted((deploy / "prometheus").glob("targets*/*.yml")):
         for target in (t for group in yaml.safe_load(file.read_text()) for t in group["targets"]):

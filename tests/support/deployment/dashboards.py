@@ -1,4 +1,4 @@
-"""What is wrong with the Grafana dashboard, beside its queries."""
+"""Checks of the Grafana dashboard, except its queries."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 
 def dashboard_problems(root: Path) -> list[str]:
-    """Hold the dashboard to Grafana's own schema: what that does not know does not come back."""
+    """Check the dashboard against Grafana's schema, which drops unknown fields, and its layout."""
     register_default_plugins()
     grafana = root / "deploy/grafana"
     board = json.loads((grafana / "dashboards/plaudit.json").read_text())
@@ -24,24 +24,26 @@ def dashboard_problems(root: Path) -> list[str]:
     if board["schemaVersion"] < 41:
         problems.append(f"dashboard: schema {board['schemaVersion']}")
     if len({p["id"] for p in board["panels"]}) != len(board["panels"]):
-        problems.append("dashboard: two panels of one id")
+        problems.append("dashboard: two panels have the same id")
     cells: set[tuple[int, int]] = set()
     for panel in board["panels"]:
-        place, name = panel["gridPos"], panel["title"]
-        wanted = {
+        position, name = panel["gridPos"], panel["title"]
+        occupied = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(position["x"], position["x"] + position["w"])
+            for y in range(position["y"], position["y"] + position["h"])
         }
-        if wanted & cells or place["x"] + place["w"] > 24:
-            problems.append(f"dashboard: '{name}' lies on another panel or beside the page")
-        cells |= wanted
+        if occupied & cells or position["x"] + position["w"] > 24:
+            problems.append(f"dashboard: '{name}' overlaps another panel or exceeds the width")
+        cells |= occupied
         if panel["type"] == "row":
             continue
         if not panel.get("description") or not panel["fieldConfig"]["defaults"].get("unit"):
             problems.append(f"dashboard: '{name}' has no description or no unit")
         if any(t["datasource"]["uid"] != uid for t in [panel, *panel["targets"]]):
-            problems.append(f"dashboard: '{name}' asks another data source than the provisioned")
+            problems.append(
+                f"dashboard: '{name}' uses another data source than the provisioned one"
+            )
     return problems
 
 

@@ -1,6 +1,6 @@
-"""Faults to plant in the files under deploy/, one for each thing that a checker is there to see.
+"""Faults to plant in the files under deploy/, one for each kind of problem that a check finds.
 
-Each is the checkers' part, file, text, what it is replaced by, and what is said of it.
+Each fault is a tuple: part of the checks, file, text, replacement, text of the reported problem.
 """
 
 from typing import Final
@@ -41,7 +41,7 @@ FAULTS: Final = [
         "compose.yaml",
         "./prometheus/rules:",
         "./prometheus/rule:",
-        "./prometheus/rule is not",
+        "./prometheus/rule does not exist",
     ),
     ("compose.yaml", "compose.yaml", "pull_policy: never", "build: ..", "at the same time"),
     ("compose.yaml", "compose.yaml", "pull_policy: never", "init: true", "would be pulled"),

@@ -1,4 +1,4 @@
-"""What is wrong with the Kubernetes files: rendered, held to their schema, and to each other."""
+"""Checks of the rendered Kubernetes manifests: their schema, and how they refer to each other."""
 
 import base64
 import os
@@ -21,7 +21,7 @@ def render(folder: Path) -> list[Manifest]:
     """Return the manifests that `kubectl apply -k` would send.
 
     Raises:
-        ValueError: They do not fit together.
+        ValueError: kustomize cannot render them.
 
     """
     command = [tool("kubectl"), "kustomize", str(folder)]
@@ -34,7 +34,14 @@ def render(folder: Path) -> list[Manifest]:
 def run_secrets(
     deploy: Path, given: dict[str, str], first: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the script that makes the Secrets, with no cluster; `first` has programs to prefer."""
+    """Run the script that prints the Secrets, without a cluster.
+
+    Args:
+        deploy: Folder of the deployment files.
+        given: Environment variables, beside the access keys.
+        first: Folder with programs that take precedence.
+
+    """
     environment = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"} | given
     folders = [first, Path(tool("kubectl")).parent, os.environ["PATH"]]
     environment["PATH"] = ":".join(str(folder) for folder in folders if folder)
@@ -47,7 +54,7 @@ def run_secrets(
 
 
 def secrets(deploy: Path) -> list[Manifest]:
-    """Return the manifests that the script makes: the namespace and its Secrets."""
+    """Return the manifests that the script prints: the namespace and its Secrets."""
     done = run_secrets(deploy, {})
     done.check_returncode()
     return list(yaml.safe_load_all(done.stdout))
@@ -59,6 +66,7 @@ def secret_value(manifests: list[Manifest], name: str, key: str) -> bytes:
 
 
 def problems(deploy: Path, overlay: str) -> list[str]:
+    """Return the problems of an overlay's manifests."""
     try:
         manifests = render(deploy / "kubernetes" / overlay)
     except ValueError as error:
@@ -94,15 +102,15 @@ def _pod_problems(workload: Manifest, manifests: list[Manifest], deploy: Path) -
     found = []
     if f"{pod['securityContext']['runAsUser']}" != dockerfile(deploy)["USER"][-1].split(":")[0]:
         found.append(f"{where}: not the user of the image")
-    there = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+    existing = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     claims = workload["spec"].get("volumeClaimTemplates", [])
     volumes = {v["name"] for v in pod["volumes"]} | {c["metadata"]["name"] for c in claims}
     (config,) = (m["data"] for m in _all(manifests, "ConfigMap"))
     threads = {config["OMP_NUM_THREADS"], config["PLAUDIT_LEARNER_THREADS"]}
     secret_names = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
-    found += [f"{where}: no Secret {s}" for s in secret_names if ("Secret", s) not in there]
+    found += [f"{where}: no Secret {s}" for s in secret_names if ("Secret", s) not in existing]
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
-        found += _container_problems(f"{where}, {container['name']}", container, there)
+        found += _container_problems(f"{where}, {container['name']}", container, existing)
         if threads != {container["resources"]["requests"]["cpu"]}:
             found.append(f"{where}, {container['name']}: not the request's {threads} threads")
         mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
@@ -113,30 +121,30 @@ def _pod_problems(workload: Manifest, manifests: list[Manifest], deploy: Path) -
     return found
 
 
-def _container_problems(where: str, container: Any, there: set[tuple[str, str]]) -> list[str]:
+def _container_problems(where: str, container: Any, existing: set[tuple[str, str]]) -> list[str]:
     if found := command_problems(container["args"], where):
         return found
     for source in container["envFrom"]:
         for kind, reference in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
-            if reference in source and (kind, source[reference]["name"]) not in there:
+            if reference in source and (kind, source[reference]["name"]) not in existing:
                 found.append(f"{where}: no {kind} {source[reference]['name']}")
     ports = {p["name"]: p["containerPort"] for p in container.get("ports", [])}
     listens = port_of(container["args"])
     if set(ports.values()) != ({listens} - {None}):
-        found.append(f"{where}: ports {ports}, but it listens on {listens}")
+        found.append(f"{where}: ports {ports}, but the command listens on {listens}")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         if probe not in container:
             continue
-        asked = container[probe]["httpGet"]
-        if asked["port"] not in ports:
-            found.append(f"{where}: {probe}: no port {asked['port']}")
-        if asked["path"] not in routes_of(container["args"]):
-            found.append(f"{where}: {probe}: {asked['path']} is no route")
+        request = container[probe]["httpGet"]
+        if request["port"] not in ports:
+            found.append(f"{where}: {probe}: no port {request['port']}")
+        if request["path"] not in routes_of(container["args"]):
+            found.append(f"{where}: {probe}: {request['path']} is no route")
     return found
 
 
 def _pods(manifests: list[Manifest], labels: dict[str, str]) -> list[Manifest]:
-    """Return the pod templates that a selector chooses."""
+    """Return the pod templates that match the labels of a selector."""
     templates = [w["spec"]["template"] for w in _all(manifests, "Deployment", "StatefulSet")]
     return [t for t in templates if labels.items() <= t["metadata"]["labels"].items()]
 
@@ -168,7 +176,7 @@ def _service_problems(manifests: list[Manifest]) -> list[str]:
 
 
 def _rule_problems(manifests: list[Manifest], deploy: Path) -> list[str]:
-    """Check the autoscaler's metric, and what Prometheus looks for in the cluster."""
+    """Check the autoscaler's metric, and which containers Prometheus scrapes in the cluster."""
     found = []
     adapter = yaml.safe_load((deploy / "kubernetes" / "prometheus-adapter.yaml").read_text())
     metrics = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}

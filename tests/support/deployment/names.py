@@ -1,4 +1,4 @@
-"""What the code has that files under deploy/ name: commands, options, variables, routes, ports."""
+"""What files under deploy/ may refer to: commands, options, variables, routes and ports."""
 
 import re
 import shlex
@@ -23,21 +23,21 @@ from serving.http.routes import ALLOWED_PATHS, health_router
 from serving.settings import ServingSettings
 
 _VARIABLE = re.compile(r"PLAUDIT_[A-Z0-9]+(?:_+[A-Z0-9]+)*")
-_TESTS_ALONE = {"PLAUDIT_FAILPOINTS"}
+_ONLY_IN_TESTS = {"PLAUDIT_FAILPOINTS"}
 
 
 def tool(name: str) -> str:
-    """Return the path of a program of the development packages, or of one on the machine."""
+    """Return the path of a program, preferably from the development packages."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    assert found is not None, f"{name} is not installed: uv sync"
+    assert found is not None, f"{name} is not installed; run 'uv sync'"
     return found
 
 
 def parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Parse the arguments of `plaudit` without running it; give the command and its options.
+    """Parse the arguments of `plaudit` without running it; return the command and its options.
 
     Raises:
-        ValueError: There is no such command or option.
+        ValueError: The command or an option does not exist.
 
     """
     command: Any = typer.main.get_command(app)
@@ -56,6 +56,7 @@ def parsed(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def command_problems(words: Sequence[str], where: str) -> list[str]:
+    """Return the problem of a `plaudit` command that does not exist."""
     try:
         parsed(words)
     except ValueError as error:
@@ -64,7 +65,7 @@ def command_problems(words: Sequence[str], where: str) -> list[str]:
 
 
 def port_of(words: Sequence[str]) -> int | None:
-    """Return the port on which a command listens; None where it does not."""
+    """Return the port that a command listens on, or None if it does not listen."""
     command, options = parsed(words)
     listening: dict[str, tuple[type[BaseSettings], str]] = {
         "serve": (ServingSettings, "port"),
@@ -77,7 +78,7 @@ def port_of(words: Sequence[str]) -> int | None:
 
 
 def routes_of(words: Sequence[str]) -> frozenset[str]:
-    """Return the paths without parameters that a command answers."""
+    """Return the paths without parameters that a command serves."""
     command, _ = parsed(words)
     if command == "learn":
         return frozenset({"/metrics"})
@@ -89,8 +90,8 @@ def routes_of(words: Sequence[str]) -> frozenset[str]:
 
 
 def variables() -> set[str]:
-    """Return every environment variable that settings or options are read from."""
-    found = set(_TESTS_ALONE)
+    """Return all environment variables that settings or options are read from."""
+    found = set(_ONLY_IN_TESTS)
     for settings in (UpSettings, ServingSettings, LearnerSettings, KafkaSettings, RegistrySettings):
         config = settings.model_config
         found |= set(_fields(settings, config["env_prefix"] or ""))
@@ -113,6 +114,7 @@ def _option_variables(command: Any) -> Iterator[str]:
 
 
 def variable_problems(text: str, where: str) -> list[str]:
+    """Return a problem for each environment variable in a text that nothing reads."""
     unknown = set(_VARIABLE.findall(text)) - variables()
     return [f"{where}: nothing reads {name}" for name in sorted(unknown)]
 
@@ -132,7 +134,7 @@ def commands_in_comments(text: str) -> Iterator[list[str]]:
 
 
 def _arguments(line: str) -> list[str]:
-    """Return what follows `plaudit` where it is run by itself, by uv or in a pod."""
+    """Return what follows `plaudit` in a line that runs it, directly, with uv or in a container."""
     if not re.match(r"(uv run|kubectl .* --|docker compose .* run --rm \w+ |plaudit\b)", line):
         return []
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with commands and variables that texts name, and with alerts and their runbooks."""
+"""Checks of the commands and variables that texts name, and of alerts and their runbooks."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,7 @@ def documents(root: Path) -> list[Path]:
 
 
 def alert_problems(root: Path) -> list[str]:
-    """Check that alerts and runbook entries are pairs, and that every alert says enough."""
+    """Check that each alert has a runbook entry and vice versa, and that both are complete."""
     rules = yaml.safe_load((root / "deploy/prometheus/rules/alerts.yml").read_text())
     alerts = {r["alert"]: r for group in rules["groups"] for r in group["rules"]}
     entries = re.split(r"^## (.+)$", (root / RUNBOOKS).read_text(), flags=re.MULTILINE)[1:]
@@ -47,11 +47,11 @@ def alert_problems(root: Path) -> list[str]:
     for name, text in texts.items():
         problems += [f"{name}: the entry lacks '{w}'" for w in _PARTS if f"**{w}**" not in text]
     for name, alert in alerts.items():
-        told = alert["annotations"]
-        if set(told) != {"summary", "description", "runbook_url"}:
-            problems.append(f"{name}: annotations {sorted(told)}")
-        if told.get("runbook_url") != f"{RUNBOOKS}#{name.lower()}":
-            problems.append(f"{name}: it points to {told.get('runbook_url')}")
+        annotations = alert["annotations"]
+        if set(annotations) != {"summary", "description", "runbook_url"}:
+            problems.append(f"{name}: annotations {sorted(annotations)}")
+        if annotations.get("runbook_url") != f"{RUNBOOKS}#{name.lower()}":
+            problems.append(f"{name}: it points to {annotations.get('runbook_url')}")
         if alert["labels"].get("severity") not in ("critical", "warning", "info"):
             problems.append(f"{name}: severity {alert['labels']}")
     return problems

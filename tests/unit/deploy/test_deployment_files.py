@@ -1,4 +1,4 @@
-"""The files under deploy/ are sound, and name nothing that the code does not have."""
+"""The files under deploy/ are valid, and refer only to what exists in the code."""
 
 import shutil
 import tomllib
@@ -23,7 +23,7 @@ from tests.support.deployment.texts import RUNBOOKS, alert_problems, text_proble
 REPOSITORY = Path(__file__).parents[3]
 
 
-# By the part of deploy/ that they are about.
+# The checks, by the part of deploy/ that they are about.
 CHECKERS: dict[str, list[Callable[[Path], list[str]]]] = {
     "Dockerfile": [
         lambda root: hadolint_problems(root / "deploy"),
@@ -39,13 +39,13 @@ CHECKERS: dict[str, list[Callable[[Path], list[str]]]] = {
 
 
 @pytest.mark.parametrize("part", CHECKERS)
-def test_nothing_is_wrong_with_the_files(part: str) -> None:
+def test_the_files_have_no_problems(part: str) -> None:
     assert [p for check in CHECKERS[part] for p in check(REPOSITORY)] == []
 
 
-@pytest.mark.parametrize(("part", "file", "old", "new", "told"), FAULTS)
+@pytest.mark.parametrize(("part", "file", "old", "new", "expected"), FAULTS)
 def test_a_planted_fault_is_found(
-    tmp_path: Path, part: str, file: str, old: str, new: str, told: str
+    tmp_path: Path, part: str, file: str, old: str, new: str, expected: str
 ) -> None:
     for folder in ("deploy", "docs"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder)
@@ -58,7 +58,7 @@ def test_a_planted_fault_is_found(
     assert old in text
     changed.write_text(text.replace(old, new))
     found = [p for check in CHECKERS[part] for p in check(tmp_path)]
-    assert any(told in problem for problem in found), found
+    assert any(expected in problem for problem in found), found
 
 
 def test_a_runbook_entry_without_its_alert_or_command_is_found(tmp_path: Path) -> None:
@@ -72,25 +72,25 @@ def test_a_runbook_entry_without_its_alert_or_command_is_found(tmp_path: Path) -
     assert "docs/runbooks.md: no command 'plaudit policies undo'" in text_problems(tmp_path)
 
 
-def test_the_script_makes_a_secret_that_serving_takes(tmp_path: Path) -> None:
-    made = kubernetes.secrets(REPOSITORY / "deploy")
+def test_the_script_prints_a_secret_that_serving_accepts(tmp_path: Path) -> None:
+    manifests = kubernetes.secrets(REPOSITORY / "deploy")
     file = tmp_path / "secret.json"
-    file.write_bytes(kubernetes.secret_value(made, "plaudit-identity", "secret.json"))
+    file.write_bytes(kubernetes.secret_value(manifests, "plaudit-identity", "secret.json"))
     secret = load_or_create_secret(file)
     assert len(secret.identity) == 32
     assert secret.current in secret.keys
-    assert kubernetes.secret_value(made, "plaudit", "AWS_ACCESS_KEY_ID") == b"id"
-    kinds = [(m["kind"], m["metadata"]["name"]) for m in made]
+    assert kubernetes.secret_value(manifests, "plaudit", "AWS_ACCESS_KEY_ID") == b"id"
+    kinds = [(m["kind"], m["metadata"]["name"]) for m in manifests]
     assert kinds == [
         ("Namespace", "plaudit"),
         ("Secret", "plaudit"),
         ("Secret", "plaudit-identity"),
     ]
-    assert made[-1]["immutable"]
+    assert manifests[-1]["immutable"]
 
 
-def test_the_script_leaves_an_identity_that_is_there(tmp_path: Path) -> None:
-    cluster = tmp_path / "kubectl"  # one that answers: it has that Secret
+def test_the_script_keeps_an_existing_identity(tmp_path: Path) -> None:
+    cluster = tmp_path / "kubectl"  # a cluster that has this Secret
     cluster.write_text(
         '#!/bin/sh\ncase "$*" in *"get secret plaudit-identity") exit 0 ;; esac\n'
         f'exec {tool("kubectl")} "$@"\n'
@@ -103,7 +103,7 @@ def test_the_script_leaves_an_identity_that_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_the_script_prints_nothing_without_the_keys_of_the_bucket(name: str) -> None:
+def test_the_script_prints_nothing_without_the_bucket_s_access_keys(name: str) -> None:
     done = kubernetes.run_secrets(REPOSITORY / "deploy", {name: ""})
     assert (done.returncode, done.stdout) == (1, b"")
     assert name in done.stderr.decode()
