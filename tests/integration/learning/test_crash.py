@@ -67,8 +67,10 @@ def test_ppo_killed_between_two_checkpoints_reports_every_iteration_once(
     assert report_of_cycle(home).iterations == report_of_cycle(learned).iterations
 
 
-def test_crash_after_the_event_publishes_nothing_twice(learned: Path, tmp_path: Path) -> None:
-    home = make_home(tmp_path / "home")
+def test_crash_after_the_event_publishes_nothing_twice(
+    learned: Path, before_publishing: Path, tmp_path: Path
+) -> None:
+    home = before_publishing
     armed = tmp_path / "failpoints"
     armed.write_text("learner.announced=kill\n")
     assert killed_or_done(home, armed) == -signal.SIGKILL
@@ -83,8 +85,10 @@ def test_crash_after_the_event_publishes_nothing_twice(learned: Path, tmp_path: 
     assert weights(home) == weights(learned)
 
 
-def test_crash_between_registry_and_event_is_repaired(learned: Path, tmp_path: Path) -> None:
-    home = make_home(tmp_path / "home")
+def test_crash_between_registry_and_event_is_repaired(
+    learned: Path, before_publishing: Path, tmp_path: Path
+) -> None:
+    home = before_publishing
     armed = tmp_path / "failpoints"
     armed.write_text("learner.published=kill\n")
     assert killed_or_done(home, armed) == -signal.SIGKILL

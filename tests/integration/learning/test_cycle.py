@@ -28,7 +28,6 @@ from tests.support.learner_cycles import (
     ADAPTER,
     LORA,
     SETTINGS,
-    killed_or_done,
     report,
     report_of_cycle,
     vote,
@@ -100,40 +99,39 @@ def test_a_published_version_carries_its_report(learned: Path) -> None:
     assert ended.model_dump(exclude=late) == found.model_dump(exclude=late)
 
 
-def test_while_held_nothing_is_published_and_then_it_is(tmp_path: Path) -> None:
-    home = make_home(tmp_path)
-    log = SqliteLog(home / "log.db")
+def stages(log: SqliteLog) -> list[str]:
+    """Return the stages that learners have reported."""
+    events = [PolicyEvent.FromString(record.value) for record in log.read("policies", {})]
+    return [event.stage.stage for event in events if event.HasField("stage")]
 
-    def hold_before_publishing() -> bool:
-        state = latest_cycle(home)
-        return state is not None and state.stage == "publish"
 
+def test_while_held_nothing_is_published_and_then_it_is(before_publishing: Path) -> None:
+    log = SqliteLog(before_publishing / "log.db")
+    append_policy_event(log, Hold(held=True, by="operator"))
+    reported = stages(log).count("publish")
     stop = threading.Event()
-    append_policy_event(log, Hold(held=False))
-    armed = tmp_path / "failpoints"
-    armed.write_text("learner.publish=sleep:1.0\n")
-    os.environ["PLAUDIT_FAILPOINTS"] = str(armed)
+    thread = threading.Thread(target=run, args=(before_publishing, SETTINGS, stop))
+    thread.start()
     try:
-        thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
-        thread.start()
-        while not hold_before_publishing():
+        while stages(log).count("publish") == reported:
+            assert thread.is_alive()
             stop.wait(0.02)
-        append_policy_event(log, Hold(held=True, by="operator"))
-        stop.wait(1.5)
+        stop.wait(1)
         assert current_state(log).published == (1,)
         append_policy_event(log, Hold(held=False, by="operator"))
         while 2 not in current_state(log).published:
             assert thread.is_alive()
             stop.wait(0.02)
     finally:
-        del os.environ["PLAUDIT_FAILPOINTS"]
         stop.set()
         thread.join()
         log.close()
 
 
-def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> None:
-    home = make_home(tmp_path)
+def test_what_is_published_under_a_lost_lease_does_not_count(
+    before_publishing: Path, tmp_path: Path
+) -> None:
+    home = before_publishing
     log = SqliteLog(home / "log.db")
     armed = tmp_path / "failpoints"
     armed.write_text("learner.published=sleep:1.5\n")
@@ -160,11 +158,10 @@ def test_what_is_published_under_a_lost_lease_does_not_count(tmp_path: Path) -> 
     log.close()
 
 
-def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_path: Path) -> None:
-    home = make_home(tmp_path / "home")
-    armed = tmp_path / "failpoints"
-    armed.write_text("learner.publish=kill\n")
-    killed_or_done(home, armed)
+def test_a_candidate_whose_parent_was_left_behind_is_dropped(
+    learned: Path, before_publishing: Path
+) -> None:
+    home = before_publishing
     # Meanwhile an operator brings in another version.
     FolderRegistry(home / "registry").publish(
         learned / "registry" / "v000002", version=2, parent=1, base="tiny"
@@ -180,8 +177,8 @@ def test_a_candidate_whose_parent_was_left_behind_is_dropped(learned: Path, tmp_
     assert FolderRegistry(home / "registry").versions() == [1, 2]
 
 
-def test_a_refused_candidate_is_an_event_with_reasons(tmp_path: Path) -> None:
-    home = make_home(tmp_path)
+def test_a_refused_candidate_is_an_event_with_reasons(before_gate: Path) -> None:
+    home = before_gate
     strict = SETTINGS.model_copy(
         update={"gate": SETTINGS.gate.model_copy(update={"min_win_rate": 1.0})}
     )
