@@ -21,6 +21,11 @@ FOLDERS: Final = ("vllm", "kafka", "browser", "learning", "faults")
 SHARED: Final = ("plaudit", "adapted", "engine", "broker", "lines", "stand_in")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run whole sets in two processes, and files that are named in this one."""
+    return 0 if any(".py" in argument for argument in config.invocation_params.args) else 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder, and group those that share a server."""
     for item in items:
