@@ -1,4 +1,4 @@
-"""Duels: which votes count, when they decide, and how often they decide wrongly."""
+"""Trials: which votes count, when they decide, and how often the decision is wrong."""
 
 import random
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ SETTINGS = DuelSettings(alpha=0.05, beta=0.05, edge=0.1, max_votes=600)
     # ln(1.2) = 0.1823 a win, ln(0.8) = -0.2231 a loss; the bounds are at -+ln(0.05) = 2.9957.
     [(1, 17, True), (-1, 14, False)],
 )
-def test_votes_of_one_mind_decide_at_the_bound(vote: Vote, enough: int, promoted: bool) -> None:
+def test_unanimous_votes_decide_at_the_bound(vote: Vote, enough: int, promoted: bool) -> None:
     assert evaluate_trial([vote] * (enough - 1), SETTINGS).promoted is None
     assert evaluate_trial([vote] * enough, SETTINGS).promoted is promoted
 
 
 def test_evidence_is_the_likelihood_ratio_and_ties_are_no_evidence() -> None:
-    standing = evaluate_trial([1, 0, -1, 0, 1], SETTINGS)
-    assert (standing.wins, standing.losses, standing.ties) == (2, 1, 2)
-    assert standing.evidence == pytest.approx(2 * 0.182322 - 0.223144, abs=1e-5)
-    assert standing.promoted is None
+    result = evaluate_trial([1, 0, -1, 0, 1], SETTINGS)
+    assert (result.wins, result.losses, result.ties) == (2, 1, 2)
+    assert result.evidence == pytest.approx(2 * 0.182322 - 0.223144, abs=1e-5)
+    assert result.promoted is None
 
 
-def test_what_comes_after_the_decision_is_not_looked_at() -> None:
+def test_votes_after_the_decision_are_ignored() -> None:
     votes: list[Vote] = [*[1] * 17, *[-1] * 200]  # type: ignore[list-item]
     assert evaluate_trial(votes, SETTINGS) == evaluate_trial([1] * 17, SETTINGS)
 
@@ -66,17 +66,17 @@ def promoted_share(win_rate: float, duels: int = 1500) -> float:
 
 # Three standard deviations of 1500 duels at a rate of 0.05 are 0.017.
 @pytest.mark.parametrize("win_rate", [0.35, 0.45, 0.5])
-def test_one_no_better_goes_live_no_more_often_than_stated(win_rate: float) -> None:
+def test_a_challenger_that_is_not_better_rarely_goes_live(win_rate: float) -> None:
     assert promoted_share(win_rate) <= 0.05 + 0.017
 
 
 @pytest.mark.parametrize("win_rate", [0.6, 0.65, 0.7])
-def test_one_better_by_the_edge_is_missed_no_more_often_than_stated(win_rate: float) -> None:
+def test_a_challenger_that_is_better_by_the_edge_is_rarely_rolled_back(win_rate: float) -> None:
     assert promoted_share(win_rate) >= 1 - 0.05 - 0.017
 
 
 def duel(completion_id: str = "c1", versions: tuple[int, ...] = (1, 2)) -> CompletionRecord:
-    """A completion whose choices were sampled wholly from these versions."""
+    """Return a completion whose choices were each sampled entirely by one of these versions."""
     record = completion(completion_id, choices=range(len(versions)))
     for choice, version in zip(record.choices, versions, strict=True):
         choice.token_ids[:] = [5, 6]
@@ -84,8 +84,8 @@ def duel(completion_id: str = "c1", versions: tuple[int, ...] = (1, 2)) -> Compl
     return record
 
 
-class Judged:
-    """An event and the completions that it is about."""
+class Joined:
+    """A joined event."""
 
     def __init__(self, event: FeedbackEvent, *records: CompletionRecord) -> None:
         self.event = event
@@ -107,8 +107,8 @@ def compared(
     return with_target(event)
 
 
-def votes(*judged: Any) -> list[Vote]:
-    return trial_votes(judged, live=1, challenger=2)
+def votes(*joined: Any) -> list[Vote]:
+    return trial_votes(joined, live=1, challenger=2)
 
 
 LEFT, RIGHT = Comparison.VERDICT_LEFT, Comparison.VERDICT_RIGHT
@@ -129,49 +129,49 @@ TIE, BOTH_BAD = Comparison.VERDICT_TIE, Comparison.VERDICT_BOTH_BAD
 def test_a_comparison_is_a_vote_for_the_version_of_the_better_answer(
     verdict: Comparison.Verdict, versions: tuple[int, int], vote: Vote
 ) -> None:
-    assert votes(Judged(compared(verdict), duel(versions=versions))) == [vote]
+    assert votes(Joined(compared(verdict), duel(versions=versions))) == [vote]
 
 
 @pytest.mark.parametrize("versions", [(1, 1), (2, 2), (1, 3), (3, 2)])
 def test_answers_of_other_versions_are_no_votes(versions: tuple[int, int]) -> None:
-    assert votes(Judged(compared(LEFT), duel(versions=versions))) == []
+    assert votes(Joined(compared(LEFT), duel(versions=versions))) == []
 
 
 def test_an_answer_that_began_on_another_version_is_no_vote() -> None:
     record = duel()
     record.choices[0].versions[0].end = 1
     record.choices[0].versions.append(VersionSpan(policy_version=3, start=1, end=2))
-    assert votes(Judged(compared(LEFT), record)) == []
+    assert votes(Joined(compared(LEFT), record)) == []
 
 
 def test_answers_of_two_completions_are_no_vote() -> None:
     event = comparison("e", ("c1", 0), ("c2", 1))
-    assert votes(Judged(event, duel("c1"), duel("c2"))) == []
+    assert votes(Joined(event, duel("c1"), duel("c2"))) == []
 
 
 def test_a_ranking_is_one_vote_for_the_version_ahead_in_most_pairs() -> None:
     four = (1, 2, 1, 2)
     # Challenger's choices 1 and 3 at ranks 0 and 2; the live version's at 1 and 3: 3 pairs of 4.
-    assert votes(Judged(ranking("a", [[1], [0], [3], [2]]), duel(versions=four))) == [1]
-    assert votes(Judged(ranking("b", [[0], [1, 3], [2]]), duel(versions=four))) == [0]
-    assert votes(Judged(ranking("c", [[0, 2], [1], [3]]), duel(versions=four))) == [-1]
-    assert votes(Judged(ranking("d", [[0], [2]]), duel(versions=four))) == []
+    assert votes(Joined(ranking("a", [[1], [0], [3], [2]]), duel(versions=four))) == [1]
+    assert votes(Joined(ranking("b", [[0], [1, 3], [2]]), duel(versions=four))) == [0]
+    assert votes(Joined(ranking("c", [[0, 2], [1], [3]]), duel(versions=four))) == [-1]
+    assert votes(Joined(ranking("d", [[0], [2]]), duel(versions=four))) == []
 
 
-def test_a_person_has_one_vote_a_completion_and_the_last_one_counts() -> None:
+def test_only_the_last_vote_of_a_person_on_a_completion_counts() -> None:
     record, other = duel(versions=(1, 2, 1, 2)), duel("c2")
     assert votes(
-        Judged(compared(LEFT, subject="a"), record),
-        Judged(compared(RIGHT, subject="b"), record),
-        Judged(compared(LEFT, "c2", subject="a"), other),
-        Judged(compared(RIGHT, subject="a", choices=(2, 3)), record),
+        Joined(compared(LEFT, subject="a"), record),
+        Joined(compared(RIGHT, subject="b"), record),
+        Joined(compared(LEFT, "c2", subject="a"), other),
+        Joined(compared(RIGHT, subject="a", choices=(2, 3)), record),
     ) == [1, -1, 1]
 
 
 def test_ratings_and_comments_are_no_votes() -> None:
     rated = FeedbackEvent(event_id="r", completion_id="c1", owner="local")
     rated.rating.candidate.completion_id = "c1"
-    assert votes(Judged(rated, duel())) == []
+    assert votes(Joined(rated, duel())) == []
 
 
 class Home:
@@ -198,7 +198,7 @@ class Home:
         while self.ledger.follow(self.log):
             pass
 
-    def look(self) -> bool:
+    def is_on_trial(self) -> bool:
         return self.trials.advance(self.publisher.state())
 
 
@@ -212,10 +212,10 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def test_the_votes_in_the_ledger_promote_the_challenger(home: Home) -> None:
     home.vote(RIGHT, 0, 16)
-    assert home.look()
-    assert home.look(), "nothing new, nothing decided"
+    assert home.is_on_trial()
+    assert home.is_on_trial(), "without new votes there is no decision"
     home.vote(RIGHT, 16, 1)
-    assert not home.look()
+    assert not home.is_on_trial()
     state = home.publisher.state()
     assert (state.live, state.challenger, state.previous) == (2, 0, 1)
     assert home.metrics.registry.get_sample_value(
@@ -228,7 +228,7 @@ def test_the_votes_in_the_ledger_promote_the_challenger(home: Home) -> None:
 
 def test_the_votes_in_the_ledger_roll_the_challenger_back(home: Home) -> None:
     home.vote(LEFT, 0, 14)
-    assert not home.look()
+    assert not home.is_on_trial()
     state = home.publisher.state()
     assert (state.live, state.challenger, state.rolled_back) == (1, 0, frozenset({2}))
     assert not state.held
@@ -236,20 +236,20 @@ def test_the_votes_in_the_ledger_roll_the_challenger_back(home: Home) -> None:
 
 def test_a_challenger_that_a_replica_cannot_load_is_rolled_back(home: Home) -> None:
     append_policy_event(home.log, SwapFailed(replica="a", version=2, serving=1, reason="rank 64"))
-    assert not home.look()
+    assert not home.is_on_trial()
     assert home.publisher.state().rolled_back == {2}
 
 
-def test_a_duel_waits_while_publishing_is_held_and_an_operator_may_end_it(home: Home) -> None:
+def test_a_trial_waits_while_publishing_is_on_hold_and_an_operator_may_end_it(home: Home) -> None:
     append_policy_event(home.log, Hold(held=True))
     home.vote(RIGHT, 0, 17)
-    assert home.look()
+    assert home.is_on_trial()
     append_policy_event(home.log, Activated(version=1))
-    assert not home.look()
+    assert not home.is_on_trial()
     assert home.publisher.state().rolled_back == {2}
 
 
-def test_an_end_told_by_a_learner_that_was_overtaken_does_not_count(home: Home) -> None:
+def test_a_decision_of_a_learner_that_lost_leadership_does_not_count(home: Home) -> None:
     other = Publisher(home.log.path.parent, home.log)
     policies = home.publisher.state()
     other.claim_leadership("another")

@@ -40,30 +40,30 @@ def gate_result(
     return evaluate_candidate(inputs, GateSettings(**bounds), TINY_PPO, seed=0)
 
 
-def test_gate_refuses_what_is_no_better_and_says_why(model: PreTrainedModel) -> None:
+def test_gate_refuses_a_candidate_that_is_not_better_with_a_reason(model: PreTrainedModel) -> None:
     result = gate_result(model, max_text_nll_increase=100.0)
     assert not result.passed
     assert "the judge prefers the candidate on" in result.reasons[0]
     assert result.figures["kl"] == 0
 
 
-class Silent:
-    """A policy that ends every answer before it begins; counts how often it is asked."""
+class EmptyAnswers:
+    """A sampler of empty answers, which counts its calls."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def sample(self, prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[Sample]:
-        self.asked += 1
+        self.calls += 1
         return [Sample(tuple(prompt), (END,), (0.0,), True) for prompt in prompts]
 
 
-def test_gate_holds_a_candidate_against_version_1_where_that_is_not_its_parent(
+def test_gate_compares_with_version_1_if_it_is_not_the_parent(
     model: PreTrainedModel,
 ) -> None:
     parent_is_first = gate_result(model).figures
     assert parent_is_first["win_rate_over_first"] == parent_is_first["win_rate"]
-    first, prompts = Silent(), PROMPTS * 10
+    first, prompts = EmptyAnswers(), PROMPTS * 10
     sampler = TransformersSampler(model, [END])
     answers = sampler.sample(prompts, 1, TINY_PPO.max_tokens, TINY_PPO.temperature, 0)
     wins = count_wins(
@@ -71,23 +71,23 @@ def test_gate_holds_a_candidate_against_version_1_where_that_is_not_its_parent(
     )
     figures = gate_result(model, first).figures
     assert figures["win_rate_over_first"] == wins / len(prompts) != figures["win_rate"]
-    assert first.asked == 2, "once here, once by the gate"
+    assert first.calls == 2, "once by this test, once by the gate"
     assert {**figures, "win_rate_over_first": 0} == {**parent_is_first, "win_rate_over_first": 0}
 
 
-def test_gate_passes_what_meets_every_bound(model: PreTrainedModel) -> None:
+def test_gate_passes_a_candidate_that_meets_every_bound(model: PreTrainedModel) -> None:
     lenient = {"max_text_nll_increase": 100.0, "min_win_rate": 0.0, "max_unended_increase": 1.0}
     assert gate_result(model, **lenient).passed
 
 
-def test_gate_guards_the_likelihood_of_text(model: PreTrainedModel) -> None:
+def test_gate_refuses_a_higher_loss_on_text(model: PreTrainedModel) -> None:
     result = gate_result(
         model, min_win_rate=0.0, max_text_nll_increase=1e-6, max_unended_increase=1.0
     )
     assert ["loss on held-out text" in r for r in result.reasons] == [True]
 
 
-def test_gate_refuses_a_figure_that_is_no_number(model: PreTrainedModel) -> None:
+def test_gate_refuses_a_figure_that_is_nan(model: PreTrainedModel) -> None:
     result = gate_result(model, base_text_nll=math.nan, min_win_rate=0.0, max_unended_increase=1.0)
     assert ["loss on held-out text" in r for r in result.reasons] == [True]
 

@@ -6,7 +6,7 @@ import torch
 from learner.ppo.advantages import adapted_kl_coef, gae, token_rewards, whiten
 
 
-def test_score_is_added_at_the_last_chosen_token_and_kl_is_paid_at_each() -> None:
+def test_score_is_added_at_the_last_token_and_the_kl_penalty_at_each() -> None:
     mask = torch.tensor([[False, True, True, False], [False, False, True, True]])
     log_probs = torch.tensor([[9.0, -1.0, -2.0, 9.0], [9.0, 9.0, -3.0, -1.0]])
     reference = torch.tensor([[0.0, -2.0, -2.0, 0.0], [0.0, 0.0, -1.0, -1.0]])
@@ -38,7 +38,7 @@ def test_gae_against_brute_force() -> None:
     assert (returns[~mask] == 0).all()
 
 
-def test_with_lambda_one_returns_are_what_is_still_to_come() -> None:
+def test_with_lambda_one_returns_are_rewards_to_go() -> None:
     mask = torch.tensor([[True, True, True]])
     _, returns = gae(torch.tensor([[1.0, 2.0, 3.0]]), torch.randn(1, 3), mask, gamma=1.0, lam=1.0)
     assert returns[0].tolist() == pytest.approx([6.0, 5.0, 3.0], abs=1e-5)
@@ -60,7 +60,7 @@ def test_whitening_by_hand() -> None:
     )
 
 
-def test_whitening_weighs_what_hardly_counts() -> None:
+def test_whitening_uses_weights() -> None:
     """Mean (2 * 1 + 1 * 4) / 3 = 2, variance (2 * 1 + 1 * 4) / 3 = 2."""
     white = whiten(torch.tensor([1.0, 4.0, -100.0]), torch.tensor([2.0, 1.0, 0.0]))
     assert white.tolist() == pytest.approx([-1 / 2**0.5, 2 / 2**0.5, -102 / 2**0.5])

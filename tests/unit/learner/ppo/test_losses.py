@@ -16,7 +16,7 @@ from learner.ppo.losses import (
 )
 
 
-def test_policy_loss_by_hand_clips_only_where_that_is_worse() -> None:
+def test_policy_loss_by_hand_clips_only_where_the_loss_is_higher() -> None:
     ratios = torch.tensor([1.5, 0.5, 1.5, 0.5])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
     log_probs = ratios.log().requires_grad_()
@@ -28,7 +28,7 @@ def test_policy_loss_by_hand_clips_only_where_that_is_worse() -> None:
     assert log_probs.grad.tolist() == pytest.approx([0.0, -0.5 / 4, 1.5 / 4, 0.0])
 
 
-def test_policy_loss_weighs_by_importance_and_divides_by_the_global_count() -> None:
+def test_policy_loss_uses_importance_weights_and_divides_by_the_global_count() -> None:
     zeros = torch.zeros(2)
     loss = policy_loss(zeros, zeros, torch.ones(2), torch.tensor([2.0, 0.5]), clip=0.2, count=10)
     assert loss.item() == pytest.approx(-0.25)

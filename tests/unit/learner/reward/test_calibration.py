@@ -1,4 +1,4 @@
-"""Temperature and calibration error: by hand, and on scores that are too sure of themselves."""
+"""Temperature and calibration error: by hand, and on overconfident scores."""
 
 import math
 import random
@@ -20,13 +20,13 @@ def pair(difference: float, first_won: bool, weight: float = 1.0) -> ScoredPair:
 
 
 def test_calibration_error_by_hand() -> None:
-    # Confidence .9 in each: two right of three, so .9 - 2/3 wherever the preferred one stands.
+    # Confidence .9 in each: two right of three, so .9 - 2/3 whichever answer was preferred.
     found = [pair(NINE_TO_ONE, True), pair(-NINE_TO_ONE, False), pair(NINE_TO_ONE, False)]
     assert calibration_error(found, [1.0] * 3) == pytest.approx(0.9 - 2 / 3)
     assert calibration_error([], []) == 0
 
 
-def test_raters_count_by_their_weight() -> None:
+def test_pairs_count_by_the_weight_of_their_rater() -> None:
     found = [pair(NINE_TO_ONE, True, 0.9), pair(NINE_TO_ONE, False, 0.1)]
     assert calibration_error(found, [1.0] * 2) == pytest.approx(0, abs=1e-9)
 
@@ -38,7 +38,7 @@ def test_temperature_by_hand() -> None:
     assert best_temperature([]) == 1
 
 
-def test_scores_three_times_too_sure_are_found_out() -> None:
+def test_scores_that_are_three_times_overconfident_are_calibrated() -> None:
     rng = random.Random(0)
     found = []
     for number in range(4000):
@@ -50,6 +50,6 @@ def test_scores_three_times_too_sure_are_found_out() -> None:
     assert calibrated < 0.03 < 0.1 < plain
 
 
-def test_where_all_are_right_or_wrong_the_temperature_stays_finite() -> None:
+def test_the_temperature_stays_finite_if_all_pairs_are_right_or_wrong() -> None:
     assert 0 < best_temperature([pair(1.0, True)] * 5) < 1
     assert 1 < best_temperature([pair(1.0, False)] * 5) < 1000

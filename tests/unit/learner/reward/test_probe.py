@@ -1,4 +1,4 @@
-"""Whom the probe trusts, by opinions of every kind; and what it reads of an answer."""
+"""The probe: reliabilities from votes of every kind, and the states that it reads."""
 
 import random
 from collections.abc import Callable
@@ -17,95 +17,95 @@ from tests.support.tiny import END
 LIKED, DISLIKED = 99, 98
 
 
-def probed(model: PreTrainedModel, examples: list[PreferenceExample]) -> ProbeResult:
+def probe_examples(model: PreTrainedModel, examples: list[PreferenceExample]) -> ProbeResult:
     return probe(model, examples, pad=0, dtype="float32", micro_tokens=256)
 
 
-def found(model: PreTrainedModel, examples: list[PreferenceExample]) -> Reliabilities:
-    return probed(model, examples).reliabilities
+def reliabilities_of(model: PreTrainedModel, examples: list[PreferenceExample]) -> Reliabilities:
+    return probe_examples(model, examples).reliabilities
 
 
 def answer(rng: random.Random, *, liked: bool) -> tuple[int, ...]:
-    """Some tokens that nobody minds, one that people like or do not, and the end."""
+    """Return neutral tokens, one token that people like or dislike, and the end token."""
     words = [rng.randrange(110, 150) for _ in range(rng.randrange(1, 6))]
     words.insert(rng.randrange(len(words) + 1), LIKED if liked else DISLIKED)
     return (*words, END)
 
 
-def opinion(
+def vote_of(
     rng: random.Random, kind: str, rater: str, key: int, *, lies: bool, noise: float = 0.1
 ) -> PreferenceExample:
     prompt = (2, 50 + key % 40, 3)
-    turned = lies ^ (rng.random() < noise)
+    inverted = lies ^ (rng.random() < noise)
     if kind == "thumb":
         liked = rng.random() < 0.5
-        own, ranks, approvals = [answer(rng, liked=liked)], (), (float(liked ^ turned),)
+        own, ranks, approvals = [answer(rng, liked=liked)], (), (float(liked ^ inverted),)
     else:
         likes = [True, False] if kind == "pair" else [True, False, False, True]
         rng.shuffle(likes)
         own, approvals = [answer(rng, liked=liked) for liked in likes], ()
-        ranks = tuple(int(liked ^ (not turned)) for liked in likes)
+        ranks = tuple(int(liked ^ (not inverted)) for liked in likes)
     sequences = tuple((*prompt, *one) for one in own)
     return PreferenceExample(str(key), sequences, tuple(map(len, own)), ranks, approvals, rater)
 
 
-def crowd(
+def votes_of_ten(
     kind: str, lies: Callable[[int, random.Random], bool], count: int = 200
 ) -> list[PreferenceExample]:
-    """Ten raters by turns."""
+    """Return votes of ten raters in turns."""
     rng = random.Random(1)
-    return [opinion(rng, kind, f"{i % 10}", i, lies=lies(i % 10, rng)) for i in range(count)]
+    return [vote_of(rng, kind, f"{i % 10}", i, lies=lies(i % 10, rng)) for i in range(count)]
 
 
 @pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
-def test_four_in_ten_who_lie_are_found(model: PreTrainedModel, kind: str) -> None:
-    trusted = found(model, crowd(kind, lambda rater, _: rater < 4))
-    assert all(trusted.of(f"{rater}") < 0.45 for rater in range(4))
-    assert all(trusted.of(f"{rater}") > 0.75 for rater in range(4, 10))
+def test_four_hostile_raters_in_ten_are_found(model: PreTrainedModel, kind: str) -> None:
+    reliabilities = reliabilities_of(model, votes_of_ten(kind, lambda rater, _: rater < 4))
+    assert all(reliabilities.of(f"{rater}") < 0.45 for rater in range(4))
+    assert all(reliabilities.of(f"{rater}") > 0.75 for rater in range(4, 10))
 
 
-def test_one_who_tosses_a_coin_counts_for_little(model: PreTrainedModel) -> None:
-    trusted = found(model, crowd("pair", lambda rater, rng: rater == 3 and rng.random() < 0.5))
-    assert trusted.weight("3") < 0.5
-    assert min(trusted.weight(f"{rater}") for rater in range(10) if rater != 3) > 0.6
+def test_a_random_rater_has_little_weight(model: PreTrainedModel) -> None:
+    reliabilities = reliabilities_of(
+        model, votes_of_ten("pair", lambda rater, rng: rater == 3 and rng.random() < 0.5)
+    )
+    assert reliabilities.weight("3") < 0.5
+    assert min(reliabilities.weight(f"{rater}") for rater in range(10) if rater != 3) > 0.6
 
 
-def test_where_nothing_can_be_forecast_nobody_is_doubted(model: PreTrainedModel) -> None:
-    told = probed(model, crowd("pair", lambda _, rng: rng.random() < 0.5))
-    assert told.reliabilities.count_unreliable() == 0
-    assert told.gain_lower_bound <= 0
+def test_no_rater_is_unreliable_if_nothing_can_be_predicted(model: PreTrainedModel) -> None:
+    result = probe_examples(model, votes_of_ten("pair", lambda _, rng: rng.random() < 0.5))
+    assert result.reliabilities.count_unreliable() == 0
+    assert result.gain_lower_bound <= 0
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_that_thumbs_are_mostly_up_where_others_compare_foretells_nothing(
-    model: PreTrainedModel, seed: int
-) -> None:
-    """Whoever gives thumbs is answered in other words, so that these could pass for a reason."""
+def test_a_high_share_of_approvals_is_no_gain(model: PreTrainedModel, seed: int) -> None:
+    """Rated answers have other words than compared ones, which could be mistaken for the reason."""
     rng = random.Random(seed)
     votes = []
-    for place, vote in enumerate(crowd("pair", lambda _, __: rng.random() < 0.5)):
+    for place, vote in enumerate(votes_of_ten("pair", lambda _, __: rng.random() < 0.5)):
         if place % 2:
             words = (2, 60, 3, *(rng.randrange(200, 240) for _ in range(4)), END)
             up = float(rng.random() < 0.9)
             vote = replace(vote, sequences=(words,), lengths=(5,), ranks=(), approvals=(up,))
         votes.append(vote)
-    assert probed(model, votes).gain_lower_bound <= 0
+    assert probe_examples(model, votes).gain_lower_bound <= 0
 
 
 @pytest.mark.parametrize("kind", ["pair", "ranking", "thumb"])
 @pytest.mark.parametrize("raters", [1, 10])
-def test_what_people_agree_on_is_forecast(model: PreTrainedModel, kind: str, raters: int) -> None:
-    votes = crowd(kind, lambda _, __: False, 60)
-    told = probed(model, [replace(e, rater=f"{i % raters}") for i, e in enumerate(votes)])
-    assert told.gain_lower_bound > 0.1
+def test_what_raters_agree_on_is_predicted(model: PreTrainedModel, kind: str, raters: int) -> None:
+    votes = votes_of_ten(kind, lambda _, __: False, 60)
+    result = probe_examples(model, [replace(e, rater=f"{i % raters}") for i, e in enumerate(votes)])
+    assert result.gain_lower_bound > 0.1
 
 
 @pytest.mark.parametrize("others", ["both bad", "thumbs down"])
-def test_one_who_approves_where_others_seldom_do_contradicts_nobody(
+def test_a_rater_who_approves_more_than_others_contradicts_nobody(
     model: PreTrainedModel, others: str
 ) -> None:
-    """What they approve of is not what the others disliked, as far as can be seen."""
-    votes = crowd("pair", lambda _, rng: rng.random() < 0.5)
+    """Nothing shows that the approved answers are those that the others disliked."""
+    votes = votes_of_ten("pair", lambda _, rng: rng.random() < 0.5)
     for place, vote in enumerate(votes):
         if vote.rater == "0":
             up = vote.sequences[:1], vote.lengths[:1]
@@ -117,18 +117,18 @@ def test_one_who_approves_where_others_seldom_do_contradicts_nobody(
             )
         elif place % 3 == 0:
             votes[place] = replace(vote, ranks=(0, 0), approvals=(0.0, 0.0))
-    assert found(model, votes).of("0") > 0.7
+    assert reliabilities_of(model, votes).of("0") > 0.7
 
 
-def test_without_a_crowd_nobody_is_contradicted(model: PreTrainedModel) -> None:
-    alone = [replace(e, rater="one") for e in crowd("pair", lambda _, rng: True, 40)]
-    assert found(model, alone).of("one") == pytest.approx(Reliabilities().of("one"))
-    assert found(model, []).count_unreliable() == 0
+def test_without_other_raters_nobody_is_contradicted(model: PreTrainedModel) -> None:
+    alone = [replace(e, rater="one") for e in votes_of_ten("pair", lambda _, rng: True, 40)]
+    assert reliabilities_of(model, alone).of("one") == pytest.approx(Reliabilities().of("one"))
+    assert reliabilities_of(model, []).count_unreliable() == 0
 
 
-def test_the_same_opinions_give_the_same_trust(model: PreTrainedModel) -> None:
-    votes = crowd("pair", lambda rater, _: rater < 3, 60)
-    first, second = found(model, votes), found(model, votes)
+def test_the_same_votes_give_the_same_reliabilities(model: PreTrainedModel) -> None:
+    votes = votes_of_ten("pair", lambda rater, _: rater < 3, 60)
+    first, second = reliabilities_of(model, votes), reliabilities_of(model, votes)
     assert [first.of(f"{rater}") for rater in range(10)] == [
         second.of(f"{rater}") for rater in range(10)
     ]
@@ -141,7 +141,7 @@ def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
     with pytest.raises(Interrupted):
         probe(
             model,
-            crowd("pair", lambda _, __: False, 20),
+            votes_of_ten("pair", lambda _, __: False, 20),
             pad=0,
             dtype="float32",
             micro_tokens=256,
@@ -150,7 +150,7 @@ def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize("micro_tokens", [20, 1000])
-def test_states_are_means_over_the_answer_whatever_it_is_read_beside(
+def test_states_are_means_over_the_answer_whatever_the_batch(
     model: PreTrainedModel, micro_tokens: int
 ) -> None:
     """By hand: embeddings and last states of the answer's own tokens."""

@@ -29,7 +29,7 @@ def rows(sequences: list[list[int]]) -> list[PromptAnswers]:
     return split_prompt(sequences, shared=False)
 
 
-def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTrainedModel) -> None:
+def test_the_score_is_read_at_the_last_token_before_the_padding(model: PreTrainedModel) -> None:
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
     sequences = [[2, 50, 3, END], [2, 51, 52, 53, 54, 55, 3, END]]
     together = reward.score(rows(sequences))
@@ -39,7 +39,7 @@ def test_reward_is_read_at_the_last_real_token_whatever_the_padding(model: PreTr
     assert not torch.isclose(longer, alone[:1]).item()
 
 
-def test_normalised_rewards_have_mean_0_and_deviation_1_and_the_critic_starts_there(
+def test_normalised_scores_have_mean_0_and_deviation_1_and_initialise_the_critic(
     model: PreTrainedModel,
 ) -> None:
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
@@ -55,7 +55,7 @@ def test_normalised_rewards_have_mean_0_and_deviation_1_and_the_critic_starts_th
 
 
 def liking(token: int, count: int) -> list[PreferenceExample]:
-    """Comparisons in which the answer with `token` always wins."""
+    """Return comparisons in which the answer with `token` always wins."""
     found = []
     for i in range(count):
         good, bad = (2, 50 + i % 40, 3, token, END), (2, 50 + i % 40, 3, 100 + i % 7, END)
@@ -66,7 +66,7 @@ def liking(token: int, count: int) -> list[PreferenceExample]:
     return found
 
 
-def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrainedModel) -> None:
+def test_reward_model_learns_a_preference_and_reports_its_accuracy(model: PreTrainedModel) -> None:
     settings = RewardSettings(learning_rate=3e-3, epochs=4)
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
     report = train_reward(
@@ -81,7 +81,7 @@ def test_reward_model_learns_a_preference_and_says_how_sure_it_is(model: PreTrai
     assert torch.equal(again.score(sequences), reward.score(sequences))
 
 
-def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
+def test_reward_model_learns_from_ratings(model: PreTrainedModel) -> None:
     thumbs = [
         PreferenceExample(
             str(i), ((2, 50 + i % 40, 3, 99 if i % 2 else 98, END),), (2,), (), (float(i % 2),)
@@ -95,7 +95,9 @@ def test_reward_model_learns_from_thumbs_too(model: PreTrainedModel) -> None:
     assert scores[0] > scores[1]
 
 
-def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) -> None:
+def test_forty_percent_of_hostile_raters_do_not_invert_the_reward_model(
+    model: PreTrainedModel,
+) -> None:
     honest = liking(99, 360)
     raters = random.Random(0).choices(range(10), k=len(honest))
     votes = [
@@ -121,14 +123,14 @@ def test_forty_percent_of_hostile_raters_do_not_turn_it(model: PreTrainedModel) 
     )
     assert trusted == 1
     assert report.doubted_raters == 4
-    assert report.accuracy > 0.95, "the held-out opinions of the four do not count"
-    assert accuracy(Reliabilities())[1].accuracy < 0.7, "and if all are believed they do"
+    assert report.accuracy > 0.95, "the held-out votes of the four do not count"
+    assert accuracy(Reliabilities())[1].accuracy < 0.7, "they count if all raters are trusted"
 
 
-def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
+def test_head_and_ties_are_initialised_from_a_linear_fit(
     model: PreTrainedModel,
 ) -> None:
-    """Seven in ten of the votes are ties; no step is taken that would tell."""
+    """Seven in ten of the votes are ties, and no optimizer step is taken."""
     votes = [
         replace(e, ranks=(0, 0), sequences=(e.sequences[0],) * 2) if i % 10 < 7 else e
         for i, e in enumerate(liking(99, 200))
@@ -147,7 +149,7 @@ def test_training_begins_where_head_and_tie_fit_the_trunk_as_it_is(
     )
 
 
-def test_training_begins_at_the_share_of_approval(model: PreTrainedModel) -> None:
+def test_the_offset_is_initialised_from_the_share_of_approvals(model: PreTrainedModel) -> None:
     thumbs = [
         PreferenceExample(str(i), ((2, 50, 3, 90 + i % 9, END),), (2,), (), (float(i % 10 != 0),))
         for i in range(98)
@@ -158,10 +160,10 @@ def test_training_begins_at_the_share_of_approval(model: PreTrainedModel) -> Non
 
 
 @pytest.mark.parametrize(("liked", "gains"), [(99, True), (98, False), (None, False)])
-def test_scores_gain_over_chance_only_if_people_think_so(
+def test_scores_gain_over_chance_only_if_raters_agree_with_them(
     model: PreTrainedModel, liked: int | None, gains: bool
 ) -> None:
-    """The model likes 99; people do, or like 98 better, or have no opinion."""
+    """The model prefers 99; raters prefer 99 or 98, or vote at random."""
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
     settings = RewardSettings(learning_rate=3e-3, epochs=2)
     train_reward(reward, liking(99, 64), liking(99, 8), settings, seed=0, reliabilities=NOBODY)
@@ -174,10 +176,10 @@ def test_scores_gain_over_chance_only_if_people_think_so(
     ]
     report = evaluate(reward, votes, NOBODY, settings, trained_on=0, epochs=0)
     assert (report.gain_lower_bound > 0) == gains
-    assert (report.gain_upper_bound > 0) == (liked != 98), "that it fails is sure only here"
+    assert (report.gain_upper_bound > 0) == (liked != 98), "only here it is certain that it fails"
 
 
-def test_too_few_opinions_train_nothing(model: PreTrainedModel) -> None:
+def test_too_few_examples_train_nothing(model: PreTrainedModel) -> None:
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
     before = {n: p.clone() for n, p in reward.named_parameters()}
     report = train_reward(

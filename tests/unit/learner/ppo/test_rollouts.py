@@ -1,0 +1,41 @@
+"""Batches of rollouts, on a model with random weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from learner.models.ranks import Ranks
+from learner.ppo.rollouts import batch_rollouts, finished_share
+from tests.support.tiny import grouped, samples_of
+
+
+def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_left_out(
+    model: PreTrainedModel,
+) -> None:
+    found = samples_of(model)
+    groups = grouped(found)
+    for group in groups:
+        tokens = [t for i in group.members for t in found[i].token_ids]
+        log_probs = [p for i in group.members for p in found[i].log_probs]
+        assert group.answers.tokens_N.tolist() == tokens
+        assert group.sampler_log_probs_N.tolist() == pytest.approx(log_probs)
+    assert sorted(i for group in groups for i in group.members) == list(range(12))
+
+
+def test_the_finished_share_is_that_of_the_fresh_answers(model: PreTrainedModel) -> None:
+    found = [replace(s, finished=i % 3 == 0) for i, s in enumerate(samples_of(model))]
+    groups = batch_rollouts(
+        found,
+        [i % 2 == 0 for i in range(len(found))],
+        pad=0,
+        micro_tokens=30,
+        device=torch.device("cpu"),
+        ranks=Ranks(),
+    )
+    assert finished_share(groups, Ranks()) == pytest.approx(1 / 3)
+    earlier = [replace(group, fresh_A=torch.zeros_like(group.fresh_A)) for group in groups]
+    assert finished_share(earlier, Ranks()) == pytest.approx(1 / 3)
+    first = [replace(g, finished_A=g.fresh_A.clone()) for g in groups]
+    assert finished_share(first, Ranks()) == 1
