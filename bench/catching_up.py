@@ -1,10 +1,10 @@
-"""Events per second into the ledger from Kafka, beside a bare consumer that only reads them.
+"""Measure how fast the ledger ingests events from Kafka, compared with a bare consumer.
 
     uv run python -m bench.catching_up [--events 100000] [--rounds 3]
 
-The topics hold one completion for every ten votes. The two take turns, each from the start; the
-bare one reads the votes alone, with kafka-python's defaults. The ledger's memory is looked at on
-the way: it should not grow with the number of events.
+The topics hold one completion for every ten votes. Ledger and consumer take turns, each from the
+start; the consumer reads only the votes, with kafka-python's defaults. The ledger's memory is
+printed as well: it should not grow with the number of events.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message, 
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 SECRET = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
-VOTES_A_COMPLETION = 10
+VOTES_PER_COMPLETION = 10
 _BATCH = 500
 
 
-def completion(seed: random.Random) -> CompletionRecord:
-    tokens = [seed.randrange(4096) for _ in range(40)]
+def completion(rng: random.Random) -> CompletionRecord:
+    tokens = [rng.randrange(4096) for _ in range(40)]
     choices = [
         Choice(
             index=i,
@@ -47,11 +47,11 @@ def completion(seed: random.Random) -> CompletionRecord:
         )
         for i in range(2)
     ]
-    asked = [Message(role="user", content=f"What is {seed.random()}?")]
+    messages = [Message(role="user", content=f"What is {rng.random()}?")]
     return CompletionRecord(
         completion_id=create_completion_id(SECRET, "local", 2, 1),
         owner="local",
-        messages=asked,
+        messages=messages,
         choices=choices,
     )
 
@@ -65,24 +65,24 @@ def vote(completion_id: str, number: int) -> FeedbackEvent:
         request,
         event_id=event_id(SECRET, "local", None),
         owner="local",
-        subject=f"subject-{number % VOTES_A_COMPLETION}",
+        subject=f"subject-{number % VOTES_PER_COMPLETION}",
         created_ms=1,
         repeatable=False,
     )
 
 
 def fill(log: KafkaLog, events: int) -> None:
-    seed = random.Random(0)
-    records = [completion(seed) for _ in range(events // VOTES_A_COMPLETION)]
+    rng = random.Random(0)
+    records = [completion(rng) for _ in range(events // VOTES_PER_COMPLETION)]
     for start in range(0, len(records), _BATCH):
         log.append("completions", [completion_record(r) for r in records[start : start + _BATCH]])
     for start in range(0, events, _BATCH):
         numbers = range(start, min(events, start + _BATCH))
-        votes = [vote(records[n // VOTES_A_COMPLETION].completion_id, n) for n in numbers]
+        votes = [vote(records[n // VOTES_PER_COMPLETION].completion_id, n) for n in numbers]
         log.append("feedback", [feedback_record(v) for v in votes])
 
 
-def bare(address: str, topic: str, events: int) -> float:
+def bare_consumer(address: str, topic: str, events: int) -> float:
     consumer = KafkaConsumer(
         bootstrap_servers=address, enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -101,17 +101,18 @@ def resident_mb() -> float:
 
 
 def ledger(log: KafkaLog, events: int) -> tuple[float, list[float]]:
+    """Return events per second, and the memory in MB after every 20 batches."""
     with tempfile.TemporaryDirectory() as folder:
-        own = Ledger(Path(folder) / "ledger.db")
+        store = Ledger(Path(folder) / "ledger.db")
         memory, seen, start = [], 0, time.perf_counter()
-        while own.follow(log):
+        while store.follow(log):
             seen += 1
             if seen % 20 == 0:
                 memory.append(resident_mb())
         seconds = time.perf_counter() - start
-        counts = own.counts()
+        counts = store.counts()
         assert (counts.events, counts.waiting, counts.dead_letters) == (events, 0, 0), counts
-        own.close()
+        store.close()
     return events / seconds, memory
 
 
@@ -130,7 +131,7 @@ def main() -> None:
             rates: dict[str, list[float]] = {"bare consumer": [], "ledger": []}
             for _ in range(options.rounds):
                 rates["bare consumer"].append(
-                    bare(broker.address, "plaudit.feedback", options.events)
+                    bare_consumer(broker.address, "plaudit.feedback", options.events)
                 )
                 rate, memory = ledger(log, options.events)
                 rates["ledger"].append(rate)

@@ -1,11 +1,11 @@
-"""A training pass of a model under adapters, in bfloat16, with its layers compiled and without.
+"""Measure a training pass of a model with adapters in bfloat16, with and without compilation.
 
     uv run python -m bench.compiled [--rounds 9] [--threads 2] [--device cuda]
 
-The model has the shape of SmolLM2-135M and random weights, its adapters the default rank. A pass
-is forward and backward over about 1024 tokens in rows of one length; both take turns on the same
-rows. The first passes of what is compiled take the seconds that are printed before, less where the
-kernels were kept from an earlier run.
+The model has the shape of SmolLM2-135M, random weights, and adapters of the default rank. A pass
+is forward and backward over about 1024 tokens in rows of one length; both models take turns on the
+same rows. The duration of the first passes, which compile, is printed separately; it is shorter if
+kernels are cached from an earlier run.
 """
 
 import argparse
@@ -38,8 +38,8 @@ SHAPE = LlamaConfig(
 )
 
 
-def seconds_of(model: PreTrainedModel, ids_RT: torch.Tensor) -> float:
-    """Return the seconds of one pass."""
+def pass_seconds(model: PreTrainedModel, ids_RT: torch.Tensor) -> float:
+    """Return the duration of one pass, in seconds."""
     start = time.perf_counter()
     with compute_in("bfloat16", ids_RT):
         states_RTH = trunk_of(model)(input_ids=ids_RT, use_cache=False).last_hidden_state
@@ -69,14 +69,14 @@ def main() -> None:
         length: torch.randint(SHAPE.vocab_size, (TOKENS // length, length), device=plain.device)
         for length in LENGTHS
     }
-    first = [sum(seconds_of(m, ids) for ids in rows.values()) for m in models.values()]
+    first = [sum(pass_seconds(m, ids) for ids in rows.values()) for m in models.values()]
     print(f"first passes: plain {first[0]:.1f} s, compiled {first[1]:.1f} s")
     print("length    plain: median   least    compiled: median   least    times as fast")
     for length, ids_RT in rows.items():
         found: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(arguments.rounds):
             for name, model in models.items():
-                found[name].append(seconds_of(model, ids_RT))
+                found[name].append(pass_seconds(model, ids_RT))
         (median, least), (fast, fastest) = (
             (statistics.median(taken), min(taken)) for taken in found.values()
         )

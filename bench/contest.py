@@ -1,8 +1,8 @@
-"""Contests: each contestant is a process of its own, and only one of them works at a time.
+"""Run contests between worker processes, of which only one works at a time.
 
-All are started and warmed up; then every round gives each a turn, in an order that moves on by one
-from round to round, so that what else the machine does hits all of them alike. A contestant
-measures its own turn.
+All workers are started and warmed up. Then each takes one turn per round, in an order that rotates
+from round to round, so that other load on the machine affects all of them equally. A worker
+measures its own turns.
 """
 
 import importlib.metadata
@@ -23,12 +23,13 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A worker.
+    """A worker process.
 
     Attributes:
-        name: In the tables.
-        module: Of `bench`, run as a program with `spec` as its one argument.
-        packages: What its own environment holds; empty runs it in this one.
+        name: Name in the tables.
+        module: Module of `bench` that is run as a program.
+        spec: Specification of the work, passed to the module as its only argument, in JSON.
+        packages: Packages of a separate environment; if empty, the current environment is used.
 
     """
 
@@ -40,15 +41,15 @@ class Contestant:
     def command(self) -> list[str]:
         python = [sys.executable]
         if self.packages:
-            wanted = [part for package in self.packages for part in ("--with", package)]
+            options = [part for package in self.packages for part in ("--with", package)]
             python = ["uv", "run", "--no-project", "--isolated", "--python", sys.executable]
-            python += [*wanted, "python"]
+            python += [*options, "python"]
         return [*python, "-m", f"bench.{self.module}", json.dumps(self.spec)]
 
 
 @dataclass(slots=True)
 class Result:
-    """What a contestant said: facts about itself, and the figures of each turn."""
+    """What a worker reported: facts about itself, and the figures of each turn."""
 
     facts: dict[str, Any]
     turns: list[dict[str, Any]] = field(default_factory=list)
@@ -61,20 +62,26 @@ class Result:
 
 
 def beside_trl(version: str) -> tuple[str, ...]:
-    """Return the packages of an environment for TRL, with our torch and transformers."""
-    own = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    return (f"trl=={version}", *(f"{name}=={own[name].partition('+')[0]}" for name in own))
+    """Return the packages of an environment for TRL with this one's torch and transformers."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return (
+        f"trl=={version}",
+        *(f"{name}=={versions[name].partition('+')[0]}" for name in versions),
+    )
 
 
 def contest(
     contestants: Sequence[Contestant], *, rounds: int, warm_up: int, threads: int
 ) -> dict[str, Result]:
-    """Run a contest; one that cannot take part is left out, and the last it said is printed."""
+    """Run a contest and return the results by name.
+
+    A worker that fails is left out, and the last line of its error output is printed.
+    """
     results: dict[str, Result] = {}
     with ExitStack() as stack:
         workers = {
             c.name: stack.enter_context(_Worker(c, threads)) for c in contestants
-        }  # all start at once, and are waited for one by one
+        }  # all start at once
         for name, worker in workers.items():
             if (facts := worker.read()) is not None:
                 results[name] = Result(facts)
@@ -89,7 +96,7 @@ def contest(
                 elif number >= 0:
                     results[name].turns.append(figures)
         for name in workers.keys() - results.keys():
-            print(f"{name} did not run: {workers[name].last_words()}")
+            print(f"{name} failed: {workers[name].last_error()}")
     return results
 
 
@@ -128,11 +135,11 @@ class _Worker:
         self._log.close()
 
     def read(self) -> dict[str, Any] | None:
-        """Return what it says next; None if it ended instead."""
+        """Return the worker's next report; None if it has exited."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        said: dict[str, Any] | None = json.loads(line) if line else None
-        return said
+        report: dict[str, Any] | None = json.loads(line) if line else None
+        return report
 
     def turn(self) -> dict[str, Any] | None:
         assert self._process.stdin is not None
@@ -141,7 +148,7 @@ class _Worker:
             self._process.stdin.flush()
         return self.read()
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "no error output"

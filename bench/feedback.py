@@ -1,11 +1,11 @@
-"""Accepted votes per second, and their latency, beside a bare handler and a bare producer.
+"""Measure accepted votes per second and their latency, beside a bare handler and a bare producer.
 
     uv run python -m bench.feedback [--rounds 5] [--seconds 3] [--no-kafka]
 
-Four things are driven in turn, round after round, by 1, 16 and 64 clients: `POST /v1/feedback` on
-SQLite and on Kafka (its routes in an app of their own, without vLLM), a FastAPI handler that only
-validates the same body, and kafka-python's producer waiting for each record (acks=all, idempotent),
-one thread a client. The HTTP client speaks just enough HTTP to be no bottleneck of its own.
+Four targets take turns, driven by 1, 16 and 64 clients: `POST /v1/feedback` on SQLite and on Kafka
+(in an app with these routes only, without vLLM), a FastAPI handler that only validates the same
+body, and kafka-python's producer waiting for each record (acks=all, idempotent), with one thread
+per client. The HTTP client is minimal, so that it is not the bottleneck.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _with_local_caller(app: ASGIApp) -> ASGIApp:
 
 
 def serve(home: Path, port: int) -> None:
-    """Run the feedback routes, and the bare handler beside them."""
+    """Serve the feedback routes and the bare handler."""
     app = FastAPI()
     secret = load_or_create_secret(home / "secret.json")
     app.include_router(feedback_router(open_log(home), View(home / "view.db"), secret))
@@ -65,12 +65,12 @@ def serve(home: Path, port: int) -> None:
         return "ok"
 
     gc.collect()
-    gc.freeze()  # as vLLM's server does when it starts: else its many modules are looked through
+    gc.freeze()  # as vLLM's server does: the collector skips imported modules
     uvicorn.run(_with_local_caller(app), host="127.0.0.1", port=port, log_level="warning")
 
 
 def request_bytes(home: Path, path: str) -> bytes:
-    """Return a whole HTTP request with a vote."""
+    """Return a complete HTTP request with a vote."""
     secret = load_or_create_secret(home / "secret.json")
     body = json.dumps(
         {

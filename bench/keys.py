@@ -1,12 +1,12 @@
-"""What keys, rate limits and quotas cost: chats with and without, interleaved.
+"""Measure the cost of keys, rate limits and quotas.
 
     uv run python -m bench.keys --home .plaudit [--rounds 9] [--clients 1 8 32]
 
-Three servers of the same model run side by side: one with a hundred keys, of which the callers' has
-a rate and a quota that are never reached; one without any; and another without any, which says how
-much two equal servers differ here. They are driven in turn, in an order that changes. Compared are
-tokens a second, and the processor time of a server, with its engine, for a chat, which other work
-on the machine changes less. Before that: the time that letting one request in takes by itself.
+Three servers of the same model run side by side: one with a hundred keys, whose caller's key has a
+rate limit and a quota that are never reached; one without keys; and another without keys, which
+shows how much two equal servers differ on this machine. They take turns in a rotating order. The
+table compares tokens per second, and the CPU time of the server and its engine per chat, which
+other work on the machine affects less. The time to admit a single request is printed first.
 """
 
 import argparse
@@ -35,7 +35,7 @@ KEYS = 100
 
 
 def new_home(folder: Path, model: Path, keys: int) -> str:
-    """Make a home that serves a model, with so many keys; give the last one's token."""
+    """Create a home folder that serves a model, with `keys` keys; return the last key's token."""
     FolderRegistry(folder / "registry").publish(model, version=1, parent=0, base="bench")
     log = SqliteLog(folder / "log.db")
     append_policy_event(log, Published(version=1))
@@ -47,8 +47,8 @@ def new_home(folder: Path, model: Path, keys: int) -> str:
     return token
 
 
-def admitting(home: Path, token: str) -> float:
-    """Return the microseconds that letting in a chat takes."""
+def admission_microseconds(home: Path, token: str) -> float:
+    """Return how long it takes to admit a chat request, in microseconds."""
     log = SqliteLog(home / "log.db")
     history = History(log)
     history.poll()
@@ -79,20 +79,21 @@ def main() -> None:
         }
         for name in ("without", "with"):
             token = tokens[name]
-            print(f"letting one chat in, {name} keys: {admitting(folder / name, token):.1f} µs")
+            micros = admission_microseconds(folder / name, token)
+            print(f"admitting one chat, {name} keys: {micros:.1f} µs")
         urls = {}
         for name in tokens:
             port = free_port()
             urls[name] = f"http://127.0.0.1:{port}"
             command = plaudit_serve(folder / name, port, options.dtype)
             servers.enter_context(running(command, urls[name], "/readyz", folder / f"{name}.log"))
-        print("clients  beside 'without'     throughput: median (least, most)   processor time")
+        print("clients  beside 'without'     throughput: median (least, most)   CPU time")
         for clients in options.clients:
             compare(urls, tokens, clients, options.rounds)
 
 
-def processor_seconds(url: str) -> float:
-    """Return what the server at a URL, with its engine, has used so far."""
+def cpu_seconds(url: str) -> float:
+    """Return the CPU time that the server at a URL and its engine have used so far."""
     port = url.rpartition(":")[2]
     server = next(p for p in psutil.Process().children() if port in p.cmdline())
     return sum(
@@ -102,7 +103,7 @@ def processor_seconds(url: str) -> float:
 
 
 def compare(urls: dict[str, str], tokens: dict[str, str], clients: int, rounds: int) -> None:
-    """Print a row for each other server: all in turn, the first round thrown away."""
+    """Print a row for each server, relative to that without keys; the first round warms up."""
     rates: dict[str, list[float]] = {name: [] for name in urls}
     costs: dict[str, list[float]] = {name: [] for name in urls}
     names = list(urls)
@@ -110,11 +111,11 @@ def compare(urls: dict[str, str], tokens: dict[str, str], clients: int, rounds: 
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            before = processor_seconds(urls[name])
+            before = cpu_seconds(urls[name])
             rate, _ = asyncio.run(load(urls[name], clients, chats, tokens[name]))
             if number:
                 rates[name].append(rate)
-                costs[name].append((processor_seconds(urls[name]) - before) / chats)
+                costs[name].append((cpu_seconds(urls[name]) - before) / chats)
     plain = statistics.median(rates["without"]), statistics.median(costs["without"])
     print(f"{clients:7}  {'itself':18} {plain[0]:8.0f} tokens/s {plain[1] * 1e3:28.1f} ms a chat")
     for name in names[1:]:

@@ -1,6 +1,6 @@
-"""A small model, simulated people with a hidden preference, and the learner's parts to serve them.
+"""A small model, simulated raters with a hidden preference, and the learner's training code.
 
-Left out: the log, the ledger, the gate and serving.
+The event log, the ledger, the gate and serving are left out.
 """
 
 import math
@@ -54,7 +54,7 @@ SHARES = {"held_out_share": 0.15, "judge_share": 0.3}
 SMALL_PPO = PPOSettings(iterations=10, learning_rate=4e-4)
 
 
-def example_of(
+def build_example(
     prompt: str,
     samples: Sequence[Sample],
     rater: int,
@@ -73,8 +73,8 @@ def example_of(
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Prompts, what a policy answered to each, and the seed of what people make of it."""
+class AnsweredPrompts:
+    """Prompts, a policy's answers to each, and the seed of the raters' votes."""
 
     prompts: list[str]
     answers: list[list[Sample]]
@@ -82,10 +82,10 @@ class Asked:
 
 
 class Laboratory:
-    """A fine-tuned model, what it says, and simulated people who compare it."""
+    """A fine-tuned model, its answers, and simulated raters who vote on them."""
 
     def __init__(self, folder: Path, preference: str, seed: int) -> None:
-        """Use the models in `folder`, `pretrained` and `sft`."""
+        """Load the models `pretrained` and `sft` from `folder`."""
         self.seed = seed
         self.preference: Preference = PREFERENCES[preference]
         self.reference = load_model(folder / "sft")
@@ -95,7 +95,9 @@ class Laboratory:
         self.held_out_text = held_out_text(self.tokenizer, row=128, tokens=12_000)
         self.base_nll = text_nll(load_model(folder / "pretrained"), self.held_out_text)
         first = self.sampler(self.reference).sample(self.eval_prompts, 1, 112, 1.0, seed)
-        self.usual = statistics.median(self.preference.score(self.text_of(s)) for s in first)
+        self.typical_score = statistics.median(
+            self.preference.score(self.text_of(s)) for s in first
+        )
 
     def _encode(self, prompt: str) -> list[int]:
         return encode_chat(self.tokenizer, [{"role": "user", "content": prompt}], answer=True)
@@ -106,73 +108,79 @@ class Laboratory:
     def text_of(self, sample: Sample) -> str:
         return str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)).strip()
 
-    def ask(self, policy: PreTrainedModel, count: int, n: int, cycle: int = 0) -> Asked:
-        """Let a policy give n answers to each of `count` prompts, other ones in each cycle."""
+    def ask(self, policy: PreTrainedModel, count: int, n: int, cycle: int = 0) -> AnsweredPrompts:
+        """Sample n answers to each of `count` prompts, which differ from cycle to cycle."""
         order = prompts("vote")
         random.Random(self.seed).shuffle(order)
-        asked = order[cycle * count : (cycle + 1) * count]
-        if len(asked) < count:
-            raise ValueError(f"There are {len(order)} prompts; cycle {cycle} wants more.")
-        rows = [self._encode(prompt) for prompt in asked]
+        chosen = order[cycle * count : (cycle + 1) * count]
+        if len(chosen) < count:
+            raise ValueError(f"there are only {len(order)} prompts, too few for cycle {cycle}")
+        rows = [self._encode(prompt) for prompt in chosen]
         seed = 1000 * self.seed + cycle
         samples = self.sampler(policy).sample(rows, n, 112, 1.0, seed)
         answers = [samples[i : i + n] for i in range(0, len(samples), n)]
-        return Asked(asked, answers, seed)
+        return AnsweredPrompts(chosen, answers, seed)
 
     def votes(
-        self, asked: Asked, noise: float = 0.7, hostile: float = 0.0
+        self, answered: AnsweredPrompts, noise: float = 0.7, hostile: float = 0.0
     ) -> list[PreferenceExample]:
-        """Compare two answers each, with noise.
+        """Return noisy comparisons of two answers to each prompt.
 
-        Ten raters take turns, of whom the share `hostile` says the opposite of what they think.
+        Ten raters take turns; the share `hostile` of them votes against their own preference.
         """
-        rng, found = random.Random(asked.seed), []
-        for number, (prompt, pair) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
+        rng, found = random.Random(answered.seed), []
+        for number, (prompt, pair) in enumerate(
+            zip(answered.prompts, answered.answers, strict=True)
+        ):
             left, right = map(self.text_of, pair)
             verdict = judge(self.preference, left, right, noise, rng)
             ranks = {"left": (0, 1), "right": (1, 0), "tie": (0, 0)}[verdict]
             rater = number % RATERS
             if rater < hostile * RATERS:
                 ranks = ranks[::-1]
-            found.append(example_of(prompt, pair, rater, ranks=ranks))
+            found.append(build_example(prompt, pair, rater, ranks=ranks))
         return found
 
-    def thumbs(self, asked: Asked, noise: float = 0.7) -> list[PreferenceExample]:
-        """Return noisy thumbs, each on one answer: up where it beats what people knew first."""
-        scores = [self.preference.score(self.text_of(one)) for (one,) in asked.answers]
-        rng, found = random.Random(asked.seed), []
-        for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
-            better = (scores[number] - self.usual) / noise
+    def thumbs(self, answered: AnsweredPrompts, noise: float = 0.7) -> list[PreferenceExample]:
+        """Return noisy ratings of one answer to each prompt: up if better than typical at first."""
+        scores = [self.preference.score(self.text_of(one)) for (one,) in answered.answers]
+        rng, found = random.Random(answered.seed), []
+        for number, (prompt, answers) in enumerate(
+            zip(answered.prompts, answered.answers, strict=True)
+        ):
+            better = (scores[number] - self.typical_score) / noise
             up = rng.random() < 1 / (1 + math.exp(-max(-30.0, min(30.0, better))))
-            found.append(example_of(prompt, answers, number % RATERS, approvals=(float(up),)))
+            found.append(build_example(prompt, answers, number % RATERS, approvals=(float(up),)))
         return found
 
-    def rankings(self, asked: Asked, noise: float = 0.7) -> list[PreferenceExample]:
-        """Return noisy rankings of all answers to a prompt (Plackett and Luce's model)."""
-        rng, found = random.Random(asked.seed), []
-        for number, (prompt, answers) in enumerate(zip(asked.prompts, asked.answers, strict=True)):
-            # The order of scores under Gumbel noise is Plackett and Luce's.
-            felt = [
+    def rankings(self, answered: AnsweredPrompts, noise: float = 0.7) -> list[PreferenceExample]:
+        """Return noisy rankings of all answers to each prompt (Plackett-Luce model)."""
+        rng, found = random.Random(answered.seed), []
+        for number, (prompt, answers) in enumerate(
+            zip(answered.prompts, answered.answers, strict=True)
+        ):
+            # Ordering scores with Gumbel noise samples from the Plackett-Luce model.
+            noisy = [
                 self.preference.score(self.text_of(s)) / noise - math.log(rng.expovariate(1))
                 for s in answers
             ]
-            order = sorted(range(len(felt)), key=lambda i: -felt[i])
-            ranks = tuple(order.index(i) for i in range(len(felt)))
-            found.append(example_of(prompt, answers, number % RATERS, ranks=ranks))
+            order = sorted(range(len(noisy)), key=lambda i: -noisy[i])
+            ranks = tuple(order.index(i) for i in range(len(noisy)))
+            found.append(build_example(prompt, answers, number % RATERS, ranks=ranks))
         return found
 
-    def live(self, asked: Asked) -> list[OffPolicyAnswer]:
-        """Return the answers as data to learn from, but for those that are held out."""
-        keys = [prompt_key([{"role": "user", "content": prompt}]) for prompt in asked.prompts]
+    def off_policy_answers(self, answered: AnsweredPrompts) -> list[OffPolicyAnswer]:
+        """Return the answers as off-policy answers, except those to held-out prompts."""
+        keys = [prompt_key([{"role": "user", "content": prompt}]) for prompt in answered.prompts]
         return [
             OffPolicyAnswer(sample, 0)
-            for key, answers in zip(keys, asked.answers, strict=True)
+            for key, answers in zip(keys, answered.answers, strict=True)
             if prompt_split(key, **SHARES) != "held_out"
             for sample in answers
         ]
 
     def win_rate(self, model: PreTrainedModel) -> float:
-        """Return the win rate over the fine-tuned model under the hidden preference."""
+        """Return the win rate over the SFT policy under the hidden preference."""
         ours, theirs = (
             self.sampler(m).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77 + number)
             for number, m in enumerate((model, self.reference))
@@ -184,7 +192,7 @@ class Laboratory:
         return sum(wins) / len(ours)
 
     def kl(self, model: PreTrainedModel) -> float:
-        """Estimate the nats in an answer to the fine-tuned model, on prompts nobody voted on."""
+        """Estimate the KL from the SFT policy in nats per answer, on prompts without votes."""
         answers = self.sampler(model).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77)
         return answer_kl(model, self.reference, answers, SMALL_PPO, self.pad)
 
@@ -198,13 +206,13 @@ class Laboratory:
         settings: RewardSettings,
         lora: LoraSettings | None = None,
         *,
-        believed: bool = False,
+        uniform_raters: bool = False,
     ) -> tuple[RewardModel, RewardReport, ProbeResult]:
-        """Train a reward model; `believed` trusts every rater alike."""
+        """Train a reward model; with `uniform_raters`, all votes count as one rater's."""
         model = RewardModel(self.to_train(lora), pad=self.pad, seed=self.seed)
         parts: dict[str, list[PreferenceExample]] = {"held_out": [], "judge": [], "reward": []}
         for example in votes:
-            voted = replace(example, rater="one and all") if believed else example
+            voted = replace(example, rater="all") if uniform_raters else example
             parts[prompt_split(example.key, **SHARES)].append(voted)
         probed = probe(
             self.reference,
@@ -238,7 +246,7 @@ class Laboratory:
         live: Sequence[OffPolicyAnswer],
         cycle: int,
     ) -> Iteration:
-        """Train the policy; give the last iteration's figures."""
+        """Train the policy with PPO and return the figures of the last iteration."""
         text = pack_documents(
             documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
         )
@@ -261,7 +269,7 @@ class Laboratory:
 
 
 def make_models(folder: Path, seed: int) -> None:
-    """Pre-train and fine-tune a small model."""
+    """Pre-train and fine-tune a small model into `pretrained` and `sft` of the folder."""
     pretrain(
         folder / "pretrained",
         settings=SMALL.model_copy(update={"seed": seed}),

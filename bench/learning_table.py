@@ -1,14 +1,14 @@
-"""What the learner makes of a hidden preference: every kind of vote, every guard, several seeds.
+"""Measure how well the learner follows a hidden preference: kinds of votes, safeguards, seeds.
 
     uv run python -m bench.learning_table [--seeds 5] [--preference polite] [--only NAME ...]
 
-Each seed pre-trains and fine-tunes a small model. Then, once for each line of the table, there are
-two cycles as in the service: simulated people give 200 votes on what the live policy answers, a
-reward model is trained on all votes so far, and PPO goes on from the live policy. The table gives
-the win rate over the fine-tuned model under the hidden preference, after each cycle, on prompts
-that nobody voted on; nats from it in an answer; and what text costs more than it costs the
-pre-trained model. Where votes do not foretell each other better than chance, with 95 % (`at least`,
-in nats), the learner waits for more of them. Left out: the log, the gate and serving.
+Each seed pre-trains and fine-tunes a small model. Then every line of the table runs two cycles as
+in the service: simulated raters give 200 votes on answers of the live policy, a reward model is
+trained on all votes so far, and PPO continues from the live policy. The table gives, on prompts
+without votes, the win rate over the SFT policy under the hidden preference after each cycle; the
+KL from the SFT policy in nats per answer; and the increase of the text NLL over the pre-trained
+model. Where votes do not predict each other better than chance (the 95% lower bound of the gain, in
+nats, is at most 0), the learner skips PPO. The log, the gate and serving are left out.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.laboratory import SMALL_PPO, Asked, Laboratory, make_models
+from bench.laboratory import SMALL_PPO, AnsweredPrompts, Laboratory, make_models
 from bench.servers import machine
 from deploy.simulation.raters import PREFERENCES
 from learner.data.preferences import PreferenceExample
@@ -33,22 +33,22 @@ VOTES = 400
 CYCLES = 2
 
 
-Raters = Callable[[Laboratory, Asked], list[PreferenceExample]]
+Raters = Callable[[Laboratory, AnsweredPrompts], list[PreferenceExample]]
 
 
 def hostile(share: float) -> Raters:
-    return lambda lab, asked: lab.votes(asked, hostile=share)
+    return lambda lab, answered: lab.votes(answered, hostile=share)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: who votes on how many answers, and what differs from the defaults."""
+    """One line of the table: the raters, the answers per prompt, and settings that differ."""
 
     raters: Raters = Laboratory.votes
     answers: int = 2
     prompts: int = VOTES
-    believed: bool = False
-    live: float = 0.25
+    uniform_raters: bool = False
+    live_share: float = 0.25
     lora: bool = False
     kl_coef: float = SMALL_PPO.kl_coef
     text_coef: float = SMALL_PPO.text_coef
@@ -62,17 +62,17 @@ LINES = {
     "thumbs alone": Line(Laboratory.thumbs, answers=1),
     "rankings alone": Line(Laboratory.rankings, answers=4, prompts=VOTES // 4),
     "20% hostile": Line(hostile(0.2)),
-    "20% hostile, all believed": Line(hostile(0.2), believed=True),
+    "20% hostile, raters equal": Line(hostile(0.2), uniform_raters=True),
     "40% hostile": Line(hostile(0.4)),
-    "40% hostile, all believed": Line(hostile(0.4), believed=True),
-    "live answers alone": Line(live=1.0),
+    "40% hostile, raters equal": Line(hostile(0.4), uniform_raters=True),
+    "off-policy answers alone": Line(live_share=1.0),
     "adapters": Line(lora=True),
 }
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What came out: the figures of the reward model and the policy after the last cycle."""
+class LearningResult:
+    """Figures of the reward model and the policy after the last cycle."""
 
     accuracy: float
     gain: float
@@ -84,39 +84,40 @@ class Learned:
 
     @property
     def win(self) -> float:
-        """After the last cycle."""
+        """Win rate after the last cycle."""
         return self.wins[-1]
 
 
-def learned(lab: Laboratory, line: Line, folder: Path) -> Learned:
-    """Learn as a line says, and measure what came out."""
+def run_line(lab: Laboratory, line: Line, folder: Path) -> LearningResult:
+    """Run the cycles of one line, and measure the result."""
     started = time.monotonic()
     lora = LoraSettings() if line.lora else None
     settings = SMALL_PPO.model_copy(
         update={
             "kl_coef": line.kl_coef,
             "text_coef": line.text_coef,
-            "live_share": line.live,
+            "live_share": line.live_share,
             "learning_rate": 1e-3 if line.lora else SMALL_PPO.learning_rate,
         }
     )
     policy = lab.to_train(lora)
     votes: list[PreferenceExample] = []
-    live: list[OffPolicyAnswer] = []
+    off_policy: list[OffPolicyAnswer] = []
     wins: list[float] = []
     samples = math.nan
     for cycle in range(CYCLES):
-        asked = lab.ask(policy, line.prompts // CYCLES, line.answers, cycle)
-        votes += line.raters(lab, asked)
-        live = [OffPolicyAnswer(one.sample, one.staleness + 1) for one in live] + lab.live(asked)
+        answered = lab.ask(policy, line.prompts // CYCLES, line.answers, cycle)
+        votes += line.raters(lab, answered)
+        off_policy = [OffPolicyAnswer(one.sample, one.staleness + 1) for one in off_policy]
+        off_policy += lab.off_policy_answers(answered)
         reward, report, probed = lab.reward_model(
-            votes, RewardSettings(), lora, believed=line.believed
+            votes, RewardSettings(), lora, uniform_raters=line.uniform_raters
         )
         if probed.gain_lower_bound > 0 and report.gain_upper_bound > 0:
-            last = lab.ppo(policy, reward, settings, folder, live=live, cycle=cycle)
+            last = lab.ppo(policy, reward, settings, folder, live=off_policy, cycle=cycle)
             samples = last.effective_sample_size
         wins.append(lab.win_rate(policy))
-    return Learned(
+    return LearningResult(
         accuracy=report.accuracy,
         gain=probed.gain_lower_bound,
         wins=tuple(wins),
@@ -130,7 +131,7 @@ def learned(lab: Laboratory, line: Line, folder: Path) -> Learned:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0, help="seed")
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--preference", default="polite", choices=sorted(PREFERENCES))
     parser.add_argument("--only", nargs="*", choices=sorted(LINES), default=list(LINES))
     arguments = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
             make_models(Path(scratch), seed)
             lab = Laboratory(Path(scratch), arguments.preference, seed)
             for name in arguments.only:
-                one = learned(lab, LINES[name], Path(scratch))
+                one = run_line(lab, LINES[name], Path(scratch))
                 found[name].append(one)
                 print(
                     f"{seed:4}  {name:26} {one.accuracy:7.2f} "

@@ -1,16 +1,21 @@
-"""The models and batches that contests are run on, and how many operations they take."""
+"""Sizes of the models and batches in contests, and the operations that they take."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A Llama with tied embeddings and random weights, and a batch of prompts with answers.
+    """A Llama with tied embeddings, and a batch of prompts with answers.
 
     Attributes:
-        batch: Prompts in a PPO step, pairs in a step of the reward model.
-        prompt: Tokens of each prompt; exact, nothing is padded.
-        response: Tokens of each answer; exact, no answer ends before.
+        vocabulary: Number of token ids.
+        hidden: Width of the hidden states.
+        feed_forward: Width of the feed-forward layers.
+        layers: Number of layers.
+        heads: Number of attention heads.
+        batch: Prompts in a PPO step, or pairs in a step of the reward model.
+        prompt: Exact number of tokens of each prompt; there is no padding.
+        response: Exact number of tokens of each answer; none ends earlier.
 
     """
 
@@ -24,27 +29,27 @@ class Size:
     response: int
 
     def spec(self) -> dict[str, int]:
-        """Return it as what a worker is told."""
+        """Return the sizes as a worker's specification."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def trunk_parameters(self) -> int:
-        """Count the matrices' parameters without the embeddings."""
+        """Count the parameters of the matrices without the embeddings."""
         return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.feed_forward)
 
     def forward_flops(self, *, head: bool) -> float:
-        """Return the operations of a forward pass for one token of a sequence of full length.
+        """Return the operations of a forward pass per token of a sequence of full length.
 
-        A third of the 6N + 12LHQT of a training step in PaLM (Chowdhery et al. 2022,
+        This is a third of the 6N + 12LHQT of a training step in PaLM (Chowdhery et al. 2022,
         arXiv:2204.02311, appendix B), with or without the output head.
         """
         parameters = self.trunk_parameters() + (self.vocabulary * self.hidden if head else 0)
         return 2 * parameters + 4 * self.layers * self.hidden * (self.prompt + self.response)
 
     def ppo_flops(self, *, epochs: int, own_critic: bool) -> float:
-        """Return the operations that one PPO step needs, whoever does more.
+        """Return the minimum number of operations of one PPO step.
 
-        Sampling, reference and reward model see each token once; so does the critic, which is
-        trained like the policy, where it has a trunk of its own.
+        Sampling, the reference policy and the reward model process each token once. So does a
+        critic with its own trunk, which is trained like the policy.
         """
         tokens = self.batch * (self.prompt + self.response)
         policy, scalar = self.forward_flops(head=True), self.forward_flops(head=False)
@@ -53,7 +58,7 @@ class Size:
         return tokens * (once + epochs * 3 * trained)
 
     def reward_flops(self, sequences: int) -> float:
-        """Return the operations of training a reward model on so many sequences."""
+        """Return the operations of training a reward model on this number of sequences."""
         tokens = sequences * (self.prompt + self.response)
         return tokens * 3 * self.forward_flops(head=False)
 

@@ -1,9 +1,8 @@
-"""How fast the page is, in headless Chromium on this machine: `python -m bench.page`.
+"""Measure the speed of the page in headless Chromium: `python -m bench.page`.
 
-It is measured before the tests' stand-in for the server, so that no model takes the processor:
-first paint and the moment from which the page answers to keys, bytes over the wire, the longest
-task while four answers stream at 50 tokens a second each, and memory over 10,000 updates of the
-learning view.
+The page talks to the tests' stand-in server, so that no model uses the CPU. Measured are first
+paint, time to interactive, bytes over the wire, the longest task while four answers stream at 50
+tokens per second each, and memory over 10,000 updates of the learning view.
 """
 
 import argparse
@@ -36,7 +35,7 @@ const frame = (now) => {
 };
 requestAnimationFrame(frame);
 """
-# When the field for a question is there, it takes keys: the page has been drawn by its script.
+# The page is interactive once its script has created the message field.
 INTERACTIVE = """
 new MutationObserver((_, observer) => {
   if (!document.querySelector(".composer textarea")) return;
@@ -47,7 +46,7 @@ new MutationObserver((_, observer) => {
 
 
 def start(browser: Browser, url: str) -> tuple[float, float, int]:
-    """Load the page with nothing cached; give first paint, interactive (ms) and bytes sent."""
+    """Load the page without cache; return first paint and interactive in ms, and bytes received."""
     context = browser.new_context()
     page = context.new_page()
     page.add_init_script(INTERACTIVE)
@@ -64,15 +63,15 @@ def start(browser: Browser, url: str) -> tuple[float, float, int]:
     return paint, interactive, int(sum(sizes))
 
 
-def streaming(browser: Browser, told: StandIn) -> dict[str, float]:
-    """Stream four answers; give the longest task and the share of frames later than 50 ms."""
-    told.answers = [(WORDS * (TOKENS // len(WORDS.split(" ")) + 1))] * 4
-    told.tokens_per_second = RATE
+def streaming(browser: Browser, stand_in: StandIn) -> dict[str, float]:
+    """Stream four answers and return figures of long tasks and slow frames."""
+    stand_in.answers = [(WORDS * (TOKENS // len(WORDS.split(" ")) + 1))] * 4
+    stand_in.tokens_per_second = RATE
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     kept = json.dumps(json.dumps({"answers": 4}))
     page = context.new_page()
     page.add_init_script(f"if (location.port) localStorage['plaudit.settings'] = {kept}")
-    page.goto(told.url)
+    page.goto(stand_in.url)
     page.evaluate(OBSERVE_TASKS)
     field = page.get_by_role("textbox", name="Your message")
     field.fill("Stream")
@@ -81,7 +80,7 @@ def streaming(browser: Browser, told: StandIn) -> dict[str, float]:
     tasks, frames = page.evaluate("[window.tasks, window.frames]")
     length = page.locator(".candidate .answer-text").first.inner_text()
     context.close()
-    told.reset()
+    stand_in.reset()
     return {
         "characters_each": len(length),
         "long_tasks": len(tasks),
@@ -93,26 +92,26 @@ def streaming(browser: Browser, told: StandIn) -> dict[str, float]:
 
 
 def heap(page: Page, session: CDPSession) -> float:
-    """Return what the page holds after collecting garbage, in MiB: script objects alone."""
+    """Return the size of the script objects in MiB after garbage collection."""
     session.send("HeapProfiler.collectGarbage")
     page.wait_for_timeout(200)
     metrics: list[dict[str, Any]] = session.send("Performance.getMetrics")["metrics"]
     return float(next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize") / 2**20)
 
 
-def updates(browser: Browser, told: StandIn) -> dict[str, float]:
-    """Send the learning view 10,000 snapshots as fast as it takes them; give its memory."""
+def updates(browser: Browser, stand_in: StandIn) -> dict[str, float]:
+    """Send 10,000 snapshots to the learning view as fast as it takes them; return its memory."""
     context = browser.new_context()
     page = context.new_page()
     session = context.new_cdp_session(page)
     session.send("Performance.enable")
-    page.goto(f"{told.url}/#/learning")
+    page.goto(f"{stand_in.url}/#/learning")
     page.locator(".loop").wait_for()
     page.wait_for_timeout(1000)
     before = heap(page, session)
     most = before
-    told.flood = UPDATES
-    last = told.flooded
+    stand_in.flood = UPDATES
+    last = stand_in.flooded
     total = f"document.querySelectorAll('.tile strong')[1].textContent === '{last:,}'"
     while not page.evaluate(total):
         page.wait_for_timeout(1000)
@@ -124,24 +123,24 @@ def updates(browser: Browser, told: StandIn) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
-    with sync_playwright() as playwright, StandIn() as told:
+    with sync_playwright() as playwright, StandIn() as stand_in:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        starts = [start(browser, told.url) for _ in range(STARTS)]
+        starts = [start(browser, stand_in.url) for _ in range(STARTS)]
         paints, interactives, sizes = zip(*starts, strict=True)
-        print(f"Chromium {browser.version}, {STARTS} starts with nothing cached")
+        print(f"Chromium {browser.version}, {STARTS} starts without cache")
         print(f"first paint: median {statistics.median(paints):.0f} ms, worst {max(paints):.0f}")
         print(
             f"interactive: median {statistics.median(interactives):.0f} ms, "
             f"worst {max(interactives):.0f}"
         )
-        print(f"over the wire, headers and all: {max(sizes) / 1000:.1f} kB")
-        print("4 answers of 50 tokens/s:", _rounded(streaming(browser, told)))
-        print(f"{UPDATES} updates of the learning view:", _rounded(updates(browser, told)))
+        print(f"over the wire, including headers: {max(sizes) / 1000:.1f} kB")
+        print("4 answers at 50 tokens/s each:", _rounded(streaming(browser, stand_in)))
+        print(f"{UPDATES} updates of the learning view:", _rounded(updates(browser, stand_in)))
         browser.close()
 
 

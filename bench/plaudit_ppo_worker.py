@@ -1,4 +1,4 @@
-"""Our PPO, one iteration a turn: `run_ppo` as the learner calls it, with a stopwatch around it."""
+"""Worker that runs one iteration of Plaudit's PPO per turn, with the learner's `run_ppo`."""
 
 import json
 import random
@@ -26,7 +26,7 @@ from learner.settings import PPOSettings
 
 
 class Watch:
-    """Holds the loop between iterations, and times them; also the sampler that it times."""
+    """Stopwatch that pauses PPO between iterations and times them; also wraps the sampler."""
 
     def __init__(self, sampler: TransformersSampler, turns: Turns, device: str) -> None:
         self._sampler = sampler
@@ -61,7 +61,7 @@ class Watch:
     def end(self, _: Iteration) -> None:
         if self._device == "cuda":
             torch.cuda.synchronize()
-        self._turns.say(
+        self._turns.report(
             seconds=time.perf_counter() - self._started,
             cpu_seconds=time.process_time() - self._cpu,
             generating=self._generating,
@@ -90,10 +90,10 @@ def new_model(spec: dict[str, Any], seed: int) -> LlamaForCausalLM:
 
 
 def settings_of(spec: dict[str, Any]) -> PPOSettings:
-    """Return the settings of TRL's side; `critic` says whether the critic has its own trunk."""
+    """Return settings that match TRL's; `critic` is 'separate' for a critic with its own trunk."""
     return PPOSettings(
         iterations=100_000,
-        checkpoint_every=100_000,  # saving is part of neither side's step
+        checkpoint_every=100_000,  # neither side saves
         rollouts=spec["batch"],
         epochs=spec["epochs"],
         minibatches=1,
@@ -107,13 +107,13 @@ def settings_of(spec: dict[str, Any]) -> PPOSettings:
     )
 
 
-def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
-    """Run PPO for as long as there are turns."""
+def run(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
+    """Run PPO as long as there are turns."""
     policy, reference = new_model(spec, 0), new_model(spec, 0)
     reward = RewardModel(new_model(spec, 1), pad=0, seed=0, dtype=spec["dtype"])
     settings = settings_of(spec)
     critic = new_critic(policy, reward, settings)
-    never = spec["vocabulary"]  # an end outside the vocabulary: every answer has its full length
+    never = spec["vocabulary"]  # an end token that cannot be sampled: answers have full length
     sampler = TransformersSampler(policy, [never], batch=spec["batch"], dtype=spec["dtype"])
     watch = Watch(sampler, turns, spec["device"])
     draw = random.Random(0)
@@ -131,7 +131,7 @@ def play(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
         text=Rows(no_text, no_text, no_text),
     )
     register_optimizer_step_post_hook(watch.count_step)
-    turns.say(
+    turns.report(
         torch=torch.__version__,
         transformers=transformers.__version__,
         threads=torch.get_num_threads(),
@@ -157,7 +157,7 @@ def main() -> None:
     spec: dict[str, Any] = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
     with TemporaryDirectory() as folder:
-        play(spec, turns, Path(folder))
+        run(spec, turns, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Our reward model, an epoch a turn: `train_reward` as the learner calls it."""
+"""Worker that trains Plaudit's reward model for an epoch per turn, by `train_reward`."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from learner.settings import RewardSettings
 
 
 class Watch:
-    """Holds the training between epochs, and times them."""
+    """Stopwatch that pauses the training between epochs and times them."""
 
     def __init__(self, turns: Turns, device: str) -> None:
         self._turns = turns
@@ -37,7 +37,7 @@ class Watch:
     def end(self, _: RewardReport) -> None:
         if self._device == "cuda":
             torch.cuda.synchronize()
-        self._turns.say(
+        self._turns.report(
             seconds=time.perf_counter() - self._started,
             cpu_seconds=time.process_time() - self._cpu,
             optimizer_steps=self._steps,
@@ -49,7 +49,7 @@ class Watch:
 
 
 def rankings(spec: dict[str, Any]) -> list[PreferenceExample]:
-    """Return each prompt's answers as one ranking without ties; two answers are a pair."""
+    """Return one ranking without ties of each prompt's answers; two answers form a pair."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["prompts"], spec["answers"])
 
@@ -72,7 +72,7 @@ def main() -> None:
     torch.set_num_threads(spec["threads"])
     model = RewardModel(new_model(spec, 0), pad=0, seed=0, dtype=spec["dtype"])
     examples = rankings(spec)
-    turns.say(
+    turns.report(
         torch=torch.__version__,
         transformers=transformers.__version__,
         threads=torch.get_num_threads(),

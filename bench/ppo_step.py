@@ -1,17 +1,17 @@
-"""A PPO step of ours beside TRL's: the same models, batch and number of optimizer steps.
+"""Compare a PPO step of Plaudit with TRL's: same models, batch and number of optimizer steps.
 
     uv run python -m bench.ppo_step [--rounds 9] [--threads 2]
     uv run python -m bench.ppo_step --size 0.5B --device cuda --peak 989e12   # H200, bf16, dense
 
-A step is one whole iteration: sampling the answers, reward model, old and reference
-log-probabilities, values, advantages, and four epochs of one minibatch, that is four optimizer
-steps. TRL's is `trl.experimental.ppo.PPOTrainer` of the last release that has it, in an environment
-of its own that uv makes (a few GB where torch is not in uv's cache yet). No answer can end early on
-either side. Both take the mean over 16 answers of exactly 32 tokens.
+A step is a whole iteration: sampling, reward model, old and reference log-probabilities, values,
+advantages, and four epochs of one minibatch, that is four optimizer steps. TRL's is
+`trl.experimental.ppo.PPOTrainer` of the last release that has it, in a separate environment created
+by uv (a few GB if torch is not in uv's cache yet). No answer can end early on either side; both
+average over 16 answers of exactly 32 tokens.
 
-Wall-clock time is what counts; the processor's time, of all threads, says how much of it was
-somebody else's on a machine that others use too. Utilisation counts what the algorithm needs
-(see `Size.ppo_flops`), against the peak of the device for dense products of that number format.
+Wall-clock time is compared. The CPU time of all threads shows how much of it other processes took.
+Utilisation (MFU) relates the operations that the algorithm needs (see `Size.ppo_flops`) to the
+device's peak for dense products in that dtype.
 """
 
 import argparse
@@ -26,7 +26,7 @@ EPOCHS = 4
 
 
 def contestants(size: Size, device: str, threads: int) -> list[Contestant]:
-    """Return TRL in float32 and in both ways of bfloat16, and ours by critic and number format."""
+    """Return TRL in float32 and two kinds of bfloat16, and Plaudit by critic and dtype."""
     common = {**size.spec(), "epochs": EPOCHS, "device": device, "threads": threads}
     packages = beside_trl(TRL)
 
@@ -34,26 +34,26 @@ def contestants(size: Size, device: str, threads: int) -> list[Contestant]:
         spec = {**common, "dtype": dtype, "bf16_weights": bf16_weights}
         return Contestant(f"TRL, {name}", "trl_ppo_worker", spec, packages)
 
-    def ours(name: str, dtype: str, critic: str) -> Contestant:
+    def plaudit(name: str, dtype: str, critic: str) -> Contestant:
         spec = {**common, "dtype": dtype, "critic": critic}
-        return Contestant(f"ours, {name}", "plaudit_ppo_worker", spec)
+        return Contestant(f"Plaudit, {name}", "plaudit_ppo_worker", spec)
 
     default = "bfloat16" if device == "cuda" else best_dtype(cpu_flags())
     found = [
         trl("float32", "float32"),
         trl("bfloat16 autocast", "bfloat16"),
         trl("bfloat16 weights", "bfloat16", bf16_weights=True),
-        ours("separate critic, float32", "float32", "separate"),
-        ours("default critic, float32", "float32", "default"),
+        plaudit("separate critic, float32", "float32", "separate"),
+        plaudit("default critic, float32", "float32", "default"),
     ]
     if default != "float32":
-        found.append(ours(f"separate critic, {default}", default, "separate"))
-        found.append(ours(f"default critic, {default}", default, "default"))
+        found.append(plaudit(f"separate critic, {default}", default, "separate"))
+        found.append(plaudit(f"default critic, {default}", default, "default"))
     return found
 
 
 def check(results: dict[str, Result], size: Size) -> None:
-    """Make sure that all did the same work."""
+    """Check that every worker did the same work."""
     for name, result in results.items():
         for turn in result.turns:
             assert turn["optimizer_steps"] == EPOCHS, (name, turn)
@@ -61,7 +61,7 @@ def check(results: dict[str, Result], size: Size) -> None:
 
 
 def table(results: dict[str, Result], size: Size, peak: float | None) -> None:
-    """Print medians and minima, and how many times as fast as each of TRL's everybody is."""
+    """Print medians and minima, and the speed relative to each of TRL's workers."""
     trl = [name for name in results if name.startswith("TRL")]
     print(
         f"{'':34}{'median':>8}{'least':>8}{'gener.':>8}{'rest':>8}{'cpu':>8}{'tokens/s':>10}"

@@ -1,11 +1,11 @@
-"""What hostile raters do to a reward model, with and without weighing raters by their trust.
+"""Measure the effect of hostile raters on a reward model, with and without reliability weights.
 
     uv run python -m bench.raters [--seeds 3] [--preference concise] [--votes 400]
 
-Ten raters vote; none, two or four of them say the opposite of what they think. The table gives
-the share of pairs that the reward model orders as the hidden preference does, on prompts that
-nobody voted on; its accuracy on held-out votes; by how many nats votes at least foretell each other
-better than chance, which must be above 0 for PPO; and how many raters are doubted.
+Ten raters vote; none, two or four of them vote against their own preference. The table gives the
+share of pairs on prompts without votes that the reward model orders as the hidden preference does;
+its accuracy on held-out votes; the lower bound, in nats, of how much better than chance votes
+predict each other, which must exceed 0 for PPO; and the number of raters considered unreliable.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from learner.settings import RewardSettings
 
 
 def agreement(model: RewardModel, pairs: list[PreferenceExample]) -> float:
-    """Return the share of the pairs, ties left out, that the model orders as they are ranked."""
+    """Return the share of the pairs without ties that the model orders as ranked."""
     rows = [row for pair in pairs for row in split_prompt(pair.sequences)]
     scores = model.score(rows).view(-1, 2)
     right = [
@@ -40,21 +40,21 @@ def main() -> None:
     parser.add_argument("--preference", default="concise", choices=sorted(PREFERENCES))
     arguments = parser.parse_args()
     print(machine())
-    print("seed  hostile  raters weighed  as people think  held-out  at least  doubted")
+    print("seed  hostile  raters weighed  hidden pref.     held-out  at least  doubted")
     for seed in range(arguments.seeds):
         with TemporaryDirectory() as scratch:
             make_models(Path(scratch), seed)
             lab = Laboratory(Path(scratch), arguments.preference, seed)
-            asked = lab.ask(lab.reference, arguments.votes, 2)
+            answered = lab.ask(lab.reference, arguments.votes, 2)
             fair = lab.votes(lab.ask(lab.reference, 190, 2, cycle=3), noise=0.01)
             for hostile in (0.0, 0.2, 0.4):
-                votes = lab.votes(asked, hostile=hostile)
-                for believed in (True, False):
+                votes = lab.votes(answered, hostile=hostile)
+                for uniform_raters in (True, False):
                     model, report, probed = lab.reward_model(
-                        votes, RewardSettings(), believed=believed
+                        votes, RewardSettings(), uniform_raters=uniform_raters
                     )
                     print(
-                        f"{seed:4} {hostile:8.0%}  {'no' if believed else 'yes':14} "
+                        f"{seed:4} {hostile:8.0%}  {'no' if uniform_raters else 'yes':14} "
                         f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
                         f"{probed.gain_lower_bound:9.2f} {report.doubted_raters:8}",
                         flush=True,

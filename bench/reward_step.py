@@ -1,12 +1,12 @@
-"""Training of the reward model, ours beside TRL's `RewardTrainer`: pairs per second.
+"""Compare the training speed of Plaudit's reward model with TRL's `RewardTrainer`.
 
     uv run python -m bench.reward_step [--rounds 9] [--threads 2]
     uv run python -m bench.reward_step --size 0.5B --device cuda --peak 989e12   # H200, bf16, dense
 
-Two tables: pairs, and rankings of four answers to a prompt, which are six pairs each. A turn is an
-epoch over the same number of prompts for everybody, in steps of 16 pairs; ours takes a ranking of
-four as one opinion, scores each answer once, and makes steps of 16 rankings. TRL runs in an
-environment of its own that uv makes (a few GB where torch is not in uv's cache yet).
+There are two tables: pairs, and rankings of four answers to a prompt, which are six pairs each. A
+turn is an epoch over the same number of prompts, in steps of 16 pairs. Plaudit takes a ranking of
+four as one training example, scores each answer once, and takes steps of 16 rankings. TRL runs in a
+separate environment created by uv (a few GB if torch is not in uv's cache yet).
 """
 
 import argparse
@@ -21,7 +21,7 @@ PROMPTS = 64
 
 
 def contestants(size: Size, answers: int, device: str, threads: int) -> list[Contestant]:
-    """Return TRL and ours, in float32 and in bfloat16 where that is the default."""
+    """Return TRL and Plaudit, in float32 and in the device's default dtype."""
     default = "bfloat16" if device == "cuda" else best_dtype(cpu_flags())
     common = {
         **size.spec(),
@@ -34,12 +34,12 @@ def contestants(size: Size, answers: int, device: str, threads: int) -> list[Con
     for dtype in dict.fromkeys(("float32", default)):
         spec = {**common, "dtype": dtype}
         found.append(Contestant(f"TRL, {dtype}", "trl_reward_worker", spec, beside_trl(TRL)))
-        found.append(Contestant(f"ours, {dtype}", "plaudit_reward_worker", spec))
+        found.append(Contestant(f"Plaudit, {dtype}", "plaudit_reward_worker", spec))
     return found
 
 
 def check(results: dict[str, Result], size: Size, pairs: int) -> None:
-    """Make sure that all saw every pair, in steps of the size that is claimed."""
+    """Check that every worker saw all pairs in steps of the stated size."""
     for name, result in results.items():
         units = pairs if name.startswith("TRL") else PROMPTS
         for turn in result.turns:
@@ -47,7 +47,7 @@ def check(results: dict[str, Result], size: Size, pairs: int) -> None:
 
 
 def table(results: dict[str, Result], size: Size, answers: int, peak: float | None) -> None:
-    """Print pairs per second by medians and minima, and ratios to TRL's."""
+    """Print seconds, pairs per second, and ratios to TRL by medians and minima."""
     pairs = PROMPTS * answers * (answers - 1) // 2
     trl = [name for name in results if name.startswith("TRL")]
     print(

@@ -1,10 +1,10 @@
-"""Tokens per second of the learner's two samplers, and what new weights cost the vLLM one.
+"""Measure the speed of the learner's two samplers, and the cost of new weights in vLLM.
 
     uv run python -m bench.samplers --model FOLDER [--answers 96] [--max-tokens 112] [--rounds 5]
 
-The samplers take turns on the same prompts and the same weights, each in rounds of its own seed;
-the vLLM sampler's seconds include loading the weights, as in PPO. A first round of each is not
-counted: vLLM compiles a few kernels in it.
+The samplers take turns on the same prompts and weights, with another seed in each round. The time
+of the vLLM sampler includes loading the weights, as in PPO. The first round does not count, because
+vLLM compiles some kernels in it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 def timed(work: Callable[[], _T]) -> tuple[float, _T]:
-    """Return the seconds that `work` took, and its result."""
+    """Call `work` and return its duration in seconds and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
@@ -50,7 +50,7 @@ def main() -> None:
     longest = max(map(len, prompts)) + arguments.max_tokens
     before = psutil.Process().memory_info().rss
     seconds, engine = timed(lambda: VllmEngine(model, max_tokens=longest, batch=arguments.answers))
-    print(f"vLLM engine: started in {seconds:.1f} s, its import among them")
+    print(f"vLLM engine: started in {seconds:.1f} s, including its import")
     samplers: dict[str, Sampler] = {
         "transformers": TransformersSampler(model, ends, batch=arguments.answers),
         "vllm": VllmSampler(model, ends, engine),
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"new weights: {statistics.median(loads[1:]):.3f} s, at best {min(loads[1:]):.3f} s")
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     engine.close()
-    print(f"memory: {grown:.0f} MiB more than before the engine, both samplers at work")
+    print(f"memory: {grown:.0f} MiB more than before the engine started, with both samplers in use")
 
 
 if __name__ == "__main__":

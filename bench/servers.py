@@ -1,4 +1,4 @@
-"""Bare vLLM beside Plaudit, for the benchmarks: same model, same engine arguments."""
+"""Run servers for the benchmarks: bare vLLM and Plaudit, with the same engine arguments."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,7 @@ NO_USAGE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEV
 
 
 def machine() -> str:
-    """Say what the figures were taken on: versions, cores, a fixed matrix product."""
+    """Return a description of this machine: versions, cores, speed of a matrix product."""
     names = ("torch", "transformers", "fastapi")
     versions = [f"{n} {importlib.metadata.version(n)}" for n in names]
     try:
@@ -45,25 +45,25 @@ def machine() -> str:
 
 
 def wait_up(url: str, process: subprocess.Popen[bytes], path: str) -> float:
-    """Wait until `path` answers 200; give the seconds that took."""
+    """Wait until `path` answers 200, and return the seconds that it took."""
     start = time.monotonic()
     while time.monotonic() - start < 400:
         if process.poll() is not None:
-            raise RuntimeError(f"the server on {url} ended with {process.returncode}")
+            raise RuntimeError(f"the server at {url} exited with code {process.returncode}")
         try:
             if httpx.get(url + path, timeout=5).status_code == 200:
                 return time.monotonic() - start
         except httpx.HTTPError:
             pass
         time.sleep(0.1)
-    raise TimeoutError(url)
+    raise TimeoutError(f"the server at {url} did not start within 400 s")
 
 
 @contextmanager
 def running(
     command: list[str], url: str, path: str, log: Path, **environment: str
 ) -> Iterator[float]:
-    """Run a server; give the seconds until it was up."""
+    """Run a server within this context; yield the seconds until it was up."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -84,7 +84,7 @@ def running(
 
 
 def bare_vllm(model: Path, port: int, dtype: str, max_num_seqs: int = 64) -> list[str]:
-    """Return vLLM's own server with the engine arguments that Plaudit uses, as vLLM runs it."""
+    """Return the command of vLLM's server with the engine arguments that Plaudit uses."""
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model), "--served-model-name", "plaudit"),
@@ -95,7 +95,7 @@ def bare_vllm(model: Path, port: int, dtype: str, max_num_seqs: int = 64) -> lis
 
 
 def plaudit_serve(home: Path, port: int, dtype: str) -> list[str]:
-    """Return the command line of `plaudit serve`."""
+    """Return the command of `plaudit serve`."""
     return [
         *(sys.executable, "-m", "deploy.commands.main", "serve", "--home", str(home)),
         *("--port", str(port), "--dtype", dtype),

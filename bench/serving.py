@@ -1,8 +1,8 @@
-"""Streamed tokens per second, time to first token and start-up, beside bare vLLM, interleaved.
+"""Compare streamed tokens per second, time to first token and start-up with bare vLLM.
 
     uv run python -m bench.serving --home .plaudit [--rounds 5]
 
-Plaudit writes its records; vLLM's own server computes no log-probabilities.
+The servers take turns. Plaudit writes its records; vLLM's server computes no log-probabilities.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from protos.checkpoints.folder_registry import FolderRegistry
 TOKENS = 96
 
 
-async def one(client: httpx.AsyncClient, url: str) -> tuple[float, int]:
-    """Stream one chat with two candidates; give time to first token and tokens."""
+async def stream_chat(client: httpx.AsyncClient, url: str) -> tuple[float, int]:
+    """Stream one chat with two choices; return the time to first token and the tokens."""
     body = {
         "model": "plaudit",
         "n": 2,
@@ -46,7 +46,7 @@ async def one(client: httpx.AsyncClient, url: str) -> tuple[float, int]:
 
 
 async def load(url: str, clients: int, requests: int, key: str = "") -> tuple[float, float]:
-    """Return tokens per second and the median time to first token, in seconds."""
+    """Run the requests; return tokens per second and the median time to first token in seconds."""
     limits = httpx.Limits(max_connections=clients)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(timeout=120, limits=limits, headers=headers) as client:
@@ -54,7 +54,7 @@ async def load(url: str, clients: int, requests: int, key: str = "") -> tuple[fl
 
         async def gated() -> tuple[float, int]:
             async with gate:
-                return await one(client, url)
+                return await stream_chat(client, url)
 
         start = time.perf_counter()
         results = await asyncio.gather(*(gated() for _ in range(requests)))
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def compare(bare_url: str, our_url: str, clients: int, rounds: int) -> None:
-    """Print one row: both servers in turn, the first round thrown away."""
+    """Print one row: both servers take turns, and the first round warms up."""
     rates: dict[str, list[float]] = {bare_url: [], our_url: []}
     firsts: dict[str, list[float]] = {bare_url: [], our_url: []}
     for i in range(rounds + 1):

@@ -1,10 +1,10 @@
-"""The pause that streaming clients see in a swap, beside their usual gap.
+"""Measure the pause that streaming clients see in a swap, relative to the usual gap of chunks.
 
     uv run python -m bench.swap --home HOME [--swaps 10]
 
-Streams run without end while new versions are published; the longest gap of each stream around
-each swap is compared with the gaps of the same streams between swaps.
-Runs on a copy of HOME's first version, so HOME is left alone.
+Streams run continuously while new versions are published. The longest gap of each stream around
+each swap is compared with the gaps of the same streams between swaps. The benchmark runs on a copy
+of HOME's first version and does not change HOME.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
 
-Gaps = list[tuple[float, float]]  # time of a chunk, seconds since the one before
+Gaps = list[tuple[float, float]]  # time of a chunk, seconds since the previous one
 
 
 async def gaps(url: str, stop: asyncio.Event, seen: Gaps) -> int:
-    """Stream answers until told to stop; note the gap of each chunk; give the failures."""
+    """Stream answers until `stop` is set, append the gap before each chunk, return the failures."""
     failures = 0
     async with httpx.AsyncClient(timeout=120) as client:
         while not stop.is_set():
@@ -57,7 +57,7 @@ async def measure(url: str, home: Path, swaps: int, streams: int) -> None:
         registry.publish(registry.path(1), version=version, parent=version - 1, base="bench")
     seen: list[Gaps] = [[] for _ in range(streams)]
     stop = asyncio.Event()
-    tasks = [asyncio.create_task(gaps(url, stop, own)) for own in seen]
+    tasks = [asyncio.create_task(gaps(url, stop, stream)) for stream in seen]
     await asyncio.sleep(5)
     for version in range(2, 2 + swaps):
         append_policy_event(log, Published(version=version, parent=version - 1))
@@ -71,8 +71,10 @@ async def measure(url: str, home: Path, swaps: int, streams: int) -> None:
 
 def report(seen: list[Gaps], swapped: list[PolicyEvent], failures: int) -> None:
     times = [e.created_ms / 1000 for e in swapped]
-    usual = sorted(g for own in seen for t, g in own if all(abs(t - s) > 1 for s in times))
-    longest = [max((g for t, g in own if abs(t - s) < 1), default=0) for own in seen for s in times]
+    usual = sorted(g for stream in seen for t, g in stream if all(abs(t - s) > 1 for s in times))
+    longest = [
+        max((g for t, g in stream if abs(t - s) < 1), default=0) for stream in seen for s in times
+    ]
     typical, p99 = statistics.median(usual), usual[int(0.99 * len(usual))]
     beyond = sorted(x - typical for x in longest)
     paused = sorted(e.swapped.pause_seconds for e in swapped)

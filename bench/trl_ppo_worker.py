@@ -1,10 +1,10 @@
-"""TRL's PPOTrainer, one update a turn. Runs in an environment of its own: torch and TRL alone.
+"""Worker that runs one update of TRL's PPOTrainer per turn, in an environment with torch and TRL.
 
-Nothing of TRL's is changed: a callback holds its loop between two updates, and a stopwatch is put
-around the policy's `generate`. Its settings are those in which it is fastest: no gradient
-checkpointing (which is its default), the whole batch in one forward pass, one minibatch, no
-evaluation, no printing, no saving, fused AdamW. Padding and end have ids outside the model's
-vocabulary, so that nothing is padded and no answer ends before its 32nd token.
+TRL is not changed: a callback pauses its loop between updates, and the policy's `generate` is
+timed. It runs with its fastest settings: no gradient checkpointing (which is its default), the
+whole batch in one forward pass, one minibatch, no evaluation, printing or saving, fused AdamW. The
+ids of the padding and end tokens are outside the model's vocabulary, so that nothing is padded and
+no answer ends before its 32nd token.
 """
 
 import json
@@ -20,7 +20,7 @@ from bench.turns import Turns
 TURNS = Turns()
 SPEC: dict[str, Any] = json.loads(sys.argv[1])
 if SPEC["dtype"] == "bfloat16" and not SPEC["bf16_weights"]:
-    # PPOTrainer's Accelerator does not look at `bf16=True`, only at what `accelerate launch` sets.
+    # PPOTrainer's Accelerator ignores `bf16=True` and reads what `accelerate launch` sets.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
 
 import torch  # noqa: E402
@@ -41,7 +41,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer  # noqa: E402
 
 
 class Watch(TrainerCallback):
-    """Holds the loop between updates, and times them."""
+    """Stopwatch that pauses the loop between updates and times them."""
 
     def __init__(self) -> None:
         self.started = self.cpu = 0.0
@@ -55,12 +55,12 @@ class Watch(TrainerCallback):
         self.started, self.cpu = time.perf_counter(), time.process_time()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        TURNS.say(**facts())
+        TURNS.report(**facts())
         self.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         synchronize()
-        TURNS.say(
+        TURNS.report(
             seconds=time.perf_counter() - self.started,
             cpu_seconds=time.process_time() - self.cpu,
             generating=self.generating,

@@ -1,8 +1,8 @@
-"""TRL's RewardTrainer, some optimizer steps a turn. Runs in an environment of its own.
+"""Worker that runs an epoch of TRL's RewardTrainer per turn, in an environment with torch and TRL.
 
-Nothing of TRL's is changed: a callback holds its loop between two steps. Its settings are those in
-which it is fastest: no gradient checkpointing (which is its default), no logging, no evaluation,
-no saving, fused AdamW. What it is given is tokenised already, and nothing is padded.
+TRL is not changed: a callback pauses its loop between steps. It runs with its fastest settings: no
+gradient checkpointing (which is its default), no logging, evaluation or saving, fused AdamW. Its
+data is tokenised already, and nothing is padded.
 """
 
 import json
@@ -30,7 +30,7 @@ from bench.turns import Turns
 
 
 class Watch(TrainerCallback):
-    """Holds the loop every `steps` steps, and times them."""
+    """Stopwatch that pauses the loop every `steps` steps and times them."""
 
     def __init__(self, turns: Turns, steps: int, facts: dict[str, Any]) -> None:
         self._turns = turns
@@ -45,7 +45,7 @@ class Watch(TrainerCallback):
         self._started, self._cpu = time.perf_counter(), time.process_time()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._turns.say(**self._facts)
+        self._turns.report(**self._facts)
         self.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -53,7 +53,7 @@ class Watch(TrainerCallback):
             return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._turns.say(
+        self._turns.report(
             seconds=time.perf_counter() - self._started,
             cpu_seconds=time.process_time() - self._cpu,
             optimizer_steps=self.optimizer_steps,
@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
 
 
 def pairs(spec: dict[str, Any]) -> Dataset:
-    """Return every pair of every prompt's ranked answers, the better one as chosen."""
+    """Return all pairs of each prompt's ranked answers, the better one as chosen."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["prompts"], spec["answers"])
 
@@ -81,7 +81,7 @@ def pairs(spec: dict[str, Any]) -> Dataset:
 
 
 def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Return a tokenizer whose padding and end have ids outside the model's vocabulary."""
+    """Return a tokenizer whose padding and end tokens are outside the model's vocabulary."""
     words = {f"w{i}": i for i in range(vocabulary)}
     words |= {"<pad>": len(words), "<end>": len(words) + 1}
     return PreTrainedTokenizerFast(

@@ -1,6 +1,6 @@
-"""A worker's end of a contest: it takes a turn when it is told to, and says how that went.
+"""The worker's side of a contest: wait for a turn, and report its figures.
 
-Standard library only, since workers also run in environments that have nothing else of ours.
+It uses only the standard library, because workers also run in environments without Plaudit.
 """
 
 import json
@@ -9,19 +9,19 @@ import sys
 
 
 class Turns:
-    """Lines of JSON: facts once, then a line of figures for every line that is read."""
+    """Protocol of a worker: one line of JSON with facts, then one line of figures for each turn."""
 
     def __init__(self) -> None:
-        """Take standard output for the figures; whatever else prints there goes to stderr."""
+        """Reserve standard output for reports; other output is redirected to standard error."""
         self._figures = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
 
-    def say(self, **figures: object) -> None:
-        """Tell the contest something."""
+    def report(self, **figures: object) -> None:
+        """Send facts or figures to the contest."""
         print(json.dumps(figures), file=self._figures)
 
     def wait(self) -> None:
-        """Wait for the next turn; the process ends when there is none."""
+        """Wait for the next turn; exit the process if there is none."""
         if not sys.stdin.readline():
             sys.stdout.flush()
-            os._exit(0)  # from inside a training loop, which has nothing to save
+            os._exit(0)  # called within a training loop, which has nothing to save
