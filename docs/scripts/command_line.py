@@ -63,8 +63,8 @@ def _row(parameter: Any) -> tuple[str, str, str, str]:
     meaning = sentence(getattr(parameter, "help", None) or "")
     if parameter.envvar:
         meaning += f" Environment variable: {code(parameter.envvar)}."
-    if parameter.multiple:
-        meaning += " May be given several times."
+    if parameter.multiple and "repeat" not in meaning:
+        meaning += " May be repeated."
     return name, _type(parameter), _default(parameter), meaning
 
 

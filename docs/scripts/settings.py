@@ -47,7 +47,7 @@ def settings_tables() -> str:
     for heading, settings, reader in SECTIONS:
         parts.append(f"## {heading}\n\nRead by {reader}.\n")
         parts.append(_table(_direct(settings, prefix_of(settings))))
-        for name, section in _nested(settings):
+        for name, section in sections(settings):
             parts.append(f"### {heading}: {name}\n\n{_class_summary(section)}\n")
             parts.append(_table(_direct(section, f"{prefix_of(settings)}{name}__")))
     return "\n".join(parts)
@@ -76,7 +76,8 @@ def _direct(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
             )
 
 
-def _nested(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+def sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the sections of a settings class with their names."""
     for name, field in model.model_fields.items():
         if _is_section(field.annotation):
             yield name, field.annotation  # type: ignore[misc]
