@@ -22,7 +22,7 @@ format:  ## Format the code and fix what the linter can fix.
 	uv run --no-sync ruff format .
 
 docs:  ## Build the documentation site in site/; a warning is an error.
-	DISABLE_MKDOCS_2_WARNING=true uv run --no-sync mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true uv run --no-sync mkdocs build --strict
 
 gate:  ## Run everything that a change must pass.
 	.ci/run

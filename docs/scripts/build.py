@@ -7,8 +7,10 @@ import mkdocs_gen_files
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from docs.scripts.pages import changelog, reference_pages
+from docs.scripts.pages import changelog, contributing, reference_pages
 
-for path, text in {**reference_pages(), "changelog.md": changelog()}.items():
+PAGES = {"changelog.md": changelog(), "contributing.md": contributing(), **reference_pages()}
+
+for path, text in PAGES.items():
     with mkdocs_gen_files.open(path, "w") as file:
         file.write(text)

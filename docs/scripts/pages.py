@@ -40,3 +40,10 @@ def fill(text: str) -> str:
 def changelog() -> str:
     """Return the changelog, which is kept at the root of the repository."""
     return (ROOT / "CHANGELOG.md").read_text()
+
+
+def contributing() -> str:
+    """Return CONTRIBUTING.md with its links as they are on the site."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/", "](")
+    text = text.replace("](CHANGELOG.md)", "](changelog.md)")
+    return text.replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
