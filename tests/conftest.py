@@ -1,4 +1,4 @@
-"""Markers by folder, groups by shared fixture, and the broker that several kinds of tests need."""
+"""Mark tests by folder, group them by shared fixture, and start the shared Kafka broker."""
 
 import os
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ import pytest
 from deploy.local.broker import Broker, missing_tools
 from tests.support.servers import free_port
 
-# Two processes run tests side by side: a thread each for what computes in them, and in the
-# servers that they start, since threads that spin for a core which another has cost the most.
+# Two processes run tests in parallel. One compute thread each, also in the servers that they start:
+# threads that spin while they wait for a busy core are the largest cost.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TESTS: Final = Path(__file__).parent
-# A test is marked by the folder that it is in; `uv run pytest` leaves these out (pyproject.toml).
+# Each test is marked by its folder; `uv run pytest` skips these markers (pyproject.toml).
 FOLDERS: Final = ("vllm", "kafka", "browser", "learning", "faults")
-# What is slow to start and shared: the tests that use one run in one process (pytest-xdist).
-SHARED: Final = ("plaudit", "adapted", "engine", "broker", "lines", "stand_in")
+# Shared fixtures that start slowly: tests that use the same one run in one process (pytest-xdist).
+SHARED: Final = ("plaudit", "adapter_server", "engine", "broker", "results", "stand_in")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run whole sets in two processes, and files that are named in this one."""
+    """Use two workers for whole suites, and none if single files are given."""
     return 0 if any(".py" in argument for argument in config.invocation_params.args) else 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder, and group those that share a server."""
+    """Mark each test by its folder, and group tests that share a server."""
     for item in items:
         folders = item.path.relative_to(TESTS).parts[:-1]
         for name in FOLDERS:
@@ -44,9 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A real Kafka on this machine. Where it cannot be had: a skip, in CI a failure."""
-    if (lacking := missing_tools()) and not os.environ.get("CI"):
-        pytest.skip(f"a local Kafka needs {' and '.join(lacking)}")
+    """Start a Kafka broker on this machine; without the tools for it, skip (in CI, fail)."""
+    if (missing := missing_tools()) and not os.environ.get("CI"):
+        pytest.skip(f"a local Kafka needs {' and '.join(missing)}")
     broker = Broker(tmp_path_factory.mktemp("kafka"), free_port(), free_port())
     broker.start(print)
     yield broker

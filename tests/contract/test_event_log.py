@@ -1,4 +1,4 @@
-"""The contract of every event log. Add new implementations to LOGS."""
+"""Contract tests of every event log. Add new implementations to LOGS."""
 
 import threading
 import time
@@ -19,28 +19,31 @@ from feedback.log.sqlite_log import SqliteLog
 
 # Opens a log; opened again, it is another client's handle on the same log.
 Opener = Callable[[], EventLog]
-Place = Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Opener]]
+OpenerFactory = Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Opener]]
 
 
 @contextmanager
-def sqlite_place(folder: Path, _: pytest.FixtureRequest) -> Iterator[Opener]:
+def sqlite_opener(folder: Path, _: pytest.FixtureRequest) -> Iterator[Opener]:
     yield lambda: SqliteLog(folder / "log.db")
 
 
 @contextmanager
-def kafka_place(folder: Path, request: pytest.FixtureRequest) -> Iterator[Opener]:
+def kafka_opener(folder: Path, request: pytest.FixtureRequest) -> Iterator[Opener]:
     broker: Broker = request.getfixturevalue("kafka")
     settings = KafkaSettings(servers=broker.address, prefix=f"t{uuid.uuid4().hex}")
     yield lambda: KafkaLog(settings)
 
 
-LOGS: dict[str, Place] = {"sqlite": sqlite_place, "kafka": kafka_place}
+LOGS: dict[str, OpenerFactory] = {"sqlite": sqlite_opener, "kafka": kafka_opener}
 
 
 def _params() -> list[Any]:
-    """Return the places, with a marker on those that need a broker."""
+    """Return the parameters, with a marker for logs that need a broker."""
     marks = {"kafka": [pytest.mark.kafka]}
-    return [pytest.param(place, id=name, marks=marks.get(name, ())) for name, place in LOGS.items()]
+    return [
+        pytest.param(open_logs, id=name, marks=marks.get(name, ()))
+        for name, open_logs in LOGS.items()
+    ]
 
 
 @pytest.fixture(params=_params())
@@ -83,15 +86,17 @@ def test_a_new_log_is_empty(log: EventLog) -> None:
 
 
 def test_records_are_returned_unchanged(log: EventLog) -> None:
-    given = [new("ключ", bytes(range(256))), new("", b""), new("k" * 500, b"\x00" * 100_000)]
-    log.append("completions", given)
+    appended = [new("ключ", bytes(range(256))), new("", b""), new("k" * 500, b"\x00" * 100_000)]
+    log.append("completions", appended)
     got = drain(log, "completions")
-    assert [(r.key, r.type, r.value) for r in got] == [(n.key, n.type, n.value) for n in given]
+    assert [(r.key, r.type, r.value) for r in got] == [(n.key, n.type, n.value) for n in appended]
     assert {r.topic for r in got} == {"completions"}
     assert all(1_600_000_000_000 < r.timestamp_ms < 5_000_000_000_000 for r in got)
 
 
-def test_one_partition_key_keeps_its_order_across_calls_and_batches(log: EventLog) -> None:
+def test_records_of_one_partition_key_keep_their_order_across_calls_and_batches(
+    log: EventLog,
+) -> None:
     for start in range(0, 50, 5):
         log.append("feedback", [new(str(i)) for i in range(start, start + 5)])
     got = drain(log, "feedback", limit=7)
@@ -221,7 +226,7 @@ def test_a_reader_misses_nothing_while_two_clients_write(opener: Opener) -> None
         assert keys == [f"{name}-{i}-{part}" for i in range(40) for part in range(2)]
 
 
-def test_calls_of_many_threads_stay_contiguous(log: EventLog) -> None:
+def test_records_of_one_call_stay_contiguous_among_many_threads(log: EventLog) -> None:
     def write(thread: int) -> None:
         for call in range(5):
             log.append("feedback", [new(f"{thread}-{call}-{i}") for i in range(3)])

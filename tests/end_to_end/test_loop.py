@@ -1,4 +1,4 @@
-"""The whole loop once: chats on real vLLM, votes, a learning cycle, and the swap to version 2."""
+"""The whole loop once: chat on real vLLM, vote, learn, and swap to version 2."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from tests.support.learner_cycles import SETTINGS, environment_of
 from tests.support.servers import Plaudit, start_up
 
 VOTES = 60
-LIKED, DISLIKED = "yes", "no"
+PREFERRED, REJECTED = "yes", "no"
 LEARNER = SETTINGS.model_copy(
     update={
         "min_events": VOTES,
@@ -32,28 +32,28 @@ def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
 
 
 def chat_and_vote(plaudit: Plaudit, number: int) -> str:
-    """Ask for two answers, vote for the liked one, and return the vote's id."""
+    """Request two answers, vote for the preferred one, and return the vote's id."""
     answer = plaudit.openai().chat.completions.create(
         model="plaudit",
         n=2,
         temperature=1,
         max_tokens=8,
         messages=[{"role": "user", "content": f"Is {number} a number?"}],
-        extra_body={"structured_outputs": {"choice": [LIKED, DISLIKED]}},
+        extra_body={"structured_outputs": {"choice": [PREFERRED, REJECTED]}},
     )
     left, right = (choice.message.content for choice in answer.choices)
-    assert {left, right} <= {LIKED, DISLIKED}
-    verdict = "tie" if left == right else "left" if left == LIKED else "right"
+    assert {left, right} <= {PREFERRED, REJECTED}
+    verdict = "tie" if left == right else "left" if left == PREFERRED else "right"
     feedback = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
     response = plaudit.vote(answer.id, feedback)
     assert response.status_code == 201, response.text
     return str(response.json()["id"])
 
 
-def test_votes_on_answers_become_a_version_that_is_swapped_in(plaudit: Plaudit) -> None:
+def test_votes_lead_to_a_new_version_that_is_served(plaudit: Plaudit) -> None:
     assert plaudit.version() == 1
-    with ThreadPoolExecutor(4) as people:
-        votes = list(people.map(lambda number: chat_and_vote(plaudit, number), range(VOTES)))
+    with ThreadPoolExecutor(4) as pool:
+        votes = list(pool.map(lambda number: chat_and_vote(plaudit, number), range(VOTES)))
     assert len(set(votes)) == VOTES
     plaudit.wait_version(2, seconds=240)
     answer = plaudit.openai().chat.completions.create(

@@ -1,4 +1,4 @@
-"""The broker that faults may stop, and the table of faults at the end."""
+"""A broker that fault tests may stop, and the table of faults in the summary."""
 
 import os
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that may be killed and paused; `kafka` is for the tests that need it whole."""
-    if (lacking := missing_tools()) and not os.environ.get("CI"):
-        pytest.skip(f"a local Kafka needs {' and '.join(lacking)}")
-    own = Broker(tmp_path_factory.mktemp("broker"), free_port(), free_port())
-    own.start(print)
-    yield own
-    own.kill()
+    """Start a broker that tests may kill and pause; the fixture `kafka` must keep running."""
+    if (missing := missing_tools()) and not os.environ.get("CI"):
+        pytest.skip(f"a local Kafka needs {' and '.join(missing)}")
+    broker = Broker(tmp_path_factory.mktemp("broker"), free_port(), free_port())
+    broker.start(print)
+    yield broker
+    broker.kill()

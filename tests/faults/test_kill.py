@@ -1,7 +1,7 @@
 """SIGKILL of the learner, of serving under load, and of `plaudit up` itself.
 
-Afterwards every accepted event is in the ledger exactly once, serving comes back with the
-policy that was live, and the learner has caught up.
+Afterwards every accepted event is in the ledger exactly once, serving restarts with the live
+version, and the learner has caught up.
 """
 
 import os
@@ -27,7 +27,7 @@ SEED = 7
 
 
 def processes(*words: str) -> list[int]:
-    """Return the ids of the processes whose command line holds all `words`."""
+    """Return the ids of the processes whose command line contains all `words`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -40,8 +40,8 @@ def processes(*words: str) -> list[int]:
     return found
 
 
-class Voters(threading.Thread):
-    """People who chat and vote without a pause, and remember which votes were accepted."""
+class Voter(threading.Thread):
+    """A client that chats and votes without a pause and records which votes were accepted."""
 
     def __init__(self, plaudit: Plaudit, number: int) -> None:
         super().__init__(daemon=True)
@@ -54,17 +54,17 @@ class Voters(threading.Thread):
     def run(self) -> None:
         while not self.done.is_set():
             try:
-                self.once()
+                self.chat_and_vote()
             except (openai.APIError, httpx.HTTPError):
                 time.sleep(0.2)
 
-    def once(self) -> None:
+    def chat_and_vote(self) -> None:
         answer = self.plaudit.openai().chat.completions.create(
             model="plaudit", n=2, max_tokens=8, messages=[{"role": "user", "content": "Hi"}]
         )
         self.chats += 1
         vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"}
-        for _ in range(2):  # a client that does not trust the first answer
+        for _ in range(2):  # as a client that retries does
             response = self.plaudit.post(
                 "/v1/feedback",
                 {"completion_id": answer.id, "feedback": vote, "user": f"voter-{self.number}"},
@@ -99,15 +99,15 @@ def start(plaudit: Plaudit, folder: Path) -> None:
     plaudit.wait_ready()
 
 
-def wait_until(what: str, seconds: float, true: object) -> None:
+def wait_until(what: str, seconds: float, condition: object) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, what
         time.sleep(0.2)
 
 
-def accepted_once(plaudit: Plaudit, accepted: set[str]) -> None:
-    """Check the ledger's file: every accepted event is there, none twice."""
+def check_accepted_once(plaudit: Plaudit, accepted: set[str]) -> None:
+    """Check that every accepted event is in the ledger once."""
     ledger = Ledger(plaudit.home / "ledger.db")
     try:
         ids = ledger.event_ids()
@@ -117,27 +117,27 @@ def accepted_once(plaudit: Plaudit, accepted: set[str]) -> None:
     assert accepted <= set(ids), f"{len(accepted - set(ids))} accepted events were lost"
 
 
-def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path) -> None:
+def test_kills_neither_lose_nor_duplicate_events(running: Plaudit, tmp_path: Path) -> None:
     plaudit, rng = running, random.Random(SEED)
     plaudit.publish(2, 1, seed=2)
     plaudit.wait_version(2)
-    voters = [Voters(plaudit, i) for i in range(4)]
+    voters = [Voter(plaudit, i) for i in range(4)]
     for voter in voters:
         voter.start()
     home = str(plaudit.home)
     for _ in range(4):
-        wait_until("no learner", 60, lambda: processes("deploy.commands.main", "learn", home))
+        wait_until("no learner runs", 60, lambda: processes("deploy.commands.main", "learn", home))
         time.sleep(rng.uniform(0.5, 5))
         for pid in processes("deploy.commands.main", "learn", home):
             os.kill(pid, signal.SIGKILL)
-    # Serving dies in the middle of a swap, between its new weights and their label.
+    # Kill serving in the middle of a swap, between loading the new weights and labelling them.
     (serving,) = processes("deploy.commands.main", "serve", home)
     engines = psutil.Process(serving).children(recursive=True)
     assert engines
     (tmp_path / "failpoints").write_text("swap.label=kill")
     plaudit.publish(3, 2, seed=3)
-    wait_until("serving is still up", 60, lambda: not answers(plaudit))
-    wait_until("vLLM's engine outlives its server", 60, lambda: not any(map(runs, engines)))
+    wait_until("serving is still up", 60, lambda: not is_ready(plaudit))
+    wait_until("vLLM's engine outlives its server", 60, lambda: not any(map(is_running, engines)))
     assert plaudit.wait_ready() == 3
     count = sum(v.chats for v in voters)
     wait_until("no chats after the restart", 60, lambda: sum(v.chats for v in voters) > count + 20)
@@ -146,7 +146,9 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     plaudit.process.send_signal(signal.SIGKILL)
     plaudit.process.wait()
     wait_until(
-        "parts outlive 'plaudit up'", 90, lambda: not processes("deploy.commands.main", home)
+        "child processes outlive 'plaudit up'",
+        90,
+        lambda: not processes("deploy.commands.main", home),
     )
     start(plaudit, tmp_path)
     assert plaudit.version() == 3
@@ -159,14 +161,16 @@ def test_kills_lose_nothing_and_double_nothing(running: Plaudit, tmp_path: Path)
     accepted = {i for v in voters for i in v.accepted}
     print(f"{sum(v.chats for v in voters)} chats, {len(accepted)} votes accepted")
     assert len(accepted) > 50
-    wait_until("the ledger does not catch up", 120, lambda: in_ledger(plaudit) >= len(accepted))
-    accepted_once(plaudit, accepted)
-    assert versions_of_all_tokens(plaudit) == {2, 3}
+    wait_until(
+        "the ledger does not catch up", 120, lambda: count_ledger_events(plaudit) >= len(accepted)
+    )
+    check_accepted_once(plaudit, accepted)
+    assert check_version_spans(plaudit) == {2, 3}
     assert plaudit.log_file.read_text().count("learner stopped with signal 9") >= 3
 
 
-def versions_of_all_tokens(plaudit: Plaudit) -> set[int]:
-    """Check that the policy of each recorded token is known; give which there are."""
+def check_version_spans(plaudit: Plaudit) -> set[int]:
+    """Check that spans cover every recorded token; return the versions that they name."""
     log, records = plaudit.log, []
     while batch := log.read("completions", {0: records[-1].offset + 1 if records else 0}):
         records += batch
@@ -181,19 +185,19 @@ def versions_of_all_tokens(plaudit: Plaudit) -> set[int]:
     return seen
 
 
-def runs(process: psutil.Process) -> bool:
+def is_running(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def answers(plaudit: Plaudit) -> bool:
+def is_ready(plaudit: Plaudit) -> bool:
     try:
         return httpx.get(f"{plaudit.url}/readyz", timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def in_ledger(plaudit: Plaudit) -> int:
-    """Count the ledger's events, from beside the learner that writes it."""
+def count_ledger_events(plaudit: Plaudit) -> int:
+    """Count the ledger's events while the learner writes them."""
     with sqlite3.connect(f"file:{plaudit.home}/ledger.db?mode=ro", uri=True) as database:
         count: int = database.execute("SELECT count(*) FROM events").fetchone()[0]
     return count

@@ -1,4 +1,4 @@
-"""A learner paused past its lease, in the middle of publishing, while another takes over."""
+"""A learner is paused past its lease while it publishes, and another takes over."""
 
 import os
 import signal
@@ -18,63 +18,68 @@ from tests.support.faults.harness import environment, wait_until
 from tests.support.faults.leader import SESSION, lead
 
 
-def told(home: Path) -> list[str]:
-    file = home / "told"
+def events(home: Path) -> list[str]:
+    file = home / "events"
     return file.read_text().splitlines() if file.exists() else []
 
 
 def published(homes: list[Path]) -> list[int]:
-    lines = [line for home in homes for line in told(home)]
+    lines = [line for home in homes for line in events(home)]
     return sorted(int(line.split()[1]) for line in lines if line.startswith("published"))
 
 
-def test_a_learner_paused_past_its_lease_does_not_publish_over_its_heir(
+def test_a_learner_paused_past_its_lease_does_not_publish_over_its_successor(
     broker: Broker, tmp_path: Path
 ) -> None:
     candidate = tmp_path / "candidate"
     candidate.mkdir()
     (candidate / "model.safetensors").write_bytes(b"weights")
-    given = {
+    variables = {
         "PLAUDIT_KAFKA_SERVERS": broker.address,
         "PLAUDIT_KAFKA_PREFIX": f"t{uuid.uuid4().hex[:8]}",
         "PLAUDIT_REGISTRY": f"file://{tmp_path}/shared",
     }
-    log = KafkaLog(KafkaSettings(servers=broker.address, prefix=given["PLAUDIT_KAFKA_PREFIX"]))
+    log = KafkaLog(KafkaSettings(servers=broker.address, prefix=variables["PLAUDIT_KAFKA_PREFIX"]))
     homes = [tmp_path / "a", tmp_path / "b"]
-    with environment(given):
+    with environment(variables):
         open_registry(homes[0]).publish(candidate, version=1, parent=0, base="tiny")
     append_policy_event(log, Published(version=1))
-    armed = tmp_path / "failpoints"
+    failpoints = tmp_path / "failpoints"
     learners = [
         FORKS.Process(
-            target=lead, args=(home, candidate, {**given, "PLAUDIT_FAILPOINTS": str(armed)})
+            target=lead,
+            args=(home, candidate, {**variables, "PLAUDIT_FAILPOINTS": str(failpoints)}),
         )
         for home in homes
     ]
     try:
         learners[0].start()
-        wait_until("nobody publishes", 60, lambda: "published 2" in told(homes[0]))
+        wait_until(
+            "the first learner does not publish", 60, lambda: "published 2" in events(homes[0])
+        )
         learners[1].start()
         time.sleep(1)
-        # In the registry, not yet announced: there it is paused.
-        armed.write_text("learner.published=stop\n")
-        wait_until("the leader is not paused", 30, lambda: not armed.read_text())
+        # Pause it after the version is in the registry and before it is announced.
+        failpoints.write_text("learner.published=stop\n")
+        wait_until("the leader is not paused", 30, lambda: not failpoints.read_text())
         paused = time.monotonic()
-        wait_until("nobody takes over", 10 * SESSION, lambda: "leads" in told(homes[1]))
-        took = time.monotonic() - paused
-        wait_until("the heir does not publish", 60, lambda: len(told(homes[1])) > 2)
+        wait_until("nobody takes over", 10 * SESSION, lambda: "leads" in events(homes[1]))
+        takeover_seconds = time.monotonic() - paused
+        wait_until("the successor does not publish", 60, lambda: len(events(homes[1])) > 2)
         os.kill(learners[0].pid or 0, signal.SIGCONT)
-        # Kafka may give the lease to either, also to the one that comes back.
-        wait_until("both lead", 10 * SESSION, lambda: any("stands by" in told(h) for h in homes))
+        # Kafka may give the lease to either learner, including the resumed one.
+        wait_until("both lead", 10 * SESSION, lambda: any("stands by" in events(h) for h in homes))
         before = published(homes)
-        wait_until("nobody goes on", 60, lambda: len(published(homes)) > len(before) + 2)
+        wait_until("nobody publishes any more", 60, lambda: len(published(homes)) > len(before) + 2)
     finally:
         for learner in learners:
             learner.kill()
             learner.join()
-    first, second = told(homes[0]), told(homes[1])
-    print(f"taken over after {took:.1f} s; the first: {first}; the second: {second}")
-    assert any(line.startswith("overtaken") for line in first), "the paused one went on unhindered"
+    first, second = events(homes[0]), events(homes[1])
+    print(f"taken over after {takeover_seconds:.1f} s; the first: {first}; the second: {second}")
+    assert any(line.startswith("overtaken") for line in first), (
+        "the paused learner published after it lost the lease"
+    )
     versions = published(homes)
     assert len(versions) == len(set(versions)), "a version was published twice"
     assert [1, *versions] == list(current_state(log).published)

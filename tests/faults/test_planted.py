@@ -1,4 +1,4 @@
-"""Every check of the faults sees its bug: each is planted once, and the check must fail."""
+"""Mutation tests of the fault checks: plant each bug once; its check must fail."""
 
 import contextlib
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from tests.support.faults.checks import Observed, check, check_publishers
 from tests.support.feedback_samples import completion, put, rating
 
 
-class Small:
-    """Votes on a log in this process, through the service, and a ledger: no HTTP, no load."""
+class InProcessLoop:
+    """A feedback service, log and ledger in this process, without HTTP or load."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -36,12 +36,14 @@ class Small:
         self.seen = Observed()
 
     def answer(self) -> str:
-        made = create_completion_id(self.secret, "local", choices=2, policy_version=1)
-        self.log.append("completions", [completion_record(completion(made, question=made))])
-        return made
+        completion_id = create_completion_id(self.secret, "local", choices=2, policy_version=1)
+        self.log.append(
+            "completions", [completion_record(completion(completion_id, question=completion_id))]
+        )
+        return completion_id
 
     def vote(self, key: str, completion_id: str, value: str = "up") -> str | None:
-        """Vote once; give the event id where it was accepted."""
+        """Vote once; return the event id, or None if the vote was not accepted."""
         request = FeedbackRequest.model_validate(
             {
                 "completion_id": completion_id,
@@ -51,11 +53,11 @@ class Small:
         )
         event = self.service.build_event(request, "local", key)
         try:
-            (counts,) = self.service.accept([event])
+            (accepted,) = self.service.accept([event])
         except LogUnavailable:
             return None
-        self.seen.accepted[counts.event_id] = key
-        return counts.event_id
+        self.seen.accepted[accepted.event_id] = key
+        return accepted.event_id
 
     def observe(self) -> Observed:
         with contextlib.suppress(FailpointError):
@@ -68,7 +70,7 @@ class Small:
             self.seen,
             events=[(i, FeedbackEvent.FromString(v).reason) for i, v in rows],
             dead=[letter.key for letter in self.ledger.dead_letters()],
-            counted=[judged.event.reason for judged in self.ledger.effective_events()],
+            counted=[joined.event.reason for joined in self.ledger.effective_events()],
             waiting=self.ledger.counts().waiting,
             positions={
                 (t, p): n for t, ps in self.ledger.positions().items() for p, n in ps.items()
@@ -78,109 +80,109 @@ class Small:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Small:
-    made = Small(tmp_path)
-    made.vote("first", made.answer())
-    return made
+def loop(tmp_path: Path) -> InProcessLoop:
+    loop = InProcessLoop(tmp_path)
+    loop.vote("first", loop.answer())
+    return loop
 
 
-def red(seen: Observed, why: str) -> None:
-    with pytest.raises(AssertionError, match=why):
+def assert_check_fails(seen: Observed, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         check(seen)
 
 
-def test_green_without_a_bug(small: Small) -> None:
-    answer = small.answer()
-    small.vote("a", answer)
-    small.vote("b", answer, "down")
-    small.seen.replaced.add("a")
-    check(small.observe())
+def test_the_checks_pass_without_a_bug(loop: InProcessLoop) -> None:
+    answer = loop.answer()
+    loop.vote("a", answer)
+    loop.vote("b", answer, "down")
+    loop.seen.replaced.add("a")
+    check(loop.observe())
 
 
-def test_an_acknowledgement_before_the_append_loses(small: Small) -> None:
-    real = small.log.append
+def test_an_acknowledgement_before_the_append_is_found(loop: InProcessLoop) -> None:
+    real = loop.log.append
 
     def append(topic: Topic, records: Sequence[NewRecord]) -> None:
-        if topic != "feedback":  # acknowledged, then killed before it was written
+        if topic != "feedback":  # acknowledged, then killed before the write
             real(topic, records)
 
-    answer = small.answer()
-    small.log.append = append
-    small.vote("lost", answer)
-    red(small.observe(), "1 accepted events were lost")
+    answer = loop.answer()
+    loop.log.append = append
+    loop.vote("lost", answer)
+    assert_check_fails(loop.observe(), "1 accepted events were lost")
 
 
-def test_a_position_committed_before_its_rows_loses(
-    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_position_committed_before_its_rows_is_found(
+    loop: InProcessLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = small.ledger._advance
+    real = loop.ledger._advance
 
     def advance_first() -> None:
         for topic in FOLLOWED_TOPICS:
-            real(small.log.read(topic, {}))
+            real(loop.log.read(topic, {}))
 
     advance_first()  # and killed here
-    red(small.observe(), "accepted events were lost")
+    assert_check_fails(loop.observe(), "accepted events were lost")
 
 
-def test_a_ledger_without_unique_ids_has_votes_twice(small: Small) -> None:
-    small.observe()
-    database = small.ledger._db
+def test_a_ledger_without_unique_ids_is_found(loop: InProcessLoop) -> None:
+    loop.observe()
+    database = loop.ledger._db
     sql = database.execute("SELECT sql FROM sqlite_master WHERE name = 'events'").fetchone()[0]
     database.execute("ALTER TABLE events RENAME TO old")
     database.execute(sql.replace("event_id TEXT NOT NULL UNIQUE", "event_id TEXT NOT NULL"))
     database.execute("INSERT INTO events SELECT * FROM old")
-    database.execute("DELETE FROM positions")  # delivered again, as after a crash
-    red(small.observe(), "in the ledger twice")
+    database.execute("DELETE FROM positions")  # redelivery, as after a crash
+    assert_check_fails(loop.observe(), "in the ledger twice")
 
 
-def test_ids_that_ignore_the_key_have_votes_twice(
-    small: Small, monkeypatch: pytest.MonkeyPatch
+def test_ids_that_ignore_the_idempotency_key_are_found(
+    loop: InProcessLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = small.service.build_event
+    real = loop.service.build_event
 
     def build_event(request: Any, owner: str, key: str | None) -> FeedbackEvent:
         return real(request, owner, None)
 
-    monkeypatch.setattr(small.service, "build_event", build_event)
-    answer = small.answer()
-    small.vote("again", answer)
-    small.vote("again", answer)
-    red(small.observe(), "in the ledger twice")
+    monkeypatch.setattr(loop.service, "build_event", build_event)
+    answer = loop.answer()
+    loop.vote("again", answer)
+    loop.vote("again", answer)
+    assert_check_fails(loop.observe(), "in the ledger twice")
 
 
-def test_a_follower_that_stopped_stays_behind(small: Small) -> None:
-    small.observe()
-    put(small.log, rating("not ours"))
-    seen = small.observe()
-    red(replace(seen, positions={}), "records behind")
-    red(seen, "wait for answers that never came")
+def test_a_stopped_follower_is_found(loop: InProcessLoop) -> None:
+    loop.observe()
+    put(loop.log, rating("not ours"))
+    seen = loop.observe()
+    assert_check_fails(replace(seen, positions={}), "records behind")
+    assert_check_fails(seen, "wait for answers that never came")
 
 
-def test_offsets_committed_before_the_ledger_are_seen(small: Small) -> None:
-    seen = small.observe()
+def test_offsets_committed_before_the_ledger_are_found(loop: InProcessLoop) -> None:
+    seen = loop.observe()
     ahead = {at: offset + 1 for at, offset in seen.positions.items()}
-    red(replace(seen, committed=ahead), "committed before the ledger")
+    assert_check_fails(replace(seen, committed=ahead), "committed before the ledger")
 
 
-def test_a_vote_that_was_replaced_or_taken_back_may_not_count(small: Small) -> None:
-    seen = small.observe()
-    red(replace(seen, replaced={"first"}), "its author replaced")
-    red(replace(seen, retracted={"first"}), "its author took back")
-    red(replace(seen, counted=[]), "do not count")
-    red(replace(seen, refused=["500"]), "were refused")
-    red(Observed(), "nothing was accepted")
+def test_replaced_or_retracted_votes_that_count_are_found(loop: InProcessLoop) -> None:
+    seen = loop.observe()
+    assert_check_fails(replace(seen, replaced={"first"}), "its author replaced")
+    assert_check_fails(replace(seen, retracted={"first"}), "its author took back")
+    assert_check_fails(replace(seen, counted=[]), "do not count")
+    assert_check_fails(replace(seen, refused=["500"]), "were refused")
+    assert_check_fails(Observed(), "nothing was accepted")
 
 
-def test_two_publishers_at_a_time_are_seen(tmp_path: Path) -> None:
+def test_two_concurrent_publishers_are_found(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     first = append_policy_event(log, Leads(learner="a"))
     append_policy_event(log, Published(version=1, leader=first.event_id))
     check_publishers(log)
     append_policy_event(log, Leads(learner="b"))
     append_policy_event(log, Published(version=2, leader=first.event_id))
-    check_publishers(log)  # the first goes on, but it does not count
-    append_policy_event(log, Published(version=2))  # from one that does not say on whose behalf
+    check_publishers(log)  # the first continues, but its version does not count
+    append_policy_event(log, Published(version=2))  # a publication without a leader
     with pytest.raises(AssertionError, match="version 2 was published by another"):
         check_publishers(log)
     log.close()

@@ -119,14 +119,14 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def at(url: str, folder: Path, who: str) -> SharedRegistry:
+def registry_at(url: str, folder: Path, who: str) -> SharedRegistry:
     return SharedRegistry(url, folder / who, claimant=who)
 
 
 def test_what_one_machine_publishes_another_fetches_and_verifies(
     url: str, tmp_path: Path, source: Path
 ) -> None:
-    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
     assert replica.versions() == []
     learner.publish(source, version=1, parent=0, base="tiny", gate={"win_rate": 0.7})
     assert replica.versions() == [1]
@@ -139,9 +139,9 @@ def test_what_one_machine_publishes_another_fetches_and_verifies(
 def test_a_line_cut_half_way_is_tried_again(
     url: str, tmp_path: Path, source: Path, proxy: CuttingProxy
 ) -> None:
-    at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
+    registry_at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
     proxy.limit, proxy.cuts = 1_000_000, 2
-    replica = at(url, tmp_path, "replica")
+    replica = registry_at(url, tmp_path, "replica")
     replica.verify(1)
     assert proxy.cuts < 2
     assert (replica.path(1) / "model.safetensors").read_bytes() == (
@@ -159,11 +159,11 @@ def test_a_registry_that_is_away_says_so(
     monkeypatch.setattr("protos.checkpoints.outages._RETRY_DELAYS", (0.01,))
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(RegistryUnavailable, match="is unavailable"):
-        at(url, tmp_path, "replica").versions()
+        registry_at(url, tmp_path, "replica").versions()
 
 
 def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: Path) -> None:
-    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
     learner.publish(source, version=1, parent=0, base="tiny")
     learner._fs.rm(learner._remote_path(1, MANIFEST))
     assert replica.versions() == []
@@ -172,15 +172,15 @@ def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: 
 
 
 def test_two_threads_may_want_the_same_version(url: str, tmp_path: Path, source: Path) -> None:
-    at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
-    replica = at(url, tmp_path, "replica")
+    registry_at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
+    replica = registry_at(url, tmp_path, "replica")
     with ThreadPoolExecutor(2) as threads:
         for found in [threads.submit(replica.verify, 1) for _ in range(2)]:
             assert found.result().version == 1
 
 
 def test_a_version_is_checked_without_fetching_it(url: str, tmp_path: Path, source: Path) -> None:
-    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
     learner.publish(source, version=1, parent=0, base="tiny")
     replica.check(1)
     assert not replica.path(1).exists()
@@ -197,7 +197,7 @@ def test_a_version_is_checked_without_fetching_it(url: str, tmp_path: Path, sour
 def test_old_copies_are_dropped_and_fetched_again_where_they_are_wanted(
     url: str, tmp_path: Path, source: Path
 ) -> None:
-    registry = at(url, tmp_path, "replica")
+    registry = registry_at(url, tmp_path, "replica")
     for version in range(1, 6):
         registry.publish(source, version=version, parent=version - 1, base="tiny")
     registry.evict_cached(4, {1, 3})
@@ -211,7 +211,7 @@ def test_old_copies_are_dropped_and_fetched_again_where_they_are_wanted(
 def test_damage_in_the_registry_is_found(
     url: str, tmp_path: Path, source: Path, damage: str
 ) -> None:
-    learner, replica = at(url, tmp_path, "learner"), at(url, tmp_path, "replica")
+    learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
     learner.publish(source, version=1, parent=0, base="tiny")
     file = learner._remote_path(1, "model.safetensors")
     if damage == "delete":
@@ -223,8 +223,8 @@ def test_damage_in_the_registry_is_found(
 
 
 def test_damage_in_the_cache_is_fetched_again(url: str, tmp_path: Path, source: Path) -> None:
-    at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
-    replica = at(url, tmp_path, "replica")
+    registry_at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
+    replica = registry_at(url, tmp_path, "replica")
     replica.verify(1)
     (replica.path(1) / "model.safetensors").write_bytes(b"no")
     replica.verify(1)
@@ -232,7 +232,7 @@ def test_damage_in_the_cache_is_fetched_again(url: str, tmp_path: Path, source: 
 
 
 def test_a_version_is_published_by_one_alone(url: str, tmp_path: Path, source: Path) -> None:
-    first, second = at(url, tmp_path, "a"), at(url, tmp_path, "b")
+    first, second = registry_at(url, tmp_path, "a"), registry_at(url, tmp_path, "b")
     first._claim(2)  # and then it dies
     with pytest.raises(VersionTaken, match="claimed by another"):
         second.publish(source, version=2, parent=1, base="tiny")
@@ -245,22 +245,22 @@ def test_a_version_is_published_by_one_alone(url: str, tmp_path: Path, source: P
 def test_a_publication_that_was_cut_short_is_finished(
     url: str, tmp_path: Path, source: Path
 ) -> None:
-    learner = at(url, tmp_path, "learner")
+    learner = registry_at(url, tmp_path, "learner")
     learner.publish(source, version=1, parent=0, base="tiny")
     learner._fs.rm(learner._remote_path(1, MANIFEST))  # as if killed before it
-    again = at(url, tmp_path, "learner")
+    again = registry_at(url, tmp_path, "learner")
     again.publish(source, version=1, parent=0, base="tiny")
-    at(url, tmp_path, "replica").verify(1)
+    registry_at(url, tmp_path, "replica").verify(1)
 
 
 def test_a_deleted_version_is_gone(url: str, tmp_path: Path, source: Path) -> None:
-    learner = at(url, tmp_path, "learner")
+    learner = registry_at(url, tmp_path, "learner")
     learner.publish(source, version=1, parent=0, base="tiny")
     learner.delete(1)
-    assert at(url, tmp_path, "replica").versions() == []
+    assert registry_at(url, tmp_path, "replica").versions() == []
     assert not learner.path(1).exists()
 
 
 def test_an_unknown_driver_is_named(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailable, match="nosuch"):
-        at("nosuch://bucket", tmp_path, "a")
+        registry_at("nosuch://bucket", tmp_path, "a")

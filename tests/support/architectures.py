@@ -1,4 +1,4 @@
-"""Tiny models of five architectures with random weights, as their makers' folders look."""
+"""Tiny random-weight models of five architectures, saved in the layout of their publishers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import (
 from learner.data.tokenizer import train_tokenizer
 
 CONTEXT: Final = 1024
-WINDOW: Final = 16  # of sliding attention; shorter than the tests' sequences
+WINDOW: Final = 16  # of sliding-window attention; shorter than the tests' sequences
 _TEXT: Final = "How do I make tea? Boil water, pour it over the leaves, and wait. Tell me more."
 
 
@@ -38,7 +38,7 @@ def _sizes(layers: int) -> dict[str, Any]:
 
 
 def _gpt2(**ids: Any) -> PreTrainedConfig:
-    # Its dropout is on by default, and its output head is tied to the embedding.
+    # GPT-2 has dropout by default, and its output head is tied to the embedding.
     return GPT2Config(
         n_embd=64, n_layer=2, n_head=2, n_positions=CONTEXT, initializer_range=0.1, **ids
     )
@@ -47,7 +47,7 @@ def _gpt2(**ids: Any) -> PreTrainedConfig:
 ARCHITECTURES: Final[dict[str, Callable[..., PreTrainedConfig]]] = {
     "llama": lambda **ids: LlamaConfig(**_sizes(2), tie_word_embeddings=False, **ids),
     "qwen": lambda **ids: Qwen3Config(**_sizes(2), tie_word_embeddings=True, **ids),
-    # Every other of its layers sees a window only, each kind with rotary angles of its own.
+    # Sliding-window and full attention alternate; each kind has its own rotary frequencies.
     "gemma": lambda **ids: Gemma3TextConfig(
         **_sizes(2),
         sliding_window=WINDOW,
@@ -61,7 +61,7 @@ ARCHITECTURES: Final[dict[str, Callable[..., PreTrainedConfig]]] = {
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a small tokenizer with a chat template, trained as the default model's is."""
+    """Return a small tokenizer with a chat template, trained like the default model's."""
     return train_tokenizer([_TEXT] * 4, vocabulary=320, context=CONTEXT)
 
 
@@ -75,7 +75,8 @@ def tiny_model(name: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> 
         eos_token_id=tokenizer.eos_token_id,
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():  # what starts at 0 or 1 would hide that it was not loaded
+    # Norms and biases start at 1 and 0, which would hide that they were not loaded.
+    with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -83,7 +84,7 @@ def tiny_model(name: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> 
 
 
 def save_tiny(name: str, folder: Path, seed: int = 0) -> Path:
-    """Save such a model with its tokenizer, by save_pretrained."""
+    """Save a tiny model and its tokenizer with `save_pretrained`; return the folder."""
     tokenizer = tiny_tokenizer()
     tiny_model(name, tokenizer, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

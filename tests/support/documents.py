@@ -1,4 +1,4 @@
-"""Code blocks of Markdown pages, and running them as a reader would."""
+"""Extract code blocks and shell commands from Markdown pages."""
 
 import re
 import shlex
@@ -11,12 +11,12 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block.
+    """A fenced code block.
 
     Attributes:
-        language: The word behind the fence: bash, python, json, text.
+        language: The word after the opening fence: bash, python, json or text.
         text: The lines between the fences.
-        line: Number of the block's first line in its file.
+        line: Line number of the block's first line in its file.
 
     """
 
@@ -28,14 +28,18 @@ class Block:
 def blocks(file: Path) -> Iterator[Block]:
     """Yield the fenced blocks of a Markdown file that name a language."""
     text = file.read_text()
-    for found in _BLOCK.finditer(text):
-        yield Block(found[1], found[2], text.count("\n", 0, found.start(2)) + 1)
+    for match in _BLOCK.finditer(text):
+        yield Block(match[1], match[2], text.count("\n", 0, match.start(2)) + 1)
 
 
 def shell_commands(script: str) -> Iterator[str]:
-    """Yield the commands of a script, one after the other, without comments.
+    """Yield the commands of a script in order, without comments.
 
-    A command goes on to the next line while a quote is open or the line ends with a backslash.
+    A command continues on the next line while a quote is open or the line ends with a backslash.
+
+    Raises:
+        ValueError: The last command is incomplete.
+
     """
     pending = ""
     for line in script.splitlines():
@@ -46,11 +50,11 @@ def shell_commands(script: str) -> Iterator[str]:
             yield shlex.join(words)
         pending = ""
     if pending.strip():
-        raise ValueError(f"the command has no end: {pending!r}")
+        raise ValueError(f"incomplete command: {pending!r}")
 
 
 def is_complete(command: str) -> bool:
-    """Tell whether no quote is open and the last line does not end with a backslash."""
+    """Return whether no quote is open and the last line does not end with a backslash."""
     if command.rstrip("\n").endswith("\\"):
         return False
     try:

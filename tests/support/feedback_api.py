@@ -1,4 +1,4 @@
-"""The feedback routes on a log of the caller's, and what is posted to them."""
+"""HTTP clients of the feedback routes on a given log, and sample request bodies."""
 
 import time
 from typing import Any
@@ -22,8 +22,8 @@ RATING = {"kind": "rating", "choice": 0, "value": "up"}
 DAY = 24 * 3600
 
 
-class Away(SqliteLog):
-    """A log that answers nothing."""
+class UnavailableLog(SqliteLog):
+    """A log whose every call fails, as during a broker outage."""
 
     def __init__(self) -> None: ...
 
@@ -48,13 +48,16 @@ def with_caller(app: ASGIApp, secret: Secret) -> ASGIApp:
 
 
 def client_of(log: SqliteLog, view: View, **headers: str) -> httpx.AsyncClient:
+    """Return a client of the feedback routes on `log` and `view`, without a network."""
     app = FastAPI()
     app.include_router(feedback_router(log, view, SECRET))
     transport = httpx.ASGITransport(with_caller(app, SECRET))
     return httpx.AsyncClient(transport=transport, base_url="http://plaudit", headers=headers)
 
 
-def made(owner: str = "local", choices: int = 2, version: int = 3, days_ago: float = 0) -> str:
+def new_completion_id(
+    owner: str = "local", choices: int = 2, version: int = 3, days_ago: float = 0
+) -> str:
     return create_completion_id(SECRET, owner, choices, version, now=time.time() - days_ago * DAY)
 
 
@@ -62,9 +65,9 @@ def body(completion_id: str, feedback: Any = RATING, **fields: Any) -> dict[str,
     return {"completion_id": completion_id, "feedback": feedback, **fields}
 
 
-def stored(log: SqliteLog) -> list[FeedbackEvent]:
+def stored_events(log: SqliteLog) -> list[FeedbackEvent]:
     return [FeedbackEvent.FromString(r.value) for r in log.read("feedback", {})]
 
 
-def counted(name: str, **labels: str) -> float:
+def metric_value(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0

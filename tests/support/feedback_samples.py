@@ -1,4 +1,4 @@
-"""Short ways to make the events and records that the feedback tests are about."""
+"""Builders of feedback events and completion records for tests."""
 
 from collections.abc import Sequence
 
@@ -124,6 +124,7 @@ def with_target(event: FeedbackEvent) -> FeedbackEvent:
 
 
 def put(log: EventLog, *messages: CompletionRecord | FeedbackEvent) -> None:
+    """Append completions and feedback events to their topics."""
     for message in messages:
         if isinstance(message, CompletionRecord):
             log.append("completions", [completion_record(message)])

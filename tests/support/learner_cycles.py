@@ -1,4 +1,4 @@
-"""Whole cycles on a tiny model, in processes that can be killed."""
+"""Run whole learning cycles on a tiny model in processes that can be killed."""
 
 import multiprocessing
 import os
@@ -59,32 +59,32 @@ LORA = SETTINGS.model_copy(
     }
 )
 ADAPTER = "adapter_model.safetensors"
-# A learner to kill must be a process; forked from a server that has imported it already.
+# A learner that is to be killed runs in its own process; a preloaded fork server starts it fast.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["learner.cycle.service"])
 
 
 def environment_of(settings: LearnerSettings) -> dict[str, str]:
-    """Return the environment variables that give another process these settings."""
+    """Return the environment variables that pass `settings` to another process."""
 
-    def flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    def flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         for name, value in values.items():
             if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{name.upper()}__")
+                yield from flatten(value, f"{prefix}{name.upper()}__")
             else:
                 yield f"{prefix}{name.upper()}", str(value)
 
-    return dict(flat(settings.model_dump(exclude_unset=True), "PLAUDIT_LEARNER_"))
+    return dict(flatten(settings.model_dump(exclude_unset=True), "PLAUDIT_LEARNER_"))
 
 
 def learn_in_process(home: Path, failpoints: Path | None, settings: LearnerSettings) -> None:
-    """Run the service for ever, in the process that is to be killed."""
+    """Run the learner service in this process until it is killed."""
     if failpoints:
         os.environ["PLAUDIT_FAILPOINTS"] = str(failpoints)
     run(home, settings, threading.Event())
 
 
-def vote(home: Path, first: int, votes: int) -> None:
+def add_votes(home: Path, first: int, votes: int) -> None:
     """Add votes to the log."""
     log = SqliteLog(home / "log.db")
     cast_votes(log, load_tokenizer(home / "models" / "sft"), votes, first=first)
@@ -97,27 +97,28 @@ def weights(home: Path, version: int = 2, file: str = "model.safetensors") -> by
     return (registry.path(version) / file).read_bytes()
 
 
-def report(folder: Path) -> Report:
+def read_report(folder: Path) -> Report:
+    """Load a cycle's report; check that its chart and its Markdown page are there."""
     assert ElementTree.parse(folder / "report.svg").getroot().tag.endswith("svg")
     assert (folder / "report.md").read_text().startswith("# ")
     return Report.model_validate_json((folder / "report.json").read_bytes())
 
 
-def report_of_cycle(home: Path) -> Report:
-    return report(home / "learner" / "cycles" / "001")
+def cycle_report(home: Path) -> Report:
+    return read_report(home / "learner" / "cycles" / "001")
 
 
-def killed_or_done(
+def run_until_done_or_killed(
     home: Path, failpoints: Path | None = None, settings: LearnerSettings = SETTINGS
 ) -> int | None:
-    """Run the service in a process until its cycle has ended, or it died; give its exit code."""
+    """Run the service in a process until its cycle has ended or it dies; return its exit code."""
     process = FORKS.Process(target=learn_in_process, args=(home, failpoints, settings))
     process.start()
-    ended, late = cycle_ended(home), time.monotonic() + 400
-    while process.is_alive() and not ended() and time.monotonic() < late:
+    ended, deadline = cycle_ended(home), time.monotonic() + 400
+    while process.is_alive() and not ended() and time.monotonic() < deadline:
         process.join(0.02)
     alive = process.is_alive()
     process.kill()
     process.join()
-    assert not alive or ended(), "the cycle has not come to its end"
+    assert not alive or ended(), "the cycle did not end in time"
     return process.exitcode

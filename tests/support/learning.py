@@ -1,4 +1,4 @@
-"""Votes without people, and the learner run on them, for tests of whole cycles."""
+"""Synthetic votes, and the learner run on them, for tests of whole cycles."""
 
 import random
 import threading
@@ -27,8 +27,8 @@ TINY = PretrainSettings(
 )
 
 
-def make_home(home: Path, votes: int = 120, people: int = 1, *, by_coin: bool = False) -> Path:
-    """Make a home with version 1, and votes for the answers with the token 99 in them, by turns."""
+def make_home(home: Path, votes: int = 120, raters: int = 1, *, random_votes: bool = False) -> Path:
+    """Create a home folder with version 1 and votes for the answers that contain token 99."""
     tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
     model = new_model(TINY, tokenizer).eval()
     save_model(model, tokenizer, home / "models" / "sft")
@@ -37,7 +37,7 @@ def make_home(home: Path, votes: int = 120, people: int = 1, *, by_coin: bool = 
     )
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=1))
-    cast_votes(log, tokenizer, votes, people, by_coin=by_coin)
+    cast_votes(log, tokenizer, votes, raters, random_votes=random_votes)
     log.close()
     return home
 
@@ -46,29 +46,33 @@ def cast_votes(
     log: SqliteLog,
     tokenizer: PreTrainedTokenizerBase,
     votes: int,
-    people: int = 1,
+    raters: int = 1,
     first: int = 0,
     *,
-    by_coin: bool = False,
+    random_votes: bool = False,
 ) -> None:
-    """Log completions, and votes for the answers with the token 99 in them, by turns.
+    """Log completions, and votes for the answers that contain token 99.
 
-    Or people toss a coin.
+    Args:
+        raters: Number of subjects; they vote in turn.
+        first: Number of the first completion.
+        random_votes: Whether votes are random instead.
+
     """
     end = end_token_ids(tokenizer)[0]
-    coin = random.Random(first)
+    rng = random.Random(first)
     for number in range(first, first + votes):
         chat = [{"role": "user", "content": f"say {number}"}]
         prompt = encode_chat(tokenizer, chat, answer=True)
-        liked, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
+        preferred, other = [70 + number % 20, 99, end], [70 + number % 30, 98, end]
         left = number % 3 == 0
-        pair = (liked, other) if left else (other, liked)
-        if by_coin:
-            left = coin.random() < 0.5
+        pair = (preferred, other) if left else (other, preferred)
+        if random_votes:
+            left = rng.random() < 0.5
         record = CompletionRecord(
             completion_id=f"c{number}",
             owner="local",
-            subject=f"s{number % people}",
+            subject=f"s{number % raters}",
             messages=[Message(**m) for m in chat],
             prompt_token_ids=prompt,
             choices=[Choice(index=i, token_ids=ids) for i, ids in enumerate(pair)],
@@ -77,7 +81,7 @@ def cast_votes(
             event_id=f"e{number}",
             completion_id=f"c{number}",
             owner="local",
-            subject=f"s{number % people}",
+            subject=f"s{number % raters}",
             target=f"comparison c{number}",
             comparison=Comparison(
                 left=Candidate(completion_id=f"c{number}", choice=0),
@@ -94,7 +98,7 @@ def cast_votes(
 
 
 def learn_until(home: Path, settings: LearnerSettings, done: Callable[[], bool]) -> None:
-    """Run the service in a thread until `done()`, then stop it."""
+    """Run the learner service in a thread until `done()`, then stop it."""
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -119,7 +123,7 @@ def learn_until(home: Path, settings: LearnerSettings, done: Callable[[], bool])
 
 
 def cycle_ended(home: Path) -> Callable[[], bool]:
-    """Return a function that tells whether the latest cycle has ended."""
+    """Return a function that returns whether the latest cycle has ended."""
 
     def ended() -> bool:
         state = latest_cycle(home)
@@ -135,7 +139,7 @@ def answer_log_probs(
     answer: Sequence[int],
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Compute the log-probability of each token of an answer by itself, with nothing beside it."""
+    """Compute the log-probability of each token of an answer in a batch of one, without padding."""
     ids = torch.tensor([[*prompt, *answer]])
     logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
     return (logits / temperature).log_softmax(-1).gather(-1, torch.tensor([*answer])[:, None])[:, 0]

@@ -1,11 +1,11 @@
-"""vLLM's outputs and sampling parameters, as far as recording reads them."""
+"""Stand-ins for vLLM's outputs and sampling parameters, with the fields that recording reads."""
 
 from types import SimpleNamespace
 from typing import Any
 
 
 def params(**options: Any) -> Any:
-    plain = {
+    defaults = {
         "n": 2,
         "temperature": 1.0,
         "top_p": 1.0,
@@ -23,16 +23,16 @@ def params(**options: Any) -> Any:
         "max_tokens": 8,
         "seed": None,
     }
-    return SimpleNamespace(**(plain | options))
+    return SimpleNamespace(**(defaults | options))
 
 
-def output(finished: bool, *parts: Any, prompt_token_ids: Any = None) -> Any:
+def output(finished: bool, *choices: Any, prompt_token_ids: Any = None) -> Any:
     return SimpleNamespace(
-        finished=finished, outputs=parts, prompt_token_ids=prompt_token_ids, prompt=None
+        finished=finished, outputs=choices, prompt_token_ids=prompt_token_ids, prompt=None
     )
 
 
-def part(
+def output_choice(
     index: int, text: str, tokens: list[int], reason: str | None = None, spans: Any = None
 ) -> Any:
     logprobs = [{t: SimpleNamespace(logprob=-0.5)} for t in tokens]

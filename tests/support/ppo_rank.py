@@ -1,4 +1,4 @@
-"""What each process of a test runs under torchrun: PPO on a tiny model, its figures as JSON."""
+"""Run PPO on a tiny model in one process of torchrun; write figures and weights."""
 
 import json
 import sys
@@ -14,12 +14,12 @@ from tests.support.tiny import TINY_PPO, ppo_inputs, tiny_model
 
 
 def main(out: Path, iterations: int, stop_after: int) -> None:
-    """Train, and write figures and weights; stop as if killed after `stop_after` iterations."""
+    """Train, and write figures and weights; stop without them after `stop_after` iterations."""
     torch.set_num_threads(1)
     settings = TINY_PPO.model_copy(update={"iterations": iterations, "live_share": 0.5})
     found: list[Iteration] = []
 
-    def note(iteration: Iteration) -> None:
+    def record(iteration: Iteration) -> None:
         if len(found) == stop_after:
             raise Interrupted
         found.append(iteration)
@@ -31,7 +31,7 @@ def main(out: Path, iterations: int, stop_after: int) -> None:
                 settings,
                 seed=5,
                 state=out / "state",
-                on_iteration=note,
+                on_iteration=record,
                 ranks=ranks,
             )
         except Interrupted:

@@ -1,4 +1,4 @@
-"""A real Prometheus on this machine, and what is wrong with expressions that it is to evaluate."""
+"""Run a real Prometheus on this machine, and check PromQL expressions against it."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from tests.support.servers import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 RULES = REPOSITORY / "deploy" / "prometheus"
-ITS_OWN = {"up", "ALERTS"}  # that Prometheus makes itself
+BUILT_IN_METRICS = {"up", "ALERTS"}  # that Prometheus creates itself
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Prometheus:
     port: int
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """Ask its HTTP API.
+        """Query the HTTP API.
 
         Raises:
-            ValueError: It answers with an error.
+            ValueError: Prometheus answered with an error.
 
         """
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}"
@@ -41,7 +41,7 @@ class Prometheus:
         return answer["data"]
 
     def names(self) -> set[str]:
-        return {*self.get("label/__name__/values"), *ITS_OWN}
+        return {*self.get("label/__name__/values"), *BUILT_IN_METRICS}
 
     def labels(self, name: str) -> set[str]:
         return {*self.get("labels", **{"match[]": f'{{__name__="{name}"}}'})}
@@ -63,7 +63,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[Prometheus]:
-    """Run the configuration and rules of deploy/prometheus on other ports, every second."""
+    """Run the configuration and rules of deploy/prometheus on free ports, every second."""
     for part in ("rules", "prometheus.yml"):
         copy = shutil.copytree if (RULES / part).is_dir() else shutil.copy
         copy(RULES / part, folder / part)
@@ -104,7 +104,7 @@ def rule_expressions() -> Iterator[tuple[str, str]]:
 
 
 def dashboard_expressions() -> Iterator[tuple[str, str]]:
-    """Yield the title and expression of every query of the dashboard, and the autoscaler's."""
+    """Yield the title and expression of every query of the dashboard and the autoscaler."""
     board = json.loads((REPOSITORY / "deploy/grafana/dashboards/plaudit.json").read_text())
     for panel in board["panels"]:
         for target in panel.get("targets", []):
@@ -121,8 +121,8 @@ def dashboard_expressions() -> Iterator[tuple[str, str]]:
         )
 
 
-def recorded() -> set[str]:
-    """Return the names of what the recording rules make."""
+def recording_rule_names() -> set[str]:
+    """Return the names of the series that the recording rules create."""
     return {name for name, _ in rule_expressions() if ":" in name}
 
 
@@ -130,7 +130,7 @@ def selectors(expression: str) -> list[Any]:
     """Return the vector selectors in an expression.
 
     Raises:
-        ValueError: It is no PromQL.
+        ValueError: The expression is not valid PromQL.
 
     """
     found: list[Any] = []
@@ -143,20 +143,22 @@ def selectors(expression: str) -> list[Any]:
     return found
 
 
-def problems(server: Prometheus, expression: str) -> list[str]:
-    """Say what is wrong with an expression: names that nothing exports, labels, errors."""
+def expression_problems(server: Prometheus, expression: str) -> list[str]:
+    """Return the problems of an expression: unknown metrics, unknown labels, errors."""
     try:
         server.query(expression)
         found = selectors(expression)
     except ValueError as error:
         return [str(error)]
     names = server.names()
-    told = []
+    problems = []
     for selector in found:
-        if selector.name not in names | recorded():
-            told.append(f"nothing exports {selector.name}")
-        elif selector.name in names - ITS_OWN:
+        if selector.name not in names | recording_rule_names():
+            problems.append(f"nothing exports {selector.name}")
+        elif selector.name in names - BUILT_IN_METRICS:
             labels = server.labels(selector.name)
-            asked = {m.name for m in selector.matchers.matchers}
-            told += [f"{selector.name} has no label {label}" for label in sorted(asked - labels)]
-    return told
+            label_names = {m.name for m in selector.matchers.matchers}
+            problems += [
+                f"{selector.name} has no label {label}" for label in sorted(label_names - labels)
+            ]
+    return problems

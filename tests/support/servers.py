@@ -1,4 +1,4 @@
-"""Real servers for tests: processes of their own, on free ports of 127.0.0.1."""
+"""Real servers for tests, each in its own process on a free port of 127.0.0.1."""
 
 import os
 import signal
@@ -66,8 +66,8 @@ class Plaudit:
 
     def post(self, path: str, body: Any, key: str | None = None, **headers: str) -> httpx.Response:
         """POST JSON with an API key."""
-        given = {"Authorization": f"Bearer {key or self.key}", **headers}
-        return httpx.post(self.url + path, json=body, headers=given, timeout=120)
+        all_headers = {"Authorization": f"Bearer {key or self.key}", **headers}
+        return httpx.post(self.url + path, json=body, headers=all_headers, timeout=120)
 
     def vote(self, completion_id: str, feedback: Any, **more: Any) -> httpx.Response:
         """Send one vote."""
@@ -83,7 +83,7 @@ class Plaudit:
         self.announce(version, parent)
 
     def make_key(self, role: Role, **more: Any) -> str:
-        """Make an API key; give its token."""
+        """Create an API key; return its token."""
         log = self.log
         history = History(log)
         history.poll()
@@ -92,12 +92,12 @@ class Plaudit:
         return token
 
     def add_checkpoint(self, version: int, parent: int, seed: int) -> None:
-        """Put a tiny model with random weights into the registry; nobody is told of it."""
+        """Put a tiny model with random weights into the registry without announcing it."""
         folder = tiny_chat_model(self.home / f"tiny-{version}", seed)
         self.registry.publish(folder, version=version, parent=parent, base="tiny")
 
     def add_adapter(self, version: int, parent: int, base: int, rank: int = 8) -> None:
-        """Put a random adapter of version `base` into the registry; nobody is told of it."""
+        """Put a random adapter of version `base` into the registry without announcing it."""
         folder = self.home / f"adapter-{version}"
         tiny_adapter(self.registry.path(base), folder, seed=version, rank=rank)
         self.registry.publish(
@@ -105,17 +105,17 @@ class Plaudit:
         )
 
     def announce(self, version: int, parent: int, trial: bool = False) -> None:
-        """Tell the replicas of a version in the registry."""
-        self.tell(Published(version=version, parent=parent, trial=trial))
+        """Announce a version of the registry to the replicas."""
+        self.append_event(Published(version=version, parent=parent, trial=trial))
 
-    def tell(self, message: PolicyMessage) -> None:
+    def append_event(self, message: PolicyMessage) -> None:
         """Append one policy event."""
         log = self.log
         append_policy_event(log, message)
         log.close()
 
     def run(self, *command: str) -> None:
-        """Start `plaudit COMMAND…` in a group of its own."""
+        """Start `plaudit COMMAND…` in its own process group."""
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "deploy.commands.main", *command],
@@ -131,7 +131,7 @@ class Plaudit:
         self.wait_ready()
 
     def wait_ready(self, seconds: float = START_SECONDS) -> int:
-        """Wait until the endpoint has a policy; give its version."""
+        """Wait until the endpoint has a policy; return its version."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
@@ -155,7 +155,7 @@ class Plaudit:
             time.sleep(0.05)
 
     def records(self) -> dict[str, CompletionRecord]:
-        """Return all completion records by id; each must be there once."""
+        """Return all completion records by id; each must be recorded once."""
         found: dict[str, CompletionRecord] = {}
         for record in self.read_all("completions"):
             parsed = CompletionRecord.FromString(record)
@@ -182,10 +182,10 @@ class Plaudit:
         log.close()
         return state.live
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 45) -> int:
-        """End the process by its own id; its group, so that nothing is left, afterwards."""
+    def stop(self, signal_number: int = signal.SIGTERM, seconds: float = 45) -> int:
+        """Signal the process, wait for it and kill the rest of its group; return its exit code."""
         assert self.process is not None
-        self.process.send_signal(number)
+        self.process.send_signal(signal_number)
         try:
             code = self.process.wait(seconds)
         finally:
@@ -195,10 +195,10 @@ class Plaudit:
 
 
 @contextmanager
-def served(
+def running_server(
     home: Path, environment: dict[str, str] | None = None, *, keys: bool = False
 ) -> Iterator[Plaudit]:
-    """Serve a tiny model, published as version 1; with the keys of an operator and of a user."""
+    """Serve a tiny model as version 1; with `keys`, create keys of an operator and a user."""
     home.mkdir(parents=True, exist_ok=True)
     plaudit = Plaudit(home, environment=environment or {})
     if keys:

@@ -1,4 +1,4 @@
-"""Requests to a real server, and what its records say of them."""
+"""Send requests to a real server, and read what it recorded about them."""
 
 import time
 from typing import Any
@@ -9,11 +9,11 @@ from tests.support.servers import Plaudit
 GREETING: list[Any] = [{"role": "user", "content": "Hi"}]
 
 
-def said(plaudit: Plaudit) -> str:
-    """Return what the policy says with a fixed seed: tells one set of weights from another.
+def fixed_seed_answer(plaudit: Plaudit) -> str:
+    """Return the policy's answer at a fixed seed, which differs between sets of weights.
 
-    The likeliest tokens do not: with random weights and a tied output head, each is the last
-    one again. Nor does a temperature of 1: all tokens are as likely then, and the seed decides.
+    Greedy decoding would not do: with random weights and a tied output head it repeats the last
+    token. Nor would a temperature of 1: all tokens are about as likely, and the seed decides.
     """
     answer = plaudit.openai().chat.completions.create(
         model="plaudit",
@@ -27,10 +27,12 @@ def said(plaudit: Plaudit) -> str:
 
 
 def spans(choice: Choice) -> list[tuple[int, int, int]]:
+    """Return policy version, start and end of each span of a choice's tokens."""
     return [(s.policy_version, s.start, s.end) for s in choice.versions]
 
 
 async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], list[str | None]]:
+    """Stream two choices; return the id, and each choice's token count and finish reason."""
     counts, finishes, completion_id = [0, 0], [None, None], ""
     stream = await plaudit.async_openai().chat.completions.create(
         model="plaudit",
@@ -48,11 +50,12 @@ async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], lis
     return completion_id, counts, finishes
 
 
-def wait_failure(plaudit: Plaudit, version: int) -> Any:
+def wait_for_swap_failure(plaudit: Plaudit, version: int) -> Any:
+    """Wait for the event that a swap to `version` failed; return it."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for event in plaudit.policy_events():
             if event.swap_failed.version == version:
                 return event.swap_failed
         time.sleep(0.1)
-    raise AssertionError("no failure was reported")
+    raise AssertionError("no swap failure was reported")

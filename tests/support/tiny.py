@@ -1,4 +1,4 @@
-"""The smallest model that unit tests of the learner train, and what it is asked."""
+"""The smallest model that the learner's tests train, with its prompts and PPO inputs."""
 
 import torch
 from transformers import PreTrainedModel
@@ -43,8 +43,8 @@ def text() -> Rows:
     return Rows(ids, ids, torch.arange(8).expand(4, 8).contiguous())
 
 
-def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[RolloutBatch]:
-    """Group samples for forward passes of so many tokens, all as just sampled."""
+def rollout_batches(samples: list[Sample], micro_tokens: int = 30) -> list[RolloutBatch]:
+    """Batch samples for forward passes of up to `micro_tokens` tokens, all of them on-policy."""
     return batch_rollouts(
         samples,
         [True] * len(samples),
@@ -55,13 +55,13 @@ def grouped(samples: list[Sample], micro_tokens: int = 30) -> list[RolloutBatch]
     )
 
 
-def samples_of(model: PreTrainedModel, n: int = 4) -> list[Sample]:
+def sample_answers(model: PreTrainedModel, n: int = 4) -> list[Sample]:
     return TransformersSampler(model, [END]).sample(PROMPTS, n, 8, 1.0, seed=1)
 
 
 def ppo_inputs(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOInputs:
     reward = RewardModel(copy_shared(model), pad=0, seed=0)
-    reward.normalise(rows_from_samples(samples_of(model)))
+    reward.normalise(rows_from_samples(sample_answers(model)))
     policy = copy_shared(model)
     return PPOInputs(
         policy=policy,
@@ -71,5 +71,5 @@ def ppo_inputs(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOI
         sampler=lambda policy: TransformersSampler(policy, [END]),
         prompts=PROMPTS,
         text=text(),
-        off_policy=[OffPolicyAnswer(sample, 1) for sample in samples_of(model, 1)],
+        off_policy=[OffPolicyAnswer(sample, 1) for sample in sample_answers(model, 1)],
     )

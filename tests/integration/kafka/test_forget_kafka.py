@@ -23,7 +23,7 @@ from tests.support.servers import free_port
 
 PARTITIONS = 3
 # As in production, but soon: what has a tombstone is compacted, and old segments are deleted.
-SOON = {
+FAST_COMPACTION = {
     "cleanup.policy": "compact",
     "max.compaction.lag.ms": "1000",
     "segment.ms": "1000",
@@ -34,7 +34,7 @@ SECRETS = {"ann": "ann's secret", "bob": "bob's secret"}
 
 
 @pytest.fixture(scope="module")
-def cleaning(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def compacting_broker(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker that looks for what to compact all the time."""
     broker = Broker(
         tmp_path_factory.mktemp("cleaning"),
@@ -48,16 +48,16 @@ def cleaning(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def settings(cleaning: Broker, monkeypatch: pytest.MonkeyPatch) -> KafkaSettings:
+def settings(compacting_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> KafkaSettings:
     prefix = f"t{uuid.uuid4().hex}"
-    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", cleaning.address)
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", compacting_broker.address)
     monkeypatch.setenv("PLAUDIT_KAFKA_PREFIX", prefix)
     monkeypatch.setattr(module, "_VIEW_SECONDS", 0.2)
-    admin = KafkaAdminClient(bootstrap_servers=cleaning.address)
+    admin = KafkaAdminClient(bootstrap_servers=compacting_broker.address)
     for topic in ("completions", "feedback", "dead-letter"):
         count = 1 if topic == "dead-letter" else PARTITIONS
-        wanted = {"num_partitions": count, "replication_factor": 1, "configs": SOON}
-        admin.create_topics({f"{prefix}.{topic}": wanted}, wait_for_metadata=True)
+        definition = {"num_partitions": count, "replication_factor": 1, "configs": FAST_COMPACTION}
+        admin.create_topics({f"{prefix}.{topic}": definition}, wait_for_metadata=True)
     admin.close()
     return KafkaSettings()
 
@@ -71,21 +71,21 @@ def segments(broker: Broker, settings: KafkaSettings) -> bytes:
     return found
 
 
-def spoken(home: Path, log: KafkaLog) -> None:
+def add_conversations(home: Path, log: KafkaLog) -> None:
     """Both ask three times, and vote on their own answers and on each other's, with a reason."""
     secret = load_or_create_secret(home / "secret.json")
     now = int(time.time() * 1000)
     for name, text in SECRETS.items():
         subject = subject_of(secret, LOCAL_OWNER, name)
         for i in range(6):
-            said = {"subject": subject, "created_ms": now}
-            put(log, completion(f"{name}{i}", question=f"{text} {i}", **said))  # type: ignore[arg-type]
+            output = {"subject": subject, "created_ms": now}
+            put(log, completion(f"{name}{i}", question=f"{text} {i}", **output))  # type: ignore[arg-type]
             for whose in SECRETS:
-                vote = rating(f"{name}-{whose}{i}", completion_id=f"{whose}{i}", **said)  # type: ignore[arg-type]
+                vote = rating(f"{name}-{whose}{i}", completion_id=f"{whose}{i}", **output)  # type: ignore[arg-type]
                 vote.reason = text
                 put(log, with_target(vote))
     # What nobody can use is set aside, and mirrored, with its text.
-    broken = rating("broken", completion_id="ann0", **said)  # type: ignore[arg-type]
+    broken = rating("broken", completion_id="ann0", **output)  # type: ignore[arg-type]
     broken.subject, broken.reason = subject_of(secret, LOCAL_OWNER, "ann"), SECRETS["ann"]
     broken.ClearField("rating")
     put(log, broken)
@@ -99,15 +99,25 @@ def roll(log: KafkaLog) -> None:
 
 
 def wait_until_left(
-    broker: Broker, settings: KafkaSettings, log: KafkaLog, left: dict[str, int], seconds: float
+    broker: Broker,
+    settings: KafkaSettings,
+    log: KafkaLog,
+    expected_counts: dict[str, int],
+    seconds: float,
 ) -> bool:
     """Roll, and wait until the segments hold each text so many times; false if they never do."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(1.1)  # more than segment.ms
         roll(log)
-        looks = [segments(broker, settings) for _ in range(2)]  # one may miss a file being renamed
-        if all(h.count(text.encode()) == count for text, count in left.items() for h in looks):
+        snapshots = [
+            segments(broker, settings) for _ in range(2)
+        ]  # one may miss a file being renamed
+        if all(
+            h.count(text.encode()) == count
+            for text, count in expected_counts.items()
+            for h in snapshots
+        ):
             return True
     return False
 
@@ -121,26 +131,26 @@ def follow(home: Path, log: KafkaLog) -> Ledger:
 
 
 def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
-    cleaning: Broker, settings: KafkaSettings, tmp_path: Path
+    compacting_broker: Broker, settings: KafkaSettings, tmp_path: Path
 ) -> None:
     log = KafkaLog(settings)
-    spoken(tmp_path, log)
+    add_conversations(tmp_path, log)
     ledger = follow(tmp_path, log)
     assert len(ledger.effective_events()) == 24
     assert [d.key for d in ledger.dead_letters()] == ["broken"]
     ledger.close()
-    before = segments(cleaning, settings)
+    before = segments(compacting_broker, settings)
     for text in SECRETS.values():
         assert before.count(text.encode()) >= 18
-    said: list[str] = []
-    forget(tmp_path, "ann", None, said.append)
+    output: list[str] = []
+    forget(tmp_path, "ann", None, output.append)
     # Hers: 6 completions, 12 votes, one that is set aside. Bob's votes on hers go too.
-    assert said[0].startswith("Log: erased 6 completions, 19 feedback events and 1 dead letters")
-    assert sum("max.compaction.lag.ms=1000" in line for line in said) == 3
-    assert "ledger.db: erased 6 completions and 19 feedback events, now and before." in said
+    assert output[0].startswith("Log: erased 6 completions, 19 feedback events and 1 dead letters")
+    assert sum("max.compaction.lag.ms=1000" in line for line in output) == 3
+    assert "ledger.db: erased 6 completions and 19 feedback events, now and before." in output
     # His 6 completions and 6 votes on them are left; while it compacts, there may be more copies.
-    left = {SECRETS["ann"]: 0, SECRETS["bob"]: 12}
-    assert wait_until_left(cleaning, settings, log, left, 60)
+    expected_counts = {SECRETS["ann"]: 0, SECRETS["bob"]: 12}
+    assert wait_until_left(compacting_broker, settings, log, expected_counts, 60)
 
     for home in (tmp_path, tmp_path / "another"):  # this ledger, and one built from what is left
         ledger = follow(home, log)
@@ -156,14 +166,17 @@ def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
 
 
 def test_without_tombstones_the_same_wait_removes_nothing(
-    cleaning: Broker, settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compacting_broker: Broker,
+    settings: KafkaSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The control: it is erasing that empties the segments, and nothing else."""
     log = KafkaLog(settings)
-    spoken(tmp_path, log)
+    add_conversations(tmp_path, log)
     monkeypatch.setattr(KafkaLog, "erase", lambda self, topic, keys: None)
     forget(tmp_path, "ann", None, lambda _: None)
-    assert not wait_until_left(cleaning, settings, log, {SECRETS["ann"]: 0}, 15)
+    assert not wait_until_left(compacting_broker, settings, log, {SECRETS["ann"]: 0}, 15)
     log.close()
 
 
@@ -175,10 +188,10 @@ def test_a_ledger_that_reads_it_before_compaction_takes_none_of_it(
     monkeypatch.setenv("PLAUDIT_KAFKA_PREFIX", f"t{uuid.uuid4().hex}")
     monkeypatch.setattr(module, "_VIEW_SECONDS", 0.2)
     log = KafkaLog(KafkaSettings())
-    spoken(tmp_path, log)
-    said: list[str] = []
-    forget(tmp_path, "ann", None, said.append)
-    assert sum("within 7 days" in line for line in said) == 2
+    add_conversations(tmp_path, log)
+    output: list[str] = []
+    forget(tmp_path, "ann", None, output.append)
+    assert sum("within 7 days" in line for line in output) == 2
     for limit in (1, 7, 1000):
         ledger = Ledger(tmp_path / f"{limit}.db")
         while ledger.follow(log, limit):

@@ -38,7 +38,7 @@ def settings(kafka: Broker) -> KafkaSettings:
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path, kafka: Broker) -> Iterator[Broker]:
+def private_broker(tmp_path: Path, kafka: Broker) -> Iterator[Broker]:
     """A broker that a test may stop."""
     broker = Broker(tmp_path / "broker", free_port(), free_port())
     broker.start(print)
@@ -59,21 +59,21 @@ def test_topics_are_made_to_keep_every_record(settings: KafkaSettings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("topic", "wrong", "told"),
+    ("topic", "wrong", "message"),
     [
         ("feedback", {"configs": {"cleanup.policy": "delete"}}, "deletes old records"),
         ("policies", {"num_partitions": 3}, "must have one"),
     ],
 )
 def test_topics_that_would_lose_something_are_refused(
-    settings: KafkaSettings, topic: str, wrong: dict[str, object], told: str
+    settings: KafkaSettings, topic: str, wrong: dict[str, object], message: str
 ) -> None:
     admin = KafkaAdminClient(**settings.client())
     name = f"{settings.prefix}.{topic}"
     right = {"num_partitions": 1, "replication_factor": 1, "configs": {"cleanup.policy": "compact"}}
     admin.create_topics({name: right | wrong}, wait_for_metadata=True)
     admin.close()
-    with pytest.raises(LogError, match=told) as caught:
+    with pytest.raises(LogError, match=message) as caught:
         KafkaLog(settings)
     assert name in str(caught.value)
 
@@ -92,13 +92,15 @@ def test_no_kafka_is_said_clearly_and_soon() -> None:
     assert time.monotonic() - started < 15
 
 
-def test_an_outage_refuses_and_ends_by_itself(own_broker: Broker, settings: KafkaSettings) -> None:
-    log = KafkaLog(settings.model_copy(update={"servers": own_broker.address}))
+def test_an_outage_refuses_and_ends_by_itself(
+    private_broker: Broker, settings: KafkaSettings
+) -> None:
+    log = KafkaLog(settings.model_copy(update={"servers": private_broker.address}))
     log.append("feedback", [new("before")])
-    own_broker.kill()
+    private_broker.kill()
     with pytest.raises(LogUnavailable):
         log.append("feedback", [new("lost")])
-    own_broker.start(print)
+    private_broker.start(print)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(LogUnavailable):
@@ -118,20 +120,20 @@ def test_more_than_fits_is_refused_at_once(settings: KafkaSettings) -> None:
 
 
 def test_completions_wait_on_disk_while_kafka_is_away(
-    own_broker: Broker, settings: KafkaSettings, tmp_path: Path
+    private_broker: Broker, settings: KafkaSettings, tmp_path: Path
 ) -> None:
-    own = settings.model_copy(update={"servers": own_broker.address})
+    own = settings.model_copy(update={"servers": private_broker.address})
     log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
     log.append("completions", [new("0")])
     assert log.wait_until_empty(60)
-    own_broker.kill()
+    private_broker.kill()
     started = time.monotonic()
     for i in range(1, 20):
         log.append("completions", [new(str(i))])
     assert time.monotonic() - started < 3
     assert log.waiting() >= 19
     log.close()  # and a restart of this process meanwhile
-    own_broker.start(print)
+    private_broker.start(print)
     log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
     assert log.wait_until_empty(60)
     assert set(keys(log)) == {str(i) for i in range(20)}

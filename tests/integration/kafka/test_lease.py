@@ -26,22 +26,22 @@ def settings(kafka: Broker) -> KafkaSettings:
     return found
 
 
-def hold(settings: str, held: Path) -> None:
+def hold_lease(settings: str, held_file: Path) -> None:
     """Hold the lease when it is given; the file is there while it is held."""
     lease = KafkaLease(
         KafkaSettings.model_validate_json(settings), session_seconds=SESSION, poll_seconds=0.1
     )
     while True:
         if lease.held():
-            held.touch()
+            held_file.touch()
         else:
-            held.unlink(missing_ok=True)
+            held_file.unlink(missing_ok=True)
         time.sleep(0.05)
 
 
-def wait_until(what: str, seconds: float, true: object) -> float:
+def wait_until(what: str, seconds: float, condition: object) -> float:
     started = time.monotonic()
-    while not true():  # type: ignore[operator]
+    while not condition():  # type: ignore[operator]
         assert time.monotonic() < started + seconds, what
         time.sleep(0.05)
     return time.monotonic() - started
@@ -53,7 +53,7 @@ def test_the_lease_passes_on_when_its_holder_dies_or_is_paused(
 ) -> None:
     files = [tmp_path / "a", tmp_path / "b"]
     learners = [
-        FORKS.Process(target=hold, args=(settings.model_dump_json(), file)) for file in files
+        FORKS.Process(target=hold_lease, args=(settings.model_dump_json(), file)) for file in files
     ]
     try:
         learners[0].start()

@@ -22,59 +22,59 @@ from tests.support.learner_cycles import (
     ADAPTER,
     LORA,
     SETTINGS,
-    killed_or_done,
-    report,
-    report_of_cycle,
+    cycle_report,
+    read_report,
+    run_until_done_or_killed,
     weights,
 )
 from tests.support.learning import make_home
 
 
-def killed_at(home: Path, failpoints: Sequence[str], settings: LearnerSettings) -> None:
+def run_with_kills(home: Path, failpoints: Sequence[str], settings: LearnerSettings) -> None:
     """Run a cycle to its end, killed at each of the failpoints and started again."""
     armed = home.parent / f"{home.name}.failpoints"
     for failpoint in failpoints:
         armed.write_text(f"{failpoint}=kill\n")
-        assert killed_or_done(home, armed, settings) == -signal.SIGKILL, failpoint
+        assert run_until_done_or_killed(home, armed, settings) == -signal.SIGKILL, failpoint
         assert armed.read_text() == "", failpoint
         assert 2 not in FolderRegistry(home / "registry").versions(), failpoint
-    killed_or_done(home, settings=settings)
+    run_until_done_or_killed(home, settings=settings)
 
 
 def test_a_cycle_killed_at_every_stage_gives_the_same_weights(
-    learned: Path, tmp_path: Path
+    finished_home: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
     stages = ("reward", "judge", "ppo.iteration", "ppo.trained", "gate", "publish")
-    killed_at(home, [f"learner.{stage}" for stage in stages], SETTINGS)
-    assert weights(home) == weights(learned)
-    found, whole = report_of_cycle(home), report_of_cycle(learned)
+    run_with_kills(home, [f"learner.{stage}" for stage in stages], SETTINGS)
+    assert weights(home) == weights(finished_home)
+    found, whole = cycle_report(home), cycle_report(finished_home)
     assert (found.data, found.iterations) == (whole.data, whole.iterations)
     assert (found.samples, found.figures) == (whole.samples, whole.figures)
 
 
 def test_ppo_killed_between_two_checkpoints_reports_every_iteration_once(
-    learned: Path, tmp_path: Path
+    finished_home: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
     armed = tmp_path / "failpoints"
     armed.write_text("learner.ppo.iteration=sleep:0\nlearner.ppo.iteration=kill\n")
-    assert killed_or_done(home, armed) == -signal.SIGKILL
+    assert run_until_done_or_killed(home, armed) == -signal.SIGKILL
     notes = home / "learner" / "cycles" / "001" / "notes.json"
     noted = Notes.model_validate_json(notes.read_bytes()).iterations
     assert [i["number"] for i in noted] == [1, 2], "the second was noted, but is not saved"
-    killed_or_done(home)
-    assert report_of_cycle(home).iterations == report_of_cycle(learned).iterations
+    run_until_done_or_killed(home)
+    assert cycle_report(home).iterations == cycle_report(finished_home).iterations
 
 
 def test_crash_after_the_event_publishes_nothing_twice(
-    learned: Path, before_publishing: Path, tmp_path: Path
+    finished_home: Path, before_publishing: Path, tmp_path: Path
 ) -> None:
     home = before_publishing
     armed = tmp_path / "failpoints"
     armed.write_text("learner.announced=kill\n")
-    assert killed_or_done(home, armed) == -signal.SIGKILL
-    killed_or_done(home)
+    assert run_until_done_or_killed(home, armed) == -signal.SIGKILL
+    run_until_done_or_killed(home)
     state = latest_cycle(home)
     assert state is not None
     assert (state.outcome, state.version) == ("published", 2)
@@ -82,31 +82,31 @@ def test_crash_after_the_event_publishes_nothing_twice(
     events = [PolicyEvent.FromString(record.value) for record in log.read("policies", {})]
     log.close()
     assert [e.published.version for e in events if e.HasField("published")] == [1, 2]
-    assert weights(home) == weights(learned)
+    assert weights(home) == weights(finished_home)
 
 
 def test_crash_between_registry_and_event_is_repaired(
-    learned: Path, before_publishing: Path, tmp_path: Path
+    finished_home: Path, before_publishing: Path, tmp_path: Path
 ) -> None:
     home = before_publishing
     armed = tmp_path / "failpoints"
     armed.write_text("learner.published=kill\n")
-    assert killed_or_done(home, armed) == -signal.SIGKILL
+    assert run_until_done_or_killed(home, armed) == -signal.SIGKILL
     log = SqliteLog(home / "log.db")
     assert FolderRegistry(home / "registry").versions() == [1, 2]
     assert current_state(log).published == (1,)
-    killed_or_done(home)
+    run_until_done_or_killed(home)
     assert current_state(log).published == (1, 2)
     assert FolderRegistry(home / "registry").versions() == [1, 2]
     log.close()
 
 
 def test_a_cycle_killed_at_every_stage_gives_the_same_adapter(
-    learned_adapter: Path, tmp_path: Path
+    finished_adapter_home: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
-    killed_at(home, ["learner.judge", "learner.ppo.iteration", "learner.gate"], LORA)
-    assert weights(home, 2, ADAPTER) == weights(learned_adapter, 2, ADAPTER)
+    run_with_kills(home, ["learner.judge", "learner.ppo.iteration", "learner.gate"], LORA)
+    assert weights(home, 2, ADAPTER) == weights(finished_adapter_home, 2, ADAPTER)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("full", marks=pytest.mark.slow), "lora"])
@@ -114,35 +114,35 @@ def test_two_processes_train_the_same_policy_also_after_a_kill(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     name, own, file = {
-        "full": ("learned", SETTINGS, "model.safetensors"),
-        "lora": ("learned_adapter", LORA, ADAPTER),
+        "full": ("finished_home", SETTINGS, "model.safetensors"),
+        "lora": ("finished_adapter_home", LORA, ADAPTER),
     }[kind]
     home, one = make_home(tmp_path / "home"), request.getfixturevalue(name)
     armed, two = tmp_path / "failpoints", own.model_copy(update={"processes": 2})
     armed.write_text("learner.ppo.iteration=kill\n")
-    assert killed_or_done(home, armed, two) == -signal.SIGKILL
-    killed_or_done(home, settings=two)
+    assert run_until_done_or_killed(home, armed, two) == -signal.SIGKILL
+    run_until_done_or_killed(home, settings=two)
     found, whole = (load(weights(h, 2, file)) for h in (home, one))
     assert found.keys() == whole.keys()
     for key, weight in whole.items():
         torch.testing.assert_close(found[key], weight, atol=1e-4, rtol=1e-3)
-    figures, theirs = (report_of_cycle(h).iterations for h in (home, one))
+    figures, theirs = (cycle_report(h).iterations for h in (home, one))
     assert len(figures) == len(theirs) == SETTINGS.ppo.iterations
     for ours, same in zip(figures, theirs, strict=True):
         assert ours == pytest.approx(same, rel=1e-3, abs=1e-4)
 
 
 def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
-    learned: Path, tmp_path: Path
+    finished_home: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
     armed = tmp_path / "failpoints"
     armed.write_text("learner.ppo.iteration=kill\n")
-    assert killed_or_done(home, armed, LORA) == -signal.SIGKILL
-    killed_or_done(home)
+    assert run_until_done_or_killed(home, armed, LORA) == -signal.SIGKILL
+    run_until_done_or_killed(home)
     manifest = FolderRegistry(home / "registry").verify(2)
     assert (manifest.kind, manifest.adapter_base) == (CHECKPOINT_KIND_FULL, 0)
-    assert weights(home) == weights(learned)
+    assert weights(home) == weights(finished_home)
 
 
 def forget(home: Path, *subjects: str) -> None:
@@ -158,34 +158,34 @@ def forget(home: Path, *subjects: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home_without_rater(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose first cycle never knew of a person."""
-    home = make_home(tmp_path_factory.mktemp("without"), people=6)
+    home = make_home(tmp_path_factory.mktemp("without"), raters=6)
     forget(home, "s1")
-    killed_or_done(home)
+    run_until_done_or_killed(home)
     return home
 
 
 @pytest.mark.parametrize("stage", ["learner.judge", "learner.gate", "learner.publish"])
 def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
-    learned: Path, without: Path, tmp_path: Path, stage: str
+    finished_home: Path, home_without_rater: Path, tmp_path: Path, stage: str
 ) -> None:
     """It ends with the weights of a cycle that never knew of them."""
-    home = make_home(tmp_path / "home", people=6)
+    home = make_home(tmp_path / "home", raters=6)
     armed = tmp_path / "failpoints"
     armed.write_text(f"{stage}=kill\n")
-    assert killed_or_done(home, armed) == -signal.SIGKILL
+    assert run_until_done_or_killed(home, armed) == -signal.SIGKILL
     forget(home, "s1")
-    killed_or_done(home)
+    run_until_done_or_killed(home)
     state = latest_cycle(home)
     assert state is not None
     assert (state.outcome, state.forgettings, state.events) == ("published", 1, 100)
-    assert weights(home) == weights(without)
-    assert weights(home) != weights(learned)
+    assert weights(home) == weights(home_without_rater)
+    assert weights(home) != weights(finished_home)
     manifest = FolderRegistry(home / "registry").verify(2)
     assert (manifest.learned_from.to_seq, manifest.learned_from.forgettings) == (120, 1)
     published = FolderRegistry(home / "registry").path(2)
-    found = report(published)
+    found = read_report(published)
     assert found.data is not None
     assert (found.data.votes, found.data.raters) == ({"comparison": 100}, 5)
     assert [i["number"] for i in found.iterations] == [1, 2, 3]

@@ -28,28 +28,30 @@ from tests.support.learner_cycles import (
     ADAPTER,
     LORA,
     SETTINGS,
-    report,
-    report_of_cycle,
-    vote,
+    add_votes,
+    cycle_report,
+    read_report,
     weights,
 )
 from tests.support.learning import cycle_ended, learn_until, make_home
 
 
-def test_a_cycle_publishes_what_it_learned(learned: Path) -> None:
-    state = latest_cycle(learned)
+def test_a_cycle_publishes_what_it_learned(finished_home: Path) -> None:
+    state = latest_cycle(finished_home)
     assert state is not None
     assert (state.outcome, state.version, state.parent) == ("published", 2, 1)
-    manifest = FolderRegistry(learned / "registry").verify(2)
+    manifest = FolderRegistry(finished_home / "registry").verify(2)
     assert (manifest.parent, manifest.base) == (1, "tiny")
     assert (manifest.learned_from.from_seq, manifest.learned_from.to_seq) == (0, 120)
     assert manifest.gate["reward_accuracy"] > 0.5
     assert manifest.gate["win_rate_over_first"] == manifest.gate["win_rate"], "1 is the parent"
-    assert weights(learned) != weights(learned, 1)
+    assert weights(finished_home) != weights(finished_home, 1)
 
 
-def test_a_published_version_names_its_votes_and_the_learner_where_it_is(learned: Path) -> None:
-    log = SqliteLog(learned / "log.db")
+def test_a_published_version_names_its_votes_and_the_learner_where_it_is(
+    finished_home: Path,
+) -> None:
+    log = SqliteLog(finished_home / "log.db")
     history = History(log)
     history.poll()
     publication, lineage = history.snapshot().publications[2], history.lineage
@@ -72,12 +74,12 @@ def test_a_published_version_names_its_votes_and_the_learner_where_it_is(learned
     ]
 
 
-def test_a_published_version_carries_its_report(learned: Path) -> None:
-    registry = FolderRegistry(learned / "registry")
+def test_a_published_version_carries_its_report(finished_home: Path) -> None:
+    registry = FolderRegistry(finished_home / "registry")
     manifest = registry.verify(2)
     names = {"report.json", "report.md", "report.svg"}
     assert names <= {file.path for file in manifest.files}
-    found = report(registry.path(2))
+    found = read_report(registry.path(2))
     assert found.figures == dict(manifest.gate)
     assert (found.outcome, found.version, found.parent, found.base) == ("published", 2, 1, "tiny")
     assert found.data is not None
@@ -94,7 +96,7 @@ def test_a_published_version_carries_its_report(learned: Path) -> None:
     # Beside the weights, and in nobody's way.
     load_tokenizer(registry.path(2))
     assert len(load_model(registry.path(2)).state_dict()) > 0
-    ended = report_of_cycle(learned)
+    ended = cycle_report(finished_home)
     late = {"made", "seconds"}
     assert ended.model_dump(exclude=late) == found.model_dump(exclude=late)
 
@@ -159,12 +161,12 @@ def test_what_is_published_under_a_lost_lease_does_not_count(
 
 
 def test_a_candidate_whose_parent_was_left_behind_is_dropped(
-    learned: Path, before_publishing: Path
+    finished_home: Path, before_publishing: Path
 ) -> None:
     home = before_publishing
     # Meanwhile an operator brings in another version.
     FolderRegistry(home / "registry").publish(
-        learned / "registry" / "v000002", version=2, parent=1, base="tiny"
+        finished_home / "registry" / "v000002", version=2, parent=1, base="tiny"
     )
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=2, parent=1))
@@ -188,7 +190,7 @@ def test_a_refused_candidate_is_an_event_with_reasons(before_gate: Path) -> None
     assert state.outcome == "refused"
     assert "the judge prefers" in state.reasons[0]
     assert FolderRegistry(home / "registry").versions() == [1]
-    found = report_of_cycle(home)
+    found = cycle_report(home)
     assert (found.outcome, found.version, found.reasons) == ("refused", 0, tuple(state.reasons))
     assert found.figures == state.figures
     assert [c.name for c in found.criteria if not c.passed] == ["win_rate_lower_bound"]
@@ -202,7 +204,7 @@ def test_a_refused_candidate_is_an_event_with_reasons(before_gate: Path) -> None
 
 
 def test_no_ppo_while_votes_do_not_generalise(tmp_path: Path) -> None:
-    home = make_home(tmp_path, by_coin=True)
+    home = make_home(tmp_path, random_votes=True)
     learn_until(home, SETTINGS, cycle_ended(home))
     state = latest_cycle(home)
     assert state is not None
@@ -210,7 +212,7 @@ def test_no_ppo_while_votes_do_not_generalise(tmp_path: Path) -> None:
     assert "lower bound of -" in state.reasons[0]
     assert state.figures["probe_gain_lower_bound"] <= 0
     assert "ppo_kl" not in state.figures
-    found = report_of_cycle(home)
+    found = cycle_report(home)
     assert (found.outcome, found.iterations, found.criteria) == ("reward_model_weak", (), ())
 
 
@@ -226,9 +228,9 @@ def test_no_ppo_without_votes_to_measure_the_reward_model_by(tmp_path: Path) -> 
     assert " 0 held-out examples" in state.reasons[0]
 
 
-def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
-    ledger = Ledger(learned / "ledger.db")
-    inputs = load_inputs(learned, SETTINGS, ledger, ledger.counts().max_seq)
+def test_held_out_prompts_are_never_learned_on(finished_home: Path) -> None:
+    ledger = Ledger(finished_home / "ledger.db")
+    inputs = load_inputs(finished_home, SETTINGS, ledger, ledger.counts().max_seq)
     ledger.close()
     learned_on, held_out = (
         {tuple(prompt) for prompt in prompts}
@@ -239,10 +241,12 @@ def test_held_out_prompts_are_never_learned_on(learned: Path) -> None:
     assert not learned_on & held_out
 
 
-def test_a_model_made_elsewhere_is_kept_near_the_plain_text_that_it_writes(learned: Path) -> None:
+def test_a_model_made_elsewhere_is_kept_near_the_plain_text_that_it_writes(
+    finished_home: Path,
+) -> None:
     """Text that begins as people's questions do; not chat answers, which are to change."""
-    ledger = Ledger(learned / "ledger.db")
-    inputs = load_inputs(learned, SETTINGS, ledger, ledger.counts().max_seq)
+    ledger = Ledger(finished_home / "ledger.db")
+    inputs = load_inputs(finished_home, SETTINGS, ledger, ledger.counts().max_seq)
     ledger.close()
     for rows in (inputs.text, inputs.held_out_text):
         assert len(rows) == 8
@@ -273,14 +277,14 @@ def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
 
 
 def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
-    learned_adapter: Path, tmp_path: Path
+    finished_adapter_home: Path, tmp_path: Path
 ) -> None:
-    home = shutil.copytree(learned_adapter, tmp_path / "home")
+    home = shutil.copytree(finished_adapter_home, tmp_path / "home")
     registry = FolderRegistry(home / "registry")
     manifest = registry.verify(2)
     assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 1)
     assert manifest.gate["kl"] != 0
-    vote(home, 120, 120)
+    add_votes(home, 120, 120)
     still = LORA.model_copy(
         update={"ppo": LORA.ppo.model_copy(update={"learning_rate": 1e-12, "text_coef": 0.0})}
     )
@@ -295,9 +299,9 @@ def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
 
 
 def test_all_weights_are_trained_on_from_an_adapter_and_adapters_from_them(
-    learned_adapter: Path, tmp_path: Path
+    finished_adapter_home: Path, tmp_path: Path
 ) -> None:
-    home = shutil.copytree(learned_adapter, tmp_path / "home")
+    home = shutil.copytree(finished_adapter_home, tmp_path / "home")
     registry = FolderRegistry(home / "registry")
 
     def published(version: int) -> Callable[[], bool]:
@@ -308,7 +312,7 @@ def test_all_weights_are_trained_on_from_an_adapter_and_adapters_from_them(
         (4, LORA, CHECKPOINT_KIND_LORA, 3),
         (5, LORA, CHECKPOINT_KIND_LORA, 3),
     ):
-        vote(home, 60 * version, 60)
+        add_votes(home, 60 * version, 60)
         learn_until(home, settings, published(version))
         manifest = registry.verify(version)
         assert (manifest.kind, manifest.adapter_base) == (kind, base)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LearningResult]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LearningResult]:
     """What came out with KL and pre-training loss, without the one, without both."""
     folder: Path = tmp_path_factory.mktemp("learning")
     make_models(folder, seed=0)
@@ -26,21 +26,21 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LearningResult]
 
 
 def test_people_prefer_what_was_learned_and_text_is_not_forgotten(
-    lines: dict[str, LearningResult],
+    results: dict[str, LearningResult],
 ) -> None:
-    assert lines["default"].win >= 0.8
-    assert lines["default"].nll_increase <= 0.15
+    assert results["default"].win >= 0.8
+    assert results["default"].nll_increase <= 0.15
 
 
-def test_without_the_pretraining_loss_text_is_forgotten(lines: dict[str, LearningResult]) -> None:
-    without = lines["no ptx"].nll_increase
-    assert without > max(0.15, lines["default"].nll_increase + 0.15)
+def test_without_the_pretraining_loss_text_is_forgotten(results: dict[str, LearningResult]) -> None:
+    without = results["no ptx"].nll_increase
+    assert without > max(0.15, results["default"].nll_increase + 0.15)
 
 
 def test_without_the_kl_the_policy_goes_further_for_nothing(
-    lines: dict[str, LearningResult],
+    results: dict[str, LearningResult],
 ) -> None:
-    good, control = lines["default"], lines["no KL, no ptx"]
+    good, control = results["default"], results["no KL, no ptx"]
     assert control.kl > 1.3 * good.kl
     assert control.win < good.win + 0.03
     assert control.nll_increase > 0.15

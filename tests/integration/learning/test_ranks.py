@@ -30,33 +30,37 @@ def train(out: Path, processes: int, *, stop_after: int = -1) -> None:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one")
     train(out, 1)
     return out
 
 
-def assert_equal(found: Path, one: Path, processes: int) -> None:
-    theirs = json.loads((found / f"figures-{processes}.json").read_text())
+def assert_equal(found: Path, single_process: Path, processes: int) -> None:
+    found_figures = json.loads((found / f"figures-{processes}.json").read_text())
     for theirs_i, ours_i in zip(
-        theirs, json.loads((one / "figures-1.json").read_text())[-len(theirs) :], strict=True
+        found_figures,
+        json.loads((single_process / "figures-1.json").read_text())[-len(found_figures) :],
+        strict=True,
     ):
         assert theirs_i == pytest.approx(ours_i, rel=1e-3, abs=1e-5)
-    weights = [torch.load(p) for p in (found / f"weights-{processes}.pt", one / "weights-1.pt")]
+    weights = [
+        torch.load(p) for p in (found / f"weights-{processes}.pt", single_process / "weights-1.pt")
+    ]
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
-def test_two_processes_train_as_one(one: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(single_process: Path, tmp_path: Path) -> None:
     train(tmp_path, 2)
-    assert_equal(tmp_path, one, 2)
+    assert_equal(tmp_path, single_process, 2)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_resumes(
-    one: Path, tmp_path: Path, before: int, after: int
+    single_process: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     train(tmp_path, before, stop_after=2)
     assert (tmp_path / "state").is_dir()
     train(tmp_path, after)
-    assert_equal(tmp_path, one, after)
+    assert_equal(tmp_path, single_process, after)

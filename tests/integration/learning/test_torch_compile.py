@@ -19,9 +19,15 @@ from learner.ppo.rollouts import RolloutBatch
 from learner.ppo.targets import TargetInputs, compute_targets
 from learner.reward.model import RewardModel
 from learner.settings import Dtype, LoraSettings
-from tests.support.learner_cycles import ADAPTER, LORA, killed_or_done, report_of_cycle, weights
+from tests.support.learner_cycles import (
+    ADAPTER,
+    LORA,
+    cycle_report,
+    run_until_done_or_killed,
+    weights,
+)
 from tests.support.learning import make_home
-from tests.support.tiny import TINY_PPO, grouped, samples_of, tiny_model
+from tests.support.tiny import TINY_PPO, rollout_batches, sample_answers, tiny_model
 
 COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
 
@@ -45,7 +51,7 @@ def reference() -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def groups(reference: PreTrainedModel) -> list[RolloutBatch]:
-    return grouped(samples_of(reference), micro_tokens=60)
+    return rollout_batches(sample_answers(reference), micro_tokens=60)
 
 
 def test_compiled_layers_say_and_learn_what_the_others_do(
@@ -131,10 +137,10 @@ def test_without_a_compiler_layers_stay_as_they_are_and_the_log_says_so(
 
 def test_killed_and_resumed_with_compiled_layers_gives_the_same_adapter(tmp_path: Path) -> None:
     whole, home = (make_home(tmp_path / name) for name in ("whole", "home"))
-    killed_or_done(whole, settings=COMPILED)
+    run_until_done_or_killed(whole, settings=COMPILED)
     armed = tmp_path / "failpoints"
     armed.write_text("learner.ppo.iteration=sleep:0\nlearner.ppo.iteration=kill\n")
-    assert killed_or_done(home, armed, COMPILED) == -signal.SIGKILL
-    killed_or_done(home, settings=COMPILED)
+    assert run_until_done_or_killed(home, armed, COMPILED) == -signal.SIGKILL
+    run_until_done_or_killed(home, settings=COMPILED)
     assert weights(home, 2, ADAPTER) == weights(whole, 2, ADAPTER)
-    assert report_of_cycle(home).figures == report_of_cycle(whole).figures
+    assert cycle_report(home).figures == cycle_report(whole).figures

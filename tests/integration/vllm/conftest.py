@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import Plaudit, served
+from tests.support.servers import Plaudit, running_server
 
 
 @pytest.fixture(scope="session")
@@ -15,12 +15,12 @@ def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
         "PLAUDIT_FAILPOINTS": str(home / "failpoints"),
         "PLAUDIT_SERVING_POLL_SECONDS": ".1",
     }
-    with served(home, environment, keys=True) as server:
+    with running_server(home, environment, keys=True) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
+def adapter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
     """A server that takes adapters up to rank 8; every chat for two is a duel if there is one."""
     home: Path = tmp_path_factory.mktemp("adapted")
     environment = {
@@ -30,10 +30,10 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
         "PLAUDIT_SERVING_LORA_RANK": "8",
         "PLAUDIT_SERVING_DUEL_SHARE": "1",
     }
-    with served(home, environment) as server:
+    with running_server(home, environment) as server:
         yield server
 
 
 @pytest.fixture
-def next_version(adapted: Plaudit) -> int:
-    return max(adapted.registry.versions()) + 1
+def next_version(adapter_server: Plaudit) -> int:
+    return max(adapter_server.registry.versions()) + 1

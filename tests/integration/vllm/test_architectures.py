@@ -32,9 +32,9 @@ SETTINGS = TINY_CYCLE.model_copy(
 TOLERANCE = 1e-4  # nats in a token's log-probability, vLLM beside transformers, in float32
 
 
-def tuned(home: Path, architecture: str) -> None:
+def fine_tune_version_1(home: Path, architecture: str) -> None:
     """Make version 1: a model folder as its user has it, fine-tuned on a few conversations."""
-    own = save_tiny(architecture, home / "own")
+    source = save_tiny(architecture, home / "own")
     chats = [
         {
             "messages": [
@@ -49,7 +49,7 @@ def tuned(home: Path, architecture: str) -> None:
     losses: list[float] = []
     settings = SftSettings(tokens=4096, row=128, batch_tokens=512, learning_rate=3e-3)
     first = sft(
-        own,
+        source,
         home / "models" / "sft",
         data=data,
         settings=settings,
@@ -59,7 +59,7 @@ def tuned(home: Path, architecture: str) -> None:
     FolderRegistry(home / "registry").publish(first, version=1, parent=0, base=architecture)
 
 
-def learned(home: Path) -> None:
+def learn_version_2(home: Path) -> None:
     """Let a learner make version 2 of votes."""
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=1))
@@ -83,7 +83,7 @@ def answer(plaudit: Plaudit, temperature: float) -> CompletionRecord:
     return plaudit.records()[completion.id]
 
 
-def swapped_under_a_stream(plaudit: Plaudit) -> None:
+def activate_under_stream(plaudit: Plaudit) -> None:
     """Activate version 2 while version 1 answers; the answer has tokens of both."""
     stream = plaudit.openai().chat.completions.create(
         model="plaudit",
@@ -109,19 +109,19 @@ def log_probs(model: PreTrainedModel, record: CompletionRecord) -> torch.Tensor:
     return answer_log_probs(model, record.prompt_token_ids, record.choices[0].token_ids)
 
 
-def tensors_that_do_not_show(
+def undetected_tensors(
     new: PreTrainedModel, old: PreTrainedModel, record: CompletionRecord
 ) -> list[str]:
     """Name the tensors of which the old ones, left in place, give the same log-probabilities."""
-    expected, theirs, unseen = log_probs(new, record), dict(old.named_parameters()), []
+    expected, old_parameters, undetected = log_probs(new, record), dict(old.named_parameters()), []
     for name, parameter in new.named_parameters():
         kept = parameter.detach().clone()
         with torch.no_grad():
-            parameter.copy_(theirs[name])
+            parameter.copy_(old_parameters[name])
             if (log_probs(new, record) - expected).abs().max() < 2 * TOLERANCE:
-                unseen.append(name)
+                undetected.append(name)
             parameter.copy_(kept)
-    return unseen
+    return undetected
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def tensors_that_do_not_show(
     ],
 )
 def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> None:
-    tuned(tmp_path, architecture)
-    learned(tmp_path)
+    fine_tune_version_1(tmp_path, architecture)
+    learn_version_2(tmp_path)
     operations(tmp_path).rollback("test")
     plaudit = Plaudit(
         tmp_path,
@@ -145,7 +145,7 @@ def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> No
         assert plaudit.version() == 1
         old, new = (load_model(plaudit.registry.path(v)) for v in (1, 2))
         before = answer(plaudit, 1.0)
-        swapped_under_a_stream(plaudit)
+        activate_under_stream(plaudit)
         after, greedy = answer(plaudit, 1.0), answer(plaudit, 0.0)
     finally:
         plaudit.stop()
@@ -158,4 +158,4 @@ def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> No
         best = new(input_ids=ids).logits.log_softmax(-1)[0, :-1].max(-1).values
     best = best[len(greedy.prompt_token_ids) - 1 :]
     torch.testing.assert_close(log_probs(new, greedy), best, atol=TOLERANCE, rtol=0)
-    assert tensors_that_do_not_show(new, old, after) == []
+    assert undetected_tensors(new, old, after) == []

@@ -19,14 +19,14 @@ QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at nigh
 
 
 @pytest.fixture(scope="module", autouse=True)
-def learner(adapted: Plaudit) -> Iterator[None]:
+def learner(adapter_server: Plaudit) -> Iterator[None]:
     """A learner that never has votes enough for a cycle."""
     stop = threading.Event()
     # A wide edge, for a test that takes few votes.
     settings = LearnerSettings(
         metrics_port=0, min_events=10**6, poll_seconds=0.1, duel=DuelSettings(edge=0.25)
     )
-    learner = threading.Thread(target=run, args=(adapted.home, settings, stop))
+    learner = threading.Thread(target=run, args=(adapter_server.home, settings, stop))
     learner.start()
     yield
     stop.set()
@@ -51,47 +51,47 @@ def vote_until_it_ends(plaudit: Plaudit, challenger: int, preferred: float) -> D
             for_it = source.random() < preferred
             better = versions.index(challenger) if for_it else 1 - versions.index(challenger)
             verdict = ("left", "right")[better]
-            opinion = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
-            assert plaudit.vote(answer.id, opinion, source="simulated").status_code == 201
+            vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
+            assert plaudit.vote(answer.id, vote, source="simulated").status_code == 201
     raise AssertionError("the duel did not end")
 
 
 def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(
-    adapted: Plaudit, next_version: int
+    adapter_server: Plaudit, next_version: int
 ) -> None:
-    first, better, worse = adapted.version(), next_version, next_version + 1
-    adapted.add_adapter(better, first, 1)
-    adapted.announce(better, first, trial=True)
-    won = vote_until_it_ends(adapted, better, preferred=0.8)
+    first, better, worse = adapter_server.version(), next_version, next_version + 1
+    adapter_server.add_adapter(better, first, 1)
+    adapter_server.announce(better, first, trial=True)
+    won = vote_until_it_ends(adapter_server, better, preferred=0.8)
     print(f"promoted after {won.wins} votes for it and {won.losses} against")
     assert (won.promoted, won.against) == (True, first)
     assert won.wins > won.losses
-    adapted.wait_version(better)
-    adapted.add_adapter(worse, better, 1)
-    adapted.announce(worse, better, trial=True)
-    lost = vote_until_it_ends(adapted, worse, preferred=0.2)
+    adapter_server.wait_version(better)
+    adapter_server.add_adapter(worse, better, 1)
+    adapter_server.announce(worse, better, trial=True)
+    lost = vote_until_it_ends(adapter_server, worse, preferred=0.2)
     print(f"rolled back after {lost.wins} votes for it and {lost.losses} against")
     assert (lost.promoted, lost.against) == (False, better)
     assert lost.wins < lost.losses
-    log = adapted.log
+    log = adapter_server.log
     state = current_state(log)
     log.close()
     assert (state.live, state.challenger, state.held) == (better, 0, False)
     assert worse in state.rolled_back
     time.sleep(0.5)
-    answer = adapted.openai().chat.completions.create(
+    answer = adapter_server.openai().chat.completions.create(
         model="plaudit", messages=QUESTION, n=2, max_tokens=4
     )
-    assert [spans(c)[0][0] for c in adapted.records()[answer.id].choices] == [better] * 2
+    assert [spans(c)[0][0] for c in adapter_server.records()[answer.id].choices] == [better] * 2
 
 
-def test_an_operator_ends_a_duel(adapted: Plaudit, next_version: int) -> None:
-    live = adapted.version()
-    adapted.add_adapter(next_version, live, 1)
-    adapted.announce(next_version, live, trial=True)
-    adapted.tell(Activated(version=next_version, by="test"))
-    adapted.wait_version(next_version)
-    log = adapted.log
+def test_an_operator_ends_a_duel(adapter_server: Plaudit, next_version: int) -> None:
+    live = adapter_server.version()
+    adapter_server.add_adapter(next_version, live, 1)
+    adapter_server.announce(next_version, live, trial=True)
+    adapter_server.append_event(Activated(version=next_version, by="test"))
+    adapter_server.wait_version(next_version)
+    log = adapter_server.log
     state = current_state(log)
     log.close()
     assert (state.live, state.challenger, state.held) == (next_version, 0, False)

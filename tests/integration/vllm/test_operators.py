@@ -28,7 +28,7 @@ def get(plaudit: Plaudit, path: str, key: str | None = None) -> httpx.Response:
     return httpx.get(plaudit.url + path, headers=headers, timeout=30)
 
 
-def within(seconds: float, condition: Callable[[], bool]) -> float:
+def wait_for(seconds: float, condition: Callable[[], bool]) -> float:
     """Wait until it holds; give the seconds that took."""
     start = time.monotonic()
     while not condition():
@@ -63,20 +63,20 @@ def test_routes_take_roles(
 
 def test_a_key_counts_and_is_revoked_within_a_second(plaudit: Plaudit) -> None:
     key = plaudit.make_key("user", name="short-lived")
-    within(1, lambda: get(plaudit, "/v1/models", key).status_code == 200)
+    wait_for(1, lambda: get(plaudit, "/v1/models", key).status_code == 200)
     log = plaudit.log
     history = History(log)
     history.poll()
     revoke_key(log, history.keys, "short-lived", by="test")
     log.close()
-    within(1, lambda: get(plaudit, "/v1/models", key).status_code == 401)
+    wait_for(1, lambda: get(plaudit, "/v1/models", key).status_code == 401)
 
 
 def test_limits_are_kept(plaudit: Plaudit) -> None:
     key = plaudit.make_key("user", rate=5, quota=2)
     body = {"model": "plaudit", "messages": HELLO, "max_tokens": 1}
-    within(1, lambda: get(plaudit, "/v1/me").status_code == 200)
-    within(1, lambda: get(plaudit, "/v1/models", key).status_code == 200)  # 1 of 5
+    wait_for(1, lambda: get(plaudit, "/v1/me").status_code == 200)
+    wait_for(1, lambda: get(plaudit, "/v1/models", key).status_code == 200)  # 1 of 5
     answers = [plaudit.post("/v1/chat/completions", body, key=key) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429]
     codes = [answer.json()["error"]["code"] for answer in answers[2:]]
@@ -97,32 +97,32 @@ def test_operators_roll_back_and_resume_over_http(plaudit: Plaudit, next_version
     assert (states[before], states[next_version]) == ("live", "rolled_back")
     shown = get(plaudit, f"/v1/policies/{before}").json()
     assert shown["bytes"] > 0
-    within(5, lambda: get(plaudit, f"/v1/policies/{before}").json()["replicas"] == ["replica-0"])
+    wait_for(5, lambda: get(plaudit, f"/v1/policies/{before}").json()["replicas"] == ["replica-0"])
     assert plaudit.post(f"/v1/policies/{before}/activate", {}).status_code == 409
     assert plaudit.post("/v1/policies/9999/activate", {}).status_code == 404
     assert plaudit.post("/v1/policies/resume", {}).json()["held"] is False
     assert plaudit.post("/v1/policies/resume", {}).status_code == 409
     name = get(plaudit, "/v1/me").json()["name"]
-    deeds = get(plaudit, "/v1/audit?limit=2").json()["data"]
-    assert [(d["by"], d["action"]) for d in deeds] == [(name, "resumed"), (name, "rolled_back")]
-    assert deeds[1]["text"].endswith("worse at tea")
+    entries = get(plaudit, "/v1/audit?limit=2").json()["data"]
+    assert [(d["by"], d["action"]) for d in entries] == [(name, "resumed"), (name, "rolled_back")]
+    assert entries[1]["text"].endswith("worse at tea")
 
 
 def test_a_vote_says_which_version_learned_from_it(plaudit: Plaudit, next_version: int) -> None:
     body = {"model": "plaudit", "messages": HELLO, "n": 2, "max_tokens": 4}
     completion_id = plaudit.post("/v1/chat/completions", body).json()["id"]
-    opinion = {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"}
-    vote = plaudit.vote(completion_id, opinion).json()
+    vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"}
+    vote = plaudit.vote(completion_id, vote).json()
     assert vote["learned_in"] is None
     ledger, log = Ledger(plaudit.home / "ledger.db"), plaudit.log
     while ledger.follow(log):
         pass
     log.close()
-    lessons = ledger.coverage(ledger.counts().max_seq)
+    coverage = ledger.coverage(ledger.counts().max_seq)
     ledger.close()
     parent = plaudit.version()
     plaudit.add_checkpoint(next_version, parent, next_version)
-    plaudit.tell(Published(version=next_version, parent=parent, lessons=lessons))
+    plaudit.append_event(Published(version=next_version, parent=parent, lessons=coverage))
     plaudit.wait_version(next_version)
 
     def learned() -> bool:
@@ -130,7 +130,7 @@ def test_a_vote_says_which_version_learned_from_it(plaudit: Plaudit, next_versio
         assert found in (None, next_version)
         return bool(found)
 
-    within(2, learned)
+    wait_for(2, learned)
 
 
 def test_a_change_is_heard_on_the_stream(plaudit: Plaudit) -> None:
@@ -138,7 +138,7 @@ def test_a_change_is_heard_on_the_stream(plaudit: Plaudit) -> None:
     heard: list[bool] = []
     with httpx.stream("GET", f"{plaudit.url}/v1/learning/events", headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
-        hold = threading.Timer(0.5, plaudit.tell, [Hold(held=True, by="test")])
+        hold = threading.Timer(0.5, plaudit.append_event, [Hold(held=True, by="test")])
         hold.start()
         started = time.monotonic()
         for line in stream.iter_lines():
@@ -147,6 +147,6 @@ def test_a_change_is_heard_on_the_stream(plaudit: Plaudit) -> None:
             if heard and heard[-1]:
                 break
         took = time.monotonic() - started
-    plaudit.tell(Hold(held=False, by="test"))
+    plaudit.append_event(Hold(held=False, by="test"))
     assert heard[0] is False
     assert took < 3

@@ -16,9 +16,9 @@ from tests.support.prometheus import (
     RULES,
     Prometheus,
     dashboard_expressions,
-    problems,
+    expression_problems,
     prometheus,
-    recorded,
+    recording_rule_names,
     rule_expressions,
 )
 from tests.support.servers import Plaudit
@@ -106,7 +106,9 @@ def server(
             time.sleep(1.1)
         ended = 'plaudit_learner_cycles_total{outcome="published"} == 1'
         running.wait(ended, seconds=240)
-        for name in recorded() - {"plaudit:learner_stage:age_seconds"}:  # of a cycle under way
+        for name in recording_rule_names() - {
+            "plaudit:learner_stage:age_seconds"
+        }:  # of a cycle under way
             running.wait(name)
         yield running
 
@@ -115,7 +117,7 @@ def server(
 def test_expressions_name_only_what_is_exported(
     server: Prometheus, name: str, expression: str
 ) -> None:
-    assert problems(server, expression) == []
+    assert expression_problems(server, expression) == []
 
 
 def test_rules_are_evaluated_without_error(server: Prometheus) -> None:
@@ -140,7 +142,7 @@ def test_panels_show_something(server: Prometheus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "problem"),
     [
         ("rate(plaudit_votes_total[5m])", "nothing exports plaudit_votes_total"),
         ("sum by (kind) (plaudit:votes:rate5m)", "nothing exports plaudit:votes:rate5m"),
@@ -152,6 +154,8 @@ def test_panels_show_something(server: Prometheus) -> None:
         ("rate(plaudit_swaps_total)", "expected type range vector"),
     ],
 )
-def test_the_checker_finds_a_planted_fault(server: Prometheus, expression: str, told: str) -> None:
-    (found,) = problems(server, expression)
-    assert told in found
+def test_the_checker_finds_a_planted_fault(
+    server: Prometheus, expression: str, problem: str
+) -> None:
+    (found,) = expression_problems(server, expression)
+    assert problem in found

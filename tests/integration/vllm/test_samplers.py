@@ -23,9 +23,9 @@ from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.sampling.vllm_sampler import VllmEngine, VllmSampler
 from learner.settings import PPOSettings, PretrainSettings
 from tests.support.learning import answer_log_probs
-from tests.support.tiny import grouped
+from tests.support.tiny import rollout_batches
 
-Make = Callable[[PreTrainedModel, list[int]], Sampler]
+SamplerFactory = Callable[[PreTrainedModel, list[int]], Sampler]
 
 END = 5
 TINY = PretrainSettings(
@@ -48,14 +48,14 @@ def engine(model: PreTrainedModel) -> Iterator[VllmEngine]:
 
 
 @pytest.fixture(params=["transformers", "vllm"])
-def make(request: pytest.FixtureRequest) -> Make:
+def make_sampler(request: pytest.FixtureRequest) -> SamplerFactory:
     if request.param == "transformers":
         return lambda model, ends: TransformersSampler(model, ends, batch=5)
     engine = request.getfixturevalue("engine")
     return lambda model, ends: VllmSampler(model, ends, engine)
 
 
-def moved(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
+def perturbed(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
     """Return a copy of which every weight differs: embeddings, projections and norms."""
     other = copy_shared(model)
     generator = torch.Generator().manual_seed(seed)
@@ -80,18 +80,20 @@ def answers(samples: list[Sample]) -> list[tuple[int, ...]]:
 
 
 def test_samples_carry_the_log_probabilities_of_the_model(
-    make: Make, model: PreTrainedModel
+    make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
     for temperature in (1.0, 0.7):
-        found = make(model, [END]).sample(PROMPTS, 4, 8, temperature, seed=2)
+        found = make_sampler(model, [END]).sample(PROMPTS, 4, 8, temperature, seed=2)
         assert worst_error(found, model, temperature) < 1e-4
     # The test can fail: at another temperature they are others.
     assert worst_error(found, model, 1.0) > 0.1
 
 
-def test_samples_end_at_the_end_token_only(make: Make, model: PreTrainedModel) -> None:
+def test_samples_end_at_the_end_token_only(
+    make_sampler: SamplerFactory, model: PreTrainedModel
+) -> None:
     ends = list(range(100, 140))
-    found = make(model, ends).sample(PROMPTS, 20, 8, 1.0, seed=0)
+    found = make_sampler(model, ends).sample(PROMPTS, 20, 8, 1.0, seed=0)
     assert any(s.finished for s in found)
     assert any(not s.finished for s in found)
     for sample in found:
@@ -101,9 +103,11 @@ def test_samples_end_at_the_end_token_only(make: Make, model: PreTrainedModel) -
         assert sample.finished or len(sample.token_ids) == 8
 
 
-def test_answers_are_drawn_as_often_as_they_are_likely(make: Make, model: PreTrainedModel) -> None:
+def test_answers_are_drawn_as_often_as_they_are_likely(
+    make_sampler: SamplerFactory, model: PreTrainedModel
+) -> None:
     count = 600
-    found = make(model, [END]).sample(PROMPTS[:1], count, 1, 1.0, seed=3)
+    found = make_sampler(model, [END]).sample(PROMPTS[:1], count, 1, 1.0, seed=3)
     with torch.no_grad():
         probs_V = model(input_ids=torch.tensor(PROMPTS[:1])).logits[0, -1].softmax(-1)
     drawn = torch.tensor([s.token_ids[0] for s in found])
@@ -115,20 +119,22 @@ def test_answers_are_drawn_as_often_as_they_are_likely(make: Make, model: PreTra
 
 
 def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(
-    make: Make, model: PreTrainedModel
+    make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
-    first = make(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
-    make(moved(model), [END]).sample(PROMPTS, 2, 8, 1.0, seed=5)  # leaves nothing behind
-    assert first == make(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
+    first = make_sampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
+    make_sampler(perturbed(model), [END]).sample(
+        PROMPTS, 2, 8, 1.0, seed=5
+    )  # leaves nothing behind
+    assert first == make_sampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
     assert [list(s.prompt) for s in first] == [p for p in PROMPTS for _ in range(4)]
-    assert answers(first) != answers(make(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2))
+    assert answers(first) != answers(make_sampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2))
     assert len(set(answers(first)[:4])) > 1, "answers to one prompt differ"
 
 
 def test_sampling_leaves_the_global_random_state_and_threads_alone(
-    make: Make, model: PreTrainedModel
+    make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
-    sampler = make(model, [END])
+    sampler = make_sampler(model, [END])
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     sampler.sample(PROMPTS, 2, 8, 1.0, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -138,12 +144,16 @@ def test_sampling_leaves_the_global_random_state_and_threads_alone(
     torch.set_num_threads(threads)
 
 
-def test_a_sampler_follows_the_weights_of_its_model(make: Make, model: PreTrainedModel) -> None:
+def test_a_sampler_follows_the_weights_of_its_model(
+    make_sampler: SamplerFactory, model: PreTrainedModel
+) -> None:
     policy = copy_shared(model)
-    sampler = make(policy, [END])
+    sampler = make_sampler(policy, [END])
     before = sampler.sample(PROMPTS, 4, 8, 1.0, seed=1)
     with torch.no_grad():
-        for parameter, other in zip(policy.parameters(), moved(model).parameters(), strict=True):
+        for parameter, other in zip(
+            policy.parameters(), perturbed(model).parameters(), strict=True
+        ):
             parameter.copy_(other)
     after = sampler.sample(PROMPTS, 4, 8, 1.0, seed=1)
     assert worst_error(after, policy) < 1e-4, "neither weights nor cached prefixes are stale"
@@ -151,30 +161,34 @@ def test_a_sampler_follows_the_weights_of_its_model(make: Make, model: PreTraine
     assert answers(after) != answers(before)
 
 
-def test_samplers_of_two_models_can_take_turns(make: Make, model: PreTrainedModel) -> None:
-    other = moved(model, seed=2)
-    one, two = make(model, [END]), make(other, [END])
+def test_samplers_of_two_models_can_take_turns(
+    make_sampler: SamplerFactory, model: PreTrainedModel
+) -> None:
+    other = perturbed(model, seed=2)
+    one, two = make_sampler(model, [END]), make_sampler(other, [END])
     for _ in range(2):
         assert worst_error(one.sample(PROMPTS, 2, 8, 1.0, seed=1), model) < 1e-4
         assert worst_error(two.sample(PROMPTS, 2, 8, 1.0, seed=1), other) < 1e-4
 
 
-def test_adapters_are_sampled_with(make: Make, model: PreTrainedModel) -> None:
+def test_adapters_are_sampled_with(make_sampler: SamplerFactory, model: PreTrainedModel) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
     policy = inject_adapter_in_model(config, copy_shared(model))
     torch.manual_seed(0)
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    found = make(policy, [END]).sample(PROMPTS, 2, 8, 1.0, seed=1)
+    found = make_sampler(policy, [END]).sample(PROMPTS, 2, 8, 1.0, seed=1)
     # Merged into the weights they round otherwise than beside them.
     assert worst_error(found, policy) < 5e-4
     assert worst_error(found, model) > 0.1
 
 
-def test_importance_weights_of_a_fresh_policy_are_one(make: Make, model: PreTrainedModel) -> None:
-    samples = make(model, [END]).sample(PROMPTS, 4, 8, 0.8, seed=1)
-    for group in grouped(samples, micro_tokens=300):
+def test_importance_weights_of_a_fresh_policy_are_one(
+    make_sampler: SamplerFactory, model: PreTrainedModel
+) -> None:
+    samples = make_sampler(model, [END]).sample(PROMPTS, 4, 8, 0.8, seed=1)
+    for group in rollout_batches(samples, micro_tokens=300):
         with torch.no_grad():
             logits, _ = answer_logits(model, group.answers, "float32")
         found = token_log_probs(logits, group.answers.tokens_N, 0.8)
@@ -183,7 +197,7 @@ def test_importance_weights_of_a_fresh_policy_are_one(make: Make, model: PreTrai
 
 
 def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
-    make: Make, model: PreTrainedModel, tmp_path: Path
+    make_sampler: SamplerFactory, model: PreTrainedModel, tmp_path: Path
 ) -> None:
     settings = PPOSettings(
         iterations=2,
@@ -207,7 +221,7 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
             critic=new_critic(policy, reward, settings),
             reference=model,
             reward=reward,
-            sampler=lambda policy: make(policy, [END]),
+            sampler=lambda policy: make_sampler(policy, [END]),
             prompts=PROMPTS,
             text=Rows(ids, ids, torch.arange(8).repeat(4, 1)),
         )

@@ -15,7 +15,13 @@ from learner.models.loading import load_model
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.learning import answer_log_probs
 from tests.support.servers import Plaudit
-from tests.support.streams import GREETING, one_stream, said, spans, wait_failure
+from tests.support.streams import (
+    GREETING,
+    fixed_seed_answer,
+    one_stream,
+    spans,
+    wait_for_swap_failure,
+)
 
 
 @pytest.fixture
@@ -51,18 +57,18 @@ async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version:
 def test_new_weights_answer_after_a_swap_and_old_ones_after_a_rollback(
     plaudit: Plaudit, next_version: int
 ) -> None:
-    before, old = plaudit.version(), said(plaudit)
+    before, old = plaudit.version(), fixed_seed_answer(plaudit)
     plaudit.publish(next_version, before, next_version)
     plaudit.wait_version(next_version)
-    new = said(plaudit)
+    new = fixed_seed_answer(plaudit)
     assert new != old
     assert "Rolling back" in operations(plaudit.home).rollback("test")
     plaudit.wait_version(before)
-    assert said(plaudit) == old
+    assert fixed_seed_answer(plaudit) == old
     plaudit.publish(next_version + 1, before, next_version + 1)
     operations(plaudit.home).activate(next_version, "test")
     plaudit.wait_version(next_version)
-    assert said(plaudit) == new
+    assert fixed_seed_answer(plaudit) == new
     operations(plaudit.home).resume("test")
     plaudit.wait_version(next_version + 1)
 
@@ -88,14 +94,14 @@ def test_the_output_head_swaps_though_it_is_tied_to_the_embedding(
 def test_a_failure_at_any_step_leaves_the_old_policy(
     plaudit: Plaudit, next_version: int, step: str
 ) -> None:
-    before, old = plaudit.version(), said(plaudit)
+    before, old = plaudit.version(), fixed_seed_answer(plaudit)
     (plaudit.home / "failpoints").write_text(f"swap.{step}=raise\n")
     plaudit.publish(next_version, before, next_version)
-    failed = wait_failure(plaudit, next_version)
+    failed = wait_for_swap_failure(plaudit, next_version)
     assert failed.serving == before
     assert f"swap.{step}" in failed.reason
     assert plaudit.version() == before
-    assert said(plaudit) == old
+    assert fixed_seed_answer(plaudit) == old
 
 
 def _truncate(file: Path) -> None:
@@ -110,15 +116,15 @@ def _flip_a_bit(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, Path.unlink])
 def test_a_damaged_checkpoint_is_refused(plaudit: Plaudit, next_version: int, damage: Any) -> None:
-    before, old = plaudit.version(), said(plaudit)
+    before, old = plaudit.version(), fixed_seed_answer(plaudit)
     source = plaudit.home / f"tiny-{before}"
     plaudit.registry.publish(source, version=next_version, parent=before, base="tiny")
     damage(plaudit.registry.path(next_version) / "model.safetensors")
     append_policy_event(plaudit.log, Published(version=next_version, parent=before))
-    failed = wait_failure(plaudit, next_version)
+    failed = wait_for_swap_failure(plaudit, next_version)
     assert "model.safetensors" in failed.reason
     assert plaudit.version() == before
-    assert said(plaudit) == old
+    assert fixed_seed_answer(plaudit) == old
 
 
 def test_another_architecture_is_refused(plaudit: Plaudit, next_version: int) -> None:
@@ -128,6 +134,6 @@ def test_another_architecture_is_refused(plaudit: Plaudit, next_version: int) ->
     folder = tiny_chat_model(plaudit.home / "wide", hidden_size=96)
     plaudit.registry.publish(folder, version=next_version, parent=before, base="tiny")
     append_policy_event(plaudit.log, Published(version=next_version, parent=before))
-    assert "tensors differ" in wait_failure(plaudit, next_version).reason
+    assert "tensors differ" in wait_for_swap_failure(plaudit, next_version).reason
     shutil.rmtree(folder)
     assert plaudit.version() == before

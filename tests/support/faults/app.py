@@ -1,7 +1,7 @@
-"""The feedback routes in an app of their own, without vLLM: what the faults are done to.
+"""An app with the feedback routes and without vLLM, which the fault tests disturb.
 
 `POST /answers` stands for a chat: it records an answer the way serving does, outbox included, and
-gives its id. The process' clock is off by the seconds in the file HOME/clock.
+returns its id. The clock of the process is offset by the seconds in the file HOME/clock.
 """
 
 import faulthandler
@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 
 HOME = Path(sys.argv[1])
-_TRUE_TIME = time.time
+_REAL_TIME = time.time
 
 
-def _time() -> float:
+def _offset_time() -> float:
     try:
-        return _TRUE_TIME() + float((HOME / "clock").read_text())
+        return _REAL_TIME() + float((HOME / "clock").read_text())
     except (OSError, ValueError):
-        return _TRUE_TIME()
+        return _REAL_TIME()
 
 
-time.time = _time  # before whatever keeps a reference to it is imported
+time.time = _offset_time  # before the import of modules that keep a reference to it
 
 import uvicorn  # noqa: E402
 from fastapi import FastAPI, Response  # noqa: E402
@@ -36,7 +36,7 @@ from tests.support.feedback_api import with_caller  # noqa: E402
 from tests.support.feedback_samples import completion  # noqa: E402
 
 app = FastAPI()
-faulthandler.register(signal.SIGUSR1)  # every thread's stack, where a test hangs
+faulthandler.register(signal.SIGUSR1)  # dumps the stack of every thread if a test hangs
 secret = load_or_create_secret(HOME / "secret.json")
 log = open_log(HOME, outbox="outbox")
 app.include_router(feedback_router(log, View(HOME / "view.db"), secret))
@@ -44,12 +44,14 @@ app.include_router(feedback_router(log, View(HOME / "view.db"), secret))
 
 @app.post("/answers")
 def answer(response: Response) -> str:
-    made = create_completion_id(secret, "local", choices=2, policy_version=1)
+    completion_id = create_completion_id(secret, "local", choices=2, policy_version=1)
     try:
-        log.append("completions", [completion_record(completion(made, question=made))])
+        log.append(
+            "completions", [completion_record(completion(completion_id, question=completion_id))]
+        )
     except LogError:
         response.status_code = 503
-    return made
+    return completion_id
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What must hold after every fault, and the row that a fault has in the table."""
+"""Invariants that must hold after every fault, and the table of faults."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from protos.plaudit.v1.policy_pb2 import PolicyEvent
 
 @dataclass
 class Observed:
-    """What came of it all, once everything runs again and nobody votes any more.
+    """The final state, observed after recovery and the end of voting.
 
-    A vote is known by the reason that its voter wrote, which no two votes share.
+    A vote is identified by its reason, which the voter makes unique.
 
     Attributes:
         accepted: Reasons of the votes that were answered with 201 or 200, by event id.
-        refused: Answers other than these and 503.
-        events: Event id and reason of each row of the ledger; retractions left out.
+        refused: Answers with a status other than 200, 201 and 503.
+        events: Event id and reason of each row of the ledger, without retractions.
         dead: Keys of the dead letters.
-        replaced: Votes that their author replaced by a later one, both accepted.
-        retracted: Votes that were taken back, and the DELETE answered with 200.
-        counted: Votes that the ledger gives to learn from.
-        positions: Where the ledger is, by topic and partition.
-        ends: Where the log ends.
-        committed: The offsets that Kafka has of the ledger's group.
-        waiting: Events that wait for their completion.
+        replaced: Votes that their author replaced by a later one, where both were accepted.
+        retracted: Votes whose DELETE was answered with 200.
+        counted: Votes that the ledger returns as effective.
+        positions: Next offset that the ledger reads, by topic and partition.
+        ends: End offset of the log, by topic and partition.
+        committed: Offsets that Kafka stores for the ledger's group.
+        waiting: Number of events that wait for their completion.
 
     """
 
@@ -44,17 +44,17 @@ class Observed:
 
     @property
     def lost(self) -> set[str]:
-        """Event ids that were accepted and are nowhere."""
+        """Event ids that were accepted but are neither in the ledger nor dead letters."""
         return set(self.accepted) - {event_id for event_id, _ in self.events} - set(self.dead)
 
     @property
     def twice(self) -> set[str]:
-        """Votes that the ledger has more than once, by the same event id or by another."""
+        """Votes that the ledger has more than once, under the same event id or different ones."""
         return _more_than_once([reason for _, reason in self.events])
 
     @property
     def lag(self) -> int:
-        """Records that the ledger has not read."""
+        """Number of records that the ledger has not read."""
         return sum(end - self.positions.get(at, 0) for at, end in self.ends.items())
 
 
@@ -63,9 +63,9 @@ def _more_than_once(names: Sequence[str]) -> set[str]:
 
 
 def check(seen: Observed) -> None:
-    """Fail where an invariant does not hold."""
+    """Check all invariants."""
     assert not seen.refused, f"votes were refused: {seen.refused[:3]}"
-    assert seen.accepted, "nothing was accepted, so nothing is shown"
+    assert seen.accepted, "nothing was accepted, so the test shows nothing"
     assert not seen.lost, f"{len(seen.lost)} accepted events were lost"
     assert not seen.twice, f"votes are in the ledger twice: {sorted(seen.twice)[:3]}"
     assert seen.lag == 0, f"the ledger stays {seen.lag} records behind"
@@ -74,20 +74,20 @@ def check(seen: Observed) -> None:
     counted = set(seen.counted)
     assert not counted & seen.replaced, "a vote counts that its author replaced"
     assert not counted & seen.retracted, "a vote counts that its author took back"
-    should = set(seen.accepted.values()) - seen.replaced - seen.retracted
-    assert should <= counted, f"{len(should - counted)} votes do not count"
+    expected = set(seen.accepted.values()) - seen.replaced - seen.retracted
+    assert expected <= counted, f"{len(expected - counted)} votes do not count"
 
 
 def check_offsets(
     committed: Mapping[tuple[str, int], int], positions: Mapping[tuple[str, int], int]
 ) -> None:
-    """Fail where Kafka was told of more than the ledger has."""
+    """Check that Kafka has no committed offset above the ledger's position."""
     ahead = {at for at, offset in committed.items() if offset > positions.get(at, 0)}
     assert not ahead, f"offsets were committed before the ledger was: {sorted(ahead)}"
 
 
 def check_publishers(log: EventLog) -> None:
-    """Fail where a version counts that was not published by who led at that moment."""
+    """Check that every version that counts was published by the leader of that moment."""
     counts = set(current_state(log).published)
     leader, seen = "", set()
     for record in log.read("policies", {}):
@@ -96,23 +96,23 @@ def check_publishers(log: EventLog) -> None:
             leader = event.event_id
         elif event.WhichOneof("kind") == "published":
             version = event.published.version
-            own = event.published.leader == leader
-            if version in counts - seen and (own or not event.published.leader):
-                assert own, f"version {version} was published by another than the leader"
+            by_leader = event.published.leader == leader
+            if version in counts - seen and (by_leader or not event.published.leader):
+                assert by_leader, f"version {version} was published by another than the leader"
                 seen.add(version)
     assert seen == counts
 
 
 @dataclass
 class Row:
-    """One fault's row of the table."""
+    """A row of the table of faults."""
 
     fault: str
     seen: Observed
     seconds: float | None
 
     def cells(self) -> tuple[str, ...]:
-        """Return what is printed."""
+        """Return the printed cells."""
         seen = self.seen
         counts = (seen.accepted, seen.events, seen.dead, seen.twice, seen.lost)
         took = "-" if self.seconds is None else f"{self.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""The learner's way of keeping its ledger, in a process of its own, without training."""
+"""Run the learner's ledger follower in its own process, without training."""
 
 import multiprocessing
 import os
@@ -13,17 +13,17 @@ from feedback.log.opening import open_log
 from learner.cycle.metrics import Metrics
 from learner.cycle.service import _Follower
 
-# A process that is to be killed, forked from a server that has imported it all already.
+# Processes that are to be killed; a preloaded fork server starts them fast.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.support.faults.follower", "tests.support.faults.leader"])
 
 
 def follow(home: Path, environment: Mapping[str, str]) -> None:
-    """Follow until killed."""
+    """Follow the log until killed."""
     os.environ.update(environment)
     log, ledger, kafka = open_log(home), Ledger(home / "ledger.db"), KafkaSettings()
-    shown = OffsetReporter(kafka, home) if kafka.servers else None
-    follower = _Follower(log, ledger, Metrics(), 0.05, shown)
+    reporter = OffsetReporter(kafka, home) if kafka.servers else None
+    follower = _Follower(log, ledger, Metrics(), 0.05, reporter)
     follower.start()
     while True:
         follower.raise_if_failed()

@@ -1,4 +1,4 @@
-"""An app, a ledger's follower and people who vote: what a fault is done to, and then looked at."""
+"""An app, a ledger follower and voters, on which a fault test acts and whose state it checks."""
 
 import contextlib
 import os
@@ -36,17 +36,17 @@ KAFKA = {
 }
 
 
-def wait_until(what: str, seconds: float, true: object) -> float:
-    """Wait for it; give the seconds that took."""
+def wait_until(what: str, seconds: float, condition: object) -> float:
+    """Wait for a condition; return the seconds until it held."""
     started = time.monotonic()
-    while not true():  # type: ignore[operator]
+    while not condition():  # type: ignore[operator]
         assert time.monotonic() < started + seconds, what
         time.sleep(0.02)
     return time.monotonic() - started
 
 
-class World:
-    """A home, its app and its follower. Failpoints may be armed while they run."""
+class FaultHarness:
+    """A home folder, its app, its follower and voters; failpoints can be armed while they run."""
 
     def __init__(self, home: Path, broker: Broker | None, seed: int) -> None:
         home.mkdir(parents=True)
@@ -54,8 +54,8 @@ class World:
         self.rng = random.Random(seed)
         self.environment: dict[str, str] = {}
         if broker is not None:
-            given = {"SERVERS": broker.address, "PREFIX": f"t{uuid.uuid4().hex[:8]}", **KAFKA}
-            self.environment = {f"PLAUDIT_KAFKA_{name}": value for name, value in given.items()}
+            settings = {"SERVERS": broker.address, "PREFIX": f"t{uuid.uuid4().hex[:8]}", **KAFKA}
+            self.environment = {f"PLAUDIT_KAFKA_{name}": value for name, value in settings.items()}
         self.port = free_port()
         self.app: subprocess.Popen[bytes] | None = None
         self.follower: BaseProcess | None = None
@@ -70,7 +70,7 @@ class World:
         return KafkaSettings.model_validate(values)
 
     def start_app(self) -> None:
-        """Start the app, without waiting for it."""
+        """Start the app without waiting until it is ready."""
         with (self.home / "app.txt").open("ab") as output:
             self.app = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.faults.app", str(self.home), str(self.port)],
@@ -96,15 +96,15 @@ class World:
         aside.rename(self.home / f"{who}.failpoints")
 
     def step_clock(self, seconds: int) -> None:
-        """Set the app's clock forward or back."""
+        """Offset the app's clock by `seconds`."""
         (self.home / "clock").write_text(str(seconds))
 
     def fill_disk(self) -> None:
-        """Let no file of the app and the follower grow; most writes to them fail."""
+        """Stop all files of the app and the follower from growing, so that most writes fail."""
         self._limit_files(1)
 
     def free_disk(self) -> None:
-        """Let them grow again, and start the follower again, if it has ended over it."""
+        """Let files grow again, and restart the follower if it died."""
         self._limit_files(resource.RLIM_INFINITY)
         assert self.follower is not None
         if not self.follower.is_alive():
@@ -118,36 +118,38 @@ class World:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def new_partitions(self, before: int) -> bool:
-        """Tell whether something of feedback went to a partition that was not there before."""
+        """Return whether feedback was written to a partition with the number `before` or higher."""
         return any(topic == "feedback" and number >= before for topic, number in self.ends())
 
     def up(self) -> bool:
-        """Tell whether the app answers."""
+        """Return whether the app answers."""
         assert self.app is not None
         assert self.app.poll() is None, (self.home / "app.txt").read_text()[-3000:]
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/openapi.json", timeout=1).status_code == 200
         return False
 
-    def vote(self, hurried: float, doubled: float) -> None:
-        """Have people vote from now on, and wait until it arrives."""
+    def vote(self, hurried_share: float, duplicate_share: float) -> None:
+        """Start the voters, and wait until a vote reaches the ledger."""
         wait_until("the app does not start", 90, self.up)
         seeds = [self.rng.randrange(2**32) for _ in range(VOTERS)]
-        self.voters = [Voter(self.url, i, s, hurried, doubled) for i, s in enumerate(seeds)]
+        self.voters = [
+            Voter(self.url, i, s, hurried_share, duplicate_share) for i, s in enumerate(seeds)
+        ]
         for voter in self.voters:
             voter.start()
-        self.recovered(time.monotonic(), 60)
+        self.wait_for_recovery(time.monotonic(), 60)
 
     def accepted(self) -> dict[str, tuple[float, str]]:
-        """Return when votes were accepted, and their reasons, by event id."""
+        """Return the time of acceptance and the reason of each accepted vote, by event id."""
         return {k: v for voter in self.voters for k, v in dict(voter.accepted).items()}
 
-    def recovered(self, since: float, seconds: float = 40.0) -> float:
-        """Wait until the ledger has a vote accepted after `since`; give the seconds from then."""
+    def wait_for_recovery(self, since: float, seconds: float = 40.0) -> float:
+        """Wait until a vote accepted after `since` is in the ledger; return the seconds taken."""
         wait_until("no vote is accepted", seconds, lambda: self._first_after(since))
-        wanted = self._first_after(since)
-        assert wanted is not None
-        wait_until("a vote does not reach the ledger", seconds, lambda: self._in_ledger(wanted))
+        event_id = self._first_after(since)
+        assert event_id is not None
+        wait_until("a vote does not reach the ledger", seconds, lambda: self._in_ledger(event_id))
         return time.monotonic() - since
 
     def _first_after(self, since: float) -> str | None:
@@ -162,7 +164,7 @@ class World:
 
     @contextlib.contextmanager
     def rows(self) -> Iterator[sqlite3.Connection]:
-        """Read the ledger's file from beside the follower that writes it."""
+        """Open the ledger's file read-only while the follower writes it."""
         database = sqlite3.connect(f"file:{self.home}/ledger.db?mode=ro", uri=True, timeout=5)
         try:
             yield database
@@ -170,13 +172,13 @@ class World:
             database.close()
 
     def observe(self) -> Observed:
-        """Return what the ledger, the log and Kafka say now."""
+        """Return the present state of the ledger, the log and Kafka."""
         ledger = Ledger(self.home / "ledger.db")
         try:
-            committed = self.committed()  # first, for the ledger goes on
-            positions = _flat(ledger.positions())
+            committed = self.committed()  # first, since the ledger advances
+            positions = _flatten(ledger.positions())
             dead = [letter.key for letter in ledger.dead_letters()]
-            counted = [judged.event.reason for judged in ledger.effective_events()]
+            counted = [joined.event.reason for joined in ledger.effective_events()]
             waiting = ledger.counts().waiting
         finally:
             ledger.close()
@@ -198,18 +200,18 @@ class World:
         )
 
     def ends(self) -> dict[tuple[str, int], int]:
-        """Return where the log ends; partitions without records left out."""
+        """Return the end offsets of the log, without empty partitions."""
         with environment(self.environment):
             log = open_log(self.home)
         try:
             return {
-                at: e for at, e in _flat({t: log.ends(t) for t in FOLLOWED_TOPICS}).items() if e
+                at: e for at, e in _flatten({t: log.ends(t) for t in FOLLOWED_TOPICS}).items() if e
             }
         finally:
             log.close()
 
     def committed(self) -> dict[tuple[str, int], int]:
-        """Return what Kafka knows of the ledger's progress."""
+        """Return the offsets that Kafka stores for the ledger's group."""
         if not self.environment:
             return {}
         settings = self.kafka()
@@ -222,15 +224,15 @@ class World:
         skip = len(settings.prefix) + 1
         return {(p.topic[skip:], p.partition): offset.offset for p, offset in found.items()}
 
-    def offsets_in_order(self) -> None:
-        """Fail where, at this moment, Kafka was told of more than the ledger has."""
+    def check_offset_order(self) -> None:
+        """Check that Kafka has no committed offset above the ledger's position at this moment."""
         committed = self.committed()
         with self.rows() as database:
             rows = database.execute("SELECT topic, partition, next FROM positions").fetchall()
         check_offsets(committed, {(topic, number): offset for topic, number, offset in rows})
 
     def finish(self, fault: str, seconds: float | None) -> Observed:
-        """End the voting, wait for the ledger, and check everything; the row goes to the table."""
+        """End the voting, wait for the ledger, add a row to the table, and check all invariants."""
         for voter in self.voters:
             voter.done.set()
         for voter in self.voters:
@@ -251,11 +253,11 @@ class World:
         return seen
 
     def _settled(self, seen: Observed) -> bool:
-        told = seen.committed == seen.positions or not self.environment
-        return not seen.lag and not seen.lost and not seen.waiting and told
+        offsets_committed = seen.committed == seen.positions or not self.environment
+        return not seen.lag and not seen.lost and not seen.waiting and offsets_committed
 
     def close(self) -> None:
-        """Kill what runs."""
+        """Stop the voters, and kill the app and the follower."""
         for voter in self.voters:
             voter.done.set()
         if self.app is not None:
@@ -268,6 +270,7 @@ class World:
 
 @contextlib.contextmanager
 def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables within the block."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -277,7 +280,7 @@ def environment(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _flat(positions: object) -> dict[tuple[str, int], int]:
+def _flatten(positions: object) -> dict[tuple[str, int], int]:
     return {
         (topic, number): offset
         for topic, partitions in positions.items()  # type: ignore[attr-defined]
@@ -286,22 +289,26 @@ def _flat(positions: object) -> dict[tuple[str, int], int]:
 
 
 @contextlib.contextmanager
-def world(
-    home: Path, broker: Broker | None, seed: int, hurried: float = 0.05, doubled: float = 0.05
-) -> Iterator[World]:
-    """Start everything, and have people vote.
+def running_harness(
+    home: Path,
+    broker: Broker | None,
+    seed: int,
+    hurried_share: float = 0.05,
+    duplicate_share: float = 0.05,
+) -> Iterator[FaultHarness]:
+    """Start the app, the follower and the voters.
 
     Args:
-        hurried: Share of votes whose client hangs up at once, and sends them again.
+        hurried: Share of votes whose client hangs up at once and sends them again.
         doubled: Share of votes that are sent again after they were accepted.
 
     """
-    made = World(home, broker, seed)
+    harness = FaultHarness(home, broker, seed)
     try:
-        made.start_app()
-        wait_until("the app does not start", 90, made.up)
-        made.start_follower()
-        made.vote(hurried, doubled)
-        yield made
+        harness.start_app()
+        wait_until("the app does not start", 90, harness.up)
+        harness.start_follower()
+        harness.vote(hurried_share, duplicate_share)
+        yield harness
     finally:
-        made.close()
+        harness.close()

@@ -1,4 +1,4 @@
-"""A learner that only leads and publishes: the real lease and the real publishing, no training."""
+"""A learner that leads and publishes, with the real lease and publisher but without training."""
 
 import os
 import time
@@ -13,11 +13,11 @@ from learner.cycle.publishing import Publisher
 from learner.cycle.state import CycleState
 from learner.errors import LeadershipLost
 
-SESSION = 6.0  # the least that Kafka allows
+SESSION = 6.0  # the minimum that Kafka allows
 
 
 def lead(home: Path, candidate: Path, environment: Mapping[str, str]) -> None:
-    """Publish a version a second while this learner leads; say in the home's file what came."""
+    """Publish a version every 0.5 s while this learner leads; record the results in the home."""
     os.environ.update(environment)
     log, lease = open_log(home), KafkaLease(KafkaSettings(), session_seconds=SESSION)
     publisher = Publisher(home, log)
@@ -25,22 +25,22 @@ def lead(home: Path, candidate: Path, environment: Mapping[str, str]) -> None:
         if not lease.acquire(0.1):
             continue
         publisher.claim_leadership(home.name)
-        told(home, "leads")
+        record_event(home, "leads")
         while lease.held():
             version = publisher.next_version()
             cycle = CycleState(number=1, parent=version - 1, after_seq=0, upto_seq=0, events=0)
             cycle.version = version
             try:
                 publisher.publish(candidate, cycle)
-                told(home, f"published {version}")
+                record_event(home, f"published {version}")
             except LeadershipLost:
-                told(home, f"overtaken {version}")
+                record_event(home, f"overtaken {version}")
             except LogUnavailable:
-                told(home, f"unsure {version}")
+                record_event(home, f"unsure {version}")
             time.sleep(0.5)
-        told(home, "stands by")
+        record_event(home, "stands by")
 
 
-def told(home: Path, what: str) -> None:
-    with (home / "told").open("a") as file:
-        file.write(f"{what}\n")
+def record_event(home: Path, event: str) -> None:
+    with (home / "events").open("a") as file:
+        file.write(f"{event}\n")

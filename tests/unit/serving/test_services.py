@@ -29,7 +29,7 @@ from serving.http.middleware import CompletionMiddleware
 from serving.http.usage import Usage, usage_file
 from serving.policies.staging import StagedCheckpoint, stage, tensor_shapes
 from tests.support.models import tiny_chat_model
-from tests.support.outputs import output, params, part
+from tests.support.outputs import output, output_choice, params
 
 
 @pytest.fixture
@@ -70,13 +70,16 @@ def test_staging_refuses_another_configuration(tmp_path: Path) -> None:
 def test_an_answer_is_put_together_from_its_deltas() -> None:
     context = RequestContext("chatcmpl-1", "local", "", [("user", "hi")])
     answer = CompletionRecordBuilder(context, params(), "plaudit")
-    answer.add_output(output(False, part(0, "a", [1]), prompt_token_ids=[7, 8]), 3)
-    answer.add_output(output(False, part(1, "x", [2]), part(0, "b", [3])), 3)
+    answer.add_output(output(False, output_choice(0, "a", [1]), prompt_token_ids=[7, 8]), 3)
+    answer.add_output(output(False, output_choice(1, "x", [2]), output_choice(0, "b", [3])), 3)
     span = (
         SimpleNamespace(version="3", start=0, end=1),
         SimpleNamespace(version="4", start=1, end=3),
     )
-    answer.add_output(output(True, part(0, "c", [4], "stop", span), part(1, "", [], "length")), 4)
+    answer.add_output(
+        output(True, output_choice(0, "c", [4], "stop", span), output_choice(1, "", [], "length")),
+        4,
+    )
     record = answer.finish(aborted=False)
     first, second = record.choices
     assert (first.text, list(first.token_ids), first.finish_reason) == ("abc", [1, 3, 4], "stop")
@@ -90,8 +93,8 @@ def test_an_aborted_answer_keeps_what_was_sent() -> None:
     answer = CompletionRecordBuilder(
         RequestContext("chatcmpl-1", "local", "", []), params(), "plaudit"
     )
-    answer.add_output(output(False, part(0, "a", [1])), 3)
-    answer.add_output(output(False, part(0, "b", [2])), 4)
+    answer.add_output(output(False, output_choice(0, "a", [1])), 3)
+    answer.add_output(output(False, output_choice(0, "b", [2])), 4)
     record = answer.finish(aborted=True)
     assert [c.finish_reason for c in record.choices] == ["abort", "abort"]
     spans = [(s.policy_version, s.start, s.end) for s in record.choices[0].versions]

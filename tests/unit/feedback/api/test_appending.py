@@ -11,14 +11,22 @@ import pytest
 from feedback.log.event_log import LogUnavailable, Topic
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
-from tests.support.feedback_api import Away, body, client_of, made, stored
+from tests.support.feedback_api import (
+    UnavailableLog,
+    body,
+    client_of,
+    new_completion_id,
+    stored_events,
+)
 
 
 async def test_503_while_the_log_is_away(new_view: Callable[[], View]) -> None:
-    async with client_of(Away(), new_view()) as client:
+    async with client_of(UnavailableLog(), new_view()) as client:
         answers = [
-            await client.post("/v1/feedback", json=body(made())),
-            await client.post("/v1/feedback", json=body(made()), headers={"Idempotency-Key": "k"}),
+            await client.post("/v1/feedback", json=body(new_completion_id())),
+            await client.post(
+                "/v1/feedback", json=body(new_completion_id()), headers={"Idempotency-Key": "k"}
+            ),
             await client.get("/v1/feedback"),
             await client.get("/v1/feedback/fb-1"),
             await client.delete("/v1/feedback/fb-1"),
@@ -73,11 +81,11 @@ async def test_what_comes_while_one_is_appended_shares_the_next_append(
 ) -> None:
     slow = Slow(log)
     answers = await _post_while_one_is_under_way(
-        slow, new_view(), [body(made()) for _ in range(65)]
+        slow, new_view(), [body(new_completion_id()) for _ in range(65)]
     )
     assert [answer.status_code for answer in answers] == [201] * 65
     assert slow.sizes == [1, 64]
-    assert len({event.event_id for event in stored(log)}) == 65
+    assert len({event.event_id for event in stored_events(log)}) == 65
 
 
 async def test_when_an_append_fails_nobody_behind_it_waits_for_another(
@@ -85,7 +93,7 @@ async def test_when_an_append_fails_nobody_behind_it_waits_for_another(
 ) -> None:
     slow = Slow(log)
     slow.error = LogUnavailable("the broker is away")
-    answers = await _post_while_one_is_under_way(slow, new_view(), [body(made())] * 9)
+    answers = await _post_while_one_is_under_way(slow, new_view(), [body(new_completion_id())] * 9)
     assert [answer.status_code for answer in answers] == [503] * 9
     assert slow.sizes == [1]
 
@@ -99,7 +107,9 @@ async def test_more_than_the_buffer_takes_is_a_503_at_once(
         statuses: list[int] = []
 
         async def post() -> None:
-            statuses.append((await client.post("/v1/feedback", json=body(made()))).status_code)
+            statuses.append(
+                (await client.post("/v1/feedback", json=body(new_completion_id()))).status_code
+            )
 
         group.start_soon(post)
         while not slow.sizes:

@@ -16,18 +16,26 @@ from feedback.api.routes import feedback_router
 from feedback.control.keys import Caller
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
-from tests.support.feedback_api import RATING, SECRET, body, client_of, counted, made, stored
+from tests.support.feedback_api import (
+    RATING,
+    SECRET,
+    body,
+    client_of,
+    metric_value,
+    new_completion_id,
+    stored_events,
+)
 from tests.support.feedback_samples import completion, put
 
 
 async def test_201_says_what_was_taken_and_it_is_in_the_log(
     client: httpx.AsyncClient, log: SqliteLog
 ) -> None:
-    completion_id = made()
-    before = counted("plaudit_feedback_total", kind="rating", outcome="accepted")
+    completion_id = new_completion_id()
+    before = metric_value("plaudit_feedback_total", kind="rating", outcome="accepted")
     answer = await client.post("/v1/feedback", json=body(completion_id, user="anne"))
     assert answer.status_code == 201
-    [event] = stored(log)
+    [event] = stored_events(log)
     assert answer.json() == {
         "id": event.event_id,
         "object": "feedback",
@@ -44,12 +52,12 @@ async def test_201_says_what_was_taken_and_it_is_in_the_log(
     )
     assert abs(event.created_ms / 1000 - time.time()) < 60
     assert log.read("feedback", {})[0].key == event.event_id
-    assert counted("plaudit_feedback_total", kind="rating", outcome="accepted") == before + 1
+    assert metric_value("plaudit_feedback_total", kind="rating", outcome="accepted") == before + 1
 
 
 def error_cases() -> dict[str, tuple[Any, dict[str, str], int, str | None, str]]:
     """Name: body, headers, status, param, code."""
-    good, foreign = made(), made(owner="somebody else")
+    good, foreign = new_completion_id(), new_completion_id(owner="somebody else")
     left = {"kind": "comparison", "left": 0, "verdict": "left"}
 
     def elsewhere(completion_id: str) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def error_cases() -> dict[str, tuple[Any, dict[str, str], int, str | None, str]]
             "choice_not_found",
         ),
         "no such choice elsewhere": (
-            body(good, {**left, "right": {"completion_id": made(), "choice": 2}}),
+            body(good, {**left, "right": {"completion_id": new_completion_id(), "choice": 2}}),
             {},
             400,
             "feedback.right.choice",
@@ -94,7 +102,7 @@ def error_cases() -> dict[str, tuple[Any, dict[str, str], int, str | None, str]]
             "choice_not_found",
         ),
         "nothing to vote on": (
-            body(made(choices=0)),
+            body(new_completion_id(choices=0)),
             {},
             400,
             "feedback.choice",
@@ -112,7 +120,7 @@ def error_cases() -> dict[str, tuple[Any, dict[str, str], int, str | None, str]]
         "altered": (body(good[:-1] + "!"), {}, 404, "completion_id", "completion_not_found"),
         "somebody else's": (body(foreign), {}, 404, "completion_id", "completion_not_found"),
         "somebody else's, expired": (
-            body(made(owner="somebody else", days_ago=40)),
+            body(new_completion_id(owner="somebody else", days_ago=40)),
             {},
             404,
             "completion_id",
@@ -125,9 +133,15 @@ def error_cases() -> dict[str, tuple[Any, dict[str, str], int, str | None, str]]
             "feedback.right.completion_id",
             "completion_not_found",
         ),
-        "expired": (body(made(days_ago=30.1)), {}, 410, "completion_id", "completion_expired"),
+        "expired": (
+            body(new_completion_id(days_ago=30.1)),
+            {},
+            410,
+            "completion_id",
+            "completion_expired",
+        ),
         "expired on the right": (
-            elsewhere(made(days_ago=31)),
+            elsewhere(new_completion_id(days_ago=31)),
             {},
             410,
             "feedback.right.completion_id",
@@ -142,7 +156,7 @@ async def test_errors_have_openai_s_shape_and_nothing_is_written(
     client: httpx.AsyncClient, log: SqliteLog, name: str
 ) -> None:
     content, headers, status, param, code = error_cases()[name]
-    before = counted("plaudit_feedback_rejected_total", reason=code)
+    before = metric_value("plaudit_feedback_rejected_total", reason=code)
     text = content if isinstance(content, str) else json.dumps(content)
     answer = await client.post("/v1/feedback", content=text, headers=headers)
     assert answer.status_code == status
@@ -151,12 +165,17 @@ async def test_errors_have_openai_s_shape_and_nothing_is_written(
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert len(error["message"]) > 20
-    assert stored(log) == []
-    assert counted("plaudit_feedback_rejected_total", reason=code) == before + 1
+    assert stored_events(log) == []
+    assert metric_value("plaudit_feedback_rejected_total", reason=code) == before + 1
 
 
 async def test_forged_and_other_owners_ids_give_the_same_error(client: httpx.AsyncClient) -> None:
-    ids = ["chatcmpl-made-up", made(owner="o"), made(owner="o", days_ago=99), made()[:-2] + "AA"]
+    ids = [
+        "chatcmpl-made-up",
+        new_completion_id(owner="o"),
+        new_completion_id(owner="o", days_ago=99),
+        new_completion_id()[:-2] + "AA",
+    ]
     answers = [await client.post("/v1/feedback", json=body(i)) for i in ids]
     assert {(a.status_code, a.text) for a in answers} == {(404, answers[0].text)}
 
@@ -175,13 +194,13 @@ async def test_a_body_without_a_length_is_measured_as_it_comes(
     answer = await client.post("/v1/feedback", content=chunks())
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
     assert sent == 5
-    assert stored(log) == []
+    assert stored_events(log) == []
 
 
 async def test_an_answer_and_its_regeneration_can_be_compared(
     client: httpx.AsyncClient, log: SqliteLog
 ) -> None:
-    one, again, other = made(), made(), made()
+    one, again, other = new_completion_id(), new_completion_id(), new_completion_id()
     put(log, completion(one), completion(again), completion(other, question="Who?"))
 
     def across(right: str) -> dict[str, Any]:
@@ -192,11 +211,11 @@ async def test_an_answer_and_its_regeneration_can_be_compared(
     accepted = await client.post("/v1/feedback", json=across(again))
     assert accepted.status_code == 201
     assert accepted.json()["feedback"] == across(again)["feedback"]
-    unseen = await client.post("/v1/feedback", json=across(made()))
+    unseen = await client.post("/v1/feedback", json=across(new_completion_id()))
     assert unseen.status_code == 201, "its record may be on its way; its id certifies the owner"
     refused = await client.post("/v1/feedback", json=across(other))
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "different_messages")
-    assert len(stored(log)) == 2
+    assert len(stored_events(log)) == 2
 
 
 async def test_the_caller_is_the_middleware_s_not_the_header_s(
@@ -213,12 +232,12 @@ async def test_the_caller_is_the_middleware_s_not_the_header_s(
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://plaudit") as client:
-        sent = body(made("set by the middleware"))
+        sent = body(new_completion_id("set by the middleware"))
         answer = await client.post(
             "/v1/feedback", json=sent, headers={"Authorization": "Bearer sk-1"}
         )
     assert answer.status_code == 201
-    assert stored(log)[0].owner == "set by the middleware"
+    assert stored_events(log)[0].owner == "set by the middleware"
 
 
 async def test_without_a_caller_the_routes_are_a_programming_error(
@@ -230,8 +249,8 @@ async def test_without_a_caller_the_routes_are_a_programming_error(
     async with httpx.AsyncClient(transport=transport, base_url="http://plaudit") as client:
         for method, path in (("GET", ""), ("POST", ""), ("GET", "/fb-1"), ("DELETE", "/fb-1")):
             with pytest.raises(RuntimeError, match="caller"):
-                await client.request(method, f"/v1/feedback{path}", json=body(made()))
-    assert not stored(log)
+                await client.request(method, f"/v1/feedback{path}", json=body(new_completion_id()))
+    assert not stored_events(log)
 
 
 async def test_openai_s_client_understands_the_errors(

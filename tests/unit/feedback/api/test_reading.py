@@ -8,12 +8,19 @@ import pytest
 from feedback.log.event_log import NewRecord
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
-from tests.support.feedback_api import RATING, body, client_of, counted, made, stored
+from tests.support.feedback_api import (
+    RATING,
+    body,
+    client_of,
+    metric_value,
+    new_completion_id,
+    stored_events,
+)
 from tests.support.feedback_samples import put, rating
 
 
 async def test_events_are_read_listed_and_replaced(client: httpx.AsyncClient) -> None:
-    one, other = made(), made()
+    one, other = new_completion_id(), new_completion_id()
     posts = [
         await client.post("/v1/feedback", json=sent)
         for sent in [
@@ -42,7 +49,7 @@ async def test_events_are_read_listed_and_replaced(client: httpx.AsyncClient) ->
 async def test_an_expired_completion_s_feedback_can_still_be_read(
     client: httpx.AsyncClient, log: SqliteLog
 ) -> None:
-    completion_id = made(days_ago=40)
+    completion_id = new_completion_id(days_ago=40)
     put(log, rating("fb-old", completion_id=completion_id))
     listed = await client.get("/v1/feedback", params={"completion_id": completion_id})
     assert [e["id"] for e in listed.json()["data"]] == ["fb-old"]
@@ -72,9 +79,9 @@ async def test_bad_queries_are_refused(
 async def test_deleting_retracts_once_and_for_good(
     client: httpx.AsyncClient, log: SqliteLog
 ) -> None:
-    completion_id = made()
+    completion_id = new_completion_id()
     posted = (await client.post("/v1/feedback", json=body(completion_id, user="anne"))).json()
-    before = counted("plaudit_feedback_total", kind="rating", outcome="retracted")
+    before = metric_value("plaudit_feedback_total", kind="rating", outcome="retracted")
     for _ in range(2):
         deleted = await client.delete(f"/v1/feedback/{posted['id']}")
         assert deleted.status_code == 200
@@ -83,13 +90,13 @@ async def test_deleting_retracts_once_and_for_good(
             "object": "feedback.deleted",
             "deleted": True,
         }
-    vote, retraction = stored(log)
+    vote, retraction = stored_events(log)
     assert retraction.retraction.event_id == vote.event_id
     assert retraction.completion_id == completion_id, "so that it stays behind its event"
     assert (retraction.owner, retraction.subject) == (vote.owner, vote.subject)
     assert (await client.get(f"/v1/feedback/{posted['id']}")).status_code == 404
     assert (await client.get("/v1/feedback")).json()["data"] == []
-    retracted = counted("plaudit_feedback_total", kind="rating", outcome="retracted")
+    retracted = metric_value("plaudit_feedback_total", kind="rating", outcome="retracted")
     assert retracted == before + 1
 
 
@@ -98,7 +105,7 @@ async def test_another_owner_neither_reads_nor_deletes(
 ) -> None:
     view = new_view()
     async with client_of(log, view) as client:
-        posted = (await client.post("/v1/feedback", json=body(made()))).json()["id"]
+        posted = (await client.post("/v1/feedback", json=body(new_completion_id()))).json()["id"]
     async with client_of(log, view, Authorization="Bearer sk-thief") as thief:
         answers = [
             await thief.get(f"/v1/feedback/{posted}"),
@@ -109,7 +116,7 @@ async def test_another_owner_neither_reads_nor_deletes(
         assert (await thief.get("/v1/feedback")).json()["data"] == []
     assert {(a.status_code, a.text) for a in answers} == {(404, answers[2].text)}
     assert answers[0].json()["error"]["code"] == "feedback_not_found"
-    assert len(stored(log)) == 1
+    assert len(stored_events(log)) == 1
 
 
 async def test_a_record_of_a_foreign_producer_can_be_read(

@@ -16,7 +16,7 @@ from learner.models.parameters import copy_shared
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import GateSettings
-from tests.support.tiny import END, PROMPTS, TINY_PPO, samples_of, text
+from tests.support.tiny import END, PROMPTS, TINY_PPO, sample_answers, text
 
 
 def gate_result(
@@ -93,4 +93,4 @@ def test_gate_refuses_a_figure_that_is_nan(model: PreTrainedModel) -> None:
 
 
 def test_kl_estimate_of_a_policy_to_itself_is_zero(model: PreTrainedModel) -> None:
-    assert answer_kl(model, model, samples_of(model), TINY_PPO, 0) == 0
+    assert answer_kl(model, model, sample_answers(model), TINY_PPO, 0) == 0

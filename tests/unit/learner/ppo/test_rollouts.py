@@ -8,14 +8,14 @@ from transformers import PreTrainedModel
 
 from learner.models.ranks import Ranks
 from learner.ppo.rollouts import batch_rollouts, finished_share
-from tests.support.tiny import grouped, samples_of
+from tests.support.tiny import rollout_batches, sample_answers
 
 
 def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_left_out(
     model: PreTrainedModel,
 ) -> None:
-    found = samples_of(model)
-    groups = grouped(found)
+    found = sample_answers(model)
+    groups = rollout_batches(found)
     for group in groups:
         tokens = [t for i in group.members for t in found[i].token_ids]
         log_probs = [p for i in group.members for p in found[i].log_probs]
@@ -25,7 +25,7 @@ def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_left_out(
 
 
 def test_the_finished_share_is_that_of_the_fresh_answers(model: PreTrainedModel) -> None:
-    found = [replace(s, finished=i % 3 == 0) for i, s in enumerate(samples_of(model))]
+    found = [replace(s, finished=i % 3 == 0) for i, s in enumerate(sample_answers(model))]
     groups = batch_rollouts(
         found,
         [i % 2 == 0 for i in range(len(found))],

@@ -8,14 +8,14 @@ from learner.models.forward import answer_logits
 from learner.models.ranks import Ranks
 from learner.ppo.losses import token_log_probs
 from learner.ppo.targets import TargetInputs, compute_targets
-from tests.support.tiny import TINY_PPO, grouped, ppo_inputs, samples_of
+from tests.support.tiny import TINY_PPO, ppo_inputs, rollout_batches, sample_answers
 
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate: bool) -> None:
     settings = TINY_PPO.model_copy(update={"separate_critic": separate})
     inputs = ppo_inputs(model, settings)
-    groups = grouped(samples_of(model))
+    groups = rollout_batches(sample_answers(model))
     assert len(groups) > 2
     targets, stats = compute_targets(
         groups,

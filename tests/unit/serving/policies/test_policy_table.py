@@ -12,7 +12,7 @@ from serving.context import RequestContext
 from serving.engine.merge import merge_streams
 from serving.engine.recorder import CompletionRecordBuilder
 from serving.policies.policy_table import ChoiceAssignment, LoadedPolicy, PolicyTable
-from tests.support.outputs import output, params, part
+from tests.support.outputs import output, output_choice, params
 
 ADAPTER: Any = object()
 
@@ -101,12 +101,17 @@ class Stream:
 
 
 async def test_streams_are_merged_with_their_own_places() -> None:
-    a = Stream([output(False, part(0, "a", [1])), output(True, part(0, "b", [2], "stop"))])
+    a = Stream(
+        [
+            output(False, output_choice(0, "a", [1])),
+            output(True, output_choice(0, "b", [2], "stop")),
+        ]
+    )
     b = Stream(
         [
-            output(False, part(1, "x", [3])),
-            output(False, part(0, "y", [4], "stop")),
-            output(True, part(1, "z", [5], "length")),
+            output(False, output_choice(1, "x", [3])),
+            output(False, output_choice(0, "y", [4], "stop")),
+            output(True, output_choice(1, "z", [5], "length")),
         ]
     )
     seen = [o async for o in merge_streams([(a(), (1,)), (b(), (0, 2))], whole=False)]
@@ -119,15 +124,21 @@ async def test_streams_are_merged_with_their_own_places() -> None:
 
 
 async def test_whole_answers_become_one_in_order() -> None:
-    a = Stream([output(True, part(0, "first", [1], "stop"), part(1, "third", [2], "stop"))])
-    b = Stream([output(True, part(0, "second", [3], "stop"))])
+    a = Stream(
+        [
+            output(
+                True, output_choice(0, "first", [1], "stop"), output_choice(1, "third", [2], "stop")
+            )
+        ]
+    )
+    b = Stream([output(True, output_choice(0, "second", [3], "stop"))])
     (only,) = [o async for o in merge_streams([(a(), (0, 2)), (b(), (1,))], whole=True)]
     assert [(p.index, p.text) for p in only.outputs] == [(0, "first"), (1, "second"), (2, "third")]
     assert only.finished
 
 
 async def test_a_consumer_that_stops_stops_both() -> None:
-    a, b = (Stream([output(False, part(0, "a", [1]))] * 50) for _ in range(2))
+    a, b = (Stream([output(False, output_choice(0, "a", [1]))] * 50) for _ in range(2))
     stream = merge_streams([(a(), (0,)), (b(), (1,))], whole=False)
     await anext(stream)
     await stream.aclose()
@@ -137,7 +148,7 @@ async def test_a_consumer_that_stops_stops_both() -> None:
 
 async def test_a_failure_of_one_fails_the_request_and_stops_the_other() -> None:
     a = Stream([RuntimeError("the engine died")])
-    b = Stream([output(False, part(0, "a", [1]))] * 50)
+    b = Stream([output(False, output_choice(0, "a", [1]))] * 50)
     with pytest.raises(RuntimeError, match="the engine died"):
         _ = [o async for o in merge_streams([(a(), (0,)), (b(), (1,))], whole=False)]
     assert b.cut
@@ -151,10 +162,13 @@ def test_a_choice_made_with_an_adapter_has_its_version_throughout() -> None:
     answer = CompletionRecordBuilder(
         RequestContext("chatcmpl-1", "local", "", []), params(), "m", shares
     )
-    answer.add_output(output(False, part(0, "a", [1]), part(1, "x", [2])), 1)
+    answer.add_output(output(False, output_choice(0, "a", [1]), output_choice(1, "x", [2])), 1)
     base = (SimpleNamespace(version="1", start=0, end=2),)
     answer.add_output(
-        output(True, part(0, "b", [3], "stop", base), part(1, "y", [4], "stop", base)), 1
+        output(
+            True, output_choice(0, "b", [3], "stop", base), output_choice(1, "y", [4], "stop", base)
+        ),
+        1,
     )
     spans = [
         [(s.policy_version, s.start, s.end) for s in choice.versions]
