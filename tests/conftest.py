@@ -18,7 +18,7 @@ TESTS: Final = Path(__file__).parent
 # Each test is marked by its folder; `uv run pytest` skips these markers (pyproject.toml).
 FOLDERS: Final = ("vllm", "kafka", "browser", "learning", "faults")
 # Shared fixtures that start slowly: tests that use the same one run in one process (pytest-xdist).
-SHARED: Final = ("plaudit", "adapter_server", "engine", "broker", "results", "stand_in")
+SHARED: Final = ("plaudit", "adapter_server", "engine", "broker", "results", "stand_in_server")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

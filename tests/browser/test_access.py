@@ -1,4 +1,4 @@
-"""For everybody: axe-core on every view in both themes, a phone's size, less motion."""
+"""Accessibility: axe-core on every view in both themes and sizes, phones, reduced motion."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.support.browser.actions import ask, ask_and_wait, choose_answers, stored
+from tests.support.browser.actions import ask, ask_and_wait, choose_answers, wait_until_stored
 from tests.support.browser.stand_in import StandIn
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
@@ -41,7 +41,7 @@ def ranking(page: Page) -> None:
 def voted(page: Page) -> None:
     comparing(page)
     page.get_by_role("button", name="A is better").click()
-    stored(page)
+    wait_until_stored(page)
     page.get_by_text("The other answer").click()
 
 
@@ -125,7 +125,7 @@ def waiting(page: Page) -> None:
     expect(page.get_by_text("Your message is sent as soon as possible.")).to_be_visible()
 
 
-def away(page: Page) -> None:
+def unavailable(page: Page) -> None:
     comparing(page)
     page.route("**/v1/**", lambda route: route.abort())
     page.route("**/readyz", lambda route: route.abort())
@@ -137,44 +137,48 @@ VIEWS: dict[str, Callable[[Page], None]] = {
     view.__name__: view
     for view in (
         welcome, streaming, comparing, ranking, voted, dialog, editing, options, votes, learning,
-        report, operator, confirming, away, key, toast, menu, no_report, held, waiting,
+        report, operator, confirming, unavailable, key, toast, menu, no_report, held, waiting,
     )
 }  # fmt: skip
 
 
-FLEETING = ("streaming", "toast")  # gone before it could be looked at a second time
+SHORT_LIVED = ("streaming", "toast")  # gone before the second theme is checked
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 @pytest.mark.parametrize("name", VIEWS)
-def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
-    contexts: Callable[..., BrowserContext], told: StandIn, name: str, size: str
+def test_axe_finds_no_violations_and_nothing_overflows_the_screen(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn, name: str, size: str
 ) -> None:
-    told.tokens_per_second = 20 if name == "streaming" else 0
-    told.snapshot = told.snapshot | {"held": name == "held"}
-    # A debugger's script is the test's own; the page's policy would not let it in.
-    more = PHONE if size == "phone" else {}
-    page = contexts(reduced_motion="reduce", bypass_csp=True, **more).new_page()
+    stand_in.tokens_per_second = 20 if name == "streaming" else 0
+    stand_in.snapshot = stand_in.snapshot | {"held": name == "held"}
+    # The page's content security policy would block axe-core, which the test injects.
+    options = PHONE if size == "phone" else {}
+    page = contexts(reduced_motion="reduce", bypass_csp=True, **options).new_page()
     backgrounds = set()
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-        if not backgrounds or name in FLEETING:
-            page.goto(told.url)
+        if not backgrounds or name in SHORT_LIVED:
+            page.goto(stand_in.url)
             VIEWS[name](page)
             page.evaluate(AXE)
-        found = page.evaluate("axe.run({ resultTypes: ['violations'] })")
-        told_of = [(v["id"], [node["html"] for node in v["nodes"]]) for v in found["violations"]]
-        assert not told_of, theme
+        results = page.evaluate("axe.run({ resultTypes: ['violations'] })")
+        violations = [
+            (v["id"], [node["html"] for node in v["nodes"]]) for v in results["violations"]
+        ]
+        assert not violations, theme
         width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1], theme
         backgrounds.add(page.evaluate(BACKGROUND))
-    assert len(backgrounds) == 2, "the theme has not changed"
+    assert len(backgrounds) == 2, "the theme did not change"
 
 
-def test_the_theme_is_kept(contexts: Callable[..., BrowserContext], told: StandIn) -> None:
+def test_the_theme_survives_a_reload(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn
+) -> None:
     page = contexts(color_scheme="light").new_page()
-    page.goto(told.url)
+    page.goto(stand_in.url)
     light = page.evaluate(BACKGROUND)
     page.get_by_role("button", name="Use the dark theme").click()
     dark = page.evaluate(BACKGROUND)
@@ -183,11 +187,11 @@ def test_the_theme_is_kept(contexts: Callable[..., BrowserContext], told: StandI
     assert page.evaluate(BACKGROUND) == dark
 
 
-def test_a_phone_is_enough_to_ask_and_vote(
-    contexts: Callable[..., BrowserContext], told: StandIn
+def test_asking_and_voting_work_on_a_phone(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn
 ) -> None:
     page = contexts(**PHONE).new_page()
-    page.goto(told.url)
+    page.goto(stand_in.url)
     page.get_by_role("button", name="Menu").tap()
     expect(page.get_by_role("link", name="Learning")).to_be_visible()
     page.get_by_role("link", name="New chat").first.tap()
@@ -195,34 +199,34 @@ def test_a_phone_is_enough_to_ask_and_vote(
     page.get_by_role("textbox", name="Your message").fill("by thumb")
     page.get_by_role("button", name="Send").tap()
     page.get_by_role("button", name="B is better").tap()
-    assert stored(page)["body"]["feedback"]["verdict"] == "right"
+    assert wait_until_stored(page)["body"]["feedback"]["verdict"] == "right"
     page.get_by_role("button", name="Menu").tap()
     page.get_by_role("link", name="Your votes").tap()
     expect(page.get_by_text("B is better than A")).to_be_visible()
 
 
-def test_motion_is_left_out_where_it_is_not_wanted(
-    contexts: Callable[..., BrowserContext], told: StandIn
+def test_reduced_motion_disables_animations(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn
 ) -> None:
-    moving = {}
+    animations = {}
     for motion in ("reduce", "no-preference"):
         page = contexts(reduced_motion=motion).new_page()
         page.route("**/v1/chat/completions", lambda route: None)  # the answer never begins
-        page.goto(told.url)
+        page.goto(stand_in.url)
         ask(page, "still", 1)
         expect(page.get_by_role("img", name="Waiting for the answer")).to_be_visible()
-        moving[motion] = page.evaluate(
+        animations[motion] = page.evaluate(
             "document.getAnimations().filter((a) => a.playState === 'running').length"
         )
-    assert moving["reduce"] == 0
-    assert moving["no-preference"] > 0
+    assert animations["reduce"] == 0
+    assert animations["no-preference"] > 0
 
 
-def test_the_end_of_answers_is_told_to_screen_readers(
-    contexts: Callable[..., BrowserContext], told: StandIn
+def test_finished_answers_are_announced_to_screen_readers(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn
 ) -> None:
     page = contexts().new_page()
-    page.goto(told.url)
+    page.goto(stand_in.url)
     ask_and_wait(page, "read it to me", 2)
     status = page.get_by_role("status").filter(has_text="complete")
     expect(status).to_contain_text("Answers A and B are complete. Press 1 for A, 2 for B")

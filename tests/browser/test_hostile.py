@@ -1,12 +1,12 @@
-"""An answer full of hostile Markdown and HTML does nothing but be read."""
+"""Hostile Markdown and HTML in an answer are displayed, and have no other effect."""
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser.actions import ask_and_wait, asking_for
+from tests.support.browser.actions import add_request_fields, ask_and_wait
 from tests.support.servers import Plaudit
 
-# What each would do is set `window.taken`, leave the page, or load something from elsewhere.
+# Each attack tries to set `window.taken`, leave the page, or load something from another host.
 ATTACKS = {
     "script": "<script>window.taken = 1</script>",
     "image": '<img src=x onerror="window.taken = 1">',
@@ -30,13 +30,13 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_answer_cannot_act(page: Page, name: str) -> None:
-    elsewhere: list[str] = []
-    page.on("request", lambda r: elsewhere.append(r.url) if ":9/" in r.url else None)
-    asking_for(page, structured_outputs={"choice": [ATTACKS[name]]}, max_tokens=900)
+def test_an_attack_in_an_answer_has_no_effect(page: Page, name: str) -> None:
+    external: list[str] = []
+    page.on("request", lambda r: external.append(r.url) if ":9/" in r.url else None)
+    add_request_fields(page, structured_outputs={"choice": [ATTACKS[name]]}, max_tokens=900)
     turn = ask_and_wait(page, "attack", 1)
     answer = turn.locator(".answer-text")
-    assert answer.inner_text().strip(), "the attack was not even shown"
+    assert answer.inner_text().strip(), "the attack was not displayed"
     for element in answer.locator("a, p, div, code").all():
         element.dispatch_event("pointerover")
         element.dispatch_event("mouseover")
@@ -54,23 +54,23 @@ def test_an_answer_cannot_act(page: Page, name: str) -> None:
     )
     assert not [name for name in attributes if name.startswith("on")]
     assert page.evaluate("window.taken") is None
-    assert not elsewhere
+    assert not external
     expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
 
 
-def test_the_page_may_neither_run_nor_load_what_is_not_its_own(
+def test_the_content_security_policy_blocks_foreign_code_and_resources(
     browser: Browser, plaudit: Plaudit
 ) -> None:
-    """The second wall: even if HTML came through, the browser would refuse it."""
+    """Second line of defence: the browser would block HTML that was not escaped."""
     page = browser.new_page()
     page.goto(plaudit.url)
-    refused = page.evaluate(
+    blocked = page.evaluate(
         """async () => {
-          const violated = [];
+          const violations = [];
           document.addEventListener("securitypolicyviolation", (event) => {
-            violated.push(event.effectiveDirective);
+            violations.push(event.effectiveDirective);
           });
-          try { document.body.innerHTML += "<p>x"; } catch { violated.push("trusted types"); }
+          try { document.body.innerHTML += "<p>x"; } catch { violations.push("trusted types"); }
           const image = document.createElement("img");
           image.src = "http://127.0.0.1:9/pixel.png";
           document.body.append(image);
@@ -79,8 +79,8 @@ def test_the_page_may_neither_run_nor_load_what_is_not_its_own(
           document.head.append(style);
           await fetch("http://127.0.0.1:9/").catch(() => {});
           await new Promise((done) => setTimeout(done, 300));
-          return violated;
+          return violations;
         }"""
     )
-    assert {"trusted types", "img-src", "style-src-elem", "connect-src"} <= set(refused)
+    assert {"trusted types", "img-src", "style-src-elem", "connect-src"} <= set(blocked)
     page.close()

@@ -1,25 +1,31 @@
-"""Another version goes live while people chat: nothing on screen is lost."""
+"""A version goes live during a chat: nothing on the screen is lost."""
 
 from string import ascii_lowercase
 
 from playwright.sync_api import Page, expect
 
 from learner.models.loading import load_tokenizer
-from tests.support.browser.actions import ask, asking_for, last_turn, long_text, wait_status
+from tests.support.browser.actions import (
+    add_request_fields,
+    ask,
+    last_turn,
+    wait_for_status,
+    wait_for_text,
+)
 from tests.support.servers import Plaudit
 
 
 def letters(plaudit: Plaudit) -> list[int]:
-    """Return the ids of the tokens that are one letter."""
+    """Return the ids of the tokens that are single letters."""
     vocabulary = load_tokenizer(plaudit.registry.path(1)).get_vocab()
     return [vocabulary[letter] for letter in ascii_lowercase]
 
 
-def confirm(page: Page, button: str, says: str, answer: str) -> None:
-    """Do what an operator does, having read what will happen."""
+def confirm(page: Page, button: str, explanation: str, answer: str) -> None:
+    """Press an operator's button, check the dialog's explanation, and confirm."""
     page.get_by_role("button", name=button).click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text(says)
+    expect(dialog).to_contain_text(explanation)
     dialog.get_by_role("button", name=answer).click()
     expect(dialog).to_have_count(0)
 
@@ -29,19 +35,20 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
     version = max(plaudit.registry.versions()) + 1
     plaudit.add_checkpoint(version, before, seed=version)
     expect(page.get_by_role("link", name=f"v{before} is live")).to_be_visible()
-    asking_for(page, max_tokens=900, allowed_token_ids=letters(plaudit))  # no Markdown, no end
-    ask(page, "swapped while it is written", answers=2)
+    # Letters only: no Markdown and no end token.
+    add_request_fields(page, max_tokens=900, allowed_token_ids=letters(plaudit))
+    ask(page, "swapped during streaming", answers=2)
     first = last_turn(page).locator(".candidate .answer-text").first
-    long_text(first)
-    said = first.inner_text()[:30]
+    wait_for_text(first)
+    text_before = first.inner_text()[:30]
     field = page.get_by_role("textbox", name="Your message")
     field.fill("half a question")
     plaudit.announce(version, before)
     toast = page.get_by_text(f"Version {version} is live.")
     expect(toast).to_be_visible()
     expect(field).to_have_value("half a question")
-    turn = wait_status(page, "deciding")
-    assert first.inner_text()[:30] == said
+    turn = wait_for_status(page, "deciding")
+    assert first.inner_text()[:30] == text_before
     expect(turn.locator(".problem")).to_have_count(0)
     page.locator("body").click(position={"x": 700, "y": 5})
     page.keyboard.press("1")
@@ -58,6 +65,6 @@ def test_a_swap_in_the_middle_of_a_stream(page: Page, plaudit: Plaudit) -> None:
         "Resume publishing",
     )
     expect(page.get_by_role("button", name="Hold publishing")).to_be_visible()
-    deeds = page.get_by_role("region", name="Audit trail").get_by_role("listitem")
-    expect(deeds.first).to_contain_text("resumed publishing")
-    expect(deeds.nth(1)).to_contain_text(f"rolled back from version {version} to {before}")
+    entries = page.get_by_role("region", name="Audit trail").get_by_role("listitem")
+    expect(entries.first).to_contain_text("resumed publishing")
+    expect(entries.nth(1)).to_contain_text(f"rolled back from version {version} to {before}")

@@ -1,4 +1,4 @@
-"""What becomes of a question where things go wrong, and in two tabs."""
+"""Turns of a conversation when requests fail, and in two tabs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,104 +9,109 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.support.browser.actions import (
     ask,
     ask_and_wait,
+    browser_votes,
     last_turn,
-    stored,
-    votes_of,
     wait_for,
-    wait_status,
+    wait_for_status,
+    wait_until_stored,
 )
 from tests.support.browser.stand_in import StandIn
 
 
-def go_away(page: Page) -> None:
+def disconnect(page: Page) -> None:
     for path in ("**/v1/**", "**/readyz"):
         page.route(path, lambda route: route.abort())
 
 
-def come_back(page: Page) -> None:
+def reconnect(page: Page) -> None:
     for path in ("**/v1/**", "**/readyz"):
         page.unroute(path)
-    page.evaluate("dispatchEvent(new Event('online'))")  # which looks at once
+    page.evaluate("dispatchEvent(new Event('online'))")  # the page retries at once
 
 
-def prompts(told: StandIn) -> list[list[str]]:
-    """Return what was asked: of each request the users' messages."""
-    return [[m["content"] for m in body["messages"] if m["role"] == "user"] for body in told.asked]
+def prompts(stand_in: StandIn) -> list[list[str]]:
+    """Return the user messages of each chat request."""
+    return [
+        [m["content"] for m in body["messages"] if m["role"] == "user"]
+        for body in stand_in.chat_requests
+    ]
 
 
-def ask_while_away(page: Page, text: str) -> None:
-    go_away(page)
+def ask_while_disconnected(page: Page, text: str) -> None:
+    disconnect(page)
     ask(page, text, 2)
-    wait_status(page, "waiting")
+    wait_for_status(page, "waiting")
     expect(last_turn(page).locator(".problem")).to_contain_text("sent as soon as possible")
 
 
-def test_a_question_waits_with_its_context_and_no_other_is_asked_meanwhile(
-    chat: Page, told: StandIn
+def test_a_waiting_question_keeps_its_context_and_blocks_the_next(
+    chat: Page, stand_in: StandIn
 ) -> None:
     ask_and_wait(chat, "first", 1)
-    ask_while_away(chat, "second")
+    ask_while_disconnected(chat, "second")
     field = chat.get_by_role("textbox", name="Your message")
     field.fill("third")
     field.press("Enter")
     expect(chat.locator(".turn")).to_have_count(2)
-    come_back(chat)
-    wait_status(chat, "deciding")
-    expect(field).to_be_focused()  # somebody is writing there
+    reconnect(chat)
+    wait_for_status(chat, "deciding")
+    expect(field).to_be_focused()  # the user is typing there
     expect(field).to_have_value("third")
-    assert prompts(told) == [["first"], ["first", "second"]]
+    assert prompts(stand_in) == [["first"], ["first", "second"]]
 
 
 @pytest.mark.parametrize("how", ["stop", "edit", "delete"])
-def test_a_question_taken_back_while_it_waits_is_not_sent(
-    chat: Page, told: StandIn, how: str
+def test_a_question_withdrawn_while_it_waits_is_not_sent(
+    chat: Page, stand_in: StandIn, how: str
 ) -> None:
-    ask_while_away(chat, "never mind")
+    ask_while_disconnected(chat, "never mind")
     if how == "stop":
         chat.get_by_role("button", name="Stop", exact=True).click()
-        wait_status(chat, "settled")
+        wait_for_status(chat, "settled")
     elif how == "edit":
         chat.get_by_role("button", name="Edit and send again").click()
         field = last_turn(chat).get_by_role("textbox", name="Your message")
         field.fill("rather this")
         field.press("Enter")
-        wait_status(chat, "waiting")
+        wait_for_status(chat, "waiting")
     else:
         chat.get_by_role("button", name="Delete “never mind”").click()
-    come_back(chat)
+    reconnect(chat)
     expect(chat.get_by_role("alert").filter(has_text="unavailable")).to_have_count(0)
     if how == "edit":
-        wait_status(chat, "deciding")
+        wait_for_status(chat, "deciding")
     chat.wait_for_timeout(300)
-    assert prompts(told) == ([["rather this"]] if how == "edit" else [])
+    assert prompts(stand_in) == ([["rather this"]] if how == "edit" else [])
 
 
-def test_a_question_that_waits_outlives_the_page(chat: Page, told: StandIn) -> None:
-    ask_while_away(chat, "later")
-    chat.wait_for_timeout(800)  # writing is put off by less
+def test_a_waiting_question_survives_a_reload(chat: Page, stand_in: StandIn) -> None:
+    ask_while_disconnected(chat, "later")
+    chat.wait_for_timeout(800)  # longer than the delay of saving
     chat.unroute("**/v1/**")
     chat.unroute("**/readyz")
     chat.reload()
-    wait_status(chat, "deciding")
-    assert prompts(told) == [["later"]]
+    wait_for_status(chat, "deciding")
+    assert prompts(stand_in) == [["later"]]
 
 
-def test_what_broke_before_it_began_is_asked_again(chat: Page, told: StandIn) -> None:
+def test_a_stream_that_ends_before_its_first_token_is_retried(
+    chat: Page, stand_in: StandIn
+) -> None:
     empty: dict[str, Any] = {"status": 200, "content_type": "text/event-stream", "body": ""}
     chat.route("**/v1/chat/completions", lambda route: route.fulfill(**empty), times=1)
     ask(chat, "broken", 1)
-    wait_status(chat, "settled")
+    wait_for_status(chat, "settled")
     expect(last_turn(chat).locator(".answer-text")).not_to_be_empty()
-    assert prompts(told) == [["broken"]]
+    assert prompts(stand_in) == [["broken"]]
 
 
-def test_a_key_votes_on_one_turn_once(chat: Page, told: StandIn) -> None:
-    held: list[Any] = []
-    chat.route("**/v1/chat/completions", lambda route: held.append(route), times=1)
+def test_keys_vote_once_and_on_one_turn_only(chat: Page, stand_in: StandIn) -> None:
+    pending: list[Any] = []
+    chat.route("**/v1/chat/completions", lambda route: pending.append(route), times=1)
     ask(chat, "stopped before its first token", 2)
-    wait_status(chat, "streaming")
+    wait_for_status(chat, "streaming")
     chat.get_by_role("button", name="Stop", exact=True).click()
-    wait_status(chat, "settled")
+    wait_for_status(chat, "settled")
     ask_and_wait(chat, "the next one", 2)
     first = chat.locator(".turn").first
     expect(first).to_contain_text("No answer.")
@@ -118,40 +123,40 @@ def test_a_key_votes_on_one_turn_once(chat: Page, told: StandIn) -> None:
           }
         }"""
     )
-    assert stored(chat)["body"]["feedback"]["verdict"] == "left"
-    assert len(votes_of(chat)) == 1
+    assert wait_until_stored(chat)["body"]["feedback"]["verdict"] == "left"
+    assert len(browser_votes(chat)) == 1
 
 
-def test_a_page_that_goes_before_the_first_token_leaves_nothing_to_vote_on(
-    chat: Page, told: StandIn
+def test_a_page_closed_before_the_first_token_leaves_nothing_to_vote_on(
+    chat: Page, stand_in: StandIn
 ) -> None:
     chat.route("**/v1/chat/completions", lambda route: None)
     ask(chat, "too soon", 2)
-    wait_status(chat, "streaming")
+    wait_for_status(chat, "streaming")
     chat.wait_for_timeout(800)
-    chat.close()  # with no word to its script; a reload may let it see the request fail
-    again = chat.context.new_page()
-    again.goto(chat.url)
-    turn = wait_status(again, "settled")
+    chat.close()  # without notice to the script; on a reload it might see the request fail
+    reopened = chat.context.new_page()
+    reopened.goto(chat.url)
+    turn = wait_for_status(reopened, "settled")
     expect(turn.get_by_text("No answer.")).to_be_visible()
     turn.get_by_role("button", name="Ask again").click()
-    wait_status(again, "deciding")
+    wait_for_status(reopened, "deciding")
 
 
-def test_two_tabs_show_the_same_conversations(chat: Page, told: StandIn) -> None:
-    told.tokens_per_second = 4
+def test_two_tabs_show_the_same_conversations(chat: Page, stand_in: StandIn) -> None:
+    stand_in.tokens_per_second = 4
     ask(chat, "in both tabs", 2)
     expect(chat.locator(".candidate strong").first).to_be_visible()
     chat.wait_for_timeout(500)
     other = chat.context.new_page()
     other.goto(chat.url)
-    wait_status(other, "streaming")  # by the first tab, not broken off
-    told.tokens_per_second = 0  # all the rest at once
-    wait_status(chat, "deciding")
-    wait_status(other, "deciding")
+    wait_for_status(other, "streaming")  # the first tab streams; the turn is not aborted
+    stand_in.tokens_per_second = 0  # send the rest at once
+    wait_for_status(chat, "deciding")
+    wait_for_status(other, "deciding")
     expect(other.get_by_text("Stopped.")).to_have_count(0)
     other.keyboard.press("1")
-    wait_status(chat, "settled")
+    wait_for_status(chat, "settled")
     ask_and_wait(chat, "from the first tab", 1)
     expect(other.locator(".turn")).to_have_count(2)
     ask_and_wait(other, "from the other", 1)
@@ -160,67 +165,68 @@ def test_two_tabs_show_the_same_conversations(chat: Page, told: StandIn) -> None
     expect(chat.get_by_role("button", name="Delete “in both tabs”")).to_have_count(0)
 
 
-def seen_streaming(chat: Page, told: StandIn) -> Page:
-    """Ask in one tab, and give another in which the answer is seen to stream."""
-    told.tokens_per_second = 2
-    ask(chat, "seen from elsewhere", 1)
+def second_tab_streaming(chat: Page, stand_in: StandIn) -> Page:
+    """Ask in one tab, and return another tab that shows the answer streaming."""
+    stand_in.tokens_per_second = 2
+    ask(chat, "seen in another tab", 1)
     expect(last_turn(chat).locator(".answer-text")).to_contain_text("Warm")
     chat.wait_for_timeout(600)
     other = chat.context.new_page()
     other.goto(chat.url)
-    wait_status(other, "streaming")
+    wait_for_status(other, "streaming")
     return other
 
 
-def test_either_tab_stops_an_answer(chat: Page, told: StandIn) -> None:
-    other = seen_streaming(chat, told)
+def test_either_tab_stops_an_answer(chat: Page, stand_in: StandIn) -> None:
+    other = second_tab_streaming(chat, stand_in)
     other.get_by_role("button", name="Stop", exact=True).click()
     for page in (chat, other):
-        wait_status(page, "settled")
+        wait_for_status(page, "settled")
         expect(page.get_by_text("Stopped.")).to_be_visible()
 
 
-# Reading takes this tab 250 ms, and it stops the answer within that of having been told of more.
-SLOW_TO_READ = """() => {
+# Makes reads in this tab take 250 ms, and presses Stop 100 ms after the next change it hears of, so
+# that the read finishes after the stop.
+SLOW_READS = """() => {
   const { set } = Object.getOwnPropertyDescriptor(IDBTransaction.prototype, "oncomplete");
   Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
-    set(act) {
-      set.call(this, (event) => setTimeout(act, this.mode === "readonly" ? 250 : 0, event));
+    set(handler) {
+      set.call(this, (event) => setTimeout(handler, this.mode === "readonly" ? 250 : 0, event));
     },
   });
   return new Promise((resolve) => {
-    const told = new BroadcastChannel("plaudit");
-    told.onmessage = ({ data }) => {
+    const channel = new BroadcastChannel("plaudit");
+    channel.onmessage = ({ data }) => {
       if (data.kind !== "changed") return;
-      told.close();
+      channel.close();
       setTimeout(() => resolve(document.querySelector(".stop").click()), 100);
     };
   });
 }"""
 
 
-def test_what_was_read_late_does_not_bring_a_stopped_answer_back(chat: Page, told: StandIn) -> None:
-    other = seen_streaming(chat, told)
-    other.evaluate(SLOW_TO_READ)
+def test_a_slow_read_does_not_restart_a_stopped_answer(chat: Page, stand_in: StandIn) -> None:
+    other = second_tab_streaming(chat, stand_in)
+    other.evaluate(SLOW_READS)
     for page in (chat, other):
         expect(page.get_by_text("Stopped.")).to_be_visible()
-        other.wait_for_timeout(1000)  # by then all is kept, and read
-        wait_status(page, "settled")
+        other.wait_for_timeout(1000)  # everything is saved and read by then
+        wait_for_status(page, "settled")
         expect(page.get_by_text("Stopped.")).to_be_visible()
 
 
-def test_an_answer_of_a_tab_that_is_gone_can_be_stopped(chat: Page, told: StandIn) -> None:
-    other = seen_streaming(chat, told)
+def test_an_answer_of_a_closed_tab_can_be_stopped(chat: Page, stand_in: StandIn) -> None:
+    other = second_tab_streaming(chat, stand_in)
     chat.close()
     other.get_by_role("button", name="Stop", exact=True).click()
-    wait_status(other, "settled")
+    wait_for_status(other, "settled")
 
 
-def test_an_answer_of_ones_own_is_what_its_buttons_act_on(
-    contexts: Callable[..., BrowserContext], told: StandIn
+def test_buttons_act_on_the_answer_written_by_the_user(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn
 ) -> None:
     page = contexts(permissions=["clipboard-read", "clipboard-write"]).new_page()
-    page.goto(told.url)
+    page.goto(stand_in.url)
     turn = ask_and_wait(page, "mine is better", 1)
     turn.get_by_role("button", name="Write a better answer").click()
     field = page.get_by_role("dialog").get_by_label("Your answer")
@@ -241,26 +247,26 @@ def test_an_answer_of_ones_own_is_what_its_buttons_act_on(
     turn.get_by_text("The other answer").click()
     expect(turn.locator(".others .answer-text")).to_contain_text("Warm the pot first")
     turn.get_by_role("button", name="Good answer (A)").click()
-    assert stored(page)["body"]["feedback"]["kind"] == "rating"
+    assert wait_until_stored(page)["body"]["feedback"]["kind"] == "rating"
     turn.get_by_role("button", name="Undo: A better answer, written by you").last.click()
     expect(turn.locator(".answer-text").first).to_have_text("My own words.")
     turn.get_by_role("button", name="Undo: A better answer, written by you").click()
     expect(turn.get_by_text("Your answer", exact=True)).to_have_count(0)
 
 
-def test_text_that_is_nested_too_deep_is_shown_as_it_is(chat: Page, told: StandIn) -> None:
+def test_markdown_nested_too_deeply_is_shown_as_plain_text(chat: Page, stand_in: StandIn) -> None:
     deep = ">" * 3000 + " x"
-    told.answers = [deep, "1. " * 3000 + "x"]
+    stand_in.answers = [deep, "1. " * 3000 + "x"]
     turn = ask_and_wait(chat, "nesting", 2)
     expect(turn.locator(".candidate").filter(has_text=deep)).to_have_count(1)
     chat.keyboard.press("1")
-    wait_status(chat, "settled")
-    told.answers = ["fine"]
+    wait_for_status(chat, "settled")
+    stand_in.answers = ["fine"]
     ask_and_wait(chat, "and then?", 1)
     expect(last_turn(chat).locator(".answer-text")).to_have_text("fine")
 
 
-def test_time_away_from_the_page_is_no_time_to_decide(chat: Page, told: StandIn) -> None:
+def test_time_away_from_the_page_is_not_decision_time(chat: Page, stand_in: StandIn) -> None:
     ask_and_wait(chat, "for later", 2)
     hide = """hidden => {
       Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -270,11 +276,11 @@ def test_time_away_from_the_page_is_no_time_to_decide(chat: Page, told: StandIn)
     chat.wait_for_timeout(1500)
     chat.evaluate(hide, False)
     chat.keyboard.press("1")
-    assert stored(chat)["body"]["decision_ms"] < 1000
+    assert wait_until_stored(chat)["body"]["decision_ms"] < 1000
     ask_and_wait(chat, "after a reload", 2)
     chat.wait_for_timeout(1500)
     chat.reload()
-    wait_status(chat, "deciding")
+    wait_for_status(chat, "deciding")
     chat.locator("body").press("1")
-    wait_for(lambda: len(told.feedback) == 2, "second vote")
-    assert stored(chat)["body"]["decision_ms"] < 1000
+    wait_for(lambda: len(stand_in.feedback) == 2, "second vote")
+    assert wait_until_stored(chat)["body"]["decision_ms"] < 1000

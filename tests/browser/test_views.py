@@ -1,7 +1,6 @@
-"""The views of votes, learning and operators before states that a real server takes hours to reach.
+"""The views of votes, learning and operators, in states that a real server takes hours to reach.
 
-What these routes answer on a real server is tested where they are built, and end to end in
-test_learned.
+The real routes are tested with the serving package, and end to end in test_learned.
 """
 
 import re
@@ -11,44 +10,44 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.support.browser.actions import ask_and_wait, stored, votes_of, wait_for
+from tests.support.browser.actions import ask_and_wait, browser_votes, wait_for, wait_until_stored
 from tests.support.browser.stand_in import StandIn
 from tests.support.browser.story import version
 
 
 @pytest.fixture
-def view(contexts: Callable[..., BrowserContext], told: StandIn) -> Page:
+def view(contexts: Callable[..., BrowserContext], stand_in: StandIn) -> Page:
     page = contexts().new_page()
-    page.goto(told.url)
+    page.goto(stand_in.url)
     return page
 
 
-def go(page: Page, name: str) -> None:
+def open_view(page: Page, name: str) -> None:
     page.get_by_role("navigation", name="Views").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
 
 
-def next_version(told: StandIn) -> None:
-    """Let version 6 go live."""
+def publish_version_6(stand_in: StandIn) -> None:
+    """Make version 6 live."""
     six = version(5, 1.79e9) | {"version": 6, "parent": 5, "state": "live"}
     versions = [v | {"state": "published"} if v["version"] == 5 else v
-                for v in told.snapshot["versions"]]  # fmt: skip
-    loop = {**told.snapshot["loop"], "stage": "waiting"}
-    told.snapshot = told.snapshot | {"live": 6, "versions": [*versions, six], "loop": loop}
+                for v in stand_in.snapshot["versions"]]  # fmt: skip
+    loop = {**stand_in.snapshot["loop"], "stage": "waiting"}
+    stand_in.snapshot = stand_in.snapshot | {"live": 6, "versions": [*versions, six], "loop": loop}
 
 
-def test_the_loop_says_where_it_is_and_moves_by_itself(view: Page, told: StandIn) -> None:
-    go(view, "Learning")
-    now = view.locator(".loop [aria-current=step]")
-    expect(now).to_contain_text("PPO")
-    expect(now).to_contain_text("iteration 6 of 14")
-    told.snapshot = told.snapshot | {"loop": {**told.snapshot["loop"], "stage": "gate"}}
-    expect(now).to_contain_text("Gate")
+def test_the_loop_shows_the_current_stage_and_updates(view: Page, stand_in: StandIn) -> None:
+    open_view(view, "Learning")
+    step = view.locator(".loop [aria-current=step]")
+    expect(step).to_contain_text("PPO")
+    expect(step).to_contain_text("iteration 6 of 14")
+    stand_in.snapshot = stand_in.snapshot | {"loop": {**stand_in.snapshot["loop"], "stage": "gate"}}
+    expect(step).to_contain_text("Gate")
     expect(view.get_by_text("Not yet learned from")).to_be_visible()
 
 
-def numbers(view: Page, title: str) -> list[list[str]]:
-    """Return the table behind a chart."""
+def chart_values(view: Page, title: str) -> list[list[str]]:
+    """Return the cells of a chart's table."""
     chart = view.locator("figure.chart").filter(has_text=title).first
     chart.locator("summary").click()
     rows = chart.locator("tbody tr").all()
@@ -56,10 +55,10 @@ def numbers(view: Page, title: str) -> list[list[str]]:
 
 
 def test_charts_show_the_figures_of_each_version(view: Page) -> None:
-    go(view, "Learning")
-    assert numbers(view, "Win rate")[-1] == ["5", "88%", "64%"]
-    assert numbers(view, "Reward model, on held-out votes")[0] == ["2", "76%", "10%"]
-    perplexity = numbers(view, "Text perplexity")
+    open_view(view, "Learning")
+    assert chart_values(view, "Win rate")[-1] == ["5", "88%", "64%"]
+    assert chart_values(view, "Reward model, on held-out votes")[0] == ["2", "76%", "10%"]
+    perplexity = chart_values(view, "Text perplexity")
     assert perplexity[0] == ["2", "10.6"]  # exp(2.36)
     curves = view.locator("figure.chart").filter(has_text="Reward against KL")
     expect(curves.locator(".legend li")).to_have_text([f"version {n}" for n in (2, 3, 4, 5)])
@@ -68,12 +67,12 @@ def test_charts_show_the_figures_of_each_version(view: Page) -> None:
     expect(bars.locator("dt")).to_have_text(["Comparisons", "Thumbs", "Rankings", "Better answers"])
 
 
-def test_verdicts_tell_why_and_the_lineage_from_which_votes(view: Page) -> None:
-    go(view, "Learning")
-    verdicts = view.get_by_role("region", name="Decisions of the gate")
-    refused = verdicts.locator("[data-passed=false]")
+def test_gate_decisions_show_reasons_and_the_lineage_shows_votes(view: Page) -> None:
+    open_view(view, "Learning")
+    decisions = view.get_by_role("region", name="Decisions of the gate")
+    refused = decisions.locator("[data-passed=false]")
     expect(refused).to_contain_text("its lower bound .44 is less than .5")
-    first = verdicts.get_by_role("listitem").filter(has_text="Version 2published")
+    first = decisions.get_by_role("listitem").filter(has_text="Version 2published")
     expect(first).to_contain_text("112 votes")
     expect(first).to_contain_text("98 comparisons and 14 thumbs")
     lineage = view.get_by_role("region", name="Lineage").first
@@ -81,7 +80,7 @@ def test_verdicts_tell_why_and_the_lineage_from_which_votes(view: Page) -> None:
 
 
 def test_two_versions_answer_the_same_prompt_side_by_side(view: Page) -> None:
-    go(view, "Learning")
+    open_view(view, "Learning")
     section = view.get_by_role("region", name="The same prompt, two versions")
     section.get_by_label("Left").select_option("2")
     section.get_by_label("Right").select_option("5")
@@ -90,8 +89,8 @@ def test_two_versions_answer_the_same_prompt_side_by_side(view: Page) -> None:
     expect(sample.locator(".two > div").nth(1)).to_have_text("In a stable or in a field.")
 
 
-def test_a_report_is_a_page_of_its_own(view: Page) -> None:
-    go(view, "Learning")
+def test_a_report_has_its_own_page(view: Page) -> None:
+    open_view(view, "Learning")
     view.get_by_role("link", name="Version 5 from version 4").click()
     expect(view.get_by_role("heading", name="Version 5", level=1)).to_be_visible()
     gate = view.get_by_role("region", name="Gate").first
@@ -99,27 +98,29 @@ def test_a_report_is_a_page_of_its_own(view: Page) -> None:
     expect(view.get_by_role("heading", name="Before and after")).to_be_visible()
 
 
-def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: StandIn) -> None:
+def test_a_new_version_is_announced_with_the_votes_it_learned_from(
+    view: Page, stand_in: StandIn
+) -> None:
     ask_and_wait(view, "a vote for version 6", 2)
     view.keyboard.press("1")
-    stored(view)
+    wait_until_stored(view)
     field = view.get_by_role("textbox", name="Your message")
     field.fill("unsent words")
-    told.learned_in = 6
-    next_version(told)
+    stand_in.learned_in = 6
+    publish_version_6(stand_in)
     toast = view.locator(".toast").filter(has_text="Version 6 is live.")
     expect(toast).to_contain_text("It has learned from 1 vote of yours.")
     expect(field).to_have_value("unsent words")
     expect(view.locator(".turn .vote-fate")).to_have_text("learned in version 6")
     toast.get_by_role("link", name="See what changed").click()
     expect(view.get_by_text("1 vote of yours went into this version.")).to_be_visible()
-    go(view, "Your votes")
-    made = view.get_by_role("region", name="Learned in version 6", exact=True)
-    expect(made.get_by_role("listitem")).to_have_count(1)
+    open_view(view, "Your votes")
+    group = view.get_by_role("region", name="Learned in version 6", exact=True)
+    expect(group.get_by_role("listitem")).to_have_count(1)
 
 
 @pytest.mark.parametrize(
-    ("button", "says", "confirm", "deed"),
+    ("button", "explanation", "confirm", "path"),
     [
         ("Roll back", "All new answers come from version 4, no longer from version 5.", "Roll back",
          "rollback"),
@@ -129,107 +130,112 @@ def test_a_new_version_is_told_with_what_it_learned_from_you(view: Page, told: S
          "Make version 2 live", "2/activate"),
     ],
 )  # fmt: skip
-def test_an_operator_is_told_what_will_happen_and_asked(
-    view: Page, told: StandIn, button: str, says: str, confirm: str, deed: str
+def test_an_operator_action_is_explained_and_must_be_confirmed(
+    view: Page, stand_in: StandIn, button: str, explanation: str, confirm: str, path: str
 ) -> None:
-    go(view, "Operator")
+    open_view(view, "Operator")
     view.get_by_role("button", name=button).click()
     dialog = view.get_by_role("dialog")
-    expect(dialog).to_contain_text(says)
+    expect(dialog).to_contain_text(explanation)
     dialog.get_by_role("button", name="Cancel").click()
-    assert told.deeds == []
+    assert stand_in.policy_requests == []
     view.get_by_role("button", name=button).click()
     dialog.get_by_label("Reason").fill("it rambles")
     dialog.get_by_role("button", name=confirm).click()
     expect(dialog).to_have_count(0)
-    assert told.deeds == [(deed, {"reason": "it rambles"})]
+    assert stand_in.policy_requests == [(path, {"reason": "it rambles"})]
 
 
-def lines(view: Page, button: str) -> list[str]:
-    """Return what a dialog says will happen."""
+def explanation_lines(view: Page, button: str) -> list[str]:
+    """Return the lines of a dialog's explanation."""
     view.get_by_role("button", name=button, exact=True).click()
-    said = view.get_by_role("dialog").get_by_role("listitem").all_inner_texts()
+    lines = view.get_by_role("dialog").get_by_role("listitem").all_inner_texts()
     view.get_by_role("button", name="Cancel").click()
-    return said
+    return lines
 
 
-HELD = "Publishing is then held: no new version goes live until you resume it."
+HOLD_NOTICE = "Publishing is then held: no new version goes live until you resume it."
 
 
 @pytest.mark.parametrize(
     ("button", "to", "undone"),
     [("Roll back", 4, "5"), ("Make live: version 2", 2, "4 and 5")],
 )
-def test_whichever_way_back_says_that_it_is_one(
-    view: Page, told: StandIn, button: str, to: int, undone: str
+def test_every_rollback_is_explained_as_one(
+    view: Page, stand_in: StandIn, button: str, to: int, undone: str
 ) -> None:
-    told.snapshot = told.snapshot | {"on_trial": 6}
-    go(view, "Operator")
-    assert lines(view, button) == [
+    stand_in.snapshot = stand_in.snapshot | {"on_trial": 6}
+    open_view(view, "Operator")
+    assert explanation_lines(view, button) == [
         f"All new answers come from version {to}, no longer from version 5.",
         "The trial of version 6 ends now, whatever its votes say so far.",
         "Running answers are finished; no request is lost.",
         "The next learning cycle starts from it.",
         f"Rolled back, and never again a parent: version {undone}.",
-        HELD,
+        HOLD_NOTICE,
     ]
 
 
-def test_a_rollback_goes_where_the_server_says(view: Page, told: StandIn) -> None:
-    told.snapshot = told.snapshot | {"previous": 2}  # version 4 was overtaken before it was live
-    go(view, "Operator")
-    assert lines(view, "Roll back")[0] == (
+def test_a_rollback_goes_to_the_version_that_the_server_names(
+    view: Page, stand_in: StandIn
+) -> None:
+    # Version 4 was replaced before it was live.
+    stand_in.snapshot = stand_in.snapshot | {"previous": 2}
+    open_view(view, "Operator")
+    assert explanation_lines(view, "Roll back")[0] == (
         "All new answers come from version 2, no longer from version 5."
     )
 
 
-def test_letting_publishing_go_on_names_what_goes_live(view: Page, told: StandIn) -> None:
+def test_resuming_publishing_names_the_version_that_goes_live(
+    view: Page, stand_in: StandIn
+) -> None:
     waiting = [version(5, 1.79e9) | {"version": n, "state": "waiting"} for n in (6, 7)]
-    versions = [*told.snapshot["versions"], *waiting]
-    told.snapshot = told.snapshot | {"held": True, "versions": versions}
-    go(view, "Operator")
+    versions = [*stand_in.snapshot["versions"], *waiting]
+    stand_in.snapshot = stand_in.snapshot | {"held": True, "versions": versions}
+    open_view(view, "Operator")
     expect(view.get_by_role("row").filter(has_text="Version 7")).to_contain_text("held back")
-    first, second = lines(view, "Resume publishing")
+    first, second = explanation_lines(view, "Resume publishing")
     assert first == "New versions that pass the gate go live automatically again."
     assert second == (
         "Version 7, which was held back, goes live at once, or on trial if it was published for "
         "one."
     )
-    assert HELD not in lines(view, "Make live: version 6")
+    assert HOLD_NOTICE not in explanation_lines(view, "Make live: version 6")
 
 
-def test_what_cannot_be_done_says_why(view: Page, told: StandIn) -> None:
-    go(view, "Operator")
+def test_a_rejected_action_shows_the_reason(view: Page, stand_in: StandIn) -> None:
+    open_view(view, "Operator")
     view.get_by_role("button", name="Hold publishing").click()
-    told.snapshot = told.snapshot | {"held": True}
+    stand_in.snapshot = stand_in.snapshot | {"held": True}
     dialog = view.get_by_role("dialog")
     dialog.get_by_role("button", name="Hold publishing").click()
     expect(dialog.get_by_role("alert")).to_have_text("Publishing is held already.")
 
 
-def test_the_audit_says_who_did_what(view: Page) -> None:
-    go(view, "Operator")
+def test_the_audit_trail_shows_who_did_what(view: Page) -> None:
+    open_view(view, "Operator")
     entries = view.get_by_role("region", name="Audit trail").get_by_role("listitem")
     expect(entries.nth(1)).to_contain_text("anna")
     expect(entries.nth(1)).to_contain_text("rolled version 3 back to version 2")
 
 
 @pytest.mark.parametrize("role", ["user", "annotator"])
-def test_only_operators_see_the_view_of_operators(view: Page, told: StandIn, role: str) -> None:
-    told.role = role
-    view.goto(f"{told.url}/#/operator")
+def test_only_operators_see_the_operator_view(view: Page, stand_in: StandIn, role: str) -> None:
+    stand_in.role = role
+    view.goto(f"{stand_in.url}/#/operator")
     view.reload()
     expect(view.get_by_role("link", name="Learning")).to_be_visible()
     expect(view.get_by_role("link", name="Operator")).to_have_count(0)
     expect(view.get_by_role("heading", name="Operator")).to_have_count(0)
 
 
-def test_a_key_is_asked_for_where_the_server_wants_one(
-    contexts: Callable[..., BrowserContext], told: StandIn
+def test_the_page_asks_for_a_key_if_the_server_requires_one(
+    contexts: Callable[..., BrowserContext], stand_in: StandIn
 ) -> None:
-    told.key, told.role = "right", "user"
+    stand_in.key, stand_in.role = "right", "user"
     page = contexts().new_page()
-    page.goto(told.url)
+    page.goto(stand_in.url)
     field = page.get_by_label("An API key is needed.")
     field.fill("wrong")
     page.get_by_role("button", name="Use this key").click()
@@ -243,7 +249,7 @@ def test_a_key_is_asked_for_where_the_server_wants_one(
     expect(page.get_by_text("anna, user")).to_be_visible()
 
 
-def test_a_vote_that_is_refused_says_why(view: Page) -> None:
+def test_a_rejected_vote_shows_the_reason(view: Page) -> None:
     ask_and_wait(view, "refused", 2)
     body = {"error": {"message": "This completion is more than 30 days old.", "code": "expired"}}
     view.route("**/v1/feedback", lambda route: route.fulfill(status=410, json=body))
@@ -252,23 +258,23 @@ def test_a_vote_that_is_refused_says_why(view: Page) -> None:
     expect(fate).to_have_text("rejected: This completion is more than 30 days old.")
 
 
-def test_a_vote_over_the_rate_is_sent_when_it_may_be(view: Page, told: StandIn) -> None:
+def test_a_rate_limited_vote_is_sent_later(view: Page, stand_in: StandIn) -> None:
     ask_and_wait(view, "too fast", 2)
     body = {"error": {"message": "Too fast.", "code": "rate_limit_exceeded"}}
-    late: dict[str, Any] = {"status": 429, "json": body, "headers": {"Retry-After": "1"}}
-    view.route("**/v1/feedback", lambda route: route.fulfill(**late), times=1)
+    response: dict[str, Any] = {"status": 429, "json": body, "headers": {"Retry-After": "1"}}
+    view.route("**/v1/feedback", lambda route: route.fulfill(**response), times=1)
     view.keyboard.press("1")
     expect(view.locator(".turn .vote-fate")).to_have_text("waiting to be sent")
-    stored(view)
-    assert len(told.feedback) == 1
+    wait_until_stored(view)
+    assert len(stand_in.feedback) == 1
 
 
-def test_votes_of_two_tabs_do_not_write_over_one_another(view: Page, told: StandIn) -> None:
+def test_two_tabs_do_not_overwrite_each_others_votes(view: Page, stand_in: StandIn) -> None:
     other = view.context.new_page()
-    other.goto(told.url)
+    other.goto(stand_in.url)
     for page in (view, other):
         ask_and_wait(page, "in a tab", 2)
         page.locator("body").press("1")
-    wait_for(lambda: len(told.feedback) == 2, "two votes")
-    assert len(votes_of(view)) == 2
+    wait_for(lambda: len(stand_in.feedback) == 2, "two votes")
+    assert len(browser_votes(view)) == 2
     expect(other.locator(".turn .vote-fate")).to_have_text("stored, not learned from yet")

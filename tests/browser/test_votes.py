@@ -1,4 +1,4 @@
-"""Every kind of vote, by keys and by pointer: what the page sends is what was seen and meant."""
+"""Every kind of vote, by keys and by pointer: the page sends what the user saw and chose."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from playwright.sync_api import Locator, Page, expect
 
 from protos.plaudit.v1.feedback_pb2 import Comparison, Rating, Source
 from tests.support.browser.actions import (
+    add_request_fields,
     ask_and_wait,
-    asking_for,
-    event_of,
-    events,
-    stored,
-    votes_of,
+    browser_votes,
+    logged_events,
+    vote_event,
     wait_for,
-    wait_status,
+    wait_for_status,
+    wait_until_stored,
 )
 from tests.support.servers import Plaudit
 
@@ -28,18 +28,18 @@ VERDICTS = {
 }
 
 
-def readable(page: Page, *answers: str) -> None:
-    """Let the model, whose weights are random, answer in words."""
-    asking_for(page, structured_outputs={"choice": list(answers or WORDS)})
+def answer_in_words(page: Page, *answers: str) -> None:
+    """Restrict the model, whose weights are random, to the given answers or to WORDS."""
+    add_request_fields(page, structured_outputs={"choice": list(answers or WORDS)})
 
 
-def texts(turn: Locator) -> list[str]:
-    """Return the answers on screen, left to right."""
+def answer_texts(turn: Locator) -> list[str]:
+    """Return the answers on the screen, from left to right."""
     return [text.strip() for text in turn.locator(".candidate .answer-text").all_inner_texts()]
 
 
-def shown(plaudit: Plaudit, vote: dict[str, Any]) -> list[int]:
-    return list(event_of(plaudit, vote).shown)
+def shown_order(plaudit: Plaudit, vote: dict[str, Any]) -> list[int]:
+    return list(vote_event(plaudit, vote).shown)
 
 
 @pytest.mark.parametrize("by", ["key", "pointer"])
@@ -51,7 +51,7 @@ def test_a_verdict_on_two_answers(page: Page, plaudit: Plaudit, key: str, by: st
         page.keyboard.press(key)
     else:
         turn.get_by_role("button", name=BUTTONS[key]).click()
-    event = event_of(plaudit, stored(page))
+    event = vote_event(plaudit, wait_until_stored(page))
     assert event.comparison.verdict == VERDICTS[key]
     assert sorted(event.shown) == [0, 1]
     assert [event.comparison.left.choice, event.comparison.right.choice] == list(event.shown)
@@ -60,47 +60,45 @@ def test_a_verdict_on_two_answers(page: Page, plaudit: Plaudit, key: str, by: st
     expect(turn.locator(".vote-fate")).to_have_text("stored, not learned from yet")
 
 
-def test_positions_are_shuffled_and_told_as_they_were_on_screen(
-    page: Page, plaudit: Plaudit
-) -> None:
+def test_positions_are_shuffled_and_reported_as_shown(page: Page, plaudit: Plaudit) -> None:
     orders = set()
-    readable(page)
+    answer_in_words(page)
     for number in range(12):
         turn = ask_and_wait(page, f"shuffle {number}", 2)
-        left, right = texts(turn)
+        left, right = answer_texts(turn)
         page.keyboard.press("1")
-        wait_status(page, "settled")
-        vote = stored(page)
+        wait_for_status(page, "settled")
+        vote = wait_until_stored(page)
         record = plaudit.records()[vote["body"]["completion_id"]]
-        order = shown(plaudit, vote)
+        order = shown_order(plaudit, vote)
         assert [left, right] == [record.choices[choice].text for choice in order]
         orders.add(tuple(order))
         if len(orders) == 2:
             return
-    pytest.fail(f"always in the same places: {orders}")
+    pytest.fail(f"always in the same order: {orders}")
 
 
-def test_the_conversation_goes_on_from_the_preferred_answer(page: Page, plaudit: Plaudit) -> None:
+def test_the_conversation_continues_from_the_preferred_answer(page: Page, plaudit: Plaudit) -> None:
     ask_and_wait(page, "prefer the right one", 2)
     page.keyboard.press("2")
-    vote = stored(page)
+    vote = wait_until_stored(page)
     record = plaudit.records()[vote["body"]["completion_id"]]
-    preferred = record.choices[shown(plaudit, vote)[1]].text
+    preferred = record.choices[shown_order(plaudit, vote)[1]].text
     ask_and_wait(page, "go on from it", 1)
     records = plaudit.records().values()
     after = next(r for r in records if r.messages[-1].content == "go on from it")
     assert after.messages[1].content == preferred
 
 
-def test_versions_are_not_told_before_the_vote(page: Page) -> None:
+def test_versions_are_hidden_before_the_vote(page: Page) -> None:
     turn = ask_and_wait(page, "blind", 2)
     assert "version" not in turn.inner_text().lower()
     page.keyboard.press("1")
     expect(turn.get_by_text("version 1", exact=True)).to_be_visible()
 
 
-def test_four_answers_are_dragged_into_an_order_with_a_tie(page: Page, plaudit: Plaudit) -> None:
-    readable(page)
+def test_four_answers_are_ranked_by_dragging_with_a_tie(page: Page, plaudit: Plaudit) -> None:
+    answer_in_words(page)
     turn = ask_and_wait(page, "rank by dragging", 4)
     send = turn.get_by_role("button", name="Send the order")
     expect(send).to_be_disabled()
@@ -115,8 +113,8 @@ def test_four_answers_are_dragged_into_an_order_with_a_tie(page: Page, plaudit: 
         page.mouse.up()
         expect(turn.locator(f"[data-rank='{rank}'] .chip[data-letter={letter}]")).to_be_visible()
     send.click()
-    vote = stored(page)
-    event = event_of(plaudit, vote)
+    vote = wait_until_stored(page)
+    event = vote_event(plaudit, vote)
     a, b, c, d = event.shown
     groups = [{x.choice for x in group.candidates} for group in event.ranking.groups]
     assert groups == [{c}, {a, d}, {b}]
@@ -127,13 +125,13 @@ def test_four_answers_are_dragged_into_an_order_with_a_tie(page: Page, plaudit: 
     assert best == record.choices[c].text
 
 
-def test_three_answers_are_ranked_by_keys_alone(page: Page, plaudit: Plaudit) -> None:
+def test_three_answers_are_ranked_by_keys(page: Page, plaudit: Plaudit) -> None:
     turn = ask_and_wait(page, "rank by keys", 3)
     for key in ("b", "1", "a", "3", "c", "1"):
         page.keyboard.press(key)
     expect(turn.get_by_role("button", name="Send the order")).to_be_enabled()
     page.keyboard.press("Enter")
-    event = event_of(plaudit, stored(page))
+    event = vote_event(plaudit, wait_until_stored(page))
     a, b, c = event.shown
     groups = [{x.choice for x in group.candidates} for group in event.ranking.groups]
     assert groups == [{b, c}, {a}]
@@ -145,41 +143,41 @@ def test_answers_are_ranked_by_taps(page: Page, plaudit: Plaudit) -> None:
         turn.get_by_role("button", name=f"Answer {letter}").click()
         turn.get_by_role("button", name=f"{rank}: put it here").click()
     turn.get_by_role("button", name="Send the order").click()
-    event = event_of(plaudit, stored(page))
+    event = vote_event(plaudit, wait_until_stored(page))
     a, b, c = event.shown
     assert [[x.choice for x in g.candidates] for g in event.ranking.groups] == [[b], [a], [c]]
 
 
-def test_thumbs_can_be_turned_round_and_taken_back(page: Page, plaudit: Plaudit) -> None:
+def test_thumbs_can_be_reversed_and_retracted(page: Page, plaudit: Plaudit) -> None:
     turn = ask_and_wait(page, "thumbs", 1)
     up = turn.get_by_role("button", name="Good answer", exact=True)
     down = turn.get_by_role("button", name="Bad answer", exact=True)
     up.click()
-    first = stored(page)
-    assert event_of(plaudit, first).rating.value == Rating.VALUE_UP
+    first = wait_until_stored(page)
+    assert vote_event(plaudit, first).rating.value == Rating.VALUE_UP
     expect(up).to_have_attribute("aria-pressed", "true")
     down.click()
     expect(down).to_have_attribute("aria-pressed", "true")
     expect(up).to_have_attribute("aria-pressed", "false")
     completion = first["body"]["completion_id"]
-    wait_for(lambda: len(events(plaudit, completion)) == 3, "retraction and second vote")
+    wait_for(lambda: len(logged_events(plaudit, completion)) == 3, "retraction and second vote")
     down.click()
     expect(down).to_have_attribute("aria-pressed", "false")
-    wait_for(lambda: len(events(plaudit, completion)) == 4, "second retraction")
-    kinds = [event.WhichOneof("kind") for event in events(plaudit, completion)]
+    wait_for(lambda: len(logged_events(plaudit, completion)) == 4, "second retraction")
+    kinds = [event.WhichOneof("kind") for event in logged_events(plaudit, completion)]
     assert kinds == ["rating", "retraction", "rating", "retraction"]
 
 
 def test_thumbs_on_one_of_two_candidates(page: Page, plaudit: Plaudit) -> None:
     turn = ask_and_wait(page, "thumbs on B", 2)
     turn.get_by_role("button", name="Bad answer (B)").click()
-    vote = stored(page)
-    event = event_of(plaudit, vote)
+    vote = wait_until_stored(page)
+    event = vote_event(plaudit, vote)
     assert event.rating.value == Rating.VALUE_DOWN
     page.keyboard.press("1")
-    wait_status(page, "settled")
-    wait_for(lambda: len(votes_of(page)) == 2, "comparison")
-    assert event.rating.candidate.choice == shown(plaudit, stored(page))[1]
+    wait_for_status(page, "settled")
+    wait_for(lambda: len(browser_votes(page)) == 2, "comparison")
+    assert event.rating.candidate.choice == shown_order(plaudit, wait_until_stored(page))[1]
 
 
 def test_a_comment_is_stored(page: Page, plaudit: Plaudit) -> None:
@@ -188,12 +186,14 @@ def test_a_comment_is_stored(page: Page, plaudit: Plaudit) -> None:
     dialog = page.get_by_role("dialog", name="Comment")
     dialog.get_by_label("Your comment").fill("Too long by half.")
     dialog.get_by_role("button", name="Send comment").click()
-    assert event_of(plaudit, stored(page)).comment.text == "Too long by half."
+    assert vote_event(plaudit, wait_until_stored(page)).comment.text == "Too long by half."
     expect(turn.get_by_text("Comment: “Too long by half.”")).to_be_visible()
 
 
-def test_a_better_answer_is_a_demonstration_and_goes_on(page: Page, plaudit: Plaudit) -> None:
-    readable(page)
+def test_a_better_answer_is_a_demonstration_and_continues_the_conversation(
+    page: Page, plaudit: Plaudit
+) -> None:
+    answer_in_words(page)
     turn = ask_and_wait(page, "correct me", 1)
     original = turn.locator(".answer-text").inner_text()
     turn.get_by_role("button", name="Write a better answer").click()
@@ -202,7 +202,7 @@ def test_a_better_answer_is_a_demonstration_and_goes_on(page: Page, plaudit: Pla
     assert field.input_value() == original
     field.fill("It is **four**.")
     dialog.get_by_role("button", name="Send answer").click()
-    event = event_of(plaudit, stored(page))
+    event = vote_event(plaudit, wait_until_stored(page))
     assert event.demonstration.text == "It is **four**."
     expect(turn.locator(".answer-text strong")).to_have_text("four")
     ask_and_wait(page, "are you sure?", 1)
@@ -211,33 +211,33 @@ def test_a_better_answer_is_a_demonstration_and_goes_on(page: Page, plaudit: Pla
     assert after.messages[1].content == "It is **four**."
 
 
-def test_undo_of_a_comparison_opens_the_decision_again(page: Page, plaudit: Plaudit) -> None:
+def test_undoing_a_comparison_reopens_the_decision(page: Page, plaudit: Plaudit) -> None:
     turn = ask_and_wait(page, "undo", 2)
     page.keyboard.press("1")
-    first = stored(page)
+    first = wait_until_stored(page)
     turn.get_by_role("button", name="Undo: A is better than B").click()
-    wait_status(page, "deciding")
+    wait_for_status(page, "deciding")
     completion = first["body"]["completion_id"]
-    wait_for(lambda: len(events(plaudit, completion)) == 2, "retraction")
-    assert events(plaudit, completion)[1].retraction.event_id == first["id"]
+    wait_for(lambda: len(logged_events(plaudit, completion)) == 2, "retraction")
+    assert logged_events(plaudit, completion)[1].retraction.event_id == first["id"]
     page.keyboard.press("2")
-    again = stored(page)
+    again = wait_until_stored(page)
     assert again["key"] != first["key"]
-    assert event_of(plaudit, again).comparison.verdict == Comparison.VERDICT_RIGHT
+    assert vote_event(plaudit, again).comparison.verdict == Comparison.VERDICT_RIGHT
 
 
 def test_a_regenerated_answer_is_compared_with_the_one_before(page: Page, plaudit: Plaudit) -> None:
-    readable(page, "the first one")
+    answer_in_words(page, "the first one")
     turn = ask_and_wait(page, "again please", 1)
-    readable(page, "the second one")
+    answer_in_words(page, "the second one")
     turn.get_by_role("button", name="Regenerate and compare").click()
-    wait_status(page, "deciding")
-    left, right = texts(turn)
+    wait_for_status(page, "deciding")
+    left, right = answer_texts(turn)
     new_is_right = right == "the second one"
     assert {left, right} == {"the first one", "the second one"}
     page.keyboard.press("2" if new_is_right else "1")
-    vote = stored(page)
-    event = event_of(plaudit, vote)
+    vote = wait_until_stored(page)
+    event = vote_event(plaudit, vote)
     one, two = event.comparison.left, event.comparison.right
     assert one.completion_id != two.completion_id
     assert [c.completion_id for c in event.shown_candidates] == [
@@ -253,10 +253,10 @@ def test_a_regenerated_answer_is_compared_with_the_one_before(page: Page, plaudi
     assert turn.locator(".answer > .answer-text").inner_text() == "the second one"
 
 
-def test_your_votes_are_listed_with_what_became_of_them(page: Page) -> None:
+def test_votes_are_listed_with_their_status(page: Page) -> None:
     ask_and_wait(page, "listed vote", 2)
     page.keyboard.press("=")
-    stored(page)
+    wait_until_stored(page)
     page.get_by_role("navigation", name="Views").get_by_role("link", name="Your votes").click()
     group = page.get_by_role("region", name="Stored, not learned from yet", exact=True)
     row = group.get_by_role("listitem").first

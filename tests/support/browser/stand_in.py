@@ -1,7 +1,7 @@
-"""The page before a small server that tells what a test (or a screenshot) wants it to.
+"""A small server that serves the page and whatever state a test or a screenshot needs.
 
-It serves the page by its own routes, and under /v1 answers in the shapes of the real ones, which
-the tests against `plaudit up` use too: here stand states that take a real one hours to reach.
+It mounts the real routes of the page, and answers under /v1 in the formats of the real API. Tests
+use it for states that a real server takes hours to reach; others run against `plaudit up`.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ POLL_SECONDS = 0.02
 
 
 def error(status: int, code: str, message: str) -> JSONResponse:
+    """Return an error in the API's format."""
     body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return JSONResponse({"error": body}, status)
 
@@ -36,24 +37,24 @@ def _snapshot_event(snapshot: Any, more_votes: int) -> str:
 
 
 class StandIn:
-    """A server in a thread. Its attributes may be changed while it runs.
+    """A server in a thread, whose attributes may be changed while it runs.
 
     Attributes:
-        snapshot: What /v1/learning tells.
-        role: Of whoever asks.
-        key: That requests must carry; None for no key.
-        answers: What the candidates of an answer say, in order of choice.
-        tokens_per_second: Of each candidate; 0 gives the answer at once.
-        deeds: POST requests to /v1/policies, as (path, body).
-        feedback: What was voted, by id.
-        gone: Ids of feedback that the server does not know (any more).
-        learned_in: The version that votes went into.
+        snapshot: Learning status sent by /v1/learning/events.
+        role: Role of every client.
+        key: API key that requests must carry; None if no key is needed.
+        answers: Texts of the choices of a completion, by index; repeated if there are more choices.
+        tokens_per_second: Streaming rate of each choice; 0 sends the answers at once.
+        policy_requests: Received POST requests under /v1/policies, as (path, body).
+        feedback: Stored votes by id.
+        missing: Ids of feedback that the server no longer knows.
+        learned_in: Version that learned from the votes; None if there is none yet.
         superseded: Ids of feedback that a later vote has replaced.
-        failing: Votes get an internal error, and are not kept.
-        silent: Streams of the learner's events that are asked for now never say anything.
-        asked: The bodies of the requests for answers.
-        looked: The queries of requests for feedback, and the ids asked for one by one.
-        flood: So many changes of the snapshot are told in one go, one vote more in each.
+        failing: Whether votes get an internal error and are not stored.
+        silent: Whether newly opened event streams never send anything.
+        chat_requests: Bodies of the received chat requests.
+        feedback_reads: Query strings of feedback lists, and ids of feedback read singly.
+        flood: Number of snapshots to send at once, each with one vote more than the last.
 
     """
 
@@ -64,13 +65,13 @@ class StandIn:
             Route("/readyz", self._ready),
             Route("/v1/models", self._models),
             Route("/v1/me", self._me),
-            Route("/v1/chat/completions", self._complete, methods=["POST"]),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/feedback", self._feedback, methods=["GET", "POST"]),
-            Route("/v1/feedback/{id}", self._one, methods=["GET", "DELETE"]),
+            Route("/v1/feedback/{id}", self._feedback_by_id, methods=["GET", "DELETE"]),
             Route("/v1/learning/events", self._events),
             Route("/v1/learning/reports/{version:int}", self._report),
             Route("/v1/policies", self._policies),
-            Route("/v1/policies/{rest:path}", self._deed, methods=["POST"]),
+            Route("/v1/policies/{rest:path}", self._change_policy, methods=["POST"]),
             Route("/v1/audit", self._audit),
             *page_router().routes,
         ]
@@ -81,27 +82,27 @@ class StandIn:
         self._thread = threading.Thread(target=self._server.run)
 
     def reset(self) -> None:
-        """Tell the story as it begins."""
+        """Restore the initial state."""
         self.snapshot: dict[str, Any] = story.snapshot()
         self.role = "operator"
         self.key: str | None = None
         self.answers: list[str] = list(story.ANSWERS)
         self.tokens_per_second = 0.0
-        self.deeds: list[tuple[str, Any]] = []
+        self.policy_requests: list[tuple[str, Any]] = []
         self.feedback: dict[str, Any] = {}
-        self.gone: set[str] = set()
+        self.missing: set[str] = set()
         self.learned_in: int | None = None
         self.superseded: set[str] = set()
         self.failing = False
         self.silent = False
         self.flood = 0
-        self.asked: list[Any] = []
-        self.looked: list[str] = []
+        self.chat_requests: list[Any] = []
+        self.feedback_reads: list[str] = []
         self._keys: dict[str, str] = {}
 
     @property
     def flooded(self) -> int:
-        """The number of votes at the end of a flood."""
+        """Number of votes in the last snapshot of a flood."""
         total: int = self.snapshot["votes"]["total"]
         return total + self.flood
 
@@ -125,7 +126,7 @@ class StandIn:
         self._server.force_exit = True
         self._thread.join()
 
-    def _refused(self, request: Request) -> Response | None:
+    def _check_key(self, request: Request) -> Response | None:
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
             return None
         return error(401, "invalid_api_key", "This server needs a valid API key.")
@@ -134,71 +135,73 @@ class StandIn:
         return JSONResponse({"status": "ready", "policy_version": self.snapshot["live"]})
 
     async def _models(self, request: Request) -> Response:
-        return self._refused(request) or JSONResponse({"data": [{"id": "plaudit"}]})
+        return self._check_key(request) or JSONResponse({"data": [{"id": "plaudit"}]})
 
     async def _me(self, request: Request) -> Response:
         me = {"object": "identity", "role": self.role, "name": "anna"}
-        return self._refused(request) or JSONResponse(me | {"keys_required": self.key is not None})
+        return self._check_key(request) or JSONResponse(
+            me | {"keys_required": self.key is not None}
+        )
 
-    async def _complete(self, request: Request) -> Response:
-        if refused := self._refused(request):
-            return refused
+    async def _chat(self, request: Request) -> Response:
+        if error_response := self._check_key(request):
+            return error_response
         body = await request.json()
-        self.asked.append(body)
-        stream = self._stream(f"chatcmpl-{len(self.asked)}", int(body.get("n", 1)))
+        self.chat_requests.append(body)
+        stream = self._stream(f"chatcmpl-{len(self.chat_requests)}", int(body.get("n", 1)))
         return StreamingResponse(stream, media_type="text/event-stream")
 
     async def _stream(self, completion_id: str, n: int) -> AsyncIterator[str]:
-        def event(choices: list[Any], **more: Any) -> str:
+        def chunk_event(choices: list[Any], **fields: Any) -> str:
             chunk = {"id": completion_id, "object": "chat.completion.chunk", "choices": choices}
-            return f"data: {json.dumps(chunk | more)}\n\n"
+            return f"data: {json.dumps(chunk | fields)}\n\n"
 
         words = [self.answers[i % len(self.answers)].split(" ") for i in range(n)]
-        began = time.monotonic()
-        for place in range(max(map(len, words))):
-            for index, each in enumerate(words):
-                if place < len(each):
-                    delta = {"content": each[place] + " " * (place + 1 < len(each))}
-                    yield event([{"index": index, "delta": delta, "finish_reason": None}])
+        started = time.monotonic()
+        for position in range(max(map(len, words))):
+            for index, answer in enumerate(words):
+                if position < len(answer):
+                    delta = {"content": answer[position] + " " * (position + 1 < len(answer))}
+                    yield chunk_event([{"index": index, "delta": delta, "finish_reason": None}])
             if self.tokens_per_second:
-                due = began + (place + 1) / self.tokens_per_second
+                due = started + (position + 1) / self.tokens_per_second
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
         fingerprint = f"policy-v{self.snapshot['live']}"
         for index in range(n):
-            done = [{"index": index, "delta": {}, "finish_reason": "stop"}]
-            yield event(done, system_fingerprint=fingerprint)
+            final = [{"index": index, "delta": {}, "finish_reason": "stop"}]
+            yield chunk_event(final, system_fingerprint=fingerprint)
         yield "data: [DONE]\n\n"
 
     async def _feedback(self, request: Request) -> Response:
-        if refused := self._refused(request):
-            return refused
+        if error_response := self._check_key(request):
+            return error_response
         if request.method == "GET":
-            self.looked.append(request.url.query)
+            self.feedback_reads.append(request.url.query)
             after = request.query_params.get("after", "")
             ids = [id for id in self.feedback if not after or int(id[3:]) > int(after[3:])]
-            data = [self._told(id) for id in ids]
+            data = [self._feedback_body(id) for id in ids]
             return JSONResponse({"object": "list", "data": data, "has_more": False})
         if self.failing:
             return error(500, "internal", "Bad luck.")
         key = request.headers["idempotency-key"]
         if key in self._keys:
-            return JSONResponse(self._told(self._keys[key]))
+            return JSONResponse(self._feedback_body(self._keys[key]))
         vote = {"id": f"fb-{len(self._keys)}", **await request.json()}
         self._keys[key] = vote["id"]
         self.feedback[vote["id"]] = vote
         return JSONResponse(vote | {"learned_in": None}, 201)
 
-    def _told(self, id: str) -> dict[str, Any]:
-        more = {"superseded": True} if id in self.superseded else {}
-        return {**self.feedback[id], "learned_in": self.learned_in, **more}
+    def _feedback_body(self, id: str) -> dict[str, Any]:
+        flags = {"superseded": True} if id in self.superseded else {}
+        return {**self.feedback[id], "learned_in": self.learned_in, **flags}
 
-    async def _one(self, request: Request) -> Response:
+    async def _feedback_by_id(self, request: Request) -> Response:
         id = request.path_params["id"]
-        self.looked.append(id)
-        if id in self.gone or id not in self.feedback:
+        self.feedback_reads.append(id)
+        if id in self.missing or id not in self.feedback:
             return error(404, "feedback_not_found", "There is no such feedback of yours.")
         if request.method == "GET":
-            return JSONResponse(self._told(id))
+            return JSONResponse(self._feedback_body(id))
         del self.feedback[id]
         return JSONResponse({"id": id, "deleted": True})
 
@@ -217,36 +220,36 @@ class StandIn:
                 self.flood = 0
                 await asyncio.sleep(POLL_SECONDS)
 
-        if refused := self._refused(request):
-            return refused
+        if error_response := self._check_key(request):
+            return error_response
         return StreamingResponse(events(), media_type="text/event-stream")
 
     async def _report(self, request: Request) -> Response:
         report = story.report(request.path_params["version"])
         return error(404, "no_report", "There is none.") if report is None else JSONResponse(report)
 
-    def _listed(self) -> dict[str, Any]:
-        told = self.snapshot
+    def _policy_list(self) -> dict[str, Any]:
+        snapshot = self.snapshot
         data = [
             version | {"replicas": ["replica-0"] if version["state"] == "live" else [], "bytes": 1}
-            for version in told["versions"]
+            for version in snapshot["versions"]
         ]
-        shown = ("held", "live", "on_trial", "previous")
-        return {"data": data, **{key: told[key] for key in shown}}
+        keys = ("held", "live", "on_trial", "previous")
+        return {"data": data, **{key: snapshot[key] for key in keys}}
 
     async def _policies(self, request: Request) -> Response:
         if self.role != "operator":
             return error(403, "role_not_allowed", "A key of role 'user' may not do this.")
-        return JSONResponse(self._listed())
+        return JSONResponse(self._policy_list())
 
-    async def _deed(self, request: Request) -> Response:
+    async def _change_policy(self, request: Request) -> Response:
         path = request.path_params["rest"]
-        self.deeds.append((path, await request.json()))
+        self.policy_requests.append((path, await request.json()))
         if path == "hold" and self.snapshot["held"]:
             return error(409, "not_possible", "Publishing is held already.")
         if path in ("hold", "resume"):
             self.snapshot = self.snapshot | {"held": path == "hold"}
-        return JSONResponse(self._listed())
+        return JSONResponse(self._policy_list())
 
     async def _audit(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": story.audit()})

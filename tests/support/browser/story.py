@@ -1,4 +1,4 @@
-"""What the stand-in tells: a service that has learned for some days; made up, in real shapes."""
+"""Invented data of the stand-in server: a service that has learned for some days."""
 
 import math
 import time
@@ -19,7 +19,7 @@ PROMPTS = (
     "Why do people go to a hospital?",
     "I feel really tired today.",
 )
-SAID = {
+SAMPLES = {
     1: ("My phone in green fields, because water.", "People go to a storm quiet story?",
         "You could read a good book. To take care of a lamp.", "Take care of it, such as."),
     2: ("You need water, coffee and a cup.", "A horse lives in a field or in a stable.",
@@ -47,7 +47,7 @@ FIGURES = {
     4: (0.68, 0.60, 0.82, 0.83, 0.06, 6.8, 2.35),
     5: (0.64, 0.57, 0.88, 0.86, 0.05, 8.1, 2.33),
 }
-NAMES = (
+FIGURE_NAMES = (
     "win_rate", "win_rate_lower_bound", "win_rate_over_first", "reward_accuracy",
     "reward_calibration_error", "kl", "text_nll",
 )  # fmt: skip
@@ -63,7 +63,7 @@ def version(number: int, now: float) -> dict[str, Any]:
         "state": STATES[number],
         "votes": sum(VOTES[number].values()),
         "from_votes": VOTES[number],
-        "figures": dict(zip(NAMES, FIGURES.get(number, ()), strict=False)),
+        "figures": dict(zip(FIGURE_NAMES, FIGURES.get(number, ()), strict=False)),
         "has_report": number > 1,
     }
 
@@ -105,13 +105,13 @@ def snapshot(now: float | None = None) -> dict[str, Any]:
 
 
 def report(number: int) -> dict[str, Any] | None:
-    """Return a version's report in the shape of `learner.report.Report`; None for the first."""
+    """Return a version's report in the shape of `learner.report.Report`; None for version 1."""
     if number not in FIGURES:
         return None
-    figures = dict(zip(NAMES, FIGURES[number], strict=True))
+    figures = dict(zip(FIGURE_NAMES, FIGURES[number], strict=True))
     parent = PARENTS[number]
-    before = SAID.get(parent, SAID[2])
-    after = SAID.get(number, SAID[4])
+    before = SAMPLES.get(parent, SAMPLES[2])
+    after = SAMPLES.get(number, SAMPLES[4])
     return {
         "tuned": "all weights",
         "data": {
@@ -169,7 +169,7 @@ def audit() -> list[dict[str, Any]]:
     now = time.time()
     return [
         {"created": now - 9 * HOUR, "by": "anna", "action": "resumed", "version": None,
-         "text": "let publishing go on"},
+         "text": "resumed publishing"},
         {"created": now - 19 * HOUR, "by": "anna", "action": "rolled_back", "version": 3,
          "text": "rolled version 3 back to version 2: it praises every question"},
     ]  # fmt: skip
