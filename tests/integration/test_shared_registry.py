@@ -1,4 +1,4 @@
-"""A registry on S3's protocol, with a real server: publish, fetch, damage, a cut line."""
+"""The shared registry on a real S3 server: publish, fetch, corruption and dropped connections."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ from tests.support.servers import free_port
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """Run moto's S3 server; gives its address."""
+    """Run moto's S3 server; yield its address."""
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -49,7 +49,7 @@ def s3() -> Iterator[str]:
 
 
 class CuttingProxy(threading.Thread):
-    """Passes bytes on to a server; cuts the line after `limit` bytes of an answer, `cuts` times."""
+    """Forward bytes to a server; drop the first `cuts` connections after `limit` response bytes."""
 
     def __init__(self, target: str) -> None:
         super().__init__(daemon=True)
@@ -66,12 +66,12 @@ class CuttingProxy(threading.Thread):
             threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, is_response: bool) -> None:
         passed = 0
         try:
             while data := source.recv(65536):
                 passed += len(data)
-                if answers and self.cuts > 0 and passed > self.limit:
+                if is_response and self.cuts > 0 and passed > self.limit:
                     self.cuts -= 1
                     break
                 sink.sendall(data)
@@ -85,7 +85,7 @@ class CuttingProxy(threading.Thread):
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> CuttingProxy:
-    """Reach the server through a line that can be cut."""
+    """Return a proxy in front of the S3 server, and point the AWS client at it."""
     for name, value in (
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
@@ -119,11 +119,11 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def registry_at(url: str, folder: Path, who: str) -> SharedRegistry:
-    return SharedRegistry(url, folder / who, claimant=who)
+def registry_at(url: str, folder: Path, machine: str) -> SharedRegistry:
+    return SharedRegistry(url, folder / machine, claimant=machine)
 
 
-def test_what_one_machine_publishes_another_fetches_and_verifies(
+def test_a_replica_fetches_and_verifies_what_the_learner_published(
     url: str, tmp_path: Path, source: Path
 ) -> None:
     learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
@@ -136,7 +136,7 @@ def test_what_one_machine_publishes_another_fetches_and_verifies(
         assert (replica.path(1) / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_a_line_cut_half_way_is_tried_again(
+def test_a_dropped_connection_is_retried(
     url: str, tmp_path: Path, source: Path, proxy: CuttingProxy
 ) -> None:
     registry_at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
@@ -149,7 +149,7 @@ def test_a_line_cut_half_way_is_tried_again(
     ).read_bytes()
 
 
-def test_a_registry_that_is_away_says_so(
+def test_an_unreachable_registry_raises_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     import s3fs
@@ -162,7 +162,9 @@ def test_a_registry_that_is_away_says_so(
         registry_at(url, tmp_path, "replica").versions()
 
 
-def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: Path) -> None:
+def test_a_version_without_a_manifest_does_not_exist(
+    url: str, tmp_path: Path, source: Path
+) -> None:
     learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
     learner.publish(source, version=1, parent=0, base="tiny")
     learner._fs.rm(learner._remote_path(1, MANIFEST))
@@ -171,12 +173,12 @@ def test_without_a_manifest_it_does_not_exist(url: str, tmp_path: Path, source: 
         replica.verify(1)
 
 
-def test_two_threads_may_want_the_same_version(url: str, tmp_path: Path, source: Path) -> None:
+def test_two_threads_can_verify_the_same_version(url: str, tmp_path: Path, source: Path) -> None:
     registry_at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
     replica = registry_at(url, tmp_path, "replica")
     with ThreadPoolExecutor(2) as threads:
-        for found in [threads.submit(replica.verify, 1) for _ in range(2)]:
-            assert found.result().version == 1
+        for future in [threads.submit(replica.verify, 1) for _ in range(2)]:
+            assert future.result().version == 1
 
 
 def test_a_version_is_checked_without_fetching_it(url: str, tmp_path: Path, source: Path) -> None:
@@ -194,7 +196,7 @@ def test_a_version_is_checked_without_fetching_it(url: str, tmp_path: Path, sour
         replica.check(2)
 
 
-def test_old_copies_are_dropped_and_fetched_again_where_they_are_wanted(
+def test_old_cached_copies_are_evicted_and_fetched_again_on_demand(
     url: str, tmp_path: Path, source: Path
 ) -> None:
     registry = registry_at(url, tmp_path, "replica")
@@ -208,7 +210,7 @@ def test_old_copies_are_dropped_and_fetched_again_where_they_are_wanted(
 
 
 @pytest.mark.parametrize("damage", ["alter", "delete"])
-def test_damage_in_the_registry_is_found(
+def test_corruption_in_the_registry_is_found(
     url: str, tmp_path: Path, source: Path, damage: str
 ) -> None:
     learner, replica = registry_at(url, tmp_path, "learner"), registry_at(url, tmp_path, "replica")
@@ -222,7 +224,7 @@ def test_damage_in_the_registry_is_found(
         replica.verify(1)
 
 
-def test_damage_in_the_cache_is_fetched_again(url: str, tmp_path: Path, source: Path) -> None:
+def test_a_corrupt_cached_copy_is_fetched_again(url: str, tmp_path: Path, source: Path) -> None:
     registry_at(url, tmp_path, "learner").publish(source, version=1, parent=0, base="tiny")
     replica = registry_at(url, tmp_path, "replica")
     replica.verify(1)
@@ -231,9 +233,9 @@ def test_damage_in_the_cache_is_fetched_again(url: str, tmp_path: Path, source: 
     assert (replica.path(1) / "model.safetensors").stat().st_size == 3_000_000
 
 
-def test_a_version_is_published_by_one_alone(url: str, tmp_path: Path, source: Path) -> None:
+def test_only_one_claimant_publishes_a_version(url: str, tmp_path: Path, source: Path) -> None:
     first, second = registry_at(url, tmp_path, "a"), registry_at(url, tmp_path, "b")
-    first._claim(2)  # and then it dies
+    first._claim(2)  # and then dies
     with pytest.raises(VersionTaken, match="claimed by another"):
         second.publish(source, version=2, parent=1, base="tiny")
     first.publish(source, version=2, parent=1, base="tiny")
@@ -242,18 +244,18 @@ def test_a_version_is_published_by_one_alone(url: str, tmp_path: Path, source: P
             registry.publish(source, version=2, parent=1, base="tiny")
 
 
-def test_a_publication_that_was_cut_short_is_finished(
-    url: str, tmp_path: Path, source: Path
-) -> None:
+def test_an_interrupted_publication_is_completed(url: str, tmp_path: Path, source: Path) -> None:
     learner = registry_at(url, tmp_path, "learner")
     learner.publish(source, version=1, parent=0, base="tiny")
-    learner._fs.rm(learner._remote_path(1, MANIFEST))  # as if killed before it
+    learner._fs.rm(learner._remote_path(1, MANIFEST))  # as if killed before the manifest
     again = registry_at(url, tmp_path, "learner")
     again.publish(source, version=1, parent=0, base="tiny")
     registry_at(url, tmp_path, "replica").verify(1)
 
 
-def test_a_deleted_version_is_gone(url: str, tmp_path: Path, source: Path) -> None:
+def test_a_deleted_version_is_removed_from_registry_and_cache(
+    url: str, tmp_path: Path, source: Path
+) -> None:
     learner = registry_at(url, tmp_path, "learner")
     learner.publish(source, version=1, parent=0, base="tiny")
     learner.delete(1)
@@ -261,6 +263,6 @@ def test_a_deleted_version_is_gone(url: str, tmp_path: Path, source: Path) -> No
     assert not learner.path(1).exists()
 
 
-def test_an_unknown_driver_is_named(tmp_path: Path) -> None:
+def test_an_unknown_url_scheme_is_named(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailable, match="nosuch"):
         registry_at("nosuch://bucket", tmp_path, "a")

@@ -1,4 +1,4 @@
-"""Forgetting a person on Kafka: not a byte of theirs is left in the broker's segments."""
+"""Forgetting a person on Kafka: none of their text remains in the broker's segments."""
 
 import time
 import uuid
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from deploy.administration import forget as module
+from deploy.administration import forget as forget_module
 from deploy.administration.exchange import export_feedback
 from deploy.administration.forget import forget
 from deploy.local.broker import Broker
@@ -22,7 +22,7 @@ from tests.support.feedback_samples import completion, put, rating, with_target
 from tests.support.servers import free_port
 
 PARTITIONS = 3
-# As in production, but soon: what has a tombstone is compacted, and old segments are deleted.
+# As in production, but within seconds: compact erased records and delete old segments.
 FAST_COMPACTION = {
     "cleanup.policy": "compact",
     "max.compaction.lag.ms": "1000",
@@ -35,7 +35,7 @@ SECRETS = {"ann": "ann's secret", "bob": "bob's secret"}
 
 @pytest.fixture(scope="module")
 def compacting_broker(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that looks for what to compact all the time."""
+    """Start a broker whose log cleaner runs every 200 ms."""
     broker = Broker(
         tmp_path_factory.mktemp("cleaning"),
         free_port(),
@@ -52,17 +52,22 @@ def settings(compacting_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Kafk
     prefix = f"t{uuid.uuid4().hex}"
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", compacting_broker.address)
     monkeypatch.setenv("PLAUDIT_KAFKA_PREFIX", prefix)
-    monkeypatch.setattr(module, "_VIEW_SECONDS", 0.2)
+    monkeypatch.setattr(forget_module, "_VIEW_SECONDS", 0.2)
     admin = KafkaAdminClient(bootstrap_servers=compacting_broker.address)
     for topic in ("completions", "feedback", "dead-letter"):
         count = 1 if topic == "dead-letter" else PARTITIONS
-        definition = {"num_partitions": count, "replication_factor": 1, "configs": FAST_COMPACTION}
-        admin.create_topics({f"{prefix}.{topic}": definition}, wait_for_metadata=True)
+        topic_config = {
+            "num_partitions": count,
+            "replication_factor": 1,
+            "configs": FAST_COMPACTION,
+        }
+        admin.create_topics({f"{prefix}.{topic}": topic_config}, wait_for_metadata=True)
     admin.close()
     return KafkaSettings()
 
 
 def segments(broker: Broker, settings: KafkaSettings) -> bytes:
+    """Return the contents of all segment files of the test's topics."""
     found = b""
     for file in broker.folder.glob(f"data/{settings.prefix}.*/*"):
         if file.suffix in (".log", ".deleted", ".cleaned", ".swap"):
@@ -72,51 +77,50 @@ def segments(broker: Broker, settings: KafkaSettings) -> bytes:
 
 
 def add_conversations(home: Path, log: KafkaLog) -> None:
-    """Both ask three times, and vote on their own answers and on each other's, with a reason."""
+    """Log six completions of each person, and their votes on all answers, each with a reason."""
     secret = load_or_create_secret(home / "secret.json")
     now = int(time.time() * 1000)
     for name, text in SECRETS.items():
         subject = subject_of(secret, LOCAL_OWNER, name)
         for i in range(6):
-            output = {"subject": subject, "created_ms": now}
-            put(log, completion(f"{name}{i}", question=f"{text} {i}", **output))  # type: ignore[arg-type]
-            for whose in SECRETS:
-                vote = rating(f"{name}-{whose}{i}", completion_id=f"{whose}{i}", **output)  # type: ignore[arg-type]
+            fields = {"subject": subject, "created_ms": now}
+            put(log, completion(f"{name}{i}", question=f"{text} {i}", **fields))  # type: ignore[arg-type]
+            for author in SECRETS:
+                vote = rating(f"{name}-{author}{i}", completion_id=f"{author}{i}", **fields)  # type: ignore[arg-type]
                 vote.reason = text
                 put(log, with_target(vote))
-    # What nobody can use is set aside, and mirrored, with its text.
-    broken = rating("broken", completion_id="ann0", **output)  # type: ignore[arg-type]
+    # An unusable event becomes a dead letter, which is mirrored with its text.
+    broken = rating("broken", completion_id="ann0", **fields)  # type: ignore[arg-type]
     broken.subject, broken.reason = subject_of(secret, LOCAL_OWNER, "ann"), SECRETS["ann"]
     broken.ClearField("rating")
     put(log, broken)
 
 
 def roll(log: KafkaLog) -> None:
-    """Append to every partition, so that what came before is in no active segment."""
+    """Append to every partition, so that earlier records are in no active segment."""
     topics: tuple[Topic, ...] = ("completions", "feedback", "dead-letter")
     for topic in topics:
         log.append(topic, [NewRecord(f"filler {i}", "none", b"filler") for i in range(30)])
 
 
-def wait_until_left(
+def wait_for_counts(
     broker: Broker,
     settings: KafkaSettings,
     log: KafkaLog,
     expected_counts: dict[str, int],
     seconds: float,
 ) -> bool:
-    """Roll, and wait until the segments hold each text so many times; false if they never do."""
+    """Roll segments until each text occurs as often as expected; return whether it does."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(1.1)  # more than segment.ms
         roll(log)
-        snapshots = [
-            segments(broker, settings) for _ in range(2)
-        ]  # one may miss a file being renamed
+        # Read twice: one snapshot may miss a file that is being renamed.
+        snapshots = [segments(broker, settings) for _ in range(2)]
         if all(
-            h.count(text.encode()) == count
+            snapshot.count(text.encode()) == count
             for text, count in expected_counts.items()
-            for h in snapshots
+            for snapshot in snapshots
         ):
             return True
     return False
@@ -130,7 +134,7 @@ def follow(home: Path, log: KafkaLog) -> Ledger:
     return ledger
 
 
-def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
+def test_none_of_their_text_remains_in_the_brokers_segments(
     compacting_broker: Broker, settings: KafkaSettings, tmp_path: Path
 ) -> None:
     log = KafkaLog(settings)
@@ -144,15 +148,18 @@ def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
         assert before.count(text.encode()) >= 18
     output: list[str] = []
     forget(tmp_path, "ann", None, output.append)
-    # Hers: 6 completions, 12 votes, one that is set aside. Bob's votes on hers go too.
+    # Ann's 6 completions, 12 votes and one dead letter, and Bob's votes on her completions.
     assert output[0].startswith("Log: erased 6 completions, 19 feedback events and 1 dead letters")
     assert sum("max.compaction.lag.ms=1000" in line for line in output) == 3
     assert "ledger.db: erased 6 completions and 19 feedback events, now and before." in output
-    # His 6 completions and 6 votes on them are left; while it compacts, there may be more copies.
+    # Bob's 6 completions and 6 votes on them remain; during compaction there may be more copies.
     expected_counts = {SECRETS["ann"]: 0, SECRETS["bob"]: 12}
-    assert wait_until_left(compacting_broker, settings, log, expected_counts, 60)
+    assert wait_for_counts(compacting_broker, settings, log, expected_counts, 60)
 
-    for home in (tmp_path, tmp_path / "another"):  # this ledger, and one built from what is left
+    for home in (
+        tmp_path,
+        tmp_path / "another",
+    ):  # this ledger, and a new one from the compacted log
         ledger = follow(home, log)
         assert {j.event.event_id for j in ledger.effective_events()} == {
             f"bob-bob{i}" for i in range(6)
@@ -165,28 +172,28 @@ def test_no_byte_of_theirs_is_left_in_the_brokers_segments(
     log.close()
 
 
-def test_without_tombstones_the_same_wait_removes_nothing(
+def test_without_tombstones_the_text_remains(
     compacting_broker: Broker,
     settings: KafkaSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The control: it is erasing that empties the segments, and nothing else."""
+    """The control: only erasing removes the text from the segments."""
     log = KafkaLog(settings)
     add_conversations(tmp_path, log)
     monkeypatch.setattr(KafkaLog, "erase", lambda self, topic, keys: None)
     forget(tmp_path, "ann", None, lambda _: None)
-    assert not wait_until_left(compacting_broker, settings, log, {SECRETS["ann"]: 0}, 15)
+    assert not wait_for_counts(compacting_broker, settings, log, {SECRETS["ann"]: 0}, 15)
     log.close()
 
 
-def test_a_ledger_that_reads_it_before_compaction_takes_none_of_it(
+def test_a_ledger_built_before_compaction_excludes_the_forgotten(
     kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the forgetting's partition is read first, or last; and says it is bounded."""
+    """In any order of partitions; the output of `forget` states when the records are removed."""
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", kafka.address)
     monkeypatch.setenv("PLAUDIT_KAFKA_PREFIX", f"t{uuid.uuid4().hex}")
-    monkeypatch.setattr(module, "_VIEW_SECONDS", 0.2)
+    monkeypatch.setattr(forget_module, "_VIEW_SECONDS", 0.2)
     log = KafkaLog(KafkaSettings())
     add_conversations(tmp_path, log)
     output: list[str] = []
@@ -200,7 +207,7 @@ def test_a_ledger_that_reads_it_before_compaction_takes_none_of_it(
             f"bob-bob{i}" for i in range(6)
         }
         assert ledger.counts().waiting == 0
-        held = b"".join(p.read_bytes() for p in tmp_path.glob(f"{limit}.db*"))
-        assert SECRETS["ann"].encode() not in held
+        stored = b"".join(p.read_bytes() for p in tmp_path.glob(f"{limit}.db*"))
+        assert SECRETS["ann"].encode() not in stored
         ledger.close()
     log.close()

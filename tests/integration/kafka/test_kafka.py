@@ -1,4 +1,4 @@
-"""What is Kafka's own: topics, outages, and the outbox."""
+"""Behaviour specific to Kafka: topics, partitions, outages and the outbox."""
 
 import contextlib
 import time
@@ -39,14 +39,14 @@ def settings(kafka: Broker) -> KafkaSettings:
 
 @pytest.fixture
 def private_broker(tmp_path: Path, kafka: Broker) -> Iterator[Broker]:
-    """A broker that a test may stop."""
+    """Start a broker that the test may stop."""
     broker = Broker(tmp_path / "broker", free_port(), free_port())
     broker.start(print)
     yield broker
     broker.kill()
 
 
-def test_topics_are_made_to_keep_every_record(settings: KafkaSettings) -> None:
+def test_topics_are_created_with_their_partitions(settings: KafkaSettings) -> None:
     KafkaLog(settings).close()
     admin = KafkaAdminClient(**settings.client())
     topics = {t["name"]: t for t in admin.describe_topics() if settings.prefix in t["name"]}
@@ -65,7 +65,7 @@ def test_topics_are_made_to_keep_every_record(settings: KafkaSettings) -> None:
         ("policies", {"num_partitions": 3}, "must have one"),
     ],
 )
-def test_topics_that_would_lose_something_are_refused(
+def test_topics_that_could_lose_records_are_refused(
     settings: KafkaSettings, topic: str, wrong: dict[str, object], message: str
 ) -> None:
     admin = KafkaAdminClient(**settings.client())
@@ -78,13 +78,13 @@ def test_topics_that_would_lose_something_are_refused(
     assert name in str(caught.value)
 
 
-def test_partitions_are_those_of_kafkas_own_clients() -> None:
-    # From Kafka's UtilsTest.testMurmur2, taken without the sign, over ten partitions.
+def test_partitions_match_those_of_kafkas_own_clients() -> None:
+    # Hashes from Kafka's UtilsTest.testMurmur2, without the sign bit, modulo ten partitions.
     assert partition_of("21", 10) == (-973932308 & 0x7FFFFFFF) % 10
     assert partition_of("foobar", 10) == (-790332482 & 0x7FFFFFFF) % 10
 
 
-def test_no_kafka_is_said_clearly_and_soon() -> None:
+def test_an_unreachable_kafka_raises_promptly() -> None:
     settings = KafkaSettings(servers=f"127.0.0.1:{free_port()}", connect_seconds=1)
     started = time.monotonic()
     with pytest.raises(LogUnavailable, match=r"cannot reach Kafka at 127\.0\.0\.1"):
@@ -92,7 +92,7 @@ def test_no_kafka_is_said_clearly_and_soon() -> None:
     assert time.monotonic() - started < 15
 
 
-def test_an_outage_refuses_and_ends_by_itself(
+def test_appends_fail_during_an_outage_and_recover(
     private_broker: Broker, settings: KafkaSettings
 ) -> None:
     log = KafkaLog(settings.model_copy(update={"servers": private_broker.address}))
@@ -110,7 +110,7 @@ def test_an_outage_refuses_and_ends_by_itself(
     log.close()
 
 
-def test_more_than_fits_is_refused_at_once(settings: KafkaSettings) -> None:
+def test_too_many_pending_records_are_refused(settings: KafkaSettings) -> None:
     log = KafkaLog(settings.model_copy(update={"max_pending": 2}))
     with log._reserve(2), pytest.raises(LogUnavailable, match="too many"):
         log.append("feedback", [new("a")])
@@ -119,11 +119,11 @@ def test_more_than_fits_is_refused_at_once(settings: KafkaSettings) -> None:
     log.close()
 
 
-def test_completions_wait_on_disk_while_kafka_is_away(
+def test_completions_wait_in_the_outbox_during_an_outage(
     private_broker: Broker, settings: KafkaSettings, tmp_path: Path
 ) -> None:
-    own = settings.model_copy(update={"servers": private_broker.address})
-    log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
+    private_settings = settings.model_copy(update={"servers": private_broker.address})
+    log = OutboxLog(KafkaLog(private_settings), SqliteLog(tmp_path / "outbox.db"))
     log.append("completions", [new("0")])
     assert log.wait_until_empty(60)
     private_broker.kill()
@@ -132,15 +132,15 @@ def test_completions_wait_on_disk_while_kafka_is_away(
         log.append("completions", [new(str(i))])
     assert time.monotonic() - started < 3
     assert log.waiting() >= 19
-    log.close()  # and a restart of this process meanwhile
+    log.close()  # as in a restart of the process
     private_broker.start(print)
-    log = OutboxLog(KafkaLog(own), SqliteLog(tmp_path / "outbox.db"))
+    log = OutboxLog(KafkaLog(private_settings), SqliteLog(tmp_path / "outbox.db"))
     assert log.wait_until_empty(60)
     assert set(keys(log)) == {str(i) for i in range(20)}
     log.close()
 
 
-def test_a_full_outbox_refuses(settings: KafkaSettings, tmp_path: Path) -> None:
+def test_a_full_outbox_refuses_completions(settings: KafkaSettings, tmp_path: Path) -> None:
     log = OutboxLog(KafkaLog(settings), SqliteLog(tmp_path / "outbox.db"), max_bytes=0)
     with pytest.raises(LogUnavailable, match=r"outbox .* is full"):
         log.append("completions", [new("a")])
@@ -148,7 +148,7 @@ def test_a_full_outbox_refuses(settings: KafkaSettings, tmp_path: Path) -> None:
     log.close()
 
 
-def test_what_was_there_before_partitions_were_added_is_erased_too(
+def test_records_older_than_added_partitions_are_erased_too(
     settings: KafkaSettings,
 ) -> None:
     log = KafkaLog(settings)

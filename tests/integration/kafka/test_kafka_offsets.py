@@ -1,4 +1,4 @@
-"""The ledger's offsets, as Kafka's own tools see them."""
+"""The ledger's offsets as Kafka's own tools show them."""
 
 import uuid
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.feedback_samples import completion, put, rating
 
 
 def committed(settings: KafkaSettings, home: Path) -> dict[tuple[str, int], int]:
-    """Return what the group has committed, by topic (without its prefix) and partition."""
+    """Return the group's committed offsets by topic (without its prefix) and partition."""
     group = group_of(settings.prefix, home)
     admin = KafkaAdminClient(**settings.client())
     found = admin.list_group_offsets({group: None})[group]
@@ -27,17 +27,17 @@ def committed(settings: KafkaSettings, home: Path) -> dict[tuple[str, int], int]
     }
 
 
-def test_the_group_shows_where_the_ledger_is(
+def test_the_group_shows_the_ledgers_position(
     kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_offsets, "_EVERY_SECONDS", 60)
     settings = KafkaSettings(servers=kafka.address, prefix=f"t{uuid.uuid4().hex}")
     log, ledger = KafkaLog(settings), Ledger(tmp_path / "ledger.db")
-    shown = OffsetReporter(settings, tmp_path)
+    reporter = OffsetReporter(settings, tmp_path)
     put(log, completion("c1"), rating("e1"), rating("e2"))
     while ledger.counts().max_seq < 2:
         ledger.follow(log)
-    shown.show(ledger.positions())
+    reporter.show(ledger.positions())
     assert (
         sum(n for (topic, _), n in committed(settings, tmp_path).items() if topic == "feedback")
         == 2
@@ -47,16 +47,16 @@ def test_the_group_shows_where_the_ledger_is(
     put(log, rating("e3"))
     while ledger.counts().max_seq < 3:
         ledger.follow(log)
-    shown.show(ledger.positions())
-    assert committed(settings, tmp_path) == before  # not that often
-    monkeypatch.setattr(shown, "_next", 0)
-    shown.show(ledger.positions())
+    reporter.show(ledger.positions())
+    assert committed(settings, tmp_path) == before  # not yet due again
+    monkeypatch.setattr(reporter, "_next", 0)
+    reporter.show(ledger.positions())
     positions = ledger.positions()
     assert committed(settings, tmp_path) == {
         (topic, number): offset
         for topic, partitions in positions.items()
         for number, offset in partitions.items()
     }
-    shown.close()
+    reporter.close()
     ledger.close()
     log.close()

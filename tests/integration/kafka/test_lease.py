@@ -1,4 +1,4 @@
-"""Who leads, among learners that share a Kafka: a kill, a pause, and a partition of our own."""
+"""The lease among learners that share a Kafka: a killed, a paused and a released leader."""
 
 import multiprocessing
 import os
@@ -16,18 +16,18 @@ from learner.cycle.lease import KafkaLease
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["learner.cycle.lease"])
-SESSION = 6.0  # the least that Kafka allows
+SESSION = 6.0  # the minimum that Kafka allows
 
 
 @pytest.fixture
 def settings(kafka: Broker) -> KafkaSettings:
     found = KafkaSettings(servers=kafka.address, prefix=f"t{uuid.uuid4().hex}")
-    KafkaLog(found).close()  # makes the topics
+    KafkaLog(found).close()  # creates the topics
     return found
 
 
 def hold_lease(settings: str, held_file: Path) -> None:
-    """Hold the lease when it is given; the file is there while it is held."""
+    """Hold the lease whenever it is granted; `held_file` exists while it is held."""
     lease = KafkaLease(
         KafkaSettings.model_validate_json(settings), session_seconds=SESSION, poll_seconds=0.1
     )
@@ -40,6 +40,7 @@ def hold_lease(settings: str, held_file: Path) -> None:
 
 
 def wait_until(what: str, seconds: float, condition: object) -> float:
+    """Wait for a condition; return the seconds until it held."""
     started = time.monotonic()
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < started + seconds, what
@@ -66,7 +67,7 @@ def test_the_lease_passes_on_when_its_holder_dies_or_is_paused(
         print(f"{how.name}: the other led after {seconds:.1f} s")
         if how == signal.SIGSTOP:
             os.kill(learners[0].pid or 0, signal.SIGCONT)
-            # Kafka may give the lease to either, also to the one that comes back.
+            # Kafka may give the lease to either learner, including the resumed one.
             wait_until("both lead", 10 * SESSION, lambda: sum(f.exists() for f in files) == 1)
             time.sleep(1)
             assert sum(f.exists() for f in files) < 2
@@ -77,7 +78,7 @@ def test_the_lease_passes_on_when_its_holder_dies_or_is_paused(
                 learner.join()
 
 
-def test_a_lease_that_is_given_up_is_taken_at_once(settings: KafkaSettings) -> None:
+def test_a_released_lease_can_be_acquired_at_once(settings: KafkaSettings) -> None:
     first = KafkaLease(settings, session_seconds=SESSION, poll_seconds=0.1)
     assert first.acquire(30)
     second = KafkaLease(settings, session_seconds=SESSION, poll_seconds=0.1)

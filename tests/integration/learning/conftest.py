@@ -1,4 +1,4 @@
-"""Homes whose first cycle was done without interruption."""
+"""Home folders whose first cycle has ended, or was killed at a stage."""
 
 import shutil
 import signal
@@ -12,7 +12,7 @@ from tests.support.learning import make_home
 
 @pytest.fixture(scope="session")
 def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose first cycle was done without interruption."""
+    """Return a home whose first cycle ran without interruption."""
     home = make_home(tmp_path_factory.mktemp("learned"))
     run_until_done_or_killed(home)
     return home
@@ -20,7 +20,7 @@ def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_adapter_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose first cycle trained adapters, without interruption."""
+    """Return a home whose first cycle trained adapters, without interruption."""
     home = make_home(tmp_path_factory.mktemp("learned-adapter"))
     run_until_done_or_killed(home, settings=LORA)
     return home
@@ -28,7 +28,7 @@ def finished_adapter_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def _killed_homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Homes whose first cycle was killed before its gate, and before publishing."""
+    """Return homes whose first cycle was killed before the gate and before publishing, by stage."""
     folder = tmp_path_factory.mktemp("stopped")
     home, armed, found = make_home(folder / "home"), folder / "failpoints", {}
     for stage in ("gate", "publish"):
@@ -40,11 +40,11 @@ def _killed_homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def before_gate(_killed_homes: dict[str, Path], tmp_path: Path) -> Path:
-    """A home whose first cycle has trained a candidate."""
+    """Return a home whose first cycle was killed before the gate."""
     return shutil.copytree(_killed_homes["gate"], tmp_path / "home")
 
 
 @pytest.fixture
 def before_publishing(_killed_homes: dict[str, Path], tmp_path: Path) -> Path:
-    """A home whose first cycle has a candidate that passed the gate."""
+    """Return a home whose first cycle passed the gate and was killed before publishing."""
     return shutil.copytree(_killed_homes["publish"], tmp_path / "home")

@@ -1,4 +1,4 @@
-"""Cycles that are killed and taken up again, or begun afresh, and what they end with."""
+"""Killed cycles that are resumed or restarted end with the expected weights."""
 
 import signal
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from tests.support.learning import make_home
 
 
 def run_with_kills(home: Path, failpoints: Sequence[str], settings: LearnerSettings) -> None:
-    """Run a cycle to its end, killed at each of the failpoints and started again."""
+    """Run a cycle to its end, killing and restarting it at each failpoint."""
     armed = home.parent / f"{home.name}.failpoints"
     for failpoint in failpoints:
         armed.write_text(f"{failpoint}=kill\n")
@@ -62,12 +62,14 @@ def test_ppo_killed_between_two_checkpoints_reports_every_iteration_once(
     assert run_until_done_or_killed(home, armed) == -signal.SIGKILL
     notes = home / "learner" / "cycles" / "001" / "notes.json"
     noted = Notes.model_validate_json(notes.read_bytes()).iterations
-    assert [i["number"] for i in noted] == [1, 2], "the second was noted, but is not saved"
+    assert [i["number"] for i in noted] == [1, 2], (
+        "the second is in the notes, but its training state is not saved"
+    )
     run_until_done_or_killed(home)
     assert cycle_report(home).iterations == cycle_report(finished_home).iterations
 
 
-def test_crash_after_the_event_publishes_nothing_twice(
+def test_a_crash_after_the_publication_event_does_not_publish_twice(
     finished_home: Path, before_publishing: Path, tmp_path: Path
 ) -> None:
     home = before_publishing
@@ -85,7 +87,7 @@ def test_crash_after_the_event_publishes_nothing_twice(
     assert weights(home) == weights(finished_home)
 
 
-def test_crash_between_registry_and_event_is_repaired(
+def test_a_crash_between_registry_and_publication_event_is_completed(
     finished_home: Path, before_publishing: Path, tmp_path: Path
 ) -> None:
     home = before_publishing
@@ -110,29 +112,32 @@ def test_a_cycle_killed_at_every_stage_gives_the_same_adapter(
 
 
 @pytest.mark.parametrize("kind", [pytest.param("full", marks=pytest.mark.slow), "lora"])
-def test_two_processes_train_the_same_policy_also_after_a_kill(
+def test_two_processes_train_the_same_policy_after_a_kill(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    name, own, file = {
+    name, single_process, file = {
         "full": ("finished_home", SETTINGS, "model.safetensors"),
         "lora": ("finished_adapter_home", LORA, ADAPTER),
     }[kind]
-    home, one = make_home(tmp_path / "home"), request.getfixturevalue(name)
-    armed, two = tmp_path / "failpoints", own.model_copy(update={"processes": 2})
+    home, finished = make_home(tmp_path / "home"), request.getfixturevalue(name)
+    armed, two_processes = (
+        tmp_path / "failpoints",
+        single_process.model_copy(update={"processes": 2}),
+    )
     armed.write_text("learner.ppo.iteration=kill\n")
-    assert run_until_done_or_killed(home, armed, two) == -signal.SIGKILL
-    run_until_done_or_killed(home, settings=two)
-    found, whole = (load(weights(h, 2, file)) for h in (home, one))
+    assert run_until_done_or_killed(home, armed, two_processes) == -signal.SIGKILL
+    run_until_done_or_killed(home, settings=two_processes)
+    found, whole = (load(weights(h, 2, file)) for h in (home, finished))
     assert found.keys() == whole.keys()
     for key, weight in whole.items():
         torch.testing.assert_close(found[key], weight, atol=1e-4, rtol=1e-3)
-    figures, theirs = (cycle_report(h).iterations for h in (home, one))
-    assert len(figures) == len(theirs) == SETTINGS.ppo.iterations
-    for ours, same in zip(figures, theirs, strict=True):
+    figures, expected = (cycle_report(h).iterations for h in (home, finished))
+    assert len(figures) == len(expected) == SETTINGS.ppo.iterations
+    for ours, same in zip(figures, expected, strict=True):
         assert ours == pytest.approx(same, rel=1e-3, abs=1e-4)
 
 
-def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
+def test_a_cycle_started_with_adapters_restarts_with_full_weights(
     finished_home: Path, tmp_path: Path
 ) -> None:
     home = make_home(tmp_path / "home")
@@ -146,6 +151,7 @@ def test_a_cycle_begun_with_adapters_starts_afresh_with_all_weights(
 
 
 def forget(home: Path, *subjects: str) -> None:
+    """Append forgetting requests to the log."""
     log = SqliteLog(home / "log.db")
     for subject in subjects:
         event = FeedbackEvent(
@@ -159,7 +165,7 @@ def forget(home: Path, *subjects: str) -> None:
 
 @pytest.fixture(scope="module")
 def home_without_rater(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose first cycle never knew of a person."""
+    """Return a home whose first cycle never saw the forgotten rater."""
     home = make_home(tmp_path_factory.mktemp("without"), raters=6)
     forget(home, "s1")
     run_until_done_or_killed(home)
@@ -167,10 +173,10 @@ def home_without_rater(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["learner.judge", "learner.gate", "learner.publish"])
-def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
+def test_a_running_cycle_restarts_without_the_forgotten_rater(
     finished_home: Path, home_without_rater: Path, tmp_path: Path, stage: str
 ) -> None:
-    """It ends with the weights of a cycle that never knew of them."""
+    """It ends with the weights of a cycle that never saw the rater."""
     home = make_home(tmp_path / "home", raters=6)
     armed = tmp_path / "failpoints"
     armed.write_text(f"{stage}=kill\n")
@@ -191,7 +197,7 @@ def test_a_cycle_under_way_starts_afresh_without_who_was_forgotten(
     assert [i["number"] for i in found.iterations] == [1, 2, 3]
     for folder in (published, home / "learner" / "cycles" / "001"):
         for file in folder.glob("report.*"):
-            assert "say " not in file.read_text(), "every prompt that was asked begins so"
+            assert "say " not in file.read_text(), "all prompts begin with this word"
     log = SqliteLog(home / "log.db")
-    assert len(log.read("completions", {})) == 100, "the learner has erased them from the log too"
+    assert len(log.read("completions", {})) == 100, "the learner erases the rater from the log too"
     log.close()

@@ -1,4 +1,4 @@
-"""Whole cycles on a tiny model: through the ledger to the registry."""
+"""Whole learning cycles on a tiny model, from the ledger to the registry."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ from tests.support.learner_cycles import (
 from tests.support.learning import cycle_ended, learn_until, make_home
 
 
-def test_a_cycle_publishes_what_it_learned(finished_home: Path) -> None:
+def test_a_cycle_publishes_new_weights_with_a_manifest(finished_home: Path) -> None:
     state = latest_cycle(finished_home)
     assert state is not None
     assert (state.outcome, state.version, state.parent) == ("published", 2, 1)
@@ -44,11 +44,13 @@ def test_a_cycle_publishes_what_it_learned(finished_home: Path) -> None:
     assert (manifest.parent, manifest.base) == (1, "tiny")
     assert (manifest.learned_from.from_seq, manifest.learned_from.to_seq) == (0, 120)
     assert manifest.gate["reward_accuracy"] > 0.5
-    assert manifest.gate["win_rate_over_first"] == manifest.gate["win_rate"], "1 is the parent"
+    assert manifest.gate["win_rate_over_first"] == manifest.gate["win_rate"], (
+        "version 1 is the parent"
+    )
     assert weights(finished_home) != weights(finished_home, 1)
 
 
-def test_a_published_version_names_its_votes_and_the_learner_where_it_is(
+def test_a_publication_names_its_votes_and_the_learner_reports_its_stages(
     finished_home: Path,
 ) -> None:
     log = SqliteLog(finished_home / "log.db")
@@ -59,12 +61,12 @@ def test_a_published_version_names_its_votes_and_the_learner_where_it_is(
     records = log.read("policies", {})
     log.close()
     assert publication.votes == {"comparison": 120}
-    assert [lineage.learned_in(place, None) for place in votes] == [2] * 120
+    assert [lineage.learned_in(position, None) for position in votes] == [2] * 120
     assert lineage.learned_in(LogPosition(0, votes[-1].offset + 1), None) is None
     events = [PolicyEvent.FromString(record.value) for record in records]
     stages = [(e.stage.stage, e.stage.cycle) for e in events if e.HasField("stage")]
-    begun = [stage for stage, _ in itertools.groupby(stages)]
-    assert begun[:6] == [
+    reported = [stage for stage, _ in itertools.groupby(stages)]
+    assert reported[:6] == [
         ("waiting", 0),
         ("reward", 1),
         ("judge", 1),
@@ -74,7 +76,7 @@ def test_a_published_version_names_its_votes_and_the_learner_where_it_is(
     ]
 
 
-def test_a_published_version_carries_its_report(finished_home: Path) -> None:
+def test_a_published_version_contains_its_report(finished_home: Path) -> None:
     registry = FolderRegistry(finished_home / "registry")
     manifest = registry.verify(2)
     names = {"report.json", "report.md", "report.svg"}
@@ -93,12 +95,12 @@ def test_a_published_version_carries_its_report(finished_home: Path) -> None:
     prompts = report_prompts(False, SETTINGS.seed, SETTINGS.reward)
     assert [sample.prompt for sample in found.samples] == prompts
     assert any(sample.before != sample.after for sample in found.samples)
-    # Beside the weights, and in nobody's way.
+    # The report does not disturb loading.
     load_tokenizer(registry.path(2))
     assert len(load_model(registry.path(2)).state_dict()) > 0
     ended = cycle_report(finished_home)
-    late = {"made", "seconds"}
-    assert ended.model_dump(exclude=late) == found.model_dump(exclude=late)
+    changing = {"made", "seconds"}
+    assert ended.model_dump(exclude=changing) == found.model_dump(exclude=changing)
 
 
 def stages(log: SqliteLog) -> list[str]:
@@ -107,7 +109,7 @@ def stages(log: SqliteLog) -> list[str]:
     return [event.stage.stage for event in events if event.HasField("stage")]
 
 
-def test_while_held_nothing_is_published_and_then_it_is(before_publishing: Path) -> None:
+def test_publishing_waits_for_the_end_of_a_hold(before_publishing: Path) -> None:
     log = SqliteLog(before_publishing / "log.db")
     append_policy_event(log, Hold(held=True, by="operator"))
     reported = stages(log).count("publish")
@@ -130,7 +132,7 @@ def test_while_held_nothing_is_published_and_then_it_is(before_publishing: Path)
         log.close()
 
 
-def test_what_is_published_under_a_lost_lease_does_not_count(
+def test_a_publication_under_a_lost_lease_does_not_count(
     before_publishing: Path, tmp_path: Path
 ) -> None:
     home = before_publishing
@@ -160,11 +162,11 @@ def test_what_is_published_under_a_lost_lease_does_not_count(
     log.close()
 
 
-def test_a_candidate_whose_parent_was_left_behind_is_dropped(
+def test_a_candidate_whose_parent_is_no_longer_live_is_dropped(
     finished_home: Path, before_publishing: Path
 ) -> None:
     home = before_publishing
-    # Meanwhile an operator brings in another version.
+    # An operator publishes another version meanwhile.
     FolderRegistry(home / "registry").publish(
         finished_home / "registry" / "v000002", version=2, parent=1, base="tiny"
     )
@@ -179,7 +181,7 @@ def test_a_candidate_whose_parent_was_left_behind_is_dropped(
     assert FolderRegistry(home / "registry").versions() == [1, 2]
 
 
-def test_a_refused_candidate_is_an_event_with_reasons(before_gate: Path) -> None:
+def test_a_refusal_is_logged_with_its_reasons(before_gate: Path) -> None:
     home = before_gate
     strict = SETTINGS.model_copy(
         update={"gate": SETTINGS.gate.model_copy(update={"min_win_rate": 1.0})}
@@ -216,7 +218,7 @@ def test_no_ppo_while_votes_do_not_generalise(tmp_path: Path) -> None:
     assert (found.outcome, found.iterations, found.criteria) == ("reward_model_weak", (), ())
 
 
-def test_no_ppo_without_votes_to_measure_the_reward_model_by(tmp_path: Path) -> None:
+def test_no_ppo_without_held_out_votes(tmp_path: Path) -> None:
     home = make_home(tmp_path)
     settings = SETTINGS.model_copy(
         update={"reward": SETTINGS.reward.model_copy(update={"held_out_share": 1e-9})}
@@ -228,31 +230,31 @@ def test_no_ppo_without_votes_to_measure_the_reward_model_by(tmp_path: Path) -> 
     assert " 0 held-out examples" in state.reasons[0]
 
 
-def test_held_out_prompts_are_never_learned_on(finished_home: Path) -> None:
+def test_held_out_prompts_are_not_trained_on(finished_home: Path) -> None:
     ledger = Ledger(finished_home / "ledger.db")
     inputs = load_inputs(finished_home, SETTINGS, ledger, ledger.counts().max_seq)
     ledger.close()
-    learned_on, held_out = (
+    trained_on, held_out = (
         {tuple(prompt) for prompt in prompts}
         for prompts in (inputs.prompts, inputs.held_out_prompts)
     )
-    assert learned_on
+    assert trained_on
     assert held_out
-    assert not learned_on & held_out
+    assert not trained_on & held_out
 
 
-def test_a_model_made_elsewhere_is_kept_near_the_plain_text_that_it_writes(
+def test_an_imported_model_is_anchored_to_plain_text_that_it_writes(
     finished_home: Path,
 ) -> None:
-    """Text that begins as people's questions do; not chat answers, which are to change."""
+    """The text continues the prompts; it contains no chat answers, which PPO is to change."""
     ledger = Ledger(finished_home / "ledger.db")
     inputs = load_inputs(finished_home, SETTINGS, ledger, ledger.counts().max_seq)
     ledger.close()
     for rows in (inputs.text, inputs.held_out_text):
         assert len(rows) == 8
         for ids, labels in zip(rows.input_ids_NT, rows.labels_NT, strict=True):
-            beginning = ids[labels == IGNORED].tolist()
-            text = inputs.tokenizer.decode(beginning[: (labels != IGNORED).int().argmax()])
+            prefix = ids[labels == IGNORED].tolist()
+            text = inputs.tokenizer.decode(prefix[: (labels != IGNORED).int().argmax()])
             assert text.startswith("say")
             assert "user" not in text
             written = (labels != IGNORED).nonzero().flatten()
@@ -261,7 +263,7 @@ def test_a_model_made_elsewhere_is_kept_near_the_plain_text_that_it_writes(
     assert inputs.base_text_nll > 0
 
 
-def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
+def test_too_few_votes_start_no_cycle(tmp_path: Path) -> None:
     home = make_home(tmp_path, votes=39)
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
@@ -276,7 +278,7 @@ def test_fewer_votes_than_asked_for_start_nothing(tmp_path: Path) -> None:
     thread.join()
 
 
-def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
+def test_a_cycle_publishes_an_adapter_and_the_next_continues_from_it(
     finished_adapter_home: Path, tmp_path: Path
 ) -> None:
     home = shutil.copytree(finished_adapter_home, tmp_path / "home")
@@ -285,10 +287,10 @@ def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
     assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 1)
     assert manifest.gate["kl"] != 0
     add_votes(home, 120, 120)
-    still = LORA.model_copy(
+    no_change = LORA.model_copy(
         update={"ppo": LORA.ppo.model_copy(update={"learning_rate": 1e-12, "text_coef": 0.0})}
     )
-    learn_until(home, still, lambda: 3 in registry.versions() and cycle_ended(home)())
+    learn_until(home, no_change, lambda: 3 in registry.versions() and cycle_ended(home)())
     manifest = registry.verify(3)
     assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 2)
     assert 0 <= manifest.gate["win_rate_over_first"] <= 1
@@ -298,7 +300,7 @@ def test_a_cycle_publishes_an_adapter_and_the_next_goes_on_from_it(
         torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=0)
 
 
-def test_all_weights_are_trained_on_from_an_adapter_and_adapters_from_them(
+def test_full_training_continues_from_an_adapter_and_adapters_from_full_weights(
     finished_adapter_home: Path, tmp_path: Path
 ) -> None:
     home = shutil.copytree(finished_adapter_home, tmp_path / "home")

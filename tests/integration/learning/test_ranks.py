@@ -1,4 +1,4 @@
-"""Two processes under torchrun train as one does, and resume what another number of them left."""
+"""Two processes under torchrun train like one, and resume a run of another process count."""
 
 import json
 import os
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def train(out: Path, processes: int, *, stop_after: int = -1) -> None:
+    """Run `tests.support.ppo_rank` under torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -38,12 +39,12 @@ def single_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_equal(found: Path, single_process: Path, processes: int) -> None:
     found_figures = json.loads((found / f"figures-{processes}.json").read_text())
-    for theirs_i, ours_i in zip(
+    for found_i, expected_i in zip(
         found_figures,
         json.loads((single_process / "figures-1.json").read_text())[-len(found_figures) :],
         strict=True,
     ):
-        assert theirs_i == pytest.approx(ours_i, rel=1e-3, abs=1e-5)
+        assert found_i == pytest.approx(expected_i, rel=1e-3, abs=1e-5)
     weights = [
         torch.load(p) for p in (found / f"weights-{processes}.pt", single_process / "weights-1.pt")
     ]
@@ -51,13 +52,13 @@ def assert_equal(found: Path, single_process: Path, processes: int) -> None:
         torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
-def test_two_processes_train_as_one(single_process: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(single_process: Path, tmp_path: Path) -> None:
     train(tmp_path, 2)
     assert_equal(tmp_path, single_process, 2)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_resumes(
+def test_another_number_of_processes_can_resume(
     single_process: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     train(tmp_path, before, stop_after=2)

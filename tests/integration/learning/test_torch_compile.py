@@ -1,4 +1,4 @@
-"""Compiled layers: they learn as the others do, and what is resumed ends with the same weights."""
+"""Compiled layers train like uncompiled ones, and a resumed run ends with the same weights."""
 
 import signal
 from pathlib import Path
@@ -32,8 +32,8 @@ from tests.support.tiny import TINY_PPO, rollout_batches, sample_answers, tiny_m
 COMPILED = LORA.model_copy(update={"dtype": "bfloat16", "compiled": True})
 
 
-def to_train(reference: PreTrainedModel, *, compiled: bool) -> PreTrainedModel:
-    """Return the reference with an adapter that does something."""
+def with_adapter(reference: PreTrainedModel, *, compiled: bool) -> PreTrainedModel:
+    """Return a copy of the reference with a non-zero adapter."""
     model = add_adapter(copy_shared(reference), LoraSettings(rank=4, alpha=8), 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -54,14 +54,14 @@ def groups(reference: PreTrainedModel) -> list[RolloutBatch]:
     return rollout_batches(sample_answers(reference), micro_tokens=60)
 
 
-def test_compiled_layers_say_and_learn_what_the_others_do(
+def test_compiled_layers_have_the_outputs_and_gradients_of_uncompiled_ones(
     reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
-    """As far as bfloat16 goes: what is compiled is as near to what float32 says."""
+    """In bfloat16, compiled layers are about as close to float32 as uncompiled ones."""
     found = []
     plan: list[tuple[Dtype, bool]] = [("float32", False), ("bfloat16", False), ("bfloat16", True)]
     for dtype, compiled in plan:
-        model = to_train(reference, compiled=compiled)
+        model = with_adapter(reference, compiled=compiled)
         if dtype == "float32":
             model.float()
         for group in groups:
@@ -71,8 +71,8 @@ def test_compiled_layers_say_and_learn_what_the_others_do(
             [p.grad.flatten() for p in trainable_parameters(model) if p.grad is not None]
         )
         found.append((logits.detach().float(), gradient))
-    exact, plain, fast = found
-    for right, usual, ours in zip(exact, plain, fast, strict=True):
+    exact, uncompiled, compiled_results = found
+    for right, usual, ours in zip(exact, uncompiled, compiled_results, strict=True):
         assert not torch.equal(ours, usual), "nothing was compiled"
         assert (ours - right).norm() < 1.3 * (usual - right).norm() < 0.1 * right.norm()
 
@@ -80,8 +80,8 @@ def test_compiled_layers_say_and_learn_what_the_others_do(
 def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
     reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
-    policy = to_train(reference, compiled=True)
-    reward = RewardModel(to_train(reference, compiled=True), pad=0, seed=0, dtype="bfloat16")
+    policy = with_adapter(reference, compiled=True)
+    reward = RewardModel(with_adapter(reference, compiled=True), pad=0, seed=0, dtype="bfloat16")
     targets, _ = compute_targets(
         groups,
         TargetInputs(
@@ -105,10 +105,10 @@ def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
         assert torch.equal(found, target.old_log_probs_N)
 
 
-def test_a_copy_of_a_compiled_model_is_its_own(
+def test_a_copy_of_a_compiled_model_is_independent(
     reference: PreTrainedModel, groups: list[RolloutBatch]
 ) -> None:
-    model = to_train(reference, compiled=True)
+    model = with_adapter(reference, compiled=True)
     before = answer_logits(model, groups[0].answers, "bfloat16")[0].detach()
     copy = copy_shared(model)
     with torch.no_grad():
@@ -121,21 +121,21 @@ def test_a_copy_of_a_compiled_model_is_its_own(
     )
 
 
-def test_without_a_compiler_layers_stay_as_they_are_and_the_log_says_so(
+def test_without_a_compiler_layers_stay_uncompiled_with_a_warning(
     reference: PreTrainedModel,
     groups: list[RolloutBatch],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    model = to_train(reference, compiled=True)
+    model = with_adapter(reference, compiled=True)
     assert "no C++ compiler" in caplog.text
-    plain = to_train(reference, compiled=False)
+    plain = with_adapter(reference, compiled=False)
     ours, usual = (answer_logits(m, groups[0].answers, "bfloat16")[0] for m in (model, plain))
     assert torch.equal(ours, usual)
 
 
-def test_killed_and_resumed_with_compiled_layers_gives_the_same_adapter(tmp_path: Path) -> None:
+def test_a_killed_run_with_compiled_layers_resumes_to_the_same_adapter(tmp_path: Path) -> None:
     whole, home = (make_home(tmp_path / name) for name in ("whole", "home"))
     run_until_done_or_killed(whole, settings=COMPILED)
     armed = tmp_path / "failpoints"

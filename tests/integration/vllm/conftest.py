@@ -1,4 +1,4 @@
-"""Two real vLLM servers for all tests of serving: one of whole policies, one of adapters."""
+"""Two real vLLM servers for the serving tests: one with full weights, one with adapters."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
 
 @pytest.fixture(scope="session")
 def adapter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
-    """A server that takes adapters up to rank 8; every chat for two is a duel if there is one."""
+    """Serve adapters up to rank 8; during a trial every request for two choices is a duel."""
     home: Path = tmp_path_factory.mktemp("adapted")
     environment = {
         "PLAUDIT_FAILPOINTS": str(home / "failpoints"),

@@ -1,4 +1,4 @@
-"""Adapters and duels on real vLLM: no pause, old requests on the old version, blind halves."""
+"""Adapters and duels on real vLLM: swaps without a pause, old requests, blind answers."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ TOKENS = 700
 
 
 def activate(plaudit: Plaudit, version: int) -> None:
-    """Choose a version, let publishing go on, and wait."""
+    """Activate a version, end the hold, and wait until the version is live."""
     plaudit.append_event(Activated(version=version, by="test"))
     plaudit.append_event(Hold(held=False, by="test"))
     plaudit.wait_version(version)
@@ -36,7 +36,7 @@ def last_swap(plaudit: Plaudit, version: int) -> Swapped:
 
 
 async def timed_stream(plaudit: Plaudit, gaps: list[tuple[float, float]]) -> str:
-    """Stream one long answer; note when each chunk came and how long after the one before."""
+    """Stream one long answer; append the time of each chunk and its gap to the previous one."""
     last = 0.0
     stream = await plaudit.async_openai().chat.completions.create(
         model="plaudit",
@@ -63,27 +63,36 @@ async def test_an_adapter_goes_live_under_16_streams_with_no_pause(
     publish_adapter(adapter_server, old, 1)
     adapter_server.add_adapter(new, old, 1)
     gaps: list[list[tuple[float, float]]] = [[] for _ in range(16)]
-    streams = [asyncio.create_task(timed_stream(adapter_server, own)) for own in gaps]
+    streams = [
+        asyncio.create_task(timed_stream(adapter_server, stream_gaps)) for stream_gaps in gaps
+    ]
     await asyncio.sleep(1.5)
     announced_at = time.time()
     await asyncio.to_thread(adapter_server.announce, new, old)
     await asyncio.to_thread(adapter_server.wait_version, new)
     live_at = time.time()
-    assert not any(s.done() for s in streams), "no stream lived through it: this shows nothing"
-    young = await one_stream(adapter_server, 40)
-    assert not any(s.done() for s in streams), "old and new never ran side by side"
+    assert not any(s.done() for s in streams), (
+        "no stream ran during the swap, so the test shows nothing"
+    )
+    new_stream = await one_stream(adapter_server, 40)
+    assert not any(s.done() for s in streams), "old and new version never ran together"
     old_ids = await asyncio.gather(*streams)
     records = adapter_server.records()
     for completion_id in old_ids:
         assert [spans(c) for c in records[completion_id].choices] == [[(old, 0, TOKENS)]]
-    assert [spans(c) for c in records[young[0]].choices] == [[(new, 0, 40)]] * 2
+    assert [spans(c) for c in records[new_stream[0]].choices] == [[(new, 0, 40)]] * 2
     assert last_swap(adapter_server, new).pause_seconds == 0
-    around = [0.0, *(g for own in gaps for t, g in own if announced_at < t < live_at + 0.5)]
-    usual = [g for own in gaps for t, g in own if not announced_at < t < live_at + 0.5]
-    print(f"longest gap while it went live {max(around):.3f} s, else {max(usual):.3f} s")
+    during_swap = [
+        0.0,
+        *(g for stream_gaps in gaps for t, g in stream_gaps if announced_at < t < live_at + 0.5),
+    ]
+    usual = [
+        g for stream_gaps in gaps for t, g in stream_gaps if not announced_at < t < live_at + 0.5
+    ]
+    print(f"longest gap during the swap {max(during_swap):.3f} s, otherwise {max(usual):.3f} s")
 
 
-def test_the_fingerprint_says_the_version_of_the_answer_at_hand(
+def test_the_fingerprint_names_the_version_of_the_answer(
     adapter_server: Plaudit, next_version: int
 ) -> None:
     publish_adapter(adapter_server, next_version, 1)
@@ -104,10 +113,8 @@ def test_the_fingerprint_says_the_version_of_the_answer_at_hand(
     assert last.system_fingerprint == f"policy-v{next_version}"
 
 
-def test_each_version_answers_by_itself_whatever_is_cached(
-    adapter_server: Plaudit, next_version: int
-) -> None:
-    """The prompt is longer than a cache block: another version's cache would change answers."""
+def test_versions_do_not_share_cached_prefixes(adapter_server: Plaudit, next_version: int) -> None:
+    """The prompt is longer than a cache block, so a shared cache would change the answers."""
     activate(adapter_server, 1)
     answers = {1: fixed_seed_answer(adapter_server)}
     for version in (next_version, next_version + 1):
@@ -133,7 +140,9 @@ def test_a_rollback_to_the_base_or_to_an_adapter_has_no_pause(
     operations(adapter_server.home).resume("test")
 
 
-async def test_another_base_is_swapped_in_first(adapter_server: Plaudit, next_version: int) -> None:
+async def test_an_adapter_of_another_base_swaps_the_base_first(
+    adapter_server: Plaudit, next_version: int
+) -> None:
     before, other_base, adapter = range(next_version, next_version + 3)
     await asyncio.to_thread(publish_adapter, adapter_server, before, 1)
     await asyncio.to_thread(adapter_server.add_checkpoint, other_base, 1, other_base)
@@ -151,7 +160,7 @@ async def test_another_base_is_swapped_in_first(adapter_server: Plaudit, next_ve
         for choice in records[completion_id].choices:
             versions = [v for v, _, _ in spans(choice)]
             assert all(a[2] == b[1] for a, b in itertools.pairwise(spans(choice)))
-            assert versions in ([before], [adapter]), "an adapter ran on another's base"
+            assert versions in ([before], [adapter]), "an adapter ran on the wrong base"
     with_adapter = await asyncio.to_thread(fixed_seed_answer, adapter_server)
     await asyncio.to_thread(activate, adapter_server, 1)
     assert await asyncio.to_thread(fixed_seed_answer, adapter_server) != with_adapter
@@ -170,9 +179,7 @@ def test_an_adapter_that_fails_to_load_leaves_the_old_policy(
     assert fixed_seed_answer(adapter_server) == old
 
 
-def test_an_adapter_of_too_high_a_rank_is_refused(
-    adapter_server: Plaudit, next_version: int
-) -> None:
+def test_an_adapter_of_too_high_rank_is_refused(adapter_server: Plaudit, next_version: int) -> None:
     before = adapter_server.version()
     adapter_server.add_adapter(next_version, before, 1, rank=9)
     adapter_server.announce(next_version, before)
@@ -181,7 +188,7 @@ def test_an_adapter_of_too_high_a_rank_is_refused(
 
 
 def wait_duel(plaudit: Plaudit, live: int, challenger: int) -> None:
-    """Ask until an answer has a choice from each."""
+    """Send requests until an answer has a choice of each version."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         answer = plaudit.openai().chat.completions.create(
@@ -194,6 +201,7 @@ def wait_duel(plaudit: Plaudit, live: int, challenger: int) -> None:
 
 
 def start_duel(plaudit: Plaudit, challenger: int) -> int:
+    """Start a trial of a new adapter against version 1; return the live version."""
     live = 1
     activate(plaudit, live)
     plaudit.add_adapter(challenger, live, 1)
@@ -227,7 +235,7 @@ def test_a_duel_has_a_choice_of_each_in_random_order_and_is_blind(
     adapter_server.append_event(DuelEnded(version=next_version, against=live, promoted=False))
 
 
-def test_in_a_duel_each_choice_is_what_its_version_says_alone(
+def test_each_choice_of_a_duel_is_what_its_version_answers_alone(
     adapter_server: Plaudit, next_version: int
 ) -> None:
     live = start_duel(adapter_server, next_version)
@@ -235,12 +243,12 @@ def test_in_a_duel_each_choice_is_what_its_version_says_alone(
         "model": "plaudit",
         "messages": QUESTION,
         "max_tokens": 24,
-        "extra_body": {"top_k": 1},  # vLLM takes temperature 0 for one choice only
+        "extra_body": {"top_k": 1},  # vLLM accepts temperature 0 only for one choice
     }
     client = adapter_server.openai()
     both = client.chat.completions.create(n=2, **options)
     recorded = adapter_server.records()[both.id].choices
-    fixed_seed_answer = {spans(c)[0][0]: c.text for c in recorded}
+    recorded_texts = {spans(c)[0][0]: c.text for c in recorded}
     assert [c.text for c in recorded] == [c.message.content for c in both.choices]
     chunks = list(client.chat.completions.create(n=2, stream=True, **options))
     streamed = ["", ""]
@@ -248,16 +256,16 @@ def test_in_a_duel_each_choice_is_what_its_version_says_alone(
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     record = adapter_server.records()[chunks[0].id]
-    assert {spans(c)[0][0]: c.text for c in record.choices} == fixed_seed_answer
+    assert {spans(c)[0][0]: c.text for c in record.choices} == recorded_texts
     assert [c.text for c in record.choices] == streamed
     alone = client.chat.completions.create(**options).choices[0].message.content
     adapter_server.append_event(DuelEnded(version=next_version, against=live, promoted=True))
     adapter_server.wait_version(next_version)
     promoted = client.chat.completions.create(**options).choices[0].message.content
-    assert fixed_seed_answer == {live: alone, next_version: promoted}
+    assert recorded_texts == {live: alone, next_version: promoted}
 
 
-def test_a_duel_that_is_lost_leaves_all_traffic_to_the_live_version(
+def test_after_a_lost_trial_the_live_version_serves_all_traffic(
     adapter_server: Plaudit, next_version: int
 ) -> None:
     live = start_duel(adapter_server, next_version)
@@ -271,7 +279,7 @@ def test_a_duel_that_is_lost_leaves_all_traffic_to_the_live_version(
         assert {v for c in choices for v, _, _ in spans(c)} == {live}
 
 
-def test_a_client_that_leaves_a_duel_leaves_both_halves_recorded(
+def test_an_abandoned_duel_is_recorded_with_both_choices(
     adapter_server: Plaudit, next_version: int
 ) -> None:
     live = start_duel(adapter_server, next_version)
@@ -295,5 +303,7 @@ def test_a_client_that_leaves_a_duel_leaves_both_halves_recorded(
     metrics = httpx.get(f"{adapter_server.url}/metrics/").text
     running = [line for line in metrics.splitlines() if line.startswith("vllm:num_requests_run")]
     assert running
-    assert all(line.endswith(" 0.0") for line in running), "vLLM works on for nobody"
+    assert all(line.endswith(" 0.0") for line in running), (
+        "vLLM still generates for the abandoned request"
+    )
     adapter_server.append_event(DuelEnded(version=next_version, against=live, promoted=False))

@@ -1,4 +1,4 @@
-"""Models that people bring: SFT, a learning cycle and a served swap, for each architecture.
+"""Imported models: SFT, a learning cycle and a hot swap for each architecture.
 
 Two of them run by default, the others with `-m slow`.
 """
@@ -25,16 +25,16 @@ from tests.support.learner_cycles import SETTINGS as TINY_CYCLE
 from tests.support.learning import answer_log_probs, cast_votes, cycle_ended, learn_until
 from tests.support.servers import Plaudit
 
-# A rate at which every tensor moves far enough to be told from the old one.
+# A learning rate at which every tensor changes detectably.
 SETTINGS = TINY_CYCLE.model_copy(
     update={"ppo": TINY_CYCLE.ppo.model_copy(update={"learning_rate": 1e-2})}
 )
-TOLERANCE = 1e-4  # nats in a token's log-probability, vLLM beside transformers, in float32
+TOLERANCE = 1e-4  # nats per token, between vLLM and transformers in float32
 
 
 def fine_tune_version_1(home: Path, architecture: str) -> None:
-    """Make version 1: a model folder as its user has it, fine-tuned on a few conversations."""
-    source = save_tiny(architecture, home / "own")
+    """Fine-tune a model folder on a few conversations, and publish it as version 1."""
+    source = save_tiny(architecture, home / "source")
     chats = [
         {
             "messages": [
@@ -60,7 +60,7 @@ def fine_tune_version_1(home: Path, architecture: str) -> None:
 
 
 def learn_version_2(home: Path) -> None:
-    """Let a learner make version 2 of votes."""
+    """Log votes, and run a learner until it has published version 2."""
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=1))
     cast_votes(log, load_tokenizer(home / "models" / "sft"), votes=120)
@@ -72,7 +72,7 @@ def learn_version_2(home: Path) -> None:
 
 
 def answer(plaudit: Plaudit, temperature: float) -> CompletionRecord:
-    """Return the record of an answer longer than the window of sliding attention."""
+    """Return the record of an answer that is longer than the sliding-attention window."""
     completion = plaudit.openai().chat.completions.create(
         model="plaudit",
         messages=[{"role": "user", "content": "say 7"}],
@@ -84,7 +84,7 @@ def answer(plaudit: Plaudit, temperature: float) -> CompletionRecord:
 
 
 def activate_under_stream(plaudit: Plaudit) -> None:
-    """Activate version 2 while version 1 answers; the answer has tokens of both."""
+    """Activate version 2 while version 1 answers; check that the answer has tokens of both."""
     stream = plaudit.openai().chat.completions.create(
         model="plaudit",
         messages=[{"role": "user", "content": "say 7"}],
@@ -92,12 +92,12 @@ def activate_under_stream(plaudit: Plaudit) -> None:
         stream=True,
         extra_body={"ignore_eos": True},
     )
-    asked, completion_id, finish = False, "", None
+    activated, completion_id, finish = False, "", None
     for chunk in stream:
         completion_id, finish = chunk.id, chunk.choices[0].finish_reason or finish
-        if not asked:
+        if not activated:
             operations(plaudit.home).activate(2, "test")
-            asked = True
+            activated = True
     assert finish == "length"
     (choice,) = plaudit.records()[completion_id].choices
     assert [s.policy_version for s in choice.versions] == [1, 2]
@@ -105,14 +105,14 @@ def activate_under_stream(plaudit: Plaudit) -> None:
 
 
 def log_probs(model: PreTrainedModel, record: CompletionRecord) -> torch.Tensor:
-    """Compute those of an answer's tokens by transformers."""
+    """Compute the log-probabilities of an answer's tokens with transformers."""
     return answer_log_probs(model, record.prompt_token_ids, record.choices[0].token_ids)
 
 
 def undetected_tensors(
     new: PreTrainedModel, old: PreTrainedModel, record: CompletionRecord
 ) -> list[str]:
-    """Name the tensors of which the old ones, left in place, give the same log-probabilities."""
+    """Return the tensors whose old values would give the same log-probabilities."""
     expected, old_parameters, undetected = log_probs(new, record), dict(old.named_parameters()), []
     for name, parameter in new.named_parameters():
         kept = parameter.detach().clone()
@@ -132,7 +132,7 @@ def undetected_tensors(
         *(pytest.param(a, marks=pytest.mark.slow) for a in ("llama", "gemma", "mistral")),
     ],
 )
-def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> None:
+def test_from_a_model_folder_to_a_hot_swap(architecture: str, tmp_path: Path) -> None:
     fine_tune_version_1(tmp_path, architecture)
     learn_version_2(tmp_path)
     operations(tmp_path).rollback("test")
@@ -152,7 +152,7 @@ def test_from_a_folder_to_a_served_swap(architecture: str, tmp_path: Path) -> No
     for model, record in ((old, before), (new, after)):
         served = torch.tensor(record.choices[0].log_probs)
         torch.testing.assert_close(served, log_probs(model, record), atol=TOLERANCE, rtol=0)
-    # Each token of the greedy answer is the likeliest, but for a near tie.
+    # Each token of the greedy answer is the most likely one, up to near ties.
     ids = torch.tensor([[*greedy.prompt_token_ids, *greedy.choices[0].token_ids]])
     with torch.no_grad():
         best = new(input_ids=ids).logits.log_softmax(-1)[0, :-1].max(-1).values

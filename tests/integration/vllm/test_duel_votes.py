@@ -1,4 +1,4 @@
-"""Duels from end to end: votes over HTTP, the decision of the learner, all traffic after it."""
+"""Trials end to end: votes over HTTP, the learner's decision, and the traffic after it."""
 
 import random
 import threading
@@ -20,9 +20,9 @@ QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at nigh
 
 @pytest.fixture(scope="module", autouse=True)
 def learner(adapter_server: Plaudit) -> Iterator[None]:
-    """A learner that never has votes enough for a cycle."""
+    """Run a learner that never has enough votes for a cycle."""
     stop = threading.Event()
-    # A wide edge, for a test that takes few votes.
+    # A wide edge, so that the sequential test needs few votes.
     settings = LearnerSettings(
         metrics_port=0, min_events=10**6, poll_seconds=0.1, duel=DuelSettings(edge=0.25)
     )
@@ -34,8 +34,8 @@ def learner(adapter_server: Plaudit) -> Iterator[None]:
     assert not learner.is_alive()
 
 
-def vote_until_it_ends(plaudit: Plaudit, challenger: int, preferred: float) -> DuelEnded:
-    """Chat and vote for the challenger's answer this often, as people would who see only texts."""
+def vote_until_the_trial_ends(plaudit: Plaudit, challenger: int, preferred: float) -> DuelEnded:
+    """Chat and vote for the challenger's answer with probability `preferred`; return the end."""
     source = random.Random(challenger)
     deadline = time.monotonic() + 180
     client = plaudit.openai()
@@ -48,12 +48,14 @@ def vote_until_it_ends(plaudit: Plaudit, challenger: int, preferred: float) -> D
         )
         versions = [spans(c)[0][0] for c in plaudit.records()[answer.id].choices]
         if challenger in versions:
-            for_it = source.random() < preferred
-            better = versions.index(challenger) if for_it else 1 - versions.index(challenger)
+            for_challenger = source.random() < preferred
+            better = (
+                versions.index(challenger) if for_challenger else 1 - versions.index(challenger)
+            )
             verdict = ("left", "right")[better]
             vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
             assert plaudit.vote(answer.id, vote, source="simulated").status_code == 201
-    raise AssertionError("the duel did not end")
+    raise AssertionError("the trial did not end")
 
 
 def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(
@@ -62,14 +64,14 @@ def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(
     first, better, worse = adapter_server.version(), next_version, next_version + 1
     adapter_server.add_adapter(better, first, 1)
     adapter_server.announce(better, first, trial=True)
-    won = vote_until_it_ends(adapter_server, better, preferred=0.8)
+    won = vote_until_the_trial_ends(adapter_server, better, preferred=0.8)
     print(f"promoted after {won.wins} votes for it and {won.losses} against")
     assert (won.promoted, won.against) == (True, first)
     assert won.wins > won.losses
     adapter_server.wait_version(better)
     adapter_server.add_adapter(worse, better, 1)
     adapter_server.announce(worse, better, trial=True)
-    lost = vote_until_it_ends(adapter_server, worse, preferred=0.2)
+    lost = vote_until_the_trial_ends(adapter_server, worse, preferred=0.2)
     print(f"rolled back after {lost.wins} votes for it and {lost.losses} against")
     assert (lost.promoted, lost.against) == (False, better)
     assert lost.wins < lost.losses
@@ -85,7 +87,7 @@ def test_votes_promote_a_better_adapter_and_roll_back_a_worse_one(
     assert [spans(c)[0][0] for c in adapter_server.records()[answer.id].choices] == [better] * 2
 
 
-def test_an_operator_ends_a_duel(adapter_server: Plaudit, next_version: int) -> None:
+def test_an_operator_ends_a_trial(adapter_server: Plaudit, next_version: int) -> None:
     live = adapter_server.version()
     adapter_server.add_adapter(next_version, live, 1)
     adapter_server.announce(next_version, live, trial=True)

@@ -1,4 +1,4 @@
-"""Votes on a running server: accepted, repeated, refused; the table of errors."""
+"""Votes on a running server: accepted, repeated, refused, and the table of errors."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def completion_id(plaudit: Plaudit) -> str:
         {"kind": "comment", "choice": 0, "text": "nice"},
     ],
 )
-def test_each_kind_is_accepted_and_in_the_log(
+def test_each_kind_is_accepted_and_logged(
     plaudit: Plaudit, completion_id: str, feedback: Any
 ) -> None:
     response = plaudit.vote(completion_id, feedback, user="anna", shown=[1, 0], decision_ms=2150)
@@ -71,7 +71,7 @@ def test_a_vote_can_be_read_and_retracted(plaudit: Plaudit, completion_id: str) 
 
 
 def bad_votes(plaudit: Plaudit, completion_id: str) -> dict[str, tuple[httpx.Response, int]]:
-    """Give, by what is wrong, the answer and the status that the design names."""
+    """Return the response and the expected status of each kind of bad vote."""
     secret = load_or_create_secret(plaudit.home / "secret.json")
     owner = owner_of(secret, plaudit.key)
     expired = create_completion_id(secret, owner, 2, 1, now=0.0)
@@ -79,16 +79,16 @@ def bad_votes(plaudit: Plaudit, completion_id: str) -> dict[str, tuple[httpx.Res
     good = {"completion_id": completion_id, "feedback": UP}
     headers = {"Authorization": f"Bearer {plaudit.key}", "Content-Type": "application/json"}
     raw = httpx.post(f"{plaudit.url}/v1/feedback", content=b"{", headers=headers)
-    three = {"kind": "score", "choice": 0, "score": 3}
-    alone = {"kind": "comparison", "left": 0, "right": 0, "verdict": "left"}
+    out_of_range = {"kind": "score", "choice": 0, "score": 3}
+    with_itself = {"kind": "comparison", "left": 0, "right": 0, "verdict": "left"}
     twice = {"kind": "ranking", "groups": [[0], [0, 1]]}
     return {
         "not JSON": (raw, 400),
         "unknown field": (plaudit.post("/v1/feedback", {**good, "colour": "red"}), 400),
         "unknown kind": (plaudit.vote(completion_id, {**UP, "kind": "star"}), 400),
         "no such choice": (plaudit.vote(completion_id, {**UP, "choice": 4}), 400),
-        "score out of range": (plaudit.vote(completion_id, three), 400),
-        "compared with itself": (plaudit.vote(completion_id, alone), 400),
+        "score out of range": (plaudit.vote(completion_id, out_of_range), 400),
+        "compared with itself": (plaudit.vote(completion_id, with_itself), 400),
         "candidate ranked twice": (plaudit.vote(completion_id, twice), 400),
         "no completion id": (plaudit.post("/v1/feedback", {"feedback": UP}), 400),
         "forged id": (plaudit.vote(forged, UP), 404),
@@ -99,12 +99,12 @@ def bad_votes(plaudit: Plaudit, completion_id: str) -> dict[str, tuple[httpx.Res
     }
 
 
-def test_the_table_of_errors(plaudit: Plaudit, completion_id: str) -> None:
+def test_bad_votes_get_their_documented_status(plaudit: Plaudit, completion_id: str) -> None:
     before = len(plaudit.read_all("feedback"))
-    for wrong, (response, status) in bad_votes(plaudit, completion_id).items():
-        print(f"{wrong:24} {response.status_code} {response.text}")
-        assert response.status_code == status, wrong
+    for problem, (response, status) in bad_votes(plaudit, completion_id).items():
+        print(f"{problem:24} {response.status_code} {response.text}")
+        assert response.status_code == status, problem
         error = response.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}, wrong
-        assert len(error["message"]) > 20, wrong
+        assert set(error) == {"message", "type", "param", "code"}, problem
+        assert len(error["message"]) > 20, problem
     assert len(plaudit.read_all("feedback")) == before

@@ -1,4 +1,4 @@
-"""A whole cycle whose answers a vLLM engine samples."""
+"""A whole learning cycle whose answers are sampled by a vLLM engine."""
 
 import os
 import sys
@@ -20,9 +20,9 @@ def test_a_cycle_can_sample_with_vllm_and_leaves_nothing_running(tmp_path: Path)
     assert state is not None
     assert (state.outcome, state.version) == ("published", 2)
     assert weights(home) != weights(home, 1)
-    # The engine is gone: another can be started, and the process is as it was.
+    # The engine is gone without a trace in this process, so that another can be started.
     assert "vllm" in sys.modules
     assert not torch.distributed.is_initialized()
     assert psutil.Process().children(recursive=True) == children
-    new = os.environ.keys() - environment.keys()
-    assert not [name for name in new if name.startswith(("VLLM", "LD_", "OMP"))]
+    added = os.environ.keys() - environment.keys()
+    assert not [name for name in added if name.startswith(("VLLM", "LD_", "OMP"))]

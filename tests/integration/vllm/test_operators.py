@@ -1,4 +1,4 @@
-"""Keys, operators' routes and the learning stream on the real server."""
+"""API keys, operators' routes and the learning stream on a real server."""
 
 import json
 import threading
@@ -29,10 +29,10 @@ def get(plaudit: Plaudit, path: str, key: str | None = None) -> httpx.Response:
 
 
 def wait_for(seconds: float, condition: Callable[[], bool]) -> float:
-    """Wait until it holds; give the seconds that took."""
+    """Wait for a condition; return the seconds until it held."""
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < seconds, f"not within {seconds} s"
+        assert time.monotonic() - start < seconds, f"the condition did not hold within {seconds} s"
         time.sleep(0.02)
     return time.monotonic() - start
 
@@ -54,14 +54,14 @@ def wait_for(seconds: float, condition: Callable[[], bool]) -> float:
         ("/scale_elastic_ep", 401, 403, 404),
     ],
 )
-def test_routes_take_roles(
+def test_routes_require_roles(
     plaudit: Plaudit, path: str, none: int, user: int, operator: int
 ) -> None:
     keys = ("none", plaudit.other_key, plaudit.key)
     assert [get(plaudit, path, key).status_code for key in keys] == [none, user, operator]
 
 
-def test_a_key_counts_and_is_revoked_within_a_second(plaudit: Plaudit) -> None:
+def test_a_key_is_accepted_and_revoked_within_a_second(plaudit: Plaudit) -> None:
     key = plaudit.make_key("user", name="short-lived")
     wait_for(1, lambda: get(plaudit, "/v1/models", key).status_code == 200)
     log = plaudit.log
@@ -72,7 +72,7 @@ def test_a_key_counts_and_is_revoked_within_a_second(plaudit: Plaudit) -> None:
     wait_for(1, lambda: get(plaudit, "/v1/models", key).status_code == 401)
 
 
-def test_limits_are_kept(plaudit: Plaudit) -> None:
+def test_rate_limits_and_quotas_are_enforced(plaudit: Plaudit) -> None:
     key = plaudit.make_key("user", rate=5, quota=2)
     body = {"model": "plaudit", "messages": HELLO, "max_tokens": 1}
     wait_for(1, lambda: get(plaudit, "/v1/me").status_code == 200)
@@ -108,11 +108,11 @@ def test_operators_roll_back_and_resume_over_http(plaudit: Plaudit, next_version
     assert entries[1]["text"].endswith("worse at tea")
 
 
-def test_a_vote_says_which_version_learned_from_it(plaudit: Plaudit, next_version: int) -> None:
+def test_a_vote_names_the_version_that_learned_from_it(plaudit: Plaudit, next_version: int) -> None:
     body = {"model": "plaudit", "messages": HELLO, "n": 2, "max_tokens": 4}
     completion_id = plaudit.post("/v1/chat/completions", body).json()["id"]
-    vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"}
-    vote = plaudit.vote(completion_id, vote).json()
+    feedback = {"kind": "comparison", "left": 0, "right": 1, "verdict": "left"}
+    vote = plaudit.vote(completion_id, feedback).json()
     assert vote["learned_in"] is None
     ledger, log = Ledger(plaudit.home / "ledger.db"), plaudit.log
     while ledger.follow(log):
@@ -133,9 +133,9 @@ def test_a_vote_says_which_version_learned_from_it(plaudit: Plaudit, next_versio
     wait_for(2, learned)
 
 
-def test_a_change_is_heard_on_the_stream(plaudit: Plaudit) -> None:
+def test_a_change_is_sent_on_the_stream(plaudit: Plaudit) -> None:
     headers = {"Authorization": f"Bearer {plaudit.other_key}"}
-    heard: list[bool] = []
+    held: list[bool] = []
     with httpx.stream("GET", f"{plaudit.url}/v1/learning/events", headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         hold = threading.Timer(0.5, plaudit.append_event, [Hold(held=True, by="test")])
@@ -143,10 +143,10 @@ def test_a_change_is_heard_on_the_stream(plaudit: Plaudit) -> None:
         started = time.monotonic()
         for line in stream.iter_lines():
             if line.startswith("data: "):
-                heard.append(json.loads(line.removeprefix("data: "))["held"])
-            if heard and heard[-1]:
+                held.append(json.loads(line.removeprefix("data: "))["held"])
+            if held and held[-1]:
                 break
-        took = time.monotonic() - started
+        seconds = time.monotonic() - started
     plaudit.append_event(Hold(held=False, by="test"))
-    assert heard[0] is False
-    assert took < 3
+    assert held[0] is False
+    assert seconds < 3

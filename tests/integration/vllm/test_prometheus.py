@@ -1,4 +1,4 @@
-"""Prometheus's rules and Grafana's queries, on a real Prometheus that scrapes a real Plaudit."""
+"""Prometheus's rules and Grafana's queries, on a real Prometheus that scrapes Plaudit."""
 
 import os
 import shutil
@@ -39,7 +39,9 @@ def promtool(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 def test_promtool_accepts_configuration_and_rules() -> None:
     checked = promtool("check", "config", RULES / "prometheus.yml")
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.count("SUCCESS") == 4  # that files are there, it, two files of rules
+    assert (
+        checked.stdout.count("SUCCESS") == 4
+    )  # that the files exist, the configuration, two rule files
 
 
 @pytest.mark.parametrize("file", sorted((RULES / "tests").glob("*.yml")), ids=lambda f: f.stem)
@@ -61,12 +63,12 @@ def test_every_alert_is_tested_firing_and_silent() -> None:
     ("old", "new", "command"),
     [
         ("ratio_rate5m > 0.05", "ratio_rate5m > 0.5", "test"),  # fires too late
-        ("requests_waiting:sum > 16", "requests_waiting:sum > 1", "test"),  # does not fall silent
-        ("requests_waiting:sum > 16", "requests_waiting:sum >", "check"),  # no PromQL
-        ("severity: info", "severity: [info]", "check"),  # no rule
+        ("requests_waiting:sum > 16", "requests_waiting:sum > 1", "test"),  # does not resolve
+        ("requests_waiting:sum > 16", "requests_waiting:sum >", "check"),  # invalid PromQL
+        ("severity: info", "severity: [info]", "check"),  # invalid rule
     ],
 )
-def test_promtool_finds_a_planted_fault(tmp_path: Path, old: str, new: str, command: str) -> None:
+def test_promtool_finds_a_planted_error(tmp_path: Path, old: str, new: str, command: str) -> None:
     shutil.copytree(RULES, tmp_path / "p")
     file = tmp_path / "p" / "rules" / "alerts.yml"
     file.write_text(file.read_text().replace(old, new))
@@ -77,7 +79,7 @@ def test_promtool_finds_a_planted_fault(tmp_path: Path, old: str, new: str, comm
 
 @pytest.fixture(scope="module")
 def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
-    """A learner that will end a cycle, as a process; its port is that of its metrics."""
+    """Start a learner process that will finish a cycle; its port serves its metrics."""
     home = tmp_path_factory.mktemp("learner-home")
     found = Plaudit(make_home(home), environment=environment_of(SETTINGS))
     found.run("learn", "--home", str(home), "--metrics-port", str(found.port))
@@ -97,24 +99,23 @@ def _chat_and_vote(plaudit: Plaudit) -> None:
 def server(
     tmp_path_factory: pytest.TempPathFactory, plaudit: Plaudit, learner: Plaudit
 ) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped a replica that answered and took votes, and that learner."""
+    """Start a Prometheus, and wait until it has scraped a replica with votes and the learner."""
     folder = tmp_path_factory.mktemp("prometheus")
     with prometheus(folder, {"serving": plaudit.port, "learner": learner.port}) as running:
         running.wait("up == 1")
-        for _ in range(5):  # a rate takes two scrapes
+        for _ in range(5):  # a rate needs two scrapes
             _chat_and_vote(plaudit)
             time.sleep(1.1)
-        ended = 'plaudit_learner_cycles_total{outcome="published"} == 1'
-        running.wait(ended, seconds=240)
-        for name in recording_rule_names() - {
-            "plaudit:learner_stage:age_seconds"
-        }:  # of a cycle under way
+        cycle_ended = 'plaudit_learner_cycles_total{outcome="published"} == 1'
+        running.wait(cycle_ended, seconds=240)
+        during_cycles = {"plaudit:learner_stage:age_seconds"}
+        for name in recording_rule_names() - during_cycles:
             running.wait(name)
         yield running
 
 
 @pytest.mark.parametrize(("name", "expression"), [*rule_expressions(), *dashboard_expressions()])
-def test_expressions_name_only_what_is_exported(
+def test_expressions_use_only_exported_metrics_and_labels(
     server: Prometheus, name: str, expression: str
 ) -> None:
     assert expression_problems(server, expression) == []
@@ -126,8 +127,8 @@ def test_rules_are_evaluated_without_error(server: Prometheus) -> None:
     assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}
 
 
-# Panels that stay empty while nothing is wrong, on trial or under way.
-EMPTY = {
+# Panels that are empty without errors, trials, swaps and running cycles.
+MAY_BE_EMPTY = {
     "A version goes live",
     "Time since the last swap",
     "Duration of swaps",
@@ -136,9 +137,9 @@ EMPTY = {
 }
 
 
-def test_panels_show_something(server: Prometheus) -> None:
+def test_panels_show_data(server: Prometheus) -> None:
     shown = {name for name, expression in dashboard_expressions() if server.query(expression)}
-    assert {name for name, _ in dashboard_expressions()} - shown <= EMPTY
+    assert {name for name, _ in dashboard_expressions()} - shown <= MAY_BE_EMPTY
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_panels_show_something(server: Prometheus) -> None:
         ("rate(plaudit_swaps_total)", "expected type range vector"),
     ],
 )
-def test_the_checker_finds_a_planted_fault(
+def test_the_checker_finds_a_planted_error(
     server: Prometheus, expression: str, problem: str
 ) -> None:
     (found,) = expression_problems(server, expression)

@@ -1,4 +1,4 @@
-"""What every sampler keeps: the same tests for transformers and for vLLM in this process."""
+"""Contract tests of samplers: the same tests for transformers and for vLLM in this process."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ END = 5
 TINY = PretrainSettings(
     vocabulary=300, hidden=64, layers=2, heads=2, feed_forward=96, initial_deviation=0.3
 )
-# The last is longer than a block of vLLM's cache, so that answers to it share one.
+# The last prompt is longer than a block of vLLM's cache, so that its answers share one.
 PROMPTS = [[2, 50, 3], [2, 51, 52, 53, 3], [2, *range(60, 110), 3]]
 
 
@@ -56,7 +56,7 @@ def make_sampler(request: pytest.FixtureRequest) -> SamplerFactory:
 
 
 def perturbed(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
-    """Return a copy of which every weight differs: embeddings, projections and norms."""
+    """Return a copy whose weights all differ: embeddings, projections and norms."""
     other = copy_shared(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def perturbed(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
 
 
 def worst_error(samples: list[Sample], model: PreTrainedModel, temperature: float = 1.0) -> float:
-    """Compare log-probabilities with those that transformers computes, each answer by itself."""
+    """Return the largest difference from the log-probabilities that transformers computes."""
     worst = 0.0
     for sample in samples:
         found = answer_log_probs(model, sample.prompt, sample.token_ids, temperature)
@@ -85,11 +85,11 @@ def test_samples_carry_the_log_probabilities_of_the_model(
     for temperature in (1.0, 0.7):
         found = make_sampler(model, [END]).sample(PROMPTS, 4, 8, temperature, seed=2)
         assert worst_error(found, model, temperature) < 1e-4
-    # The test can fail: at another temperature they are others.
+    # A control: log-probabilities differ at another temperature.
     assert worst_error(found, model, 1.0) > 0.1
 
 
-def test_samples_end_at_the_end_token_only(
+def test_samples_end_only_at_an_end_token(
     make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
     ends = list(range(100, 140))
@@ -103,7 +103,7 @@ def test_samples_end_at_the_end_token_only(
         assert sample.finished or len(sample.token_ids) == 8
 
 
-def test_answers_are_drawn_as_often_as_they_are_likely(
+def test_token_frequencies_match_their_probabilities(
     make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
     count = 600
@@ -113,18 +113,16 @@ def test_answers_are_drawn_as_often_as_they_are_likely(
     drawn = torch.tensor([s.token_ids[0] for s in found])
     seen_V = torch.bincount(drawn, minlength=len(probs_V)) / count
     top_K = probs_V.topk(5).indices
-    # Within five standard errors of a share of so many draws.
+    # Within five standard errors of a proportion of `count` draws.
     errors_K = (seen_V - probs_V)[top_K].abs()
     assert (errors_K < 5 * (probs_V[top_K] * (1 - probs_V[top_K]) / count).sqrt()).all()
 
 
-def test_the_same_seed_gives_the_same_answers_in_the_prompts_order(
+def test_the_same_seed_gives_the_same_answers_in_the_order_of_the_prompts(
     make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
     first = make_sampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
-    make_sampler(perturbed(model), [END]).sample(
-        PROMPTS, 2, 8, 1.0, seed=5
-    )  # leaves nothing behind
+    make_sampler(perturbed(model), [END]).sample(PROMPTS, 2, 8, 1.0, seed=5)  # must not interfere
     assert first == make_sampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=1)
     assert [list(s.prompt) for s in first] == [p for p in PROMPTS for _ in range(4)]
     assert answers(first) != answers(make_sampler(model, [END]).sample(PROMPTS, 4, 8, 1.0, seed=2))
@@ -156,12 +154,12 @@ def test_a_sampler_follows_the_weights_of_its_model(
         ):
             parameter.copy_(other)
     after = sampler.sample(PROMPTS, 4, 8, 1.0, seed=1)
-    assert worst_error(after, policy) < 1e-4, "neither weights nor cached prefixes are stale"
+    assert worst_error(after, policy) < 1e-4, "weights or cached prefixes are stale"
     assert worst_error(after, model) > 0.1
     assert answers(after) != answers(before)
 
 
-def test_samplers_of_two_models_can_take_turns(
+def test_samplers_of_two_models_can_alternate(
     make_sampler: SamplerFactory, model: PreTrainedModel
 ) -> None:
     other = perturbed(model, seed=2)
@@ -171,7 +169,7 @@ def test_samplers_of_two_models_can_take_turns(
         assert worst_error(two.sample(PROMPTS, 2, 8, 1.0, seed=1), other) < 1e-4
 
 
-def test_adapters_are_sampled_with(make_sampler: SamplerFactory, model: PreTrainedModel) -> None:
+def test_samples_follow_an_adapter(make_sampler: SamplerFactory, model: PreTrainedModel) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
     policy = inject_adapter_in_model(config, copy_shared(model))
     torch.manual_seed(0)
@@ -179,7 +177,7 @@ def test_adapters_are_sampled_with(make_sampler: SamplerFactory, model: PreTrain
         if ".lora_" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     found = make_sampler(policy, [END]).sample(PROMPTS, 2, 8, 1.0, seed=1)
-    # Merged into the weights they round otherwise than beside them.
+    # Adapters merged into the weights round differently from separate ones.
     assert worst_error(found, policy) < 5e-4
     assert worst_error(found, model) > 0.1
 
@@ -227,11 +225,11 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
         )
 
     seen: list[Iteration] = []
-    whole = ppo_inputs()
-    run_ppo(whole, settings, seed=5, state=tmp_path / "a", on_iteration=seen.append)
+    uninterrupted = ppo_inputs()
+    run_ppo(uninterrupted, settings, seed=5, state=tmp_path / "a", on_iteration=seen.append)
     assert [i.number for i in seen] == [1, 2]
     assert seen[0].kl == pytest.approx(0, abs=1e-5)
-    assert seen[1].kl > 1e-4, "the second iteration is sampled from moved weights"
+    assert seen[1].kl > 1e-4, "the second iteration samples from updated weights"
 
     class Stopped(Exception):
         pass
@@ -242,7 +240,9 @@ def test_ppo_resumed_with_a_sampler_gives_the_same_weights(
 
     with pytest.raises(Stopped):
         run_ppo(ppo_inputs(), settings, seed=5, state=tmp_path / "b", on_iteration=stop)
-    again = ppo_inputs()
-    run_ppo(again, settings, seed=5, state=tmp_path / "b")
-    for one, two in zip(whole.policy.parameters(), again.policy.parameters(), strict=True):
+    resumed = ppo_inputs()
+    run_ppo(resumed, settings, seed=5, state=tmp_path / "b")
+    for one, two in zip(
+        uninterrupted.policy.parameters(), resumed.policy.parameters(), strict=True
+    ):
         assert torch.equal(one, two)

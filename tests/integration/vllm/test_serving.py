@@ -1,4 +1,4 @@
-"""The endpoint on real vLLM: streams, records, ids, errors, votes."""
+"""The chat and completion endpoints on real vLLM: streams, records, ids, errors and votes."""
 
 import itertools
 import time
@@ -29,17 +29,17 @@ def texts(chunks: list[Any], n: int) -> list[str]:
     return out
 
 
-def test_candidates_stream_token_by_token_and_interleaved(plaudit: Plaudit) -> None:
+def test_choices_stream_token_by_token_and_interleaved(plaudit: Plaudit) -> None:
     chunks = stream(plaudit, n=2, extra_body={"ignore_eos": True})
     order = [c.choices[0].index for c in chunks if c.choices and c.choices[0].delta.content]
     assert set(order) == {0, 1}
     switches = sum(a != b for a, b in itertools.pairwise(order))
-    assert switches > 5, f"candidates came one after the other: {order}"
+    assert switches > 5, f"choices were streamed one after the other: {order}"
     assert len({c.id for c in chunks}) == 1
     assert chunks[-1].system_fingerprint == f"policy-v{plaudit.version()}"
 
 
-def test_a_record_holds_what_was_streamed(plaudit: Plaudit) -> None:
+def test_a_record_contains_what_was_streamed(plaudit: Plaudit) -> None:
     chunks = stream(plaudit, n=3, user="anna")
     record = plaudit.records()[chunks[0].id]
     assert [c.text for c in record.choices] == texts(chunks, 3)
@@ -76,12 +76,12 @@ def test_filtered_sampling_is_recorded_as_unusable_off_policy(plaudit: Plaudit) 
 
 
 def test_log_probs_are_those_of_the_distribution_sampled_from(plaudit: Plaudit) -> None:
-    """At a low temperature the sampled token is nearly certain; raw ones would not say so."""
+    """At a low temperature the sampled token is nearly certain; raw log-probabilities differ."""
     chunks = stream(plaudit, n=1, temperature=0.01)
     assert sum(plaudit.records()[chunks[0].id].choices[0].log_probs) > -1e-2
 
 
-def test_text_completions_are_recorded_and_a_batch_is_answered(plaudit: Plaudit) -> None:
+def test_text_completions_are_recorded_and_batches_are_not(plaudit: Plaudit) -> None:
     client = plaudit.openai()
     one = client.completions.create(model="plaudit", prompt="Once", max_tokens=8, n=2)
     record = plaudit.records()[one.id]
@@ -94,7 +94,7 @@ def test_text_completions_are_recorded_and_a_batch_is_answered(plaudit: Plaudit)
     assert plaudit.vote(batch.id, vote).status_code == 400
 
 
-def test_a_client_that_goes_away_leaves_a_record_to_vote_on(plaudit: Plaudit) -> None:
+def test_an_abandoned_stream_leaves_a_record_to_vote_on(plaudit: Plaudit) -> None:
     answer = plaudit.openai().chat.completions.create(
         model="plaudit",
         messages=HELLO,
@@ -125,7 +125,7 @@ def test_a_client_that_goes_away_leaves_a_record_to_vote_on(plaudit: Plaudit) ->
     assert plaudit.vote(completion_id, vote).status_code == 201
 
 
-def test_the_server_mints_ids_over_the_clients(plaudit: Plaudit) -> None:
+def test_the_server_ignores_the_clients_request_id(plaudit: Plaudit) -> None:
     answer = plaudit.openai().chat.completions.create(
         model="plaudit", messages=HELLO, max_tokens=2, extra_headers={"X-Request-Id": "mine"}
     )
@@ -149,7 +149,7 @@ def test_bad_chats_get_a_clear_400(plaudit: Plaudit, body: dict[str, Any], param
     assert response.json()["error"]["param"] == param
 
 
-def test_an_unknown_model_gets_openais_404(plaudit: Plaudit) -> None:
+def test_an_unknown_model_gets_a_404(plaudit: Plaudit) -> None:
     with pytest.raises(openai.NotFoundError):
         plaudit.openai().chat.completions.create(model="other", messages=HELLO)
 
@@ -158,7 +158,7 @@ def test_only_the_listed_routes_exist(plaudit: Plaudit) -> None:
     assert [m.id for m in plaudit.openai().models.list()] == ["plaudit"]
     for path in ("/livez", "/readyz", "/health", "/metrics/"):
         assert httpx.get(plaudit.url + path).status_code == 200, path
-    closed = (
+    disabled = (
         "/scale_elastic_ep",
         "/v1/responses",
         "/pause",
@@ -166,11 +166,11 @@ def test_only_the_listed_routes_exist(plaudit: Plaudit) -> None:
         "/openapi.json",
         "/v1/load_lora_adapter",
     )
-    for path in closed:
+    for path in disabled:
         assert plaudit.post(path, {}).status_code == 404, path
 
 
-def test_metrics_name_what_happened(plaudit: Plaudit) -> None:
+def test_metrics_are_exported(plaudit: Plaudit) -> None:
     stream(plaudit, n=2)
     text = httpx.get(f"{plaudit.url}/metrics/").text
     for name in (

@@ -1,4 +1,4 @@
-"""Hot swaps on real vLLM: under load, with failures at each step, with bad checkpoints, back."""
+"""Hot swaps on real vLLM: under load, with failures at each step, bad checkpoints, rollback."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ def next_version(plaudit: Plaudit) -> int:
     return max(plaudit.registry.versions()) + 1
 
 
-async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version: int) -> None:
+async def test_a_swap_under_16_streams_interrupts_none(plaudit: Plaudit, next_version: int) -> None:
     before, tokens = plaudit.version(), 900
     plaudit.add_checkpoint(next_version, before, next_version)
     streams = [asyncio.create_task(one_stream(plaudit, tokens)) for _ in range(16)]
@@ -43,15 +43,15 @@ async def test_a_swap_under_16_streams_cuts_none(plaudit: Plaudit, next_version:
         assert finishes == ["length", "length"]
         assert counts == [tokens, tokens]
         for choice in records[completion_id].choices:
-            labelled = spans(choice)
-            assert labelled[0][1] == 0
-            assert labelled[-1][2] == tokens
-            assert all(a[2] == b[1] for a, b in itertools.pairwise(labelled))
-            versions = [v for v, _, _ in labelled]
+            choice_spans = spans(choice)
+            assert choice_spans[0][1] == 0
+            assert choice_spans[-1][2] == tokens
+            assert all(a[2] == b[1] for a, b in itertools.pairwise(choice_spans))
+            versions = [v for v, _, _ in choice_spans]
             assert versions == sorted(versions)
             assert set(versions) <= {before, next_version}
             swapped += len(versions) == 2
-    assert swapped, "no stream lived through the swap: the test shows nothing"
+    assert swapped, "no stream ran during the swap, so the test shows nothing"
 
 
 def test_new_weights_answer_after_a_swap_and_old_ones_after_a_rollback(
@@ -73,10 +73,8 @@ def test_new_weights_answer_after_a_swap_and_old_ones_after_a_rollback(
     plaudit.wait_version(next_version + 1)
 
 
-def test_the_output_head_swaps_though_it_is_tied_to_the_embedding(
-    plaudit: Plaudit, next_version: int
-) -> None:
-    """On a CPU vLLM keeps a packed copy of it, which a reload left at the policy before."""
+def test_a_tied_output_head_is_swapped(plaudit: Plaudit, next_version: int) -> None:
+    """On CPUs vLLM keeps a packed copy of the head, which a reload once left unchanged."""
     plaudit.publish(next_version, plaudit.version(), next_version)
     plaudit.wait_version(next_version)
     answer = plaudit.openai().chat.completions.create(

@@ -91,9 +91,9 @@ class FaultHarness:
 
     def arm(self, who: str, failpoint: str) -> None:
         """Arm a failpoint in the app or the follower, running or not."""
-        aside = self.home / "failpoints.new"
-        aside.write_text(f"{failpoint}\n")
-        aside.rename(self.home / f"{who}.failpoints")
+        pending = self.home / "failpoints.new"
+        pending.write_text(f"{failpoint}\n")
+        pending.rename(self.home / f"{who}.failpoints")
 
     def step_clock(self, seconds: int) -> None:
         """Offset the app's clock by `seconds`."""
