@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 import psutil
+from safetensors import SafetensorError
 
 from deploy.errors import DeployError
 from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
@@ -73,7 +74,7 @@ def shape_of(folder: Path) -> ModelShape:
     """Read the shape of a folder's model from its configuration and its safetensors headers.
 
     Raises:
-        DeployError: The folder holds no safetensors.
+        DeployError: The folder holds no safetensors files, or one that is damaged.
 
     """
     from transformers import AutoConfig
@@ -82,7 +83,13 @@ def shape_of(folder: Path) -> ModelShape:
     config = model_config.get_text_config()
     parameters = linear_dimensions = 0
     for file in sorted(folder.glob("*.safetensors")):
-        for name, shape in tensor_shapes(file).items():
+        try:
+            shapes = tensor_shapes(file)
+        except SafetensorError as error:
+            raise DeployError(
+                f"{file} is damaged ({error}); download or save the model again"
+            ) from error
+        for name, shape in shapes.items():
             parameters += int(np.prod(shape))
             if len(shape) == 2 and not any(e in name for e in _EMBEDDINGS):
                 linear_dimensions += sum(shape)

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from feedback.ledger.forget import apply_forgetting, erase_late_completion, queue_erasure
+from feedback.ledger.erasure import apply_forgetting, erase_late_completion, queue_erasure
 from feedback.ledger.rows import max_seq, restrict_to_recorded
 from feedback.log.event_log import LogRecord
 from feedback.log.events import (

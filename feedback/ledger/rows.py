@@ -1,4 +1,7 @@
-"""The ledger's schema, and the rows that it returns: joined events, dead letters, counts."""
+"""The ledger's schema, and the rows that it returns: joined events, dead letters, counts.
+
+`learner.data.preferences` turns joined events into training examples.
+"""
 
 import sqlite3
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Forget a person: find their records in any store, and recognise late ones.
+"""Find the records of a person who is to be forgotten, and recognise late ones.
+
+Nothing is erased here: `feedback.ledger.erasure` and `feedback.view.intake` erase from the ledger
+and from the views, `feedback.ledger.store` and `deploy.administration.forget` from the log.
 
 A person's records are their completions, their feedback, and the feedback of others that refers
 to one of these completions, with retractions: without the completion that feedback is useless. A

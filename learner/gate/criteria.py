@@ -1,4 +1,7 @@
-"""The criteria of the gate: figures of a candidate and the bounds that they must meet."""
+"""The criteria of the gate: figures of a candidate and the bounds that they must meet.
+
+A candidate may be published if it meets all of them (`learner.gate.evaluation`).
+"""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -66,7 +66,8 @@ def replace_folder(staged: Path, target: Path) -> None:
 
     A crash may leave no folder at `target`, but never a mixture. Flush `staged` beforehand.
     """
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
     os.replace(staged, target)
     fsync(target.parent)
 

@@ -1,4 +1,7 @@
-"""The policy follower: keeps a replica on the versions that the policy events ask for."""
+"""The policy follower: keeps a replica on the versions that the policy events ask for.
+
+A swap that fails is reported here; `serving.policies.loader` brings the previous policy back.
+"""
 
 import asyncio
 import logging

@@ -210,7 +210,7 @@ def test_a_rejected_action_shows_the_reason(view: Page, stand_in: StandIn) -> No
     stand_in.snapshot = stand_in.snapshot | {"held": True}
     dialog = view.get_by_role("dialog")
     dialog.get_by_role("button", name="Hold publishing").click()
-    expect(dialog.get_by_role("alert")).to_have_text("Publishing is held already.")
+    expect(dialog.get_by_role("alert")).to_have_text("Publishing is on hold already.")
 
 
 def test_the_audit_trail_shows_who_did_what(view: Page) -> None:

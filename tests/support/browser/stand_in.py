@@ -246,7 +246,7 @@ class StandIn:
         path = request.path_params["rest"]
         self.policy_requests.append((path, await request.json()))
         if path == "hold" and self.snapshot["held"]:
-            return error(409, "not_possible", "Publishing is held already.")
+            return error(409, "not_possible", "Publishing is on hold already.")
         if path in ("hold", "resume"):
             self.snapshot = self.snapshot | {"held": path == "hold"}
         return JSONResponse(self._policy_list())
