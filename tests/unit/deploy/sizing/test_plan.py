@@ -198,7 +198,7 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
 def test_a_folder_whose_weights_are_cut_short_is_refused(tmp_path: Path) -> None:
     weights = save_tiny("gpt2", tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(DeployError, match="model.safetensors is damaged"):
+    with pytest.raises(DeployError, match=r"model\.safetensors is damaged"):
         shape_of(tmp_path)
 
 
