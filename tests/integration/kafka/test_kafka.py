@@ -62,7 +62,7 @@ def test_topics_are_created_with_their_partitions(settings: KafkaSettings) -> No
     ("topic", "wrong", "message"),
     [
         ("feedback", {"configs": {"cleanup.policy": "delete"}}, "deletes old records"),
-        ("policies", {"num_partitions": 3}, "must have one"),
+        ("policies", {"num_partitions": 3}, "must have exactly one"),
     ],
 )
 def test_topics_that_could_lose_records_are_refused(
