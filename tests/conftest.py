@@ -1,4 +1,4 @@
-"""Mark tests by folder, group them by shared fixture, and start the shared Kafka broker."""
+"""Mark tests by folder, group those that share a server, and start the shared Kafka broker."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.broker import Broker, missing_tools
 from tests.support.servers import free_port
@@ -17,8 +18,45 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TESTS: Final = Path(__file__).parent
 # Each test is marked by its folder; `uv run pytest` skips these markers (pyproject.toml).
 FOLDERS: Final = ("vllm", "kafka", "browser", "learning", "faults")
-# Shared fixtures that start slowly: tests that use the same one run in one process (pytest-xdist).
-SHARED: Final = ("plaudit", "adapter_server", "engine", "broker", "results", "stand_in_server")
+# Files that share a server run in one process, and groups that take longest start first. Other
+# files of these folders are groups of their own; all other tests are distributed one by one.
+GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "learning": ("integration/learning/test_learning.py",),
+    "vLLM server": tuple(
+        f"integration/vllm/test_{name}.py"
+        for name in ("swap", "feedback_http", "operators", "serving", "prometheus")
+    ),
+    "page on its own": tuple(
+        f"browser/test_{name}.py" for name in ("access", "sending", "turns", "views")
+    ),
+    "documentation": ("integration/vllm/test_documented_commands.py",),
+    "faults": ("faults/test_faults.py",),
+    "page on a server": tuple(
+        f"browser/test_{name}.py" for name in ("away", "chat", "hostile", "swap", "votes")
+    ),
+    "kafka": (
+        *(f"integration/kafka/test_{n}.py" for n in ("forget_kafka", "kafka", "lease")),
+        "integration/kafka/test_kafka_offsets.py",
+        "contract/test_event_log.py",
+    ),
+    "crashes": ("integration/learning/test_crash.py",),
+    "adapters": ("integration/vllm/test_adapters.py", "integration/vllm/test_duel_votes.py"),
+}
+GROUP_OF: Final = {f"tests/{file}": name for name, files in GROUPS.items() for file in files}
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Distribute tests by the groups above; pytest-xdist's own marker fails with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        default = file if _markers(file) else nodeid
+        return GROUP_OF.get(file, default)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Use the groups above."""
+    return GroupScheduling(config, log)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -26,21 +64,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if any(".py" in argument for argument in config.invocation_params.args) else 2
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def _markers(file: str) -> list[str]:
+    return [name for name in FOLDERS if name in Path(file).parts]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder, and group tests that share a server."""
+    """Mark tests by folder, and put groups that take long first."""
+    order = {name: number for number, name in enumerate(GROUPS)}
     for item in items:
-        folders = item.path.relative_to(TESTS).parts[:-1]
-        for name in FOLDERS:
-            if name in folders:
-                item.add_marker(name)
-        used = getattr(item, "fixturenames", ())
-        shared = next((name for name in SHARED if name in used), None)
-        if "kafka" in used or (item.get_closest_marker("kafka") and shared is None):
-            item.add_marker("kafka")
-            item.add_marker(pytest.mark.xdist_group("kafka"))
-        elif shared is not None:
-            item.add_marker(pytest.mark.xdist_group(f"{folders[-1]} {shared}"))
+        for name in _markers(str(item.path.relative_to(TESTS))):
+            item.add_marker(name)
+    items.sort(key=lambda item: order.get(GROUP_OF.get(item.nodeid.partition("::")[0]), len(order)))
 
 
 @pytest.fixture(scope="session")
