@@ -1,5 +1,6 @@
 """Send requests to a real server, and read what it recorded about them."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -31,8 +32,13 @@ def spans(choice: Choice) -> list[tuple[int, int, int]]:
     return [(s.policy_version, s.start, s.end) for s in choice.versions]
 
 
-async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], list[str | None]]:
-    """Stream two choices; return the id, and each choice's token count and finish reason."""
+async def one_stream(
+    plaudit: Plaudit, tokens: int, started: asyncio.Event | None = None
+) -> tuple[str, list[int], list[str | None]]:
+    """Stream two choices; return the id, and each choice's token count and finish reason.
+
+    `started` is set when the first tokens have arrived.
+    """
     counts, finishes, completion_id = [0, 0], [None, None], ""
     stream = await plaudit.async_openai().chat.completions.create(
         model="plaudit",
@@ -47,7 +53,21 @@ async def one_stream(plaudit: Plaudit, tokens: int) -> tuple[str, list[int], lis
         for choice in chunk.choices:
             counts[choice.index] += len((choice.model_extra or {}).get("token_ids") or [])
             finishes[choice.index] = choice.finish_reason or finishes[choice.index]
+        if started is not None and sum(counts):
+            started.set()
     return completion_id, counts, finishes
+
+
+async def running_streams(
+    plaudit: Plaudit, count: int, tokens: int
+) -> list[asyncio.Task[tuple[str, list[int], list[str | None]]]]:
+    """Start streams, and return their tasks when each has received tokens."""
+    started = [asyncio.Event() for _ in range(count)]
+    tasks = [asyncio.create_task(one_stream(plaudit, tokens, event)) for event in started]
+    async with asyncio.timeout(120):
+        for event in started:
+            await event.wait()
+    return tasks
 
 
 def wait_for_swap_failure(plaudit: Plaudit, version: int) -> Any:

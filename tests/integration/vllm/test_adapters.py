@@ -11,7 +11,13 @@ import pytest
 from deploy.administration.policies import operations
 from protos.plaudit.v1.policy_pb2 import Activated, DuelEnded, Hold, Swapped
 from tests.support.servers import Plaudit
-from tests.support.streams import fixed_seed_answer, one_stream, spans, wait_for_swap_failure
+from tests.support.streams import (
+    fixed_seed_answer,
+    one_stream,
+    running_streams,
+    spans,
+    wait_for_swap_failure,
+)
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the sea like at night? " * 8}]
 TOKENS = 700
@@ -66,7 +72,9 @@ async def test_an_adapter_goes_live_under_16_streams_with_no_pause(
     streams = [
         asyncio.create_task(timed_stream(adapter_server, stream_gaps)) for stream_gaps in gaps
     ]
-    await asyncio.sleep(1.5)
+    async with asyncio.timeout(120):
+        while not all(gaps):  # until every stream has received tokens
+            await asyncio.sleep(0.05)
     announced_at = time.time()
     await asyncio.to_thread(adapter_server.announce, new, old)
     await asyncio.to_thread(adapter_server.wait_version, new)
@@ -147,8 +155,7 @@ async def test_an_adapter_of_another_base_swaps_the_base_first(
     await asyncio.to_thread(publish_adapter, adapter_server, before, 1)
     await asyncio.to_thread(adapter_server.add_checkpoint, other_base, 1, other_base)
     await asyncio.to_thread(adapter_server.add_adapter, adapter, 1, other_base)
-    streams = [asyncio.create_task(one_stream(adapter_server, 300)) for _ in range(4)]
-    await asyncio.sleep(1)
+    streams = await running_streams(adapter_server, 4, 300)
     await asyncio.to_thread(adapter_server.announce, adapter, before)
     await asyncio.to_thread(adapter_server.wait_version, adapter)
     results = await asyncio.gather(*streams)

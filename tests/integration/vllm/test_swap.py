@@ -18,7 +18,7 @@ from tests.support.servers import Plaudit
 from tests.support.streams import (
     GREETING,
     fixed_seed_answer,
-    one_stream,
+    running_streams,
     spans,
     wait_for_swap_failure,
 )
@@ -32,8 +32,7 @@ def next_version(plaudit: Plaudit) -> int:
 async def test_a_swap_under_16_streams_interrupts_none(plaudit: Plaudit, next_version: int) -> None:
     before, tokens = plaudit.version(), 900
     plaudit.add_checkpoint(next_version, before, next_version)
-    streams = [asyncio.create_task(one_stream(plaudit, tokens)) for _ in range(16)]
-    await asyncio.sleep(1)
+    streams = await running_streams(plaudit, 16, tokens)
     await asyncio.to_thread(plaudit.announce, next_version, before)
     results = await asyncio.gather(*streams)
     await asyncio.to_thread(plaudit.wait_version, next_version)
