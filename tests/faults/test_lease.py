@@ -13,9 +13,9 @@ from feedback.log.kafka_settings import KafkaSettings
 from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.faults.checks import check_publishers
-from tests.support.faults.follower import FORKS
 from tests.support.faults.harness import environment, wait_until
 from tests.support.faults.leader import SESSION, lead
+from tests.support.forks import FORKS
 
 
 def events(home: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Run whole learning cycles on a tiny model in processes that can be killed."""
 
-import multiprocessing
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ from learner.settings import (
     RewardSettings,
 )
 from protos.checkpoints.folder_registry import FolderRegistry
+from tests.support.forks import FORKS
 from tests.support.learning import cast_votes, cycle_ended
 
 SETTINGS = LearnerSettings(
@@ -59,9 +59,6 @@ LORA = SETTINGS.model_copy(
     }
 )
 ADAPTER = "adapter_model.safetensors"
-# A learner that is to be killed runs in its own process; a preloaded fork server starts it fast.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["learner.cycle.service"])
 
 
 def environment_of(settings: LearnerSettings) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The lease among learners that share a Kafka: a killed, a paused and a released leader."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -13,9 +12,8 @@ from deploy.local.broker import Broker
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
 from learner.cycle.lease import KafkaLease
+from tests.support.forks import FORKS
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["learner.cycle.lease"])
 SESSION = 6.0  # the minimum that Kafka allows
 
 

@@ -1,6 +1,5 @@
 """Run the learner's ledger follower in its own process, without training."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Mapping
@@ -12,10 +11,6 @@ from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.opening import open_log
 from learner.cycle.metrics import Metrics
 from learner.cycle.service import _Follower
-
-# Processes that are to be killed; a preloaded fork server starts them fast.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.support.faults.follower", "tests.support.faults.leader"])
 
 
 def follow(home: Path, environment: Mapping[str, str]) -> None:

@@ -23,8 +23,9 @@ from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.opening import open_log
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from tests.support.faults.checks import TABLE, Observed, Row, check, check_offsets
-from tests.support.faults.follower import FORKS, follow
+from tests.support.faults.follower import follow
 from tests.support.faults.voters import Voter
+from tests.support.forks import FORKS
 from tests.support.servers import free_port
 
 VOTERS = 6
