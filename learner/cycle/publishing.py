@@ -17,6 +17,7 @@ from learner.cycle.state import CycleState
 from learner.errors import LeadershipLost
 from learner.gate.duel import TrialResult
 from learner.models.adapters import is_adapter
+from protos.checkpoints.folder_registry import file_digests
 from protos.checkpoints.registry import VersionTaken
 from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
@@ -151,6 +152,8 @@ class Publisher:
         """
         if cycle.version not in self._registry.versions():
             self._add_to_registry(candidate, cycle)
+        elif not self._has_weights_of(candidate, cycle.version):
+            raise LeadershipLost(f"another learner published version {cycle.version}")
         failpoint("learner.published")
         if cycle.version in self.state().published:
             return
@@ -168,6 +171,19 @@ class Publisher:
             raise LeadershipLost(
                 f"version {cycle.version} was not accepted, because another learner leads now"
             )
+
+    def _has_weights_of(self, candidate: Path, version: int) -> bool:
+        """Return whether a version in the registry has the candidate's weights."""
+        weights = {
+            digest.path: digest.sha256
+            for digest in self._registry.manifest(version).files
+            if digest.path.endswith(".safetensors")
+        }
+        return weights == {
+            digest.path: digest.sha256
+            for digest in file_digests(candidate)
+            if digest.path.endswith(".safetensors")
+        }
 
     def _goes_on_trial(self, version: int) -> bool:
         """Return whether a version goes on trial: an adapter on the same base as the live one."""

@@ -133,7 +133,7 @@ class FolderRegistry:
             learned_from=learned_from,
             gate=gate or {},
             created_ms=int(time.time() * 1000),
-            files=_file_digests(staged),
+            files=file_digests(staged),
         )
         self.install(version, staged, manifest)
         return manifest
@@ -211,7 +211,8 @@ def check_size(version: int, digest: FileDigest, size: int) -> None:
         )
 
 
-def _file_digests(folder: Path) -> list[FileDigest]:
+def file_digests(folder: Path) -> list[FileDigest]:
+    """Return path, size and SHA-256 of every file in a folder, sorted by path."""
     return [
         FileDigest(
             path=str(file.relative_to(folder)), sha256=_sha256(file), size=file.stat().st_size

@@ -31,9 +31,11 @@ def published(homes: list[Path]) -> list[int]:
 def test_a_learner_paused_past_its_lease_does_not_publish_over_its_successor(
     broker: Broker, tmp_path: Path
 ) -> None:
-    candidate = tmp_path / "candidate"
-    candidate.mkdir()
-    (candidate / "model.safetensors").write_bytes(b"weights")
+    # Each learner publishes weights of its own.
+    candidates = [tmp_path / f"candidate-{name}" for name in "ab"]
+    for candidate in candidates:
+        candidate.mkdir()
+        (candidate / "model.safetensors").write_text(f"weights of {candidate.name}")
     variables = {
         "PLAUDIT_KAFKA_SERVERS": broker.address,
         "PLAUDIT_KAFKA_PREFIX": f"t{uuid.uuid4().hex[:8]}",
@@ -42,7 +44,7 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_successor(
     log = KafkaLog(KafkaSettings(servers=broker.address, prefix=variables["PLAUDIT_KAFKA_PREFIX"]))
     homes = [tmp_path / "a", tmp_path / "b"]
     with environment(variables):
-        open_registry(homes[0]).publish(candidate, version=1, parent=0, base="tiny")
+        open_registry(homes[0]).publish(candidates[0], version=1, parent=0, base="tiny")
     append_policy_event(log, Published(version=1))
     failpoints = tmp_path / "failpoints"
     learners = [
@@ -50,7 +52,7 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_successor(
             target=lead,
             args=(home, candidate, {**variables, "PLAUDIT_FAILPOINTS": str(failpoints)}),
         )
-        for home in homes
+        for home, candidate in zip(homes, candidates, strict=True)
     ]
     try:
         learners[0].start()
@@ -71,12 +73,14 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_successor(
         wait_until("both lead", 10 * SESSION, lambda: any("stands by" in events(h) for h in homes))
         before = published(homes)
         wait_until("nobody publishes any more", 60, lambda: len(published(homes)) > len(before) + 2)
+        print(f"taken over after {takeover_seconds:.1f} s")
     finally:
+        ended = [learner.exitcode for learner in learners]
         for learner in learners:
             learner.kill()
             learner.join()
-    first, second = events(homes[0]), events(homes[1])
-    print(f"taken over after {takeover_seconds:.1f} s; the first: {first}; the second: {second}")
+        first, second = events(homes[0]), events(homes[1])
+        print(f"the first: {first}; the second: {second}; exit codes: {ended}")
     assert any(line.startswith("overtaken") for line in first), (
         "the paused learner published after it lost the lease"
     )
