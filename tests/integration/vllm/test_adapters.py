@@ -82,8 +82,11 @@ async def test_an_adapter_goes_live_under_16_streams_with_no_pause(
     assert not any(s.done() for s in streams), (
         "no stream ran during the swap, so the test shows nothing"
     )
-    new_stream = await one_stream(adapter_server, 40)
+    started = asyncio.Event()
+    new_task = asyncio.create_task(one_stream(adapter_server, 40, started))
+    await started.wait()
     assert not any(s.done() for s in streams), "old and new version never ran together"
+    new_stream = await new_task
     old_ids = await asyncio.gather(*streams)
     records = adapter_server.records()
     for completion_id in old_ids:
