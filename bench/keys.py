@@ -22,7 +22,7 @@ import psutil
 from bench.servers import free_port, machine, plaudit_serve, running
 from bench.serving import load
 from feedback.control.history import History
-from feedback.control.keys import make_key
+from feedback.control.key_operations import make_key
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret

@@ -1,4 +1,4 @@
-"""A small model, simulated raters with a hidden preference, and the learner's training code.
+"""The default model, simulated raters with a hidden preference, and the learner's training code.
 
 The event log, the ledger, the gate and serving are left out.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from deploy.simulation.raters import PREFERENCES, Preference, judge, prefers
+from deploy.sizing.models import default_model
 from learner.corpus import prompts
 from learner.cycle.inputs import encode_demonstration_prompts
 from learner.data.packing import pack_documents
@@ -21,7 +22,7 @@ from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
 from learner.gate.evaluation import answer_kl
 from learner.models.adapters import add_adapter
-from learner.models.loading import load_model, load_tokenizer
+from learner.models.loading import load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import copy_shared
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import OffPolicyAnswer
@@ -30,8 +31,6 @@ from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.pretraining.documents import documents, held_out_text
 from learner.pretraining.next_token import text_nll
-from learner.pretraining.pretrain import pretrain
-from learner.pretraining.sft import sft
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
 from learner.reward.probe import ProbeResult, probe
@@ -40,15 +39,9 @@ from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import (
     LoraSettings,
     PPOSettings,
-    PretrainSettings,
     RewardSettings,
-    SftSettings,
 )
 
-SMALL = PretrainSettings(
-    hidden=128, layers=3, heads=2, feed_forward=352, vocabulary=1024, tokens=500_000
-)
-SMALL_SFT = SftSettings(tokens=400_000, text_share=0.0)
 RATERS = 10
 SHARES = {"held_out_share": 0.15, "judge_share": 0.3}
 SMALL_PPO = PPOSettings(iterations=10, learning_rate=4e-4)
@@ -84,17 +77,20 @@ class AnsweredPrompts:
 class Laboratory:
     """A fine-tuned model, its answers, and simulated raters who vote on them."""
 
-    def __init__(self, folder: Path, preference: str, seed: int) -> None:
-        """Load the models `pretrained` and `sft` from `folder`."""
+    def __init__(self, preference: str, seed: int) -> None:
+        """Load the default model; the seed is that of the votes and of the training."""
         self.seed = seed
         self.preference: Preference = PREFERENCES[preference]
-        self.reference = load_model(folder / "sft")
-        self.tokenizer = load_tokenizer(folder / "sft")
+        self.reference = load_model(default_model())
+        self.tokenizer = load_tokenizer(default_model())
         self.pad = pad_token_id(self.tokenizer)
+        self.temperature = sampling_temperature(self.reference)
         self.eval_prompts = [self._encode(p) for p in prompts("eval")]
         self.held_out_text = held_out_text(self.tokenizer, row=128, tokens=12_000)
-        self.base_nll = text_nll(load_model(folder / "pretrained"), self.held_out_text)
-        first = self.sampler(self.reference).sample(self.eval_prompts, 1, 112, 1.0, seed)
+        self.base_nll = text_nll(self.reference, self.held_out_text)
+        first = self.sampler(self.reference).sample(
+            self.eval_prompts, 1, 112, self.temperature, seed
+        )
         self.typical_score = statistics.median(
             self.preference.score(self.text_of(s)) for s in first
         )
@@ -117,7 +113,7 @@ class Laboratory:
             raise ValueError(f"there are only {len(order)} prompts, too few for cycle {cycle}")
         rows = [self._encode(prompt) for prompt in chosen]
         seed = 1000 * self.seed + cycle
-        samples = self.sampler(policy).sample(rows, n, 112, 1.0, seed)
+        samples = self.sampler(policy).sample(rows, n, 112, self.temperature, seed)
         answers = [samples[i : i + n] for i in range(0, len(samples), n)]
         return AnsweredPrompts(chosen, answers, seed)
 
@@ -182,7 +178,9 @@ class Laboratory:
     def win_rate(self, model: PreTrainedModel) -> float:
         """Return the win rate over the SFT policy under the hidden preference."""
         ours, theirs = (
-            self.sampler(m).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77 + number)
+            self.sampler(m).sample(
+                self.eval_prompts, 1, 112, self.temperature, self.seed + 77 + number
+            )
             for number, m in enumerate((model, self.reference))
         )
         wins = (
@@ -193,7 +191,9 @@ class Laboratory:
 
     def kl(self, model: PreTrainedModel) -> float:
         """Estimate the KL from the SFT policy in nats per answer, on prompts without votes."""
-        answers = self.sampler(model).sample(self.eval_prompts, 1, 112, 1.0, self.seed + 77)
+        answers = self.sampler(model).sample(
+            self.eval_prompts, 1, 112, self.temperature, self.seed + 77
+        )
         return answer_kl(model, self.reference, answers, SMALL_PPO, self.pad)
 
     def to_train(self, lora: LoraSettings | None) -> PreTrainedModel:
@@ -232,7 +232,7 @@ class Laboratory:
         known = encode_demonstration_prompts(self.tokenizer, self.seed, 600)[
             : settings.normalise_on
         ]
-        answers = self.sampler(self.reference).sample(known, 1, 112, 1.0, self.seed)
+        answers = self.sampler(self.reference).sample(known, 1, 112, self.temperature, self.seed)
         model.normalise(rows_from_samples(answers))
         return model, report, probed
 
@@ -264,20 +264,6 @@ class Laboratory:
         state = folder / "ppo"
         shutil.rmtree(state, ignore_errors=True)
         seed = 1000 * self.seed + cycle
+        settings = settings.model_copy(update={"temperature": self.temperature})
         run_ppo(inputs, settings, seed=seed, state=state, on_iteration=iterations.append)
         return iterations[-1]
-
-
-def make_models(folder: Path, seed: int) -> None:
-    """Pre-train and fine-tune a small model into `pretrained` and `sft` of the folder."""
-    pretrain(
-        folder / "pretrained",
-        settings=SMALL.model_copy(update={"seed": seed}),
-        progress=lambda _: None,
-    )
-    sft(
-        folder / "pretrained",
-        folder / "sft",
-        settings=SMALL_SFT.model_copy(update={"seed": seed}),
-        progress=lambda _: None,
-    )

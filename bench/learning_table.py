@@ -2,13 +2,13 @@
 
     uv run python -m bench.learning_table [--seeds 5] [--preference polite] [--only NAME ...]
 
-Each seed pre-trains and fine-tunes a small model. Then every line of the table runs two cycles as
-in the service: simulated raters give 200 votes on answers of the live policy, a reward model is
+Every line of the table runs two cycles of the default model as in the service, once per seed of
+the votes: simulated raters give 200 votes on answers of the live policy, a reward model is
 trained on all votes so far, and PPO continues from the live policy. The table gives, on prompts
 without votes, the win rate over the SFT policy under the hidden preference after each cycle; the
-KL from the SFT policy in nats per answer; and the increase of the text NLL over the pre-trained
-model. Where votes do not predict each other better than chance (the 95% lower bound of the gain, in
-nats, is at most 0), the learner skips PPO. The log, the gate and serving are left out.
+KL from the SFT policy in nats per answer; and the increase of its text NLL. Where votes do not
+predict each other better than chance (the 95% lower bound of the gain, in nats, is at most 0), the
+learner skips PPO. The log, the gate and serving are left out.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.laboratory import SMALL_PPO, AnsweredPrompts, Laboratory, make_models
+from bench.laboratory import SMALL_PPO, AnsweredPrompts, Laboratory
 from bench.servers import machine
 from deploy.simulation.raters import PREFERENCES
 from learner.data.preferences import PreferenceExample
@@ -144,8 +144,7 @@ def main() -> None:
     found = defaultdict(list)
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         with TemporaryDirectory() as scratch:
-            make_models(Path(scratch), seed)
-            lab = Laboratory(Path(scratch), arguments.preference, seed)
+            lab = Laboratory(arguments.preference, seed)
             for name in arguments.only:
                 one = run_line(lab, LINES[name], Path(scratch))
                 found[name].append(one)

@@ -9,10 +9,8 @@ predict each other, which must exceed 0 for PPO; and the number of raters consid
 """
 
 import argparse
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from bench.laboratory import Laboratory, make_models
+from bench.laboratory import Laboratory
 from bench.servers import machine
 from deploy.simulation.raters import PREFERENCES
 from learner.data.answers import split_prompt
@@ -42,23 +40,21 @@ def main() -> None:
     print(machine())
     print("seed  hostile  raters weighed  hidden pref.     held-out  at least  doubted")
     for seed in range(arguments.seeds):
-        with TemporaryDirectory() as scratch:
-            make_models(Path(scratch), seed)
-            lab = Laboratory(Path(scratch), arguments.preference, seed)
-            answered = lab.ask(lab.reference, arguments.votes, 2)
-            fair = lab.votes(lab.ask(lab.reference, 190, 2, cycle=3), noise=0.01)
-            for hostile in (0.0, 0.2, 0.4):
-                votes = lab.votes(answered, hostile=hostile)
-                for uniform_raters in (True, False):
-                    model, report, probed = lab.reward_model(
-                        votes, RewardSettings(), uniform_raters=uniform_raters
-                    )
-                    print(
-                        f"{seed:4} {hostile:8.0%}  {'no' if uniform_raters else 'yes':14} "
-                        f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
-                        f"{probed.gain_lower_bound:9.2f} {report.doubted_raters:8}",
-                        flush=True,
-                    )
+        lab = Laboratory(arguments.preference, seed)
+        answered = lab.ask(lab.reference, arguments.votes, 2)
+        fair = lab.votes(lab.ask(lab.reference, 190, 2, cycle=3), noise=0.01)
+        for hostile in (0.0, 0.2, 0.4):
+            votes = lab.votes(answered, hostile=hostile)
+            for uniform_raters in (True, False):
+                model, report, probed = lab.reward_model(
+                    votes, RewardSettings(), uniform_raters=uniform_raters
+                )
+                print(
+                    f"{seed:4} {hostile:8.0%}  {'no' if uniform_raters else 'yes':14} "
+                    f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
+                    f"{probed.gain_lower_bound:9.2f} {report.doubted_raters:8}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ class UpSettings(BaseSettings):
         description="First policy: 'default', 'smollm2', or the folder or id of a Hugging Face "
         "model.",
     )
+    from_scratch: bool = Field(
+        False,
+        description="Train a small default model from random weights instead of the shipped one.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format; auto is the fastest on this processor."
     )

@@ -93,7 +93,12 @@ async def _build_app(
     app = await build_server_app(args, engine)
     restrict_routes(app, ALLOWED_PATHS)
     app.include_router(
-        health_router(lambda: swapper.ready, lambda: swapper.version, lambda: swapper.on_trial)
+        health_router(
+            lambda: swapper.ready,
+            lambda: swapper.version,
+            lambda: swapper.on_trial,
+            services.keys_outdated,
+        )
     )
     mount_routes(app, services, stopping)
     app.include_router(page_router())
@@ -101,7 +106,12 @@ async def _build_app(
     return CompletionMiddleware(
         app,
         secret=services.secret,
-        access=Access(services.secret, lambda: services.history.keys, services.usage),
+        access=Access(
+            services.secret,
+            lambda: services.history.keys,
+            services.usage,
+            outdated=services.keys_outdated,
+        ),
         max_body_bytes=max_body_bytes,
         live_version=lambda: swapper.version,
         ready=lambda: swapper.ready,

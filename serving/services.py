@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,11 @@ from fastapi import FastAPI
 
 from feedback.api.routes import feedback_router
 from feedback.control.history import History
-from feedback.control.keys import no_valid_key_message
+from feedback.control.keys import milliseconds_now, no_valid_key_message
 from feedback.control.learning import Learning
 from feedback.control.operations import Operations
 from feedback.errors import FeedbackError
+from feedback.home import prepare_home
 from feedback.log.event_log import EventLog
 from feedback.log.opening import open_log
 from feedback.privacy.identity import Secret, load_or_create_secret
@@ -28,6 +31,8 @@ from serving.http.routes import identity_router
 from serving.http.usage import Usage, usage_file
 from serving.settings import ServingSettings
 
+logger = logging.getLogger("plaudit.serving")
+
 
 @dataclass(frozen=True)
 class Services:
@@ -40,6 +45,7 @@ class Services:
         registry: The registry of checkpoints.
         history: Policy events: versions, keys and the audit trail.
         usage: Completions per key and day.
+        max_keys_age: Seconds without a read of the log after which the keys are outdated.
 
     """
 
@@ -49,11 +55,13 @@ class Services:
     registry: Registry
     history: History
     usage: Usage
+    max_keys_age: float
 
     @classmethod
     def open(cls, settings: ServingSettings) -> "Services":
         """Open or create the stores in the home folder."""
         home = settings.home
+        prepare_home(home)
         outbox = None if settings.strict_recording else f"outbox-{settings.replica}"
         log = open_log(home, outbox=outbox)
         return cls(
@@ -63,7 +71,25 @@ class Services:
             registry=open_registry(home),
             history=History(log),
             usage=Usage(usage_file(home)),
+            max_keys_age=settings.max_keys_age_seconds,
         )
+
+    def keys_outdated(self) -> bool:
+        """Return whether keys may have been revoked unnoticed, since the log cannot be read.
+
+        Without keys nothing can be revoked, so they are never outdated.
+        """
+        age = time.monotonic() - self.history.read_at
+        return self.history.keys.required and age > self.max_keys_age
+
+    def is_authorized(self, token: str) -> bool:
+        """Return whether a client with this token may go on listening to a stream."""
+        keys = self.history.keys
+        if not keys.required:
+            return True
+        key = keys.find(token)
+        valid = key is not None and not key.has_expired(milliseconds_now())
+        return valid and not self.keys_outdated()
 
     def close(self) -> None:
         """Close the stores."""
@@ -89,7 +115,7 @@ def mount_routes(app: FastAPI, services: Services, stopping: Callable[[], bool])
     )
     app.include_router(identity_router(lambda: history.keys.required))
     feed = LearningFeed(Learning(history, registry, services.view), stopping)
-    app.include_router(learning_router(feed, registry, lambda: history.keys))
+    app.include_router(learning_router(feed, registry, services.is_authorized))
     operations = Operations(services.log, registry, history)
     app.include_router(operators_router(operations, history, registry))
 
@@ -105,9 +131,15 @@ async def follow_view(services: Services, poll_seconds: float) -> None:
 
 async def follow_history(history: History, poll_seconds: float) -> None:
     """Keep keys, versions and the audit trail up to date, independently of the view."""
+    unavailable = False
     while True:
-        with contextlib.suppress(FeedbackError):
+        try:
             await asyncio.to_thread(history.poll)
+            unavailable = False
+        except FeedbackError as error:  # reading continues when the log is back
+            if not unavailable:
+                logger.warning("Keys and versions cannot be read; keeping those known: %s", error)
+            unavailable = True
         await asyncio.sleep(poll_seconds)
 
 

@@ -52,6 +52,12 @@ class ServingSettings(BaseSettings):
     poll_seconds: float = Field(
         0.5, gt=0, description="Interval between reads of policy events, in seconds."
     )
+    max_keys_age_seconds: float = Field(
+        600,
+        gt=0,
+        description="Longest time without a read of the policy events, in seconds. After it, "
+        "requests with API keys are answered 503, since a key may have been revoked.",
+    )
     swap_timeout_seconds: float = Field(
         120, gt=0, description="Longest duration of one step of a swap, in seconds."
     )

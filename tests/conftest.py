@@ -29,6 +29,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "page on its own": tuple(
         f"browser/test_{name}.py" for name in ("access", "sending", "turns", "views")
     ),
+    "kills": ("faults/test_kill.py",),
     "documentation": ("integration/vllm/test_documented_commands.py",),
     "faults": ("faults/test_faults.py",),
     "page on a server": tuple(

@@ -2,26 +2,30 @@
 
 A preference pair is {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}, a labelled
 answer {"prompt": MESSAGES, "completion": MESSAGES, "label": BOOL}; prompts and answers may also be
-plain text. The format cannot express ties, comments, or who voted. Imported votes count like any
-other; a row that is imported twice counts once.
+plain text, and the messages of an answer may repeat those of the prompt. The format cannot express
+ties, comments, or who voted. Imported votes count like any other; a row that is imported twice
+counts once.
 """
 
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from deploy.administration.vote_rows import VOTE_FORM, VOTE_ROWS, Pair, VoteRow
 from deploy.errors import DeployError
 from feedback.ledger.rows import JoinedEvent
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog
 from feedback.log.events import event_target
 from feedback.log.records import completion_record, feedback_record
+from learner.data.json_lines import JsonLines
+from learner.errors import DataUnusable
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
 from protos.plaudit.v1.feedback_pb2 import (
     Candidate,
@@ -33,33 +37,6 @@ from protos.plaudit.v1.feedback_pb2 import (
 
 OWNER: Final = "import"
 _BATCH: Final = 200
-
-
-class _Message(BaseModel):
-    role: str
-    content: str
-
-
-_TextOrMessages = str | Annotated[list[_Message], Field(min_length=1)]
-
-
-class Pair(BaseModel):
-    """A row with one answer preferred to another."""
-
-    prompt: _TextOrMessages
-    chosen: _TextOrMessages
-    rejected: _TextOrMessages
-
-
-class LabelledAnswer(BaseModel):
-    """A row with one answer, liked or disliked."""
-
-    prompt: _TextOrMessages
-    completion: _TextOrMessages
-    label: bool
-
-
-_ROW: Final[TypeAdapter[Pair | LabelledAnswer]] = TypeAdapter(Pair | LabelledAnswer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +68,9 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     ledger = Ledger(file)
     pairs = singles = skipped = 0
     try:
-        with out.open("w") as stream:
+        with out.open("w", encoding="utf-8") as stream:
             for joined in ledger.effective_events():
-                rows = list(_rows(joined))
+                rows = [row for row in _rows(joined) if _is_usable(row)]
                 skipped += not rows
                 for row in rows:
                     pairs += "chosen" in row
@@ -102,6 +79,15 @@ def export_feedback(home: Path, out: Path) -> ExportCounts:
     finally:
         ledger.close()
     return ExportCounts(pairs, singles, skipped)
+
+
+def _is_usable(row: dict[str, Any]) -> bool:
+    """Check whether an import would accept the row: it has a prompt and answers that differ."""
+    try:
+        VOTE_ROWS.validate_python(row)
+    except ValidationError:
+        return False
+    return True
 
 
 def _rows(joined: JoinedEvent) -> Iterator[dict[str, Any]]:
@@ -148,7 +134,7 @@ def _single(prompt: Any, completion: Any, label: bool) -> dict[str, Any]:
 def import_feedback(file: Path, log: EventLog, model: Path) -> int:
     """Append the votes of a JSONL file to the log, and return how many there were.
 
-    Nothing is appended unless every line is valid.
+    Nothing is appended unless every line can be used. The file is read twice.
 
     Args:
         file: File to import.
@@ -156,40 +142,37 @@ def import_feedback(file: Path, log: EventLog, model: Path) -> int:
         model: Folder of the first policy, whose tokenizer encodes the rows.
 
     Raises:
-        DeployError: The file cannot be read, or a line is invalid; the message names it.
+        DeployError: The file cannot be read or has no rows, or some lines cannot be used; the
+            message names them.
         LogUnavailable: The log cannot be written. Some votes may have been appended; import the
             file again.
 
     """
     from learner.models.loading import load_tokenizer
 
-    rows = list(_read(file))
     tokenizer = load_tokenizer(model)
-    for start in range(0, len(rows), _BATCH):
-        batch = [_events(row, tokenizer) for row in rows[start : start + _BATCH]]
-        log.append("completions", [completion_record(record) for record, _ in batch])
-        log.append("feedback", [feedback_record(event) for _, event in batch])
-    return len(rows)
-
-
-def _read(file: Path) -> Iterator[Pair | LabelledAnswer]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"cannot read {file}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield _ROW.validate_json(line)
-        except ValidationError as error:
-            raise DeployError(
-                f"{file}, line {number}: neither a pair (prompt, chosen, rejected) nor a labelled "
-                f"answer (prompt, completion, label): {error.errors()[0]['msg']}"
-            ) from error
+        rows = JsonLines(file, VOTE_ROWS, VOTE_FORM)
+        rows.check(lambda row: _events(row, tokenizer))
+        return sum(_append(log, batch, tokenizer) for batch in _batches(rows))
+    except DataUnusable as error:
+        raise DeployError(str(error)) from error
 
 
-def _events(row: Pair | LabelledAnswer, tokenizer: Any) -> tuple[CompletionRecord, FeedbackEvent]:
+def _append(log: EventLog, rows: Sequence[VoteRow], tokenizer: Any) -> int:
+    batch = [_events(row, tokenizer) for row in rows]
+    log.append("completions", [completion_record(record) for record, _ in batch])
+    log.append("feedback", [feedback_record(event) for _, event in batch])
+    return len(batch)
+
+
+def _batches(rows: JsonLines[VoteRow]) -> Iterator[Sequence[VoteRow]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, _BATCH)):
+        yield batch
+
+
+def _events(row: VoteRow, tokenizer: Any) -> tuple[CompletionRecord, FeedbackEvent]:
     identity = hashlib.sha256(row.model_dump_json().encode()).hexdigest()[:40]
     record = _record(row, f"import-{identity}", tokenizer)
     candidates = [
@@ -213,18 +196,16 @@ def _events(row: Pair | LabelledAnswer, tokenizer: Any) -> tuple[CompletionRecor
     return record, event
 
 
-def _record(row: Pair | LabelledAnswer, completion_id: str, tokenizer: Any) -> CompletionRecord:
-    from learner.data.tokenizer import encode_answer, encode_chat, encode_text
+def _record(row: VoteRow, completion_id: str, tokenizer: Any) -> CompletionRecord:
+    from learner.data.tokenizer import encode_answer, encode_chat, encode_text, refused_messages
 
-    answers = [row.chosen, row.rejected] if isinstance(row, Pair) else [row.completion]
-    texts = [a if isinstance(a, str) else a[-1].content for a in answers]
     record = CompletionRecord(
         completion_id=completion_id,
         owner=OWNER,
         model="import",
         choices=[
             Choice(index=i, text=t, token_ids=encode_answer(tokenizer, t), finish_reason="stop")
-            for i, t in enumerate(texts)
+            for i, t in enumerate(row.texts())
         ],
     )
     if isinstance(row.prompt, str):
@@ -233,5 +214,6 @@ def _record(row: Pair | LabelledAnswer, completion_id: str, tokenizer: Any) -> C
     else:
         messages = [message.model_dump() for message in row.prompt]
         record.messages.extend(Message(**message) for message in messages)
-        record.prompt_token_ids.extend(encode_chat(tokenizer, messages, answer=True))
+        with refused_messages():
+            record.prompt_token_ids.extend(encode_chat(tokenizer, messages, answer=True))
     return record

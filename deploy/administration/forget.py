@@ -15,6 +15,8 @@ from typing import Final
 
 from deploy.administration.policies import open_log
 from deploy.errors import DeployError
+from feedback.control.history import History
+from feedback.control.keys import key_owner
 from feedback.control.policies import current_state
 from feedback.errors import FeedbackError
 from feedback.ledger.rows import Erasure
@@ -25,7 +27,7 @@ from feedback.log.kafka_topics import compaction_lags
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.forgetting import ERASE_ORDER, ForgettingSearch, search_log
-from feedback.privacy.identity import load_or_create_secret, owner_of, subject_of
+from feedback.privacy.identity import LOCAL_OWNER, Secret, load_or_create_secret, subject_of
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
 from protos.checkpoints.shared_registry import open_registry
@@ -57,10 +59,10 @@ def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
     if not (home / "secret.json").is_file():
         raise DeployError(f"{home} has no secret.json, which is needed to recognise the person")
     secret = load_or_create_secret(home / "secret.json")
-    owner = owner_of(secret, api_key)
-    subject = subject_of(secret, owner, user)
     log = open_log(home)
     try:
+        owner = _owner(log, secret, api_key)
+        subject = subject_of(secret, owner, user)
         event = _append_forgetting(log, owner, subject)
         search = ForgettingSearch(owner, subject, event.forgetting.until_ms)
         found = _erase_from_outboxes(home, search, echo) + _erase_from_log(log, search, echo)
@@ -75,6 +77,14 @@ def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
         _report_versions(home, log, erased, echo)
     finally:
         log.close()
+
+
+def _owner(log: EventLog, secret: Secret, api_key: str | None) -> str:
+    if api_key is None:
+        return LOCAL_OWNER
+    history = History(log)
+    history.poll()
+    return key_owner(history.keys.find_any(api_key), secret, api_key)
 
 
 def _append_forgetting(log: EventLog, owner: str, subject: str) -> FeedbackEvent:

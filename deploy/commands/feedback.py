@@ -24,7 +24,8 @@ def feedback_export(
     counts = export_feedback(home, out)
     echo(
         f"Wrote {counts.pairs} pairs and {counts.singles} labelled answers to {out}. Skipped "
-        f"{counts.skipped} feedback events that this format cannot express (ties, comments)."
+        f"{counts.skipped} feedback events that this format cannot express (ties, comments, "
+        "empty or equal answers)."
     )
 
 

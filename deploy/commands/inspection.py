@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import typer
 
 from deploy.commands.options import (
+    LOCAL_URL,
     ApiKey,
     Kafka,
     RegistryUrl,
@@ -15,13 +16,13 @@ from deploy.commands.options import (
     UpLearnerPort,
     UpModel,
     UpPort,
+    Url,
     console,
     drop_none,
     echo,
 )
 from deploy.settings import DEFAULT_HOME, UpSettings
 
-Url = Annotated[str, typer.Option(help="URL of a Plaudit server.")]
 LocalHome = Annotated[
     Path | None,
     typer.Option(
@@ -29,7 +30,6 @@ LocalHome = Annotated[
         help="Home folder of the server (default: .plaudit, if --url is this machine).",
     ),
 ]
-_LOCAL = "http://127.0.0.1:8000"
 _WATCH_SECONDS = 1.0
 
 
@@ -41,7 +41,7 @@ def _home_of(url: str) -> Path | None:
 
 
 def status(
-    url: Url = _LOCAL,
+    url: Url = LOCAL_URL,
     api_key: ApiKey = "none",
     home: LocalHome = None,
     kafka: Kafka = None,
@@ -57,7 +57,7 @@ def status(
 
 
 def watch(
-    url: Url = _LOCAL,
+    url: Url = LOCAL_URL,
     api_key: ApiKey = "none",
     home: LocalHome = None,
     kafka: Kafka = None,

@@ -1,7 +1,7 @@
 """`plaudit keys`."""
 
 import getpass
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -9,7 +9,8 @@ from deploy.commands.options import Home, Kafka, console, echo
 from deploy.settings import DEFAULT_HOME
 from feedback.control.keys import Role
 
-keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+_MAX_WIDTH: Final = 400
+keys_app = typer.Typer(no_args_is_help=True, help="Create, rotate, list and revoke API keys.")
 
 
 @keys_app.command("create")
@@ -29,22 +30,27 @@ def keys_create(
     quota: Annotated[
         int, typer.Option(min=0, help="Completion requests per day (UTC); 0 for no limit.")
     ] = 0,
+    expires: Annotated[
+        str,
+        typer.Option(help="When it expires: 30d, 12h, a date (2026-12-31, UTC), or never."),
+    ] = "never",
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
 ) -> None:
     """Create a key and print it. It is shown once only, since the log keeps just its hash."""
+    from deploy.administration.keys import create_key
     from deploy.administration.policies import log_description
-    from feedback.control.history import History
-    from feedback.control.keys import make_key
-    from feedback.log.opening import open_log
 
-    log = open_log(home)
-    history = History(log)
-    history.poll()
-    name, token = make_key(
-        log, history.keys, role, by=getpass.getuser(), name=name, rate=rate, quota=quota
+    name, token, first = create_key(
+        home,
+        role,
+        by=getpass.getuser(),
+        name=name,
+        rate=rate,
+        quota=quota,
+        expires=expires,
     )
-    if not history.keys.required:
+    if first:
         echo("From now on every request needs a key.")
     echo(f"Key '{name}' ({role}), stored in {log_description(home)}. It is shown only this once:")
     typer.echo(token)
@@ -52,10 +58,48 @@ def keys_create(
 
 @keys_app.command("list")
 def keys_list(home: Home = DEFAULT_HOME, kafka: Kafka = None) -> None:
-    """Show all keys, including revoked ones, and how much of its quota each has used today."""
+    """Show all keys, also expired and revoked ones, with limits and what was used today."""
     from deploy.administration.keys import list_keys
 
-    console.print(list_keys(home))
+    table = list_keys(home)
+    wide = console.options.update(width=_MAX_WIDTH)
+    table.width = console.measure(table, options=wide).maximum  # cut no id off on a narrow screen
+    console.print(table, crop=False, soft_wrap=True)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    name_or_id: Annotated[str, typer.Argument(help="Name or id of the key.")],
+    grace: Annotated[
+        str, typer.Option(help="How long the old key stays valid, such as 24h; 0 revokes it.")
+    ] = "0",
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            help="When the new key expires: 30d, 12h, a date (2026-12-31, UTC), or never. "
+            "Default: when the old one would have."
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="The current key; needed only if an earlier version created it."),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+) -> None:
+    """Replace a key by another of the same owner, role and limits, and print it once."""
+    from deploy.administration.keys import rotate
+
+    ended, token = rotate(
+        home,
+        name_or_id,
+        by=getpass.getuser(),
+        grace=grace,
+        expires=expires,
+        api_key=api_key,
+    )
+    echo(f"{ended} The new one is shown only this once:")
+    typer.echo(token)
 
 
 @keys_app.command("revoke")
@@ -67,7 +111,7 @@ def keys_revoke(
     """Revoke a key permanently; every replica refuses it within a second."""
     from deploy.administration.policies import open_log
     from feedback.control.history import History
-    from feedback.control.keys import revoke_key
+    from feedback.control.key_operations import revoke_key
 
     log = open_log(home)
     history = History(log)

@@ -1,10 +1,14 @@
 """Options that several commands share, and how commands print."""
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 
 # Text is printed literally: a name or an error message may contain brackets, which are not markup.
@@ -20,6 +24,15 @@ Home = Annotated[
 ]
 ApiKey = Annotated[
     str, typer.Option(envvar="PLAUDIT_API_KEY", help="API key, if the server requires one.")
+]
+LOCAL_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(help="URL of a Plaudit server.")]
+FromScratch = Annotated[
+    bool,
+    typer.Option(
+        "--from-scratch",
+        help="Train a small model from random weights instead of using the shipped default model.",
+    ),
 ]
 TuneOption = Annotated[
     Literal["full", "lora"] | None,
@@ -89,3 +102,40 @@ def drop_none(**options: Any) -> dict[str, Any]:
 def echo(text: str) -> None:
     """Print a line literally, without wrapping it."""
     console.print(text, soft_wrap=True)
+
+
+def settings_options(
+    settings: type[BaseModel], parameter: str = "settings"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds one option per field of a settings model to a command.
+
+    Names, help texts and defaults are those of the fields. The command gets the settings as one
+    argument.
+
+    Args:
+        settings: Settings model; all fields have defaults.
+        parameter: Name of the command's argument for the settings.
+
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            values = {name: given.pop(name) for name in settings.model_fields}
+            command(**given, **{parameter: settings(**values)})
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != parameter]
+        added = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[field.annotation, typer.Option(help=field.description)],
+            )
+            for name, field in settings.model_fields.items()
+        ]
+        run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return run
+
+    return decorate

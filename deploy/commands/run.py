@@ -10,6 +10,7 @@ import typer
 
 from deploy.commands.options import (
     DtypeOption,
+    FromScratch,
     Home,
     Kafka,
     RegistryUrl,
@@ -32,6 +33,7 @@ def up(
     port: UpPort = None,
     learner_port: UpLearnerPort = None,
     model: UpModel = None,
+    from_scratch: FromScratch = False,
     dtype: Annotated[
         str | None,
         typer.Option(help="Number format: auto, float32 or bfloat16 (default: auto)."),
@@ -49,6 +51,7 @@ def up(
         port=port,
         learner_port=learner_port,
         model=model,
+        from_scratch=from_scratch or None,
         dtype=dtype,
         tune=tune,
     )
@@ -63,6 +66,7 @@ def init(
             help="First policy: 'default', 'smollm2', or the folder or id of a Hugging Face model."
         ),
     ] = "default",
+    from_scratch: FromScratch = False,
     dtype: DtypeOption = "auto",
     kafka: Kafka = None,
     registry: RegistryUrl = None,
@@ -70,9 +74,10 @@ def init(
     """Make and publish the first policy, unless there is one; run it once before a fleet starts."""
     from deploy.local.bootstrap import ensure_first_policy
     from deploy.sizing.processor import parse_dtype
+    from feedback.home import prepare_home
 
-    home.mkdir(parents=True, exist_ok=True)
-    ensure_first_policy(home, model, parse_dtype(dtype), echo)
+    prepare_home(home)
+    ensure_first_policy(home, model, parse_dtype(dtype), echo, from_scratch=from_scratch)
 
 
 def serve(

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.options import DtypeOption, console, echo
+from deploy.commands.options import DtypeOption, console, echo, settings_options
+from learner.settings import PretrainSettings, SftSettings
 
 
+@settings_options(PretrainSettings)
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
     text: Annotated[
@@ -15,16 +17,21 @@ def pretrain(
         typer.Option(help="Text file to train on; may be repeated. Default: a generated corpus."),
     ] = None,
     dtype: DtypeOption = "auto",
+    *,
+    settings: PretrainSettings,
 ) -> None:
     """Train a small decoder-only model and its tokenizer from random weights."""
     from deploy.sizing.processor import parse_dtype
     from learner.pretraining.pretrain import pretrain as run_pretrain
-    from learner.pretraining.progress import ProgressBar
+    from learner.pretraining.progress import show_progress
 
-    with ProgressBar(console) as progress:
-        run_pretrain(out, text=text or None, dtype=parse_dtype(dtype), progress=progress)
+    with show_progress(console) as progress:
+        run_pretrain(
+            out, text=text or None, settings=settings, dtype=parse_dtype(dtype), progress=progress
+        )
 
 
+@settings_options(SftSettings)
 def sft(
     model: Annotated[Path, typer.Option(help="Folder of the model to start from.")],
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
@@ -39,15 +46,23 @@ def sft(
         typer.Option(help="Text file to mix in; may be repeated. Default: a generated corpus."),
     ] = None,
     dtype: DtypeOption = "auto",
+    *,
+    settings: SftSettings,
 ) -> None:
     """Fine-tune a model on demonstrations: prompts with ideal answers."""
     from deploy.sizing.processor import parse_dtype
-    from learner.pretraining.progress import ProgressBar
+    from learner.pretraining.progress import show_progress
     from learner.pretraining.sft import sft as run_sft
 
-    with ProgressBar(console) as progress:
+    with show_progress(console) as progress:
         run_sft(
-            model, out, data=data, text=text or None, dtype=parse_dtype(dtype), progress=progress
+            model,
+            out,
+            data=data,
+            text=text or None,
+            settings=settings,
+            dtype=parse_dtype(dtype),
+            progress=progress,
         )
 
 

@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ import httpx
 import psutil
 
 from deploy.errors import DeployError
-from deploy.inspection.findings import Finding
+from deploy.inspection.findings import Finding, Level
 from deploy.inspection.stores import (
     LogState,
     check_clock,
@@ -26,9 +26,17 @@ from deploy.sizing.machine import available_cores, default_shape, plan_here, sha
 from deploy.sizing.model_checks import check_architecture, check_chat, check_config
 from deploy.sizing.plan import GIB, PROGRAM_BYTES, Plan
 from deploy.sizing.processor import best_dtype, cpu_flags, parse_dtype
-from feedback.control.keys import KeyRing, key_create_command, no_valid_key_message
+from feedback.control.keys import (
+    Key,
+    KeyRing,
+    key_create_command,
+    milliseconds_now,
+    no_valid_key_message,
+    utc_text,
+)
 from serving.http.access import is_loopback
 
+_SOON_MS: Final = 7 * 86_400_000
 _FEW_VERSIONS: Final = 20  # versions that the disk should have room for
 
 
@@ -165,7 +173,7 @@ def check_model(model: str, folder: Path | None) -> Finding:
     """
     if folder is None:
         if model == "default":
-            return Finding("ok", "model", "the default model is trained on the first start")
+            return Finding("ok", "model", "the default model is included")
         if not Path(model).is_dir():
             text = f"'{model}' is not a local folder; it is downloaded on the first start"
             advice = "test it beforehand with 'plaudit import-model'"
@@ -210,11 +218,26 @@ def check_keys(host: str, keys: KeyRing | None, home: Path) -> Finding:
     if not keys.required:
         text = f"none, and none needed: only this machine can reach {host}"
         return Finding("ok", "keys", text)
-    valid = [key for key in keys.keys.values() if key.revoked_ms is None]
+    now_ms = milliseconds_now()
+    unrevoked = [key for key in keys.keys.values() if key.revoked_ms is None]
+    valid = [key for key in unrevoked if not key.has_expired(now_ms)]
     if not any(key.role == "operator" for key in valid):
-        text = "no valid key has the role operator, so nobody can roll back over HTTP"
-        return Finding("warning" if valid else "problem", "keys", text, key_create_command(home))
+        level: Level = "warning" if valid else "problem"
+        return Finding(level, "keys", _no_operator(unrevoked), key_create_command(home))
+    soon = [key for key in valid if not key.rotated and key.has_expired(now_ms + _SOON_MS)]
+    if soon:
+        named = ", ".join(f"{key.name} ({utc_text(key.expires_ms or 0)})" for key in soon)
+        advice = "replace each with 'plaudit keys rotate NAME --expires 90d'"
+        return Finding("warning", "keys", f"keys that expire within 7 days: {named}", advice)
     return Finding("ok", "keys", f"{len(valid)} valid keys, of {len(keys.keys)} created")
+
+
+def _no_operator(unrevoked: Sequence[Key]) -> str:
+    """Return that no valid key has the role operator, and which ones have expired."""
+    text = "no valid key has the role operator, so nobody can roll back over HTTP"
+    expired = [key for key in unrevoked if key.role == "operator" and not key.rotated]
+    named = ", ".join(f"{key.name} ({utc_text(key.expires_ms or 0)})" for key in expired)
+    return f"{text}; expired: {named}" if expired else text
 
 
 def _plan(settings: UpSettings, first: Path | None) -> Plan:

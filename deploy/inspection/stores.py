@@ -15,7 +15,8 @@ from deploy.administration.policies import log_description
 from deploy.inspection.findings import Finding
 from feedback.control.history import History
 from feedback.control.keys import KeyRing
-from feedback.log.event_log import EventLog, LogError, Topic
+from feedback.errors import FeedbackError
+from feedback.log.event_log import EventLog, Topic
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import TOPICS, lease_topic, name_of
 from feedback.log.opening import open_log
@@ -59,7 +60,7 @@ class LogState:
             ends = {topic: sum(self.log.ends(topic).values()) for topic in _COUNTED}
             history = History(self.log)
             self.live, self.keys = history.poll().live, history.keys
-        except (LogError, KafkaError) as error:
+        except (FeedbackError, KafkaError) as error:
             advice = (
                 "start the brokers or correct their address"
                 if settings.servers

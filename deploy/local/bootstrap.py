@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deploy.errors import DeployError
 from deploy.local.processes import plaudit_command
+from deploy.sizing.models import default_model
 from feedback.control.policies import append_policy_event, current_state
 from feedback.log.opening import open_log
 from protos.checkpoints.shared_registry import open_registry
@@ -14,7 +15,14 @@ from protos.plaudit.v1.policy_pb2 import Published
 FIRST_VERSION = 1
 
 
-def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str], None]) -> None:
+def ensure_first_policy(
+    home: Path,
+    model: str,
+    dtype: str,
+    echo: Callable[[str], None],
+    *,
+    from_scratch: bool = False,
+) -> None:
     """Publish version 1 unless it is published already.
 
     If it is killed, the next call continues where it stopped.
@@ -24,11 +32,17 @@ def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str]
         model: `default`, `smollm2`, or the folder or id of a Hugging Face model.
         dtype: Number format to train in.
         echo: Prints a line.
+        from_scratch: Train a default model from random weights instead of using the shipped one.
 
     Raises:
-        DeployError: The home contains another model, or the first policy could not be made.
+        DeployError: `from_scratch` is given with a model of one's own, the home contains another
+            model, or the first policy could not be made.
 
     """
+    if from_scratch and model != "default":
+        raise DeployError(
+            f"--from-scratch trains the default model, but --model is '{model}'; leave one out"
+        )
     registry = open_registry(home)
     if FIRST_VERSION in registry.versions():
         base = registry.manifest(FIRST_VERSION).base
@@ -37,10 +51,14 @@ def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str]
                 f"{home} contains policies of '{base}', not of '{model}'; "
                 "choose another folder with --home"
             )
+        if from_scratch and not (home / "models" / "pretrained").exists():
+            raise DeployError(
+                f"{home} has a first policy already, so nothing is trained from scratch; "
+                "choose another folder with --home"
+            )
     else:
-        registry.publish(
-            _first_model(home, model, dtype, echo), version=FIRST_VERSION, parent=0, base=model
-        )
+        folder = _first_model(home, model, dtype, echo, from_scratch=from_scratch)
+        registry.publish(folder, version=FIRST_VERSION, parent=0, base=model)
     log = open_log(home)
     try:
         if FIRST_VERSION not in current_state(log).published:
@@ -49,10 +67,15 @@ def ensure_first_policy(home: Path, model: str, dtype: str, echo: Callable[[str]
         log.close()
 
 
-def _first_model(home: Path, model: str, dtype: str, echo: Callable[[str], None]) -> Path:
+def _first_model(
+    home: Path, model: str, dtype: str, echo: Callable[[str], None], *, from_scratch: bool
+) -> Path:
     models = home / "models"
+    if model == "default" and not from_scratch:
+        echo("First run: the default model is included, so nothing is trained now.")
+        return default_model()
     if model == "default":
-        echo("First run: training the default model, which takes about three minutes on two cores.")
+        echo("First run: training a small model from random weights, in about five minutes.")
         _run(["pretrain", "--out", str(models / "pretrained"), "--dtype", dtype])
         pretrained = str(models / "pretrained")
         _run(["sft", "--model", pretrained, "--out", str(models / "sft"), "--dtype", dtype])

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
+from feedback.home import open_private
+
 _PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 30.0
 _BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -76,7 +78,7 @@ class Child:
     def start(self) -> None:
         """Start the process."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as output:
+        with open(self.log_file, "ab", opener=open_private) as output:
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,

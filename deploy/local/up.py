@@ -18,6 +18,7 @@ from deploy.sizing.plan import ModelShape, Plan
 from deploy.sizing.processor import parse_dtype
 from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
+from feedback.home import prepare_home
 from feedback.log.opening import open_log
 from protos.checkpoints.shared_registry import open_registry
 from serving.services import require_valid_key
@@ -80,11 +81,12 @@ def up(settings: UpSettings, echo: Callable[[str], None]) -> None:
 
     Raises:
         DeployError: Plaudit cannot start; the message says what to do.
+        HomeUnusable: The home folder cannot be created or written.
         LogError: The log cannot be reached, or its topics would lose records.
         ServingError: Other machines can reach the address, but there is no valid API key.
 
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    prepare_home(settings.home)
     lock = FileLock(settings.home / "up.lock")
     try:
         lock.acquire(timeout=0)
@@ -103,9 +105,11 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     log.close()
     require_valid_key(settings.host, history, settings.home)
     shape = _shape(settings)
-    if shape is not None:  # otherwise `plaudit import-model` prints the plan
+    if shape is not None:
         echo("\n".join(plan_here(shape, dtype, settings.tune).lines()))
-    ensure_first_policy(settings.home, settings.model, dtype, echo)
+    ensure_first_policy(
+        settings.home, settings.model, dtype, echo, from_scratch=settings.from_scratch
+    )
     folder = open_registry(settings.home).path(FIRST_VERSION)
     planned = plan_here(shape or shape_of(folder), dtype, settings.tune)
     stop = stop_on_signals()
@@ -125,9 +129,10 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
 
 
 def _shape(settings: UpSettings) -> ModelShape | None:
-    """Return the model's shape, or None if it is known only after the model is imported."""
+    """Return the model's shape, or None if it is known only after the model is made."""
     shape = first_shape(settings.home)
-    return default_shape() if shape is None and settings.model == "default" else shape
+    shipped = settings.model == "default" and not settings.from_scratch
+    return default_shape() if shape is None and shipped else shape
 
 
 def _supervise(

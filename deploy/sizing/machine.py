@@ -13,10 +13,11 @@ import psutil
 from safetensors import SafetensorError
 
 from deploy.errors import DeployError
+from deploy.sizing.models import default_model
 from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
 from deploy.sizing.processor import Dtype
 from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
-from learner.settings import LearnerSettings, PretrainSettings, Tune
+from learner.settings import LearnerSettings, Tune
 from protos.checkpoints.shared_registry import open_registry
 from protos.checkpoints.tensors import tensor_shapes
 from serving.settings import ServingSettings
@@ -55,19 +56,8 @@ def matmul_flops(size: int = 1024, times: int = 16) -> float:
 
 
 def default_shape() -> ModelShape:
-    """Return the shape of the default model, which is trained on the first start."""
-    settings = PretrainSettings()
-    hidden, layers = settings.hidden, settings.layers
-    linear = [(hidden, hidden)] * 4 + [(hidden, settings.feed_forward)] * 3
-    layer_parameters = sum(a * b for a, b in linear) + 2 * hidden
-    return ModelShape(
-        architecture="LlamaForCausalLM",
-        parameters=layers * layer_parameters + hidden * (settings.vocabulary + 1),
-        layers=layers,
-        hidden=hidden,
-        vocabulary=settings.vocabulary,
-        linear_dimensions=layers * sum(a + b for a, b in linear),
-    )
+    """Return the shape of the default model that is shipped."""
+    return shape_of(default_model())
 
 
 def shape_of(folder: Path) -> ModelShape:

@@ -17,8 +17,14 @@ from deploy.sizing.model_checks import (
     choose_pad,
 )
 
+_DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
 SMOLLM2_GROUP = "smollm2"
 _SMOLLM2_TEMPERATURE = 0.6  # at temperature 1 a model of this size rambles
+
+
+def default_model() -> Path:
+    """Return the folder of the default model, which is shipped with Plaudit."""
+    return _DEFAULT_MODEL
 
 
 def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: None) -> None:

@@ -42,7 +42,11 @@ ROUTES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/v1/policies/resume"): "Let new versions go live again.",
     ("GET", "/v1/audit"): "List who did what, newest first. Query parameter: `limit`.",
     ("GET", "/livez"): "Return 200 while the process answers.",
-    ("GET", "/readyz"): "Return 200 and the live version once a policy is loaded, else 503.",
+    (
+        "GET",
+        "/readyz",
+    ): "Return 200 and the live version; 503 while no policy is loaded, or "
+    "requests with keys are refused.",
     ("GET", "/health"): "Return vLLM's own check of its engine.",
     ("GET", "/metrics"): "Return the [metrics](metrics.md).",
     ("GET", "/"): "Return the page.",

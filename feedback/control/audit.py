@@ -151,8 +151,8 @@ def _(message: SwapFailed, _: _Change) -> _AuditText:
 
 @_audit_text.register
 def _(message: KeyMade, _: _Change) -> _AuditText:
-    text = f"created the key '{message.name}' ({message.role})"
-    return _AuditText(message.by, "key_made", 0, text)
+    action, did = ("key_rotated", "rotated") if message.replaces else ("key_made", "created")
+    return _AuditText(message.by, action, 0, f"{did} the key '{message.name}' ({message.role})")
 
 
 @_audit_text.register

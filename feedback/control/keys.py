@@ -1,38 +1,30 @@
 """API keys and their roles, created and revoked by policy events, so that every replica knows them.
 
 A key is 256 random bits, and the log stores its SHA-256. A slow password hash is not needed,
-since random keys cannot be guessed. Keys do not expire, and roles are the finest permissions.
+since random keys cannot be guessed. Roles are the finest permissions.
+
+A key may expire, and may be rotated: another key then takes over its owner, role and limits. The
+owner is stored with the key, so that it outlives the token. Keys of earlier versions have none
+stored; theirs is the HMAC of the token.
 """
 
 import hashlib
-import re
-import secrets
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from feedback.control.audit import LEARNER
-from feedback.control.policies import append_policy_event
-from feedback.errors import FeedbackError
-from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
-from feedback.privacy.identity import LOCAL_OWNER
+from feedback.privacy.identity import Secret, owner_of
 from protos.plaudit.v1.policy_pb2 import KeyMade, KeyRevoked
 
 Role = Literal["user", "annotator", "operator"]
 
 # Each role includes the permissions of those before it.
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-_PREFIX: Final = "plk-"
-_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-# Other names in the audit trail.
-_RESERVED_NAMES: Final = frozenset({LEARNER, "setup", LOCAL_OWNER})
-
-
-class KeyRejected(FeedbackError):
-    """A key cannot be created or revoked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +32,7 @@ class Caller:
     """The sender of a request.
 
     Attributes:
-        owner: Owner of the sender's completions and feedback (`identity.owner_of`).
+        owner: Owner of the sender's completions and feedback (`key_owner`).
         role: Role of the sender's key.
         name: Name of the sender's key, for the audit trail.
 
@@ -66,7 +58,11 @@ class Key:
         rate: Requests allowed per minute; 0 for no limit.
         quota: Completions allowed per day, UTC; 0 for no limit.
         made_ms: Time of creation in milliseconds since the epoch.
-        revoked_ms: Time of revocation in milliseconds since the epoch; None if it is valid.
+        revoked_ms: Time of revocation in milliseconds since the epoch; None if it is not revoked.
+        expires_ms: Time of expiry in milliseconds since the epoch; None for never.
+        owner: Owner of what is sent with the key; empty if it is derived from the token.
+        account: Id of the first key of this owner; usage is counted by it.
+        rotated: Whether another key has taken over its owner.
 
     """
 
@@ -77,6 +73,14 @@ class Key:
     quota: int
     made_ms: int
     revoked_ms: int | None = None
+    expires_ms: int | None = None
+    owner: str = ""
+    account: str = ""
+    rotated: bool = False
+
+    def has_expired(self, now_ms: int) -> bool:
+        """Return whether the key has expired at a time in milliseconds since the epoch."""
+        return self.expires_ms is not None and now_ms >= self.expires_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class KeyRing:
     """
 
     keys: Mapping[str, Key] = field(default_factory=dict)
-    _valid: Mapping[bytes, Key] = field(default_factory=dict)
+    _ids: Mapping[bytes, str] = field(default_factory=dict)  # by digest, of known roles
 
     @property
     def required(self) -> bool:
@@ -98,94 +102,83 @@ class KeyRing:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a valid key."""
-        return bool(self._valid)
+        """Whether there is a key that is neither revoked nor expired."""
+        keys, now_ms = (self.keys[key_id] for key_id in self._ids.values()), milliseconds_now()
+        return any(key.revoked_ms is None and not key.has_expired(now_ms) for key in keys)
 
     def find(self, token: str) -> Key | None:
-        """Return the valid key with this token; None if there is none."""
-        return self._valid.get(_digest(token))
+        """Return the key with this token unless it is revoked; the caller checks its expiry."""
+        key = self.find_any(token)
+        return None if key is None or key.revoked_ms is not None else key
+
+    def find_any(self, token: str) -> Key | None:
+        """Return the key with this token, even if it is revoked; None if there is none."""
+        key_id = self._ids.get(token_digest(token))
+        return None if key_id is None else self.keys[key_id]
 
     def add_key(self, made: KeyMade, made_ms: int) -> "KeyRing":
-        """Return the ring with one more key; a key with an unknown role is not valid."""
+        """Return the ring with one more key, which ends those that it replaces.
+
+        A key with an unknown role is not valid.
+        """
         role = next((role for role in ROLES if role == made.role), None)
         if made.id in self.keys:
             return self
-        key = Key(made.id, made.name, role or "user", made.rate, made.quota, made_ms)
-        valid = self._valid if role is None else {**self._valid, made.digest: key}
-        return KeyRing({**self.keys, made.id: key}, valid)
+        replaced = self.keys.get(made.replaces)
+        key = Key(
+            made.id,
+            made.name,
+            role or "user",
+            made.rate,
+            made.quota,
+            made_ms,
+            expires_ms=made.expires_ms or None,
+            owner=made.owner,
+            account=made.id if replaced is None else replaced.account,
+        )
+        ids = self._ids if role is None else {**self._ids, made.digest: made.id}
+        older = {
+            old.id: _ended(old, made_ms, made.grace_ms)
+            for old in (self.keys.values() if replaced is not None else ())
+            if old.account == key.account and old.revoked_ms is None
+        }
+        return KeyRing({**self.keys, **older, made.id: key}, ids)
 
     def revoke(self, revoked: KeyRevoked, revoked_ms: int) -> "KeyRing":
         """Return the ring with one key revoked; it stays listed."""
         key = self.keys.get(revoked.id)
         if key is None or key.revoked_ms is not None:
             return self
-        valid = {digest: k for digest, k in self._valid.items() if k.id != revoked.id}
-        return KeyRing({**self.keys, key.id: replace(key, revoked_ms=revoked_ms)}, valid)
+        return KeyRing({**self.keys, key.id: replace(key, revoked_ms=revoked_ms)}, self._ids)
 
 
-def _digest(token: str) -> bytes:
+def milliseconds_now() -> int:
+    """Return the current time in milliseconds since the epoch."""
+    return int(time.time() * 1000)
+
+
+def utc_text(time_ms: int) -> str:
+    """Return a time in milliseconds since the epoch as text, to the minute."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _ended(key: Key, now_ms: int, grace_ms: int) -> Key:
+    """Return a rotated key, which expires after the grace period or is revoked without one."""
+    if grace_ms <= 0:
+        return replace(key, rotated=True, revoked_ms=now_ms)
+    end_ms = now_ms + grace_ms
+    expires_ms = end_ms if key.expires_ms is None else min(key.expires_ms, end_ms)
+    return replace(key, rotated=True, expires_ms=expires_ms)
+
+
+def token_digest(token: str) -> bytes:
+    """Return what the log stores of a token: its SHA-256."""
     return hashlib.sha256(token.encode()).digest()
 
 
-def make_key(
-    log: EventLog,
-    ring: KeyRing,
-    role: Role,
-    *,
-    by: str,
-    name: str | None = None,
-    rate: float = 0,
-    quota: int = 0,
-) -> tuple[str, str]:
-    """Create a key; return its name and its token, which cannot be read again.
-
-    Args:
-        log: Log to append the policy event to.
-        ring: Existing keys.
-        role: Role of the key.
-        by: Name of the person who creates it.
-        name: Name of the key; None uses its id.
-        rate: Requests allowed per minute; 0 for no limit.
-        quota: Completions allowed per day, UTC; 0 for no limit.
-
-    Raises:
-        KeyRejected: The name is invalid or reserved, or a valid key has it.
-        LogUnavailable: The key may or may not exist; create another.
-
-    """
-    key_id = f"key-{secrets.token_hex(4)}"
-    name = key_id if name is None else name
-    if not _NAME.fullmatch(name) or name.lower() in _RESERVED_NAMES:
-        raise KeyRejected(
-            f"a key cannot be named {name!r}: a name has 1 to 64 characters of A-Z, a-z, 0-9 and "
-            f"._@-, and is none of {', '.join(sorted(_RESERVED_NAMES))}"
-        )
-    if any(name in (key.name, key.id) for key in ring.keys.values() if key.revoked_ms is None):
-        raise KeyRejected(f"a key '{name}' exists already; revoke it, or choose another name")
-    token = _PREFIX + secrets.token_urlsafe(32)
-    made = KeyMade(id=key_id, name=name, role=role, rate=rate, quota=quota, by=by)
-    made.digest = _digest(token)
-    append_policy_event(log, made)
-    return name, token
-
-
-def revoke_key(log: EventLog, ring: KeyRing, name_or_id: str, *, by: str) -> list[Key]:
-    """Revoke all valid keys with a name or id for good; return them.
-
-    Two keys can have the same name if they were created at the same moment.
-
-    Raises:
-        KeyRejected: There is no valid key with that name or id.
-        LogUnavailable: Some may not be revoked; revoke again.
-
-    """
-    valid = (key for key in ring.keys.values() if key.revoked_ms is None)
-    found = [key for key in valid if name_or_id in (key.id, key.name)]
-    if not found:
-        raise KeyRejected(f"there is no valid key '{name_or_id}'; see 'plaudit keys list'")
-    for key in found:
-        append_policy_event(log, KeyRevoked(id=key.id, name=key.name, by=by))
-    return found
+def key_owner(key: Key | None, secret: Secret, token: str) -> str:
+    """Return the owner of what is sent with a token, whose key may be unknown."""
+    return (key.owner if key is not None else "") or owner_of(secret, token)
 
 
 def key_create_command(home: Path | None) -> str:
@@ -203,7 +196,7 @@ def key_create_command(home: Path | None) -> str:
 def no_valid_key_message(ring: KeyRing, host: str, home: Path | None) -> str:
     """Return a message that `host` is public but no key is valid; its second line is advice."""
     if ring.required:
-        problem = "every API key is revoked, so nobody could use it"
+        problem = "every API key is revoked or has expired, so nobody could use it"
     else:
         problem = "there is no API key yet, so anybody could do everything"
     advice = f"use --host 127.0.0.1, or create a key: {key_create_command(home)}"

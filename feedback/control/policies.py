@@ -9,6 +9,7 @@ requests until a DuelEnded makes it live or rolls it back. Rolling back a challe
 publishing on hold, since it was never live.
 """
 
+import math
 import secrets
 import time
 from dataclasses import dataclass, field, replace
@@ -197,7 +198,13 @@ def _go_live(state: PolicyState, version: int) -> PolicyState:
 
 
 class PolicyFollower:
-    """Follows topic `policies` from its start. For one thread."""
+    """Follows topic `policies` from its start. For one thread.
+
+    Attributes:
+        state: State after the events ingested so far.
+        read_at: Time of the last complete read, on the monotonic clock.
+
+    """
 
     def __init__(self, log: EventLog) -> None:
         """Follow `log`; nothing is read before the first `poll`."""
@@ -205,6 +212,7 @@ class PolicyFollower:
         self._positions: dict[int, int] = {}
         self._seen: set[str] = set()
         self.state = PolicyState()
+        self.read_at = -math.inf
 
     def poll(self) -> PolicyState:
         """Ingest new events and return the state after them.
@@ -215,10 +223,12 @@ class PolicyFollower:
             LogUnavailable: The log did not return its records; `state` may have advanced.
 
         """
+        began = time.monotonic()
         while records := self._log.read("policies", self._positions):
             for record in records:
                 self._ingest(record.value)
                 self._positions[record.partition] = record.offset + 1
+        self.read_at = began
         return self.state
 
     def _ingest(self, value: bytes) -> None:

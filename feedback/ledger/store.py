@@ -46,6 +46,7 @@ from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Lessons
 
 FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
+_VERSION: Final = 1  # of the schema
 _NO_END: Final = 2**63 - 1
 
 
@@ -61,9 +62,14 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger at `path`."""
+        """Open or create the ledger at `path`.
+
+        Raises:
+            SchemaTooNew: A newer release has written the file.
+
+        """
         self.path = path
-        self._db = connect(path, SCHEMA, synchronous="FULL", busy_seconds=10)
+        self._db = connect(path, SCHEMA, version=_VERSION, synchronous="FULL", busy_seconds=10)
         self._lock = threading.RLock()
 
     def close(self) -> None:

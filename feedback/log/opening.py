@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from feedback.home import prepare_home
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
@@ -20,9 +21,13 @@ def open_log(home: Path, *, outbox: str | None = None) -> EventLog:
     Raises:
         LogUnavailable: The log cannot be reached.
         LogError: The settings of a Kafka topic would lose records.
+        HomeUnusable: The folder cannot be created or written.
+        SchemaTooNew: A newer release has written the SQLite file.
 
     """
     settings = KafkaSettings()
+    if not settings.servers or outbox:
+        prepare_home(home)
     if not settings.servers:
         return SqliteLog(home / "log.db")
     log = KafkaLog(settings)

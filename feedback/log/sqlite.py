@@ -1,5 +1,7 @@
 """SQLite files in WAL mode: opening, transactions, write locks, and wiping deleted rows.
 
+A file's `user_version` contains the version of its schema and, in the lowest bit, a mark.
+
 The bytes of a deleted row stay in the file and in its `-wal` until they happen to be overwritten.
 If they must not stay, the deleting transaction marks the file and `wipe` rewrites it. The mark
 survives a crash and is removed only after the rewrite.
@@ -8,33 +10,57 @@ survives a crash and is removed only after the rewrite.
 import fcntl
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Final, Literal
+
+from feedback.errors import FeedbackError
+from feedback.home import FILE_MODE, FOLDER_MODE
+from protos.checkpoints.durable import create_file
 
 RETRY_SECONDS = 0.01
+_WIPE_MARK: Final = 1
+Migrate = Callable[[sqlite3.Connection, int], None]
+
+
+class SchemaTooNew(FeedbackError):
+    """A file was written by a newer release, which this one cannot read."""
 
 
 def connect(
-    path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"], busy_seconds: float
+    path: Path,
+    schema: str,
+    *,
+    version: int,
+    synchronous: Literal["FULL", "NORMAL"],
+    busy_seconds: float,
+    migrate: Migrate | None = None,
 ) -> sqlite3.Connection:
     """Open or create a file in WAL mode and run the idempotent statements in `schema`.
 
-    The connection is in autocommit mode and may be used by any thread, one at a time.
+    A new file and its `-wal` and `-shm` are readable by their owner alone. The connection is in
+    autocommit mode and may be used by any thread, one at a time.
 
     Args:
         path: SQLite file; its folder is created if absent.
         schema: `CREATE ... IF NOT EXISTS` statements.
+        version: Version of the schema, from 1; files that have none yet are of version 0.
         synchronous: With FULL, a commit survives a power failure; with NORMAL, the latest
             transactions may be lost as a whole.
         busy_seconds: Longest wait for the write lock of another connection.
+        migrate: Called before the statements of `schema`, in the same transaction, with the
+            connection and the version of an older or new file.
 
     Raises:
         sqlite3.OperationalError: The file cannot be opened, or stayed locked.
+        SchemaTooNew: A newer release has written the file.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was faster
+            create_file(path, b"", FILE_MODE)  # SQLite gives -wal and -shm the same mode
     connection = sqlite3.connect(
         path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
     )
@@ -42,12 +68,39 @@ def connect(
         _enter_wal(connection, time.monotonic() + busy_seconds)
         connection.execute(f"PRAGMA synchronous={synchronous}")
         with transaction(connection):
+            found = schema_version(connection)
+            _check_version(path, found, version)
+            if migrate is not None and found < version:
+                migrate(connection, found)
             for statement in schema.split(";"):
                 connection.execute(statement)
+            if found < version:
+                _set_user_version(connection, 2 * version + must_wipe(connection))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """Return the version of a file's schema; 0 for a new file or one of release 0.1."""
+    return _user_version(connection) // 2
+
+
+def _check_version(path: Path, found: int, known: int) -> None:
+    if found > known:
+        raise SchemaTooNew(
+            f"{path} has schema version {found}, but this release of Plaudit reads only versions "
+            f"up to {known}; install the release that wrote it, or restore a backup that is older"
+        )
+
+
+def _user_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _set_user_version(connection: sqlite3.Connection, value: int) -> None:
+    connection.execute(f"PRAGMA user_version={value}")
 
 
 def _enter_wal(connection: sqlite3.Connection, deadline: float) -> None:
@@ -111,13 +164,13 @@ def _try_lock(lock_file: IO[bytes]) -> bool:
 
 def must_wipe(connection: sqlite3.Connection) -> bool:
     """Return whether the file may still contain bytes of rows that had to be erased."""
-    return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+    return bool(_user_version(connection) & _WIPE_MARK)
 
 
 def mark_for_wiping(connection: sqlite3.Connection) -> None:
     """Mark, in the transaction that deletes rows, that their bytes must be wiped."""
     if not must_wipe(connection):
-        connection.execute("PRAGMA user_version=1")
+        _set_user_version(connection, _user_version(connection) | _WIPE_MARK)
 
 
 def wipe(connection: sqlite3.Connection) -> bool:
@@ -142,5 +195,5 @@ def wipe(connection: sqlite3.Connection) -> bool:
         return False
     blocked, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if not blocked:
-        connection.execute("PRAGMA user_version=0")
+        _set_user_version(connection, _user_version(connection) & ~_WIPE_MARK)
     return not blocked

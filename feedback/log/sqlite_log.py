@@ -41,6 +41,7 @@ from feedback.metrics import APPEND_SECONDS
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 MAX_BATCH_CALLS: Final = 512
 _WIPE_SECONDS: Final = 3600.0
+_VERSION: Final = 1  # of the schema
 _SCHEMA = ";".join(
     f"""CREATE TABLE IF NOT EXISTS "{topic}" (
         id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, type TEXT NOT NULL,
@@ -93,6 +94,7 @@ class SqliteLog:
 
         Raises:
             LogUnavailable: The file cannot be opened or created, or is locked.
+            SchemaTooNew: A newer release has written the file.
 
         """
         self.path = path
@@ -107,16 +109,19 @@ class SqliteLog:
                 lock_file = path.with_name(f"{path.name}.lock").open("ab")
                 self._write_lock = opened.enter_context(lock_file)
                 with hold_lock(lock_file, busy_seconds):
-                    self._write = connect(
-                        path, _SCHEMA, synchronous="FULL", busy_seconds=busy_seconds
-                    )
+                    self._write = self._connect(_SCHEMA, busy_seconds)
                     opened.callback(self._write.close)
-                    self._read = connect(path, "", synchronous="FULL", busy_seconds=busy_seconds)
+                    self._read = self._connect("", busy_seconds)
                 opened.pop_all()
         except (sqlite3.Error, OSError) as error:
             raise LogUnavailable(f"cannot open the log {path}: {error}") from error
         self._writer = threading.Thread(target=self._run, name="plaudit-log", daemon=True)
         self._writer.start()
+
+    def _connect(self, schema: str, busy_seconds: float) -> sqlite3.Connection:
+        return connect(
+            self.path, schema, version=_VERSION, synchronous="FULL", busy_seconds=busy_seconds
+        )
 
     def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
         """Append all records or none; return once they are on disk.

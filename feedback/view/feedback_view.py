@@ -22,6 +22,7 @@ from feedback.view.intake import SCHEMA, ingest
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
 _FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
+_VERSION: Final = 1  # of the schema
 _SELECT_EVENTS: Final = """
 SELECT value, superseded, EXISTS (SELECT 1 FROM retractions AS r
     WHERE r.event_id = e.event_id AND r.owner = e.owner) AS retracted,
@@ -63,6 +64,7 @@ class View:
 
         Raises:
             ViewError: The file cannot be opened.
+            SchemaTooNew: A newer release has written the file.
 
         """
         self.path = path
@@ -70,11 +72,18 @@ class View:
         self._following = threading.Lock()
         self._reading = threading.Lock()
         with self._errors():
-            older = connect(path, "", synchronous="NORMAL", busy_seconds=5)
-            _rebuild_if_older(older)
-            older.close()
-            self._write = connect(path, SCHEMA, synchronous="NORMAL", busy_seconds=5)
-            self._read = connect(path, "", synchronous="NORMAL", busy_seconds=5)
+            self._write = self._connect(SCHEMA)
+            self._read = self._connect("")
+
+    def _connect(self, schema: str) -> sqlite3.Connection:
+        return connect(
+            self.path,
+            schema,
+            version=_VERSION,
+            synchronous="NORMAL",
+            busy_seconds=5,
+            migrate=_rebuild_if_older,
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -204,17 +213,20 @@ class View:
         return dict(rows.fetchall())
 
 
-def _rebuild_if_older(connection: sqlite3.Connection) -> None:
-    """Empty a file of an older release with fewer columns, to be rebuilt from the log."""
+def _rebuild_if_older(connection: sqlite3.Connection, found: int) -> None:
+    """Empty a file of an older version, to be rebuilt from the log.
+
+    Files of version 0 have the columns of version 1, or fewer.
+    """
     columns = {
         (table, row[1])
         for table in ("events", "completions")
         for row in connection.execute(f"PRAGMA table_info({table})")
     }
-    if columns and not {("completions", "subject"), ("events", "ended_offset")} <= columns:
-        with transaction(connection):
-            for table in ("positions", "events", "retractions", "completions"):
-                connection.execute(f"DROP TABLE IF EXISTS {table}")
+    complete = {("completions", "subject"), ("events", "ended_offset")} <= columns
+    if found or not complete:
+        for table in ("positions", "events", "retractions", "completions"):
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
 def _view_event(row: tuple[bytes, int, int, int, int, int | None, int | None]) -> ViewEvent:

@@ -16,6 +16,8 @@ from learner.corpus.answers import (
     fact_question,
     howto_question,
     opinion_question,
+    sum_question,
+    world_question,
 )
 from learner.corpus.compose import compose, draw_style
 from learner.corpus.requests import (
@@ -29,17 +31,23 @@ from learner.corpus.unknown_questions import unknown_question
 
 _KINDS: tuple[tuple[Callable[[random.Random], Draft], float], ...] = (
     (fact_question, 0.43),
-    (howto_question, 0.11),
-    (small_talk, 0.17),
+    (howto_question, 0.075),
+    (small_talk, 0.11),
     (unknown_question, 0.135),
-    (suggestion_request, 0.04),
+    (world_question, 0.07),
+    (sum_question, 0.03),
+    (suggestion_request, 0.035),
     (opinion_question, 0.02),
-    (list_request, 0.035),
+    (list_request, 0.03),
     (story_request, 0.025),
-    (sentence_request, 0.02),
-    (difference_question, 0.015),
+    (sentence_request, 0.015),
+    (difference_question, 0.025),
 )
-_PREFIXES = ("Please tell me, ", "Hi, ", "Can you tell me, ", "Hello, ", "Hey, ", "So, ")
+_PREFIXES = (
+    *("Please tell me, ", "Hi, ", "Can you tell me, ", "Hello, ", "Hey, ", "So, ", "Ok, "),
+    *("I have a question. ", "Quick question: ", "One more thing, ", "My friend asked me: "),
+    *("Just tell me: ", "I was wondering, ", "Good morning, ", "Well, ", "Plaudit, "),
+)
 _PROMPT_DRAWS = 1200
 _PROMPT_SEED = 20_240
 _EVAL_PERCENT = 20

@@ -5,9 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from learner.corpus.answers import Draft, contrast, fact_content, howto_lines, howtos
+from learner.corpus.answers import (
+    Draft,
+    contrast,
+    fact_content,
+    fact_prompt,
+    howto_lines,
+    howtos,
+)
 from learner.corpus.demos import as_typed, demonstrate, draw_draft
-from learner.corpus.entities import Entity, entities, entities_of
+from learner.corpus.entities import Entity, asked_entities, entities, entities_of
 from learner.corpus.requests import people, situations, story_lines
 from learner.corpus.text import capitalise, plain_part, with_detail
 
@@ -91,9 +98,9 @@ def _person_asks(rng: random.Random) -> str:
     """Draw a story in which a person asks for a fact."""
     person, friend = rng.sample(people(), 2)
     name, pronoun = person.name, person.pronoun
-    entity: Entity = rng.choice(entities())
+    entity: Entity = rng.choice(asked_entities())
     attribute = rng.choice(entity.category.attributes)
-    question = entity.fill(rng.choice(attribute.questions))
+    question = fact_prompt(rng, entity, attribute)
     line = plain_part(entity.lead(rng, attribute))
     end = rng.choice(
         (
@@ -126,11 +133,11 @@ def _dialogue(rng: random.Random) -> str:
 
 
 _KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
-    (_quiz, 0.42),
-    (_article, 0.17),
-    (_dialogue, 0.2),
+    (_quiz, 0.34),
+    (_article, 0.29),
+    (_dialogue, 0.17),
     (_comparison, 0.05),
-    (_story, 0.07),
+    (_story, 0.06),
     (_instructions, 0.04),
     (_person_asks, 0.03),
     (_advice, 0.02),

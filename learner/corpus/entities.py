@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import zlib
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 import pydantic.dataclasses
 
@@ -14,6 +16,8 @@ from learner.corpus.tables import STRICT, load_table
 from learner.corpus.text import capitalise
 from learner.errors import DataUnusable
 
+HELD_OUT_ONE_IN: Final = 30
+_PLURAL_VERB = re.compile(r"\b(are|do|have) \{many\}")
 _SINGULAR = re.compile(r"\b(it|its)\b")  # a value that needs its subject in the singular
 
 
@@ -50,10 +54,33 @@ class Entity:
     category: Category
     values: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The name without an article."""
+        return self.one.removeprefix("a ").removeprefix("an ").removeprefix("the ")
+
+    @property
+    def countable(self) -> bool:
+        """Whether the thing has a plural."""
+        return self.one.startswith(("a ", "an "))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no demonstration asks about the thing; articles state its facts.
+
+        It shows whether the model can answer questions about what it has only read.
+        """
+        return zlib.crc32(self.one.encode()) % HELD_OUT_ONE_IN == 0
+
+    def fits(self, question: str) -> bool:
+        """Return whether a question can be asked: one in the plural needs a countable thing."""
+        return self.countable or not ("{many}" in question and _PLURAL_VERB.search(question))
+
     def fill(self, template: str) -> str:
         """Return the template with this entity's names filled in; `{v}` is left."""
         return (
             template.replace("{one}", self.one)
+            .replace("{name}", self.name)
             .replace("{One}", capitalise(self.one))
             .replace("{many}", self.many)
             .replace("{Many}", capitalise(self.many))
@@ -66,7 +93,7 @@ class Entity:
         attribute's first lead.
         """
         value = self.values[self.category.attributes.index(attribute)]
-        if "any}" in template and _SINGULAR.search(value):
+        if "any}" in template and (not self.countable or _SINGULAR.search(value)):
             template = attribute.leads[0]
         return self.fill(template).replace("{v}", value)
 
@@ -106,3 +133,9 @@ def entities() -> tuple[Entity, ...]:
 def entities_of(category: str) -> tuple[Entity, ...]:
     """Return the entities of one category, in the order of its table."""
     return tuple(entity for entity in entities() if entity.category.name == category)
+
+
+@cache
+def asked_entities() -> tuple[Entity, ...]:
+    """Return the entities that demonstrations ask about: all but those held out."""
+    return tuple(entity for entity in entities() if not entity.held_out)

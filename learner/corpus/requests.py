@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from learner.corpus.answers import MORE, Draft
 from learner.corpus.compose import Content, ordered
-from learner.corpus.entities import entities, entities_of
+from learner.corpus.entities import asked_entities, entities_of
 from learner.corpus.tables import STRICT, load_table, words
 from learner.corpus.text import capitalise, join_and
 
@@ -173,7 +173,7 @@ def suggestion_request(rng: random.Random) -> Draft:
 
 def sentence_request(rng: random.Random) -> Draft:
     """Draw a request for one sentence about an entity."""
-    entity = rng.choice(entities())
+    entity = rng.choice(asked_entities())
     line = entity.lead(rng, rng.choice(entity.category.attributes))
     prompt = rng.choice(_SENTENCE_PROMPTS).format(rng.choice((entity.one, entity.many)))
     questions = ("Do you want one more?", "Do you like it?", entity.fill(entity.category.asides[0]))

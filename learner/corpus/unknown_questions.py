@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import re
 
 from pydantic.dataclasses import dataclass
 
 from learner.corpus.answers import Draft
 from learner.corpus.compose import Content, ordered
+from learner.corpus.entities import asked_entities
 from learner.corpus.tables import STRICT, load_table, words
 from learner.corpus.text import pick_weighted
 
-_ABOUT = (("noun", 0.4), ("person", 0.18), ("place", 0.2), ("fixed", 0.12), ("math", 0.1))
+_ABOUT = (
+    ("noun", 0.44),
+    ("person", 0.15),
+    ("place", 0.15),
+    ("known", 0.1),
+    ("fixed", 0.09),
+    ("math", 0.07),
+)
+_NAMED_REPLY_RATE = 0.6  # share of the replies that repeat what was asked about
 _WORDS = {"noun": "unknown_nouns", "person": "person_names", "place": "place_names"}
 
 
@@ -20,8 +31,9 @@ class UnknownQuestions:
     """Questions in `unknown_questions.jsonl`.
 
     Attributes:
-        about: 'noun', 'person' or 'place' with the slots {x} and {y} for words, 'math' with {a}
-            and {b} for numbers, or 'fixed' without slots.
+        about: 'noun', 'person' or 'place' with the slots {x} and {y} for words, 'known' with {one}
+            and {many} for an entity of which this is not known, 'math' with {a} and {b} for
+            numbers, or 'fixed' without slots.
         questions: The questions.
 
     """
@@ -35,14 +47,23 @@ class UnknownReplies:
     """Parts of the replies, in `unknown_replies.jsonl`.
 
     Attributes:
-        part: 'cores' (first sentences), 'details' (of a core), 'more' ('plain | detail' sentences
-            that follow) or 'questions' (at the end).
+        part: 'cores' (first sentences), 'named_cores' (first sentences with the slot {x} for what
+            was asked about), 'details' (of a core), 'more' ('plain | detail' sentences that follow)
+            or 'questions' (at the end).
         texts: Texts without their final periods.
 
     """
 
     part: str
     texts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question, and the name of what it asks about with its article; "" if it has none."""
+
+    prompt: str
+    named: str
 
 
 def _questions(about: str) -> tuple[str, ...]:
@@ -55,32 +76,41 @@ def made_up_word(rng: random.Random) -> str:
     return "".join(rng.choices(words("syllables"), k=rng.choice((2, 2, 3))))
 
 
-def _fill(rng: random.Random, template: str, known: tuple[str, ...], *, is_name: bool) -> str:
+def _fill(rng: random.Random, template: str, known: tuple[str, ...], *, is_name: bool) -> _Asked:
     made_up = rng.random() < 0.35
     first, second = (made_up_word(rng), made_up_word(rng)) if made_up else rng.sample(known, 2)
-    if is_name:
+    if is_name and made_up:
         first, second = first.title(), second.title()
-    if first[0] in "aeiou":
-        template = template.replace(" a {x}", " an {x}")
-    return template.replace("{x}", first).replace("{y}", second)
+    with_article = re.search(r"\ba \{x\}", template) is not None
+    article = "an" if first[0] in "aeiou" else "a"
+    template = template.replace(" a {x}", f" {article} {{x}}")
+    named = f"{article} {first}" if with_article else first
+    return _Asked(template.replace("{x}", first).replace("{y}", second), named)
 
 
-def unknown_prompt(rng: random.Random) -> str:
+def unknown_prompt(rng: random.Random) -> _Asked:
     """Draw a question without a known answer, from a wide variety of words."""
     about = pick_weighted(rng, _ABOUT)
-    if about == "math":
-        numbers = {"a": rng.randint(2, 200), "b": rng.randint(2, 99)}
-        return rng.choice(_questions(about)).format(**numbers)
     template = rng.choice(_questions(about))
+    if about == "math":
+        numbers = {"a": rng.randint(21, 400), "b": rng.randint(3, 99)}
+        return _Asked(template.format(**numbers), "")
     if about == "fixed":
-        return template
+        return _Asked(template, "")
+    if about == "known":
+        entity = rng.choice([each for each in asked_entities() if each.countable])
+        return _Asked(entity.fill(template), "")
     return _fill(rng, template, words(_WORDS[about]), is_name=about != "noun")
 
 
 def unknown_question(rng: random.Random) -> Draft:
     """Draw a question without a known answer, and the admission of that."""
     replies = {row.part: row.texts for row in load_table("unknown_replies.jsonl", UnknownReplies)}
-    core = f"{rng.choice(replies['cores'])} | {rng.choice(replies['details'])}"
+    asked = unknown_prompt(rng)
+    core = rng.choice(replies["cores"])
+    if asked.named and rng.random() < _NAMED_REPLY_RATE:
+        core = rng.choice(replies["named_cores"]).replace("{x}", asked.named)
+    core = f"{core} | {rng.choice(replies['details'])}"
     lines = ordered(core, rng.sample(replies["more"], 4))
     content = Content(lines, replies["questions"], register="unknown")
-    return Draft("unknown", unknown_prompt(rng), content)
+    return Draft("unknown", asked.prompt, content)

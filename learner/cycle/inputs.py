@@ -44,7 +44,8 @@ class CycleInputs:
 
     Attributes:
         settings: Settings of the learner with the defaults for this model.
-        has_pretrained: Whether the home folder has the model that Plaudit pre-trained.
+        knows_corpus: Whether the policies descend from a model that was trained on the generated
+            corpus: the default model.
         tokenizer: Tokenizer of version 1.
         reference: SFT policy, version 1; frozen and shared by all models if adapters are trained.
         samplers: Factory of samplers.
@@ -55,12 +56,12 @@ class CycleInputs:
             a pre-trained model nor a text file.
         held_out_text: Packed text on which the gate measures the loss.
         base_text_nll: Loss of the pre-trained model on `held_out_text`, in nats per token; that
-            of the reference policy if there is no pre-trained model.
+            of the reference policy if the home folder has no pre-trained model.
 
     """
 
     settings: LearnerSettings
-    has_pretrained: bool
+    knows_corpus: bool
     tokenizer: PreTrainedTokenizerBase
     reference: PreTrainedModel
     samplers: SamplerFactory
@@ -119,14 +120,15 @@ def load_inputs(
     first, pretrained = _first_version(home), home / "models" / "pretrained"
     reference, tokenizer = load_model(first, best_device()), load_tokenizer(first)
     has_pretrained = model_exists(pretrained)
-    own_text = not (has_pretrained or settings.text)
+    knows_corpus = has_pretrained or open_registry(home).manifest(1).base == "default"
+    own_text = not (knows_corpus or settings.text)
     settings = settings.for_model(
         count_parameters(reference), sampling_temperature(reference), own_text=own_text
     )
     if settings.tune == "lora":
         freeze(reference, settings.dtype)
     user_prompts = ledger.prompts(_MAX_USER_PROMPTS, upto_seq)
-    prompts, held_out = _load_prompts(user_prompts, tokenizer, settings, generated=has_pretrained)
+    prompts, held_out = _load_prompts(user_prompts, tokenizer, settings, generated=knows_corpus)
     samplers = SamplerFactory(reference, tokenizer, settings)
     text, held_out_rows = (
         _sample_text(samplers, reference, user_prompts, tokenizer, settings)
@@ -136,7 +138,7 @@ def load_inputs(
     base = load_model(pretrained, reference.device) if has_pretrained else reference
     return CycleInputs(
         settings=settings,
-        has_pretrained=has_pretrained,
+        knows_corpus=knows_corpus,
         tokenizer=tokenizer,
         reference=reference,
         samplers=samplers,
@@ -150,20 +152,14 @@ def load_inputs(
 
 
 def _first_version(home: Path) -> Path:
-    """Return the folder of version 1; warn if the pre-trained model it descends from is gone."""
-    registry, pretrained = open_registry(home), home / "models" / "pretrained"
+    """Return the folder of version 1, checked."""
+    registry = open_registry(home)
     try:
         registry.verify(1)
     except CheckpointInvalid as error:
         raise ModelUnusable(
             f"the registry has no valid version 1 to start from: {error}"
         ) from error
-    if not model_exists(pretrained) and registry.manifest(1).base == "default":
-        logger.warning(
-            "there is no pre-trained model in %s, so the pre-training loss uses text that version "
-            "1 writes. Run 'plaudit pretrain --out %s' to train the model again",
-            *(pretrained, pretrained),
-        )
     return registry.path(1)
 
 

@@ -142,20 +142,20 @@ class Reporter:
         write_bytes(self._folder / NOTES, notes.model_dump_json(indent=2).encode())
 
 
-def report_prompts(has_pretrained: bool, seed: int, settings: RewardSettings) -> list[str]:
+def report_prompts(knows_corpus: bool, seed: int, settings: RewardSettings) -> list[str]:
     """Return the prompts of a report's samples, the same in every cycle.
 
     Prompts of users are never among them, since nothing could erase those from a published
     checkpoint.
 
     Args:
-        has_pretrained: Whether the policies descend from the model that Plaudit pre-trained. Then
-            the prompts are held-out prompts of its demonstrations, else general ones.
+        knows_corpus: Whether the policies descend from a model that was trained on the generated
+            corpus. Then the prompts are held-out prompts of its demonstrations, else general ones.
         seed: Seed of the demonstrations.
         settings: Shares of the splits.
 
     """
-    if not has_pretrained:
+    if not knows_corpus:
         return list(_GENERAL_PROMPTS)
     prompts: dict[str, None] = {}
     for first, *others in islice(corpus.conversations(seed), _MAX_DEMONSTRATIONS):
@@ -174,7 +174,7 @@ def _sample_answers(
 ) -> tuple[SampledPrompt, ...]:
     """Sample answers of both policies at the serving temperature."""
     settings, tokenizer = inputs.settings, inputs.tokenizer
-    prompts = report_prompts(inputs.has_pretrained, settings.seed, settings.reward)
+    prompts = report_prompts(inputs.knows_corpus, settings.seed, settings.reward)
     ids = [encode_chat(tokenizer, [{"role": "user", "content": p}], answer=True) for p in prompts]
     before, after = (
         inputs.sampler(model).sample(

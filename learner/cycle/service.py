@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from feedback.control.policies import PolicyFollower
+from feedback.home import prepare_home
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog, LogUnavailable
 from feedback.log.kafka_offsets import OffsetReporter
@@ -43,8 +44,10 @@ def run(home: Path, settings: LearnerSettings, stop: threading.Event) -> None:
 
     Raises:
         LearnerError: There is no version 1, or saved state cannot be used.
+        HomeUnusable: The home folder cannot be created or written.
 
     """
+    prepare_home(home)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     metrics = Metrics()

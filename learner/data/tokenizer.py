@@ -3,13 +3,15 @@
 Not supported: normalisation and a beginning-of-text token, which do not help so small a model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from learner.errors import ModelUnusable
+from learner.errors import DataUnusable, ModelUnusable
 
 PAD: Final = "<|pad|>"
 END_OF_TEXT: Final = "<|endoftext|>"
@@ -79,6 +81,23 @@ def encode_chat(
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
     assert isinstance(text, str)
     return encode_text(tokenizer, text)
+
+
+@contextmanager
+def refused_messages() -> Iterator[None]:
+    """Report that a chat template cannot render the messages as an error of the data.
+
+    Raises:
+        DataUnusable: The template raised an error.
+
+    """
+    try:
+        yield
+    except (TemplateError, TypeError) as error:
+        raise DataUnusable(
+            f"the model's chat template refuses the roles or their order ({error}); change the "
+            "messages, or remove this row"
+        ) from error
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,17 +1,26 @@
 """Documents to train on: the generated corpus, or text files."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Final
 
+from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerBase
 
 from learner import corpus
+from learner.data.json_lines import JsonLines, StrictRow
 from learner.data.packing import Rows, pack_documents
 from learner.errors import DataUnusable
 
 _HELD_OUT_SEED = 9_999_991  # of held-out generated text; training never uses this seed
+
+
+class _Document(StrictRow):
+    text: str
+
+
+_DOCUMENTS: Final = TypeAdapter(_Document)
 
 
 def take_characters(characters: int, texts: Iterable[str]) -> Iterator[str]:
@@ -33,33 +42,60 @@ def documents(text: Sequence[Path] | None, seed: int, *, repeat: bool) -> Iterat
         repeat: Repeat the files' documents without end.
 
     Raises:
-        DataUnusable: A file cannot be read or is malformed, or there are no documents.
+        DataUnusable: A file cannot be read or is malformed, or there are no documents. All files
+            are checked before the first document.
 
     """
     if text is None:
         yield from corpus.pretraining_documents(seed)
         return
-    found = [document for path in text for document in _read(path)]
-    if not found:
+    _count_documents(text)
+    while True:
+        yield from _read_all(text)
+        if not repeat:
+            return
+
+
+def _count_documents(text: Sequence[Path]) -> int:
+    """Check all files, and count their documents."""
+    for path in text:
+        if path.exists() and not path.is_file():
+            raise DataUnusable(
+                f"{path} is not a regular file, but is read more than once; copy it to a file"
+            )
+        if path.suffix == ".jsonl":
+            _json_lines(path).check()
+    return sum(1 for _ in _read_all(text))
+
+
+def _read_all(text: Sequence[Path]) -> Iterator[str]:
+    """Yield the documents of all files; there must be one."""
+    empty = True
+    for path in text:
+        for document in _read(path):
+            empty = False
+            yield document
+    if empty:
         raise DataUnusable(
             f"no text in {', '.join(map(str, text))}" if text else "no text files are given"
         )
-    yield from cycle(found) if repeat else found
 
 
 def _read(path: Path) -> Iterator[str]:
+    if path.suffix == ".jsonl":
+        yield from (row.text for row in _json_lines(path) if row.text.strip())
+        return
     try:
-        content = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            for _, lines in groupby(stream, key=lambda line: line == "\n"):
+                if document := "".join(lines).strip():
+                    yield document
     except (OSError, UnicodeDecodeError) as error:
         raise DataUnusable(f"{path} cannot be read as UTF-8 text: {error}") from error
-    if path.suffix != ".jsonl":
-        yield from (part.strip() for part in content.split("\n\n") if part.strip())
-        return
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            yield str(json.loads(line)["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataUnusable(f'{path}, line {number}: expected {{"text": "..."}}') from error
+
+
+def _json_lines(path: Path) -> JsonLines[_Document]:
+    return JsonLines(path, _DOCUMENTS, '{"text": "..."}')
 
 
 def held_out_text(
@@ -83,6 +119,6 @@ def held_out_text(
     if text is None:
         source: Iterable[str] = corpus.pretraining_documents(_HELD_OUT_SEED)
     else:
-        found = list(documents(text, 0, repeat=False))
-        source = found[-max(1, len(found) // 20) :]
+        count = _count_documents(text)
+        source = islice(_read_all(text), count - max(1, count // 20), None)
     return pack_documents(source, tokenizer, row=row, tokens=tokens)

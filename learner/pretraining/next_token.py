@@ -124,6 +124,8 @@ def train(model: PreTrainedModel, rows: Rows, stage: TrainingStage, on_advance: 
     state = load_state(stage.state)
     first = restore_state(state, model, optimizer, key) if state else 0
     model.train()
+    if settings.compiled:
+        model.model.compile()
     saved = started = time.monotonic()
     order = batches(rows, size=size, steps=steps, seed=settings.seed)
     for step, picked in enumerate(islice(order, first, None), start=first):

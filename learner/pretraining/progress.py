@@ -1,9 +1,12 @@
-"""Progress of a training stage: a callback type, and a progress bar that is such a callback."""
+"""Progress of a training stage: a callback type, and callbacks that show it."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -30,6 +33,7 @@ class Advance:
 
 
 OnAdvance = Callable[[Advance], None]
+_LINE_SECONDS: Final = 10.0  # between two lines where there is no terminal
 
 
 class ProgressBar:
@@ -72,11 +76,55 @@ class ProgressBar:
         )
 
 
+class ProgressLines:
+    """Prints a line with share done, loss, tokens/s and time left, at most every ten seconds."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Print to `console`; `clock` returns seconds."""
+        self._console = console
+        self._clock = clock
+        self._printed: dict[str, float] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, advance: Advance) -> None:
+        """Print the progress of a stage if a line is due."""
+        now = self._clock()
+        began, first_step = self._first.setdefault(advance.stage, (now, advance.step))
+        due = now >= self._printed.get(advance.stage, began) + _LINE_SECONDS
+        if not due and advance.step not in (first_step, advance.steps):
+            return
+        self._printed[advance.stage] = now
+        done = advance.step - first_step
+        left = (advance.steps - advance.step) * (now - began) / done if done else None
+        time_left = "" if left is None else f", {timedelta(seconds=round(left))} left"
+        self._console.print(
+            f"{advance.stage}: {advance.step / advance.steps:.0%}, loss {advance.loss:.2f}, "
+            f"{advance.tokens_per_second:,.0f} tokens/s{time_left}",
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def show_progress(console: Console | None = None) -> Iterator[OnAdvance]:
+    """Yield a callback that draws a progress bar on a terminal, and prints lines elsewhere.
+
+    Args:
+        console: Where to show it; standard error by default.
+
+    """
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        with ProgressBar(console) as bar:
+            yield bar
+    else:
+        yield ProgressLines(console)
+
+
 @contextmanager
 def progress_or_bar(progress: OnAdvance | None) -> Iterator[OnAdvance]:
-    """Yield the callback, or a progress bar on standard error if there is none."""
+    """Yield the callback, or one that shows the progress on standard error if there is none."""
     if progress is not None:
         yield progress
         return
-    with ProgressBar() as bar:
-        yield bar
+    with show_progress() as shown:
+        yield shown

@@ -3,22 +3,24 @@
 Not supported: conversations across two rows, and weights of turns.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from itertools import cycle
 from pathlib import Path
+from typing import Annotated, Final
 
+from pydantic import Field, TypeAdapter, field_validator
 from transformers import PreTrainedTokenizerBase
 
 from learner import corpus
+from learner.data.json_lines import ChatMessage, JsonLines, StrictRow
 from learner.data.packing import (
     Rows,
     concat_rows,
+    encode_conversation,
     fingerprint,
     pack_conversations,
     pack_documents,
 )
-from learner.errors import DataUnusable
+from learner.data.tokenizer import refused_messages
 from learner.models.loading import best_device, load_model, load_tokenizer
 from learner.models.saving import model_exists, save_model
 from learner.pretraining.documents import documents
@@ -27,6 +29,30 @@ from learner.pretraining.progress import OnAdvance, progress_or_bar
 from learner.settings import Dtype, SftSettings
 
 Messages = list[dict[str, str]]
+
+
+class _Demonstration(StrictRow):
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+
+    @field_validator("messages")
+    @classmethod
+    def _check_roles(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
+        answers = [message.content for message in messages if message.role == "assistant"]
+        if not answers:
+            raise ValueError("no message has the role 'assistant'; add an answer to learn")
+        if messages[0].role == "assistant":
+            raise ValueError("the first message is the assistant's; put the user's before it")
+        if not all(map(str.strip, answers)):
+            raise ValueError("an answer of the assistant is empty; write it, or remove this row")
+        return messages
+
+    def plain(self) -> Messages:
+        """Return the messages as dictionaries."""
+        return [{"role": message.role, "content": message.content} for message in self.messages]
+
+
+_DEMONSTRATIONS: Final = TypeAdapter(_Demonstration)
+_FORM: Final = '{"messages": [{"role": "...", "content": "..."}]}'
 
 
 def sft(
@@ -89,7 +115,7 @@ def _pack_rows(
     share = settings.text_share if text is not None or data is None else 0.0
     text_tokens = int(settings.tokens * share)
     chats = pack_conversations(
-        conversations(data, settings.seed),
+        conversations(data, tokenizer, settings.seed),
         tokenizer,
         row=settings.row,
         tokens=settings.tokens - text_tokens,
@@ -103,43 +129,30 @@ def _pack_rows(
     )
 
 
-def conversations(data: Path | None, seed: int) -> Iterator[Messages]:
-    """Yield conversations without end: those of the file repeatedly, or generated ones."""
+def conversations(
+    data: Path | None, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> Iterator[Messages]:
+    """Yield conversations without end: those of the file repeatedly, or generated ones.
+
+    Args:
+        data: JSONL file of {"messages": [...]}; None for generated conversations.
+        tokenizer: Tokenizer that all rows of the file are checked with before the first is used.
+        seed: Seed of the generated conversations.
+
+    Raises:
+        DataUnusable: The file cannot be read or has no rows, or some rows cannot be used.
+        ModelUnusable: The tokenizer has no chat template.
+
+    """
     if data is None:
         yield from corpus.conversations(seed)
         return
-    yield from cycle(read_conversations(data))
 
+    def encode(row: _Demonstration) -> None:
+        with refused_messages():
+            encode_conversation(row.plain(), tokenizer)
 
-def read_conversations(data: Path) -> list[Messages]:
-    """Read the conversations of a JSONL file of {"messages": […]}.
-
-    Raises:
-        DataUnusable: The file is missing or empty, or a line is malformed.
-
-    """
-    try:
-        lines = data.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataUnusable(f"{data} cannot be read as UTF-8 text: {error}") from error
-    found = [
-        _parse_messages(data, n, line) for n, line in enumerate(lines, start=1) if line.strip()
-    ]
-    if not found:
-        raise DataUnusable(f"{data} holds no conversations")
-    return found
-
-
-def _parse_messages(data: Path, number: int, line: str) -> Messages:
-    try:
-        messages = [
-            {"role": str(m["role"]), "content": str(m["content"])}
-            for m in json.loads(line)["messages"]
-        ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataUnusable(
-            f'{data}, line {number}: expected {{"messages": [{{"role": ..., "content": ...}}]}}'
-        ) from error
-    if not any(m["role"] == "assistant" for m in messages):
-        raise DataUnusable(f"{data}, line {number}: no message has the role 'assistant'")
-    return messages
+    rows = JsonLines(data, _DEMONSTRATIONS, _FORM)
+    rows.check(encode)
+    while True:
+        yield from (row.plain() for row in rows)

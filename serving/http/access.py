@@ -16,11 +16,12 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from feedback.api.http_errors import ApiError
-from feedback.control.keys import Caller, Key, KeyRing, Role
-from feedback.privacy.identity import LOCAL_OWNER, Secret, owner_of
+from feedback.control.keys import Caller, Key, KeyRing, Role, key_owner, utc_text
+from feedback.privacy.identity import LOCAL_OWNER, Secret
 from serving.http.usage import Usage
 
 _READ: Final = ("GET", "HEAD")
+_OUTDATED_RETRY_SECONDS: Final = 10
 # Added by proxies. A request through one cannot be known to come from this machine.
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
@@ -90,6 +91,9 @@ class Access:
         keys: Callable[[], KeyRing],
         usage: Usage,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        outdated: Callable[[], bool] = lambda: False,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Initialise without any usage of rate limits.
 
@@ -97,21 +101,27 @@ class Access:
             secret: The installation's secret.
             keys: Returns the current keys.
             usage: Completions per key and day.
-            clock: Returns a time in seconds.
+            clock: Returns a time in seconds, for rate limits.
+            outdated: Returns whether the keys may lack revocations, because the log could not be
+                read for too long.
+            wall_clock: Returns the time in Unix seconds, for expiry.
 
         """
         self._secret = secret
+        self._outdated = outdated
+        self._wall_clock = wall_clock
         self._keys = keys
         self._usage = usage
         self._clock = clock
-        self._buckets: dict[str, _TokenBucket] = {}  # by key id
+        self._buckets: dict[str, _TokenBucket] = {}  # by account
         self._callers: dict[str, Caller] = {}
 
     def admit(self, scope: Scope) -> Caller:
         """Return the caller of an HTTP request.
 
         Raises:
-            ApiError: 401 no valid key, 403 role not allowed, 429 over the key's limits.
+            ApiError: 401 no valid key, 403 role not allowed, 429 over the key's limits, 503 keys
+                outdated.
 
         """
         method, path = scope["method"], scope["path"]
@@ -121,13 +131,17 @@ class Access:
             if required_role == "operator" and _is_foreign_request(Headers(scope=scope)):
                 raise _keys_needed_error()
             return Caller(LOCAL_OWNER, "operator" if required_role else "user", LOCAL_OWNER)
+        if self._outdated():
+            raise outdated_keys_error()
         token = bearer_token(Headers(scope=scope))
         key = keys.find(token)
         if key is None:
             raise _invalid_key_error()
+        if key.expires_ms is not None and key.has_expired(int(self._wall_clock() * 1000)):
+            raise _expired_key_error(key.expires_ms)
         caller = self._callers.get(key.id)
         if caller is None:  # a key has one token, so this never changes
-            caller = Caller(owner_of(self._secret, token), key.role, key.name)
+            caller = Caller(key_owner(key, self._secret, token), key.role, key.name)
             self._callers[key.id] = caller
         if not caller.may(required_role):
             raise _role_error(key.role)
@@ -137,14 +151,14 @@ class Access:
     def _limit(self, key: Key, completion: bool) -> None:
         if key.rate:
             now = self._clock()
-            bucket = self._buckets.get(key.id) or _TokenBucket(key.rate, now)
-            self._buckets[key.id] = bucket
+            bucket = self._buckets.get(key.account) or _TokenBucket(key.rate, now)
+            self._buckets[key.account] = bucket
             if wait := bucket.wait(key.rate, now):
                 raise _rate_limit_error(key, wait)
         if key.quota and completion:
-            if self._usage.used(key.id) >= key.quota:
+            if self._usage.used(key.account) >= key.quota:
                 raise _quota_error(key)
-            self._usage.add(key.id)
+            self._usage.add(key.account)
 
 
 def _is_foreign_request(headers: Headers) -> bool:
@@ -160,6 +174,25 @@ def _is_foreign_request(headers: Headers) -> bool:
 def _invalid_key_error() -> ApiError:
     message = "This server requires a valid API key: send it as 'Authorization: Bearer KEY'."
     return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _expired_key_error(expires_ms: int) -> ApiError:
+    message = (
+        f"This API key expired on {utc_text(expires_ms)}. Ask an operator for a new one "
+        "(plaudit keys rotate)."
+    )
+    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    return ApiError(401, "expired_api_key", message, headers=headers)
+
+
+def outdated_keys_error() -> ApiError:
+    """Return the error for requests with keys while the log has not been read for too long."""
+    message = (
+        "The event log has not been readable for too long, so this server cannot know whether "
+        "API keys are still valid. Try again; it recovers by itself once the log is back."
+    )
+    headers = {"Retry-After": str(_OUTDATED_RETRY_SECONDS)}
+    return ApiError(503, "keys_outdated", message, headers=headers)
 
 
 def _role_error(role: Role) -> ApiError:

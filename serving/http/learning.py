@@ -17,7 +17,6 @@ from starlette.responses import Response, StreamingResponse
 
 from feedback.api.http_errors import ApiError, handle_errors
 from feedback.api.openapi import parameter
-from feedback.control.keys import KeyRing
 from feedback.control.learning import Learning
 from feedback.control.versions import CHART, REPORT
 from feedback.log.event_log import LogError
@@ -87,10 +86,12 @@ class LearningFeed:
 class LearningApi:
     """The handlers."""
 
-    def __init__(self, feed: LearningFeed, registry: Registry, keys: Callable[[], KeyRing]) -> None:
+    def __init__(
+        self, feed: LearningFeed, registry: Registry, is_authorized: Callable[[str], bool]
+    ) -> None:
         self._feed = feed
         self._registry = registry
-        self._keys = keys
+        self._is_authorized = is_authorized
         self._readers = CapacityLimiter(_READERS)
 
     async def snapshot(self, _: Request) -> Response:
@@ -100,16 +101,15 @@ class LearningApi:
     async def events(self, request: Request) -> Response:
         """Stream the state of the learning loop as server-sent events.
 
-        The stream ends when the API key that it was opened with is revoked.
+        The stream ends when the API key that it was opened with is no longer valid.
         """
 
-        def is_authorized() -> bool:
-            ring = self._keys()
-            return not ring.required or ring.find(bearer_token(request.headers)) is not None
-
+        token = bearer_token(request.headers)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            self._feed.events(is_authorized), media_type="text/event-stream", headers=headers
+            self._feed.events(lambda: self._is_authorized(token)),
+            media_type="text/event-stream",
+            headers=headers,
         )
 
     async def report(self, request: Request) -> Response:
@@ -144,17 +144,18 @@ def _report_error(error: Exception) -> ApiError | None:
 
 
 def learning_router(
-    feed: LearningFeed, registry: Registry, keys: Callable[[], KeyRing]
+    feed: LearningFeed, registry: Registry, is_authorized: Callable[[str], bool]
 ) -> APIRouter:
     """Return the routes under /v1/learning.
 
     Args:
         feed: The snapshots.
         registry: The registry that reports are read from.
-        keys: Returns the current keys; a stream ends when its key is revoked.
+        is_authorized: Returns whether a client with this token may still listen; a stream ends
+            when it may not.
 
     """
-    api = LearningApi(feed, registry, keys)
+    api = LearningApi(feed, registry, is_authorized)
     router = APIRouter(tags=["learning"])
     report = "/v1/learning/reports/{version:int}"
     for path, handler, summary, media_type in (

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from feedback.api.http_errors import ApiError
+from serving.http.access import outdated_keys_error
 
 # The routes of vLLM that are kept. It mounts more (scaling, profiling, token-in-token-out).
 ALLOWED_PATHS = frozenset(
@@ -23,14 +24,19 @@ ALLOWED_PATHS = frozenset(
 
 
 def health_router(
-    ready: Callable[[], bool], version: Callable[[], int], on_trial: Callable[[], int | None]
+    ready: Callable[[], bool],
+    version: Callable[[], int],
+    on_trial: Callable[[], int | None],
+    keys_outdated: Callable[[], bool] = lambda: False,
 ) -> APIRouter:
-    """Return `/livez` (the process responds) and `/readyz` (a complete policy is loaded).
+    """Return `/livez` (the process responds) and `/readyz` (it can answer requests).
 
     Args:
         ready: Returns whether a complete policy is loaded.
         version: Returns the version that serves.
         on_trial: Returns the version on trial, or None.
+        keys_outdated: Returns whether requests with keys are refused, because the log could not
+            be read for too long.
 
     """
     router = APIRouter()
@@ -40,11 +46,13 @@ def health_router(
         """Return 200 while the process responds."""
         return JSONResponse({"status": "alive"})
 
-    @router.get("/readyz", summary="Check that a policy is loaded")
+    @router.get("/readyz", summary="Check that requests can be answered")
     async def readyz() -> Response:
-        """Return the version that serves, and the one on trial; 503 if no policy is loaded."""
+        """Return the version that serves, and the one on trial; 503 if requests are refused."""
         if not ready():
             return ApiError(503, "not_ready", "No complete policy is loaded.").response()
+        if keys_outdated():
+            return outdated_keys_error().response()
         state = {"status": "ready", "policy_version": version()}
         challenger = on_trial()
         return JSONResponse(state if challenger is None else state | {"on_trial": challenger})

@@ -23,6 +23,7 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS usage (
     day INTEGER NOT NULL, key_id TEXT NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (day, key_id))
 """
+_VERSION: Final = 1  # of the schema
 _DAY_SECONDS: Final = 86_400
 _KEPT_DAYS: Final = 31
 
@@ -42,9 +43,10 @@ class Usage:
 
         Raises:
             sqlite3.Error: The file cannot be opened.
+            SchemaTooNew: A newer release has written the file.
 
         """
-        self._db = connect(path, _SCHEMA, synchronous="NORMAL", busy_seconds=5)
+        self._db = connect(path, _SCHEMA, version=_VERSION, synchronous="NORMAL", busy_seconds=5)
         self._clock = clock
         self._lock = threading.Lock()
         self._new: _Counts = Counter()  # not written yet

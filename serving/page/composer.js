@@ -17,6 +17,11 @@ export function Composer({ id, running, hint, onSend, onStop, field }) {
   useLayoutEffect(() => {
     area.current.value = drafts.get(id) ?? "";
     fit();
+    // In a new chat typing goes here at once; elsewhere keys may vote. On a touch screen the focus
+    // would open a keyboard.
+    const focused = document.activeElement;
+    const idle = focused === document.body || focused.matches(".new-chat");
+    if (!id && idle && matchMedia("(hover: hover)").matches) area.current.focus();
   }, [id]);
   useLayoutEffect(() => {
     const keys = (event) => {

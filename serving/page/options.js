@@ -6,15 +6,15 @@ import { Dialog, html, useStore } from "./ui.js";
 // Settings made before a conversation has begun apply to the next one.
 export const nextChat = { system: "" };
 
-function Slider({ label, help, name, min, max, step, zero }) {
+function Slider({ label, help, name, min, max, step, zero, unset }) {
   const value = useStore(settings)[name];
-  const shown = value === 0 && zero ? zero : String(value);
+  const shown = value === null ? unset : value === 0 && zero ? zero : String(value);
   return html`
     <label class="field">
       <span class="field-head">
         <span>${label}</span><span aria-hidden="true">${shown}</span>
       </span>
-      <input type="range" min=${min} max=${max} step=${step} value=${value}
+      <input type="range" min=${min} max=${max} step=${step} value=${value ?? 1}
         aria-valuetext=${shown}
         onInput=${(event) => change({ [name]: Number(event.target.value) })} />
       <small class="muted">${help}</small>
@@ -40,7 +40,7 @@ export function Options({ parent, onClose }) {
         <small class="muted">Precedes the conversation, from the next message on.</small>
       </label>
       <${Slider} label="Temperature" name="temperature" min="0" max="2" step="0.1"
-        help="Higher: more varied answers." />
+        unset="the model's own" help="Higher: more varied answers." />
       <${Slider} label="Top p" name="top_p" min="0.1" max="1" step="0.05"
         help="Below 1, unlikely words are left out, and PPO cannot replay the answers." />
       <${Slider} label="Longest answer, in tokens" name="max_tokens" min="0" max="2048" step="32"

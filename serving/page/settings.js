@@ -3,7 +3,8 @@ import { createStore } from "./ui.js";
 
 const KEY = "plaudit.settings";
 
-export const DEFAULTS = { answers: 2, temperature: 1, top_p: 1, max_tokens: 0 }; // 0: no limit
+// Temperature null: the model's own; max_tokens 0: no limit.
+export const DEFAULTS = { answers: 2, temperature: null, top_p: 1, max_tokens: 0 };
 
 function read() {
   try {
@@ -23,5 +24,9 @@ export function change(changes) {
 /** Return the sampling parameters of a request's body. */
 export function sampling() {
   const { temperature, top_p, max_tokens } = settings.get();
-  return { temperature, ...(top_p < 1 && { top_p }), ...(max_tokens > 0 && { max_tokens }) };
+  return {
+    ...(temperature !== null && { temperature }),
+    ...(top_p < 1 && { top_p }),
+    ...(max_tokens > 0 && { max_tokens }),
+  };
 }

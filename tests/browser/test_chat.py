@@ -116,6 +116,9 @@ def test_conversations_are_separate_saved_and_deletable(page: Page) -> None:
 def test_system_prompt_and_sampling_reach_the_server(page: Page, plaudit: Plaudit) -> None:
     page.get_by_role("button", name="Chat settings").click()
     drawer = page.get_by_role("dialog", name="Chat settings")
+    expect(drawer.get_by_text("the model's own")).to_have_count(0)  # set by the fixture
+    drawer.get_by_role("button", name="Defaults").click()
+    expect(drawer.get_by_text("the model's own")).to_be_visible()
     drawer.get_by_label("System prompt").fill("You are a pirate.")
     drawer.get_by_label("Temperature").fill("0.5")
     drawer.get_by_label("Longest answer").fill("32")
@@ -154,9 +157,22 @@ def test_copy_puts_the_markdown_source_on_the_clipboard(
     assert page.evaluate("navigator.clipboard.readText()") == "**bold** words"
 
 
+def test_typing_goes_into_the_message_when_the_page_opens_and_in_a_new_chat(page: Page) -> None:
+    message = page.get_by_role("textbox", name="Your message")
+    expect(message).to_be_focused()
+    page.keyboard.type("at once")
+    expect(message).to_have_value("at once")
+    page.keyboard.press("Enter")
+    wait_for_status(page, "deciding")
+    page.get_by_role("link", name="New chat").click()
+    expect(message).to_be_focused()
+
+
 def test_the_keyboard_alone_is_enough(page: Page) -> None:
+    message = page.get_by_role("textbox", name="Your message")
+    message.blur()
     page.keyboard.press("/")
-    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+    expect(message).to_be_focused()
     choose_answers(page, 2)
     page.get_by_role("textbox", name="Your message").focus()
     page.keyboard.type("by keys")

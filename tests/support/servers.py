@@ -16,7 +16,8 @@ import httpx
 from openai import AsyncOpenAI, OpenAI
 
 from feedback.control.history import History
-from feedback.control.keys import Role, make_key
+from feedback.control.key_operations import make_key
+from feedback.control.keys import Role
 from feedback.control.policies import PolicyMessage, append_policy_event, current_state
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.folder_registry import FolderRegistry

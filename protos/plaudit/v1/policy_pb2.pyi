@@ -141,7 +141,7 @@ class Stage(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., cycle: _Optional[int] = ..., iteration: _Optional[int] = ..., iterations: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class KeyMade(_message.Message):
-    __slots__ = ("id", "name", "role", "digest", "rate", "quota", "by")
+    __slots__ = ("id", "name", "role", "digest", "rate", "quota", "by", "expires_ms", "owner", "replaces", "grace_ms")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,10 @@ class KeyMade(_message.Message):
     RATE_FIELD_NUMBER: _ClassVar[int]
     QUOTA_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     role: str
@@ -156,7 +160,11 @@ class KeyMade(_message.Message):
     rate: float
     quota: int
     by: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., digest: _Optional[bytes] = ..., rate: _Optional[float] = ..., quota: _Optional[int] = ..., by: _Optional[str] = ...) -> None: ...
+    expires_ms: int
+    owner: str
+    replaces: str
+    grace_ms: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., digest: _Optional[bytes] = ..., rate: _Optional[float] = ..., quota: _Optional[int] = ..., by: _Optional[str] = ..., expires_ms: _Optional[int] = ..., owner: _Optional[str] = ..., replaces: _Optional[str] = ..., grace_ms: _Optional[int] = ...) -> None: ...
 
 class KeyRevoked(_message.Message):
     __slots__ = ("id", "name", "by")

@@ -1,6 +1,6 @@
-"""The learner learns a hidden preference from random weights, with controls.
+"""The learner learns a hidden preference with the default model, with controls.
 
-Models, reward model and PPO are the learner's own, at the size of `bench/laboratory.py`;
+Reward model and PPO are the learner's own, at the size of `bench/laboratory.py`;
 `bench/learning_table.py` prints the same figures for several seeds and more configurations.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.laboratory import Laboratory, make_models
+from bench.laboratory import Laboratory
 from bench.learning_table import LINES, LearningResult, run_line
 
 pytestmark = pytest.mark.timeout(1500)
@@ -20,8 +20,7 @@ pytestmark = pytest.mark.timeout(1500)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LearningResult]:
     """Return a function that runs a line of the learning table, once."""
     folder: Path = tmp_path_factory.mktemp("learning")
-    make_models(folder, seed=0)
-    lab = Laboratory(folder, "polite", seed=0)
+    lab = Laboratory("polite", seed=0)
     return cache(lambda name: run_line(lab, LINES[name], folder))
 
 
@@ -33,6 +32,7 @@ def test_raters_prefer_the_learned_policy_and_text_loss_stays_low(
     assert default.nll_increase <= 0.15
 
 
+@pytest.mark.slow
 def test_without_kl_penalty_and_pretraining_loss_the_policy_diverges_without_gain(
     run: Callable[[str], LearningResult],
 ) -> None:

@@ -131,7 +131,7 @@ class Reader:
         text = text.replace("votes.jsonl", str(self.folder / "votes.jsonl"))
         text = text.replace("curl ", "curl --silent --show-error --fail-with-body ")
         text = text.replace("--comparisons 400", "--comparisons 24 --max-tokens 8 --wait 15")
-        if re.search(r"plaudit (simulate|status)", text):
+        if re.search(r"plaudit (chat|simulate|status)", text):
             text += f" --url {self.plaudit.url}"
         return text
 
@@ -200,6 +200,7 @@ def test_the_commands_of_the_tutorial(reader: Reader, capsys: pytest.CaptureFixt
     reader.output.clear()
     reader.read(REPOSITORY / "docs" / "tutorial.md")
     assert "feedback.deleted" in capsys.readouterr().out
+    assert reader.printed("plaudit chat$").endswith("Goodbye.\n")
     assert "v3 live" in reader.printed("--comparisons 400")
     assert "0 problems" in reader.printed("doctor")
     assert reader.printed("policies show 2").strip()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from feedback.control.history import History
-from feedback.control.keys import revoke_key
+from feedback.control.key_operations import revoke_key
 from feedback.ledger.store import Ledger
 from protos.plaudit.v1.policy_pb2 import Hold, Published
 from tests.support.servers import Plaudit

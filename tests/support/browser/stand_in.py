@@ -51,6 +51,7 @@ class StandIn:
         learned_in: Version that learned from the votes; None if there is none yet.
         superseded: Ids of feedback that a later vote has replaced.
         failing: Whether votes get an internal error and are not stored.
+        refusals: Responses to the next requests, by path, in place of the usual ones.
         silent: Whether newly opened event streams never send anything.
         chat_requests: Bodies of the received chat requests.
         feedback_reads: Query strings of feedback lists, and ids of feedback read singly.
@@ -94,6 +95,7 @@ class StandIn:
         self.learned_in: int | None = None
         self.superseded: set[str] = set()
         self.failing = False
+        self.refusals: dict[str, list[Response]] = {}
         self.silent = False
         self.flood = 0
         self.chat_requests: list[Any] = []
@@ -127,6 +129,8 @@ class StandIn:
         self._thread.join()
 
     def _check_key(self, request: Request) -> Response | None:
+        if refusals := self.refusals.get(request.url.path):
+            return refusals.pop(0)
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
             return None
         return error(401, "invalid_api_key", "This server needs a valid API key.")

@@ -1,5 +1,6 @@
 """`plaudit feedback forget` on a home: what it erases and reports, and running it again."""
 
+import hashlib
 import json
 import sqlite3
 import subprocess
@@ -23,7 +24,7 @@ from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
-from protos.plaudit.v1.policy_pb2 import Published
+from protos.plaudit.v1.policy_pb2 import KeyMade, Published
 from tests.support.feedback_samples import completion, put, rating
 
 KEY = "a key"
@@ -122,6 +123,17 @@ def test_the_key_decides_whose_user_it_is(home: Path) -> None:
     owner = owner_of(load_or_create_secret(home / "secret.json"), KEY)
     assert f"ann's {owner}".encode() not in bytes_of(home)
     assert f"bob's {owner}".encode() in bytes_of(home)
+
+
+def test_a_rotated_key_names_the_same_owner(home: Path) -> None:
+    secret = load_or_create_secret(home / "secret.json")
+    owner = owner_of(secret, KEY)
+    log = SqliteLog(home / "log.db")
+    digest = hashlib.sha256(b"plk-new").digest()
+    append_policy_event(log, KeyMade(id="key-2", role="user", digest=digest, owner=owner))
+    log.close()
+    report_of(home, "ann", "plk-new")
+    assert f"ann's {owner}".encode() not in bytes_of(home)
 
 
 def test_running_it_again_is_harmless_and_an_unknown_person_is_reported(home: Path) -> None:

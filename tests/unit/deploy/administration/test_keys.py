@@ -1,14 +1,18 @@
 """`plaudit keys`."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deploy.administration.keys import _secret, end_text
 from feedback.control.history import History
-from feedback.control.keys import KeyRing, key_create_command, no_valid_key_message
+from feedback.control.key_operations import KeyRejected, make_key
+from feedback.control.keys import Key, KeyRing, key_create_command, no_valid_key_message
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import load_or_create_secret, owner_of
 from protos.plaudit.v1.policy_pb2 import KeyMade
 from serving.services import require_valid_key
 from tests.support.deployment.commands import run_command
@@ -40,6 +44,72 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert history.keys.find(token) is None
     assert history.keys.usable
     log.close()
+
+
+def read_ring(home: Path) -> KeyRing:
+    log = SqliteLog(home / "log.db")
+    history = History(log)
+    history.poll()
+    log.close()
+    return history.keys
+
+
+def test_a_key_expires_and_is_rotated(tmp_path: Path) -> None:
+    home = ["--home", str(tmp_path)]
+    old = run_command(
+        "keys", "create", "--role", "user", "--name", "anna", "--expires", "30d", *home
+    ).split()[-1]
+    listed = run_command("keys", "list", *home)
+    assert "ends" in listed.splitlines()[0]
+    assert "in 29 days" in listed
+    rotated = run_command("keys", "rotate", "anna", "--grace", "24h", "--expires", "never", *home)
+    assert "The old key 'anna' (key-" in rotated
+    assert ") ends 20" in rotated
+    first, second = read_ring(tmp_path).keys.values()
+    assert first.expires_ms is not None
+    assert first.expires_ms - second.made_ms == 24 * 3_600_000
+    assert second.expires_ms is None
+    secret = load_or_create_secret(tmp_path / "secret.json")
+    assert second.owner == owner_of(secret, old), "votes stay with the owner"
+    assert "in 23 hours" in run_command("keys", "list", *home)
+    assert "is revoked" in run_command("keys", "rotate", "anna", *home)
+    assert read_ring(tmp_path).find(old) is None
+
+
+def test_a_key_of_an_earlier_version_is_rotated_with_its_token(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db")
+    _, old = make_key(log, KeyRing(), "user", by="test", name="anna")
+    log.close()
+    rotate = ("keys", "rotate", "anna", "--home", str(tmp_path), "--api-key")
+    with pytest.raises(KeyRejected, match="not the key 'anna'"):
+        run_command(*rotate, "plk-x")
+    token = run_command(*rotate, old).split()[-1]
+    key = read_ring(tmp_path).find(token)
+    assert key is not None
+    assert key.owner == owner_of(load_or_create_secret(tmp_path / "secret.json"), old)
+
+
+def test_a_fleet_s_secret_is_not_invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k1:9092")
+    assert _secret(tmp_path) is None
+    assert not (tmp_path / "secret.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "text"),
+    [
+        (0, "expired"),
+        (59_999, "in less than a minute"),
+        (60_000, "in 1 minute"),
+        (7_200_000, "in 2 hours"),
+        (86_400_000, "in 1 day"),
+    ],
+)
+def test_the_list_says_when_a_key_expires(left_ms: int, text: str) -> None:
+    key = Key("key-1", "anna", "user", 0, 0, 0, expires_ms=1_000 + left_ms)
+    assert end_text(key, 1_000) == text
+    assert end_text(replace(key, expires_ms=None), 1_000) == ""
+    assert end_text(replace(key, revoked_ms=86_400_000), 1_000).startswith("revoked 1970-01-0")
 
 
 def test_names_are_printed_literally(tmp_path: Path) -> None:

@@ -28,6 +28,15 @@ def test_settings_load_neither_torch_nor_vllm() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_help_ends_with_the_next_steps() -> None:
+    lines = [
+        line.strip() for line in CliRunner().invoke(app, []).output.splitlines() if line.strip()
+    ]
+    steps = " ".join(lines[lines.index("Next steps:") :])
+    places = [steps.index(step) for step in ("'plaudit up'", "127.0.0.1:8000/ ", "'plaudit chat'")]
+    assert places == sorted(places)
+
+
 def test_errors_say_what_to_do_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.commands.main", "policies", "list"]
     command += ["--home", str(tmp_path)]

@@ -26,7 +26,7 @@ from deploy.inspection.findings import Finding
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape, this_machine
 from deploy.sizing.plan import GIB, Machine, Plan, plan
-from feedback.control.keys import KeyRing
+from feedback.control.keys import KeyRing, milliseconds_now
 from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
 from learner.settings import LearnerSettings
@@ -164,6 +164,29 @@ def test_keys(tmp_path: Path) -> None:
         check_keys("127.0.0.1", ring("operator", "operator", revoked=1), tmp_path),
         check_keys("127.0.0.1", None, tmp_path),
     ) == ["ok", "problem", "ok", "warning", "problem", "ok", "warning"]
+
+
+def expiring(role: str, days: float, key_id: str = "a") -> KeyMade:
+    expires_ms = milliseconds_now() + int(days * 86_400_000)
+    return KeyMade(
+        id=key_id, name=f"name-{key_id}", role=role, digest=key_id.encode(), expires_ms=expires_ms
+    )
+
+
+def test_keys_that_expire_soon_or_have_expired(tmp_path: Path) -> None:
+    operator = ring("operator")
+    late = check_keys("0.0.0.0", operator.add_key(expiring("user", 7.1), 0), tmp_path)
+    soon_ring = operator.add_key(expiring("user", 6.9), 0)
+    soon = check_keys("0.0.0.0", soon_ring, tmp_path)
+    rotated = KeyMade(id="b", role="user", digest=b"b", replaces="a", grace_ms=10**12)
+    renewed = check_keys("0.0.0.0", soon_ring.add_key(rotated, 0), tmp_path)
+    without = check_keys("0.0.0.0", ring("user").add_key(expiring("operator", -1), 0), tmp_path)
+    nobody = check_keys("0.0.0.0", KeyRing().add_key(expiring("operator", -1), 0), tmp_path)
+    found = levels(late, soon, renewed, without, nobody)
+    assert found == ["ok", "warning", "ok", "warning", "problem"]
+    assert "within 7 days: name-a (" in soon.text
+    assert "plaudit keys rotate" in soon.advice
+    assert "expired: name-a (" in without.text
 
 
 def test_the_command_exits_with_1_on_a_problem(

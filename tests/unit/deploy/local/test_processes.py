@@ -1,5 +1,7 @@
 """Child processes: restarts, signals, and their end."""
 
+import os
+import stat
 import subprocess
 import sys
 import time
@@ -74,3 +76,14 @@ def _alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_the_log_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    process = child(tmp_path, "pass")
+    old = os.umask(0)
+    try:
+        process.start()
+    finally:
+        os.umask(old)
+    stop_all([process], [].append)
+    assert stat.S_IMODE((tmp_path / "part.log").stat().st_mode) == 0o600

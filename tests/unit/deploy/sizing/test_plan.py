@@ -1,5 +1,6 @@
 """Plans, compared with hand-computed numbers, and the shapes of models."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,11 @@ from deploy.errors import DeployError
 from deploy.local.up import children
 from deploy.settings import UpSettings
 from deploy.sizing.machine import default_shape, matmul_flops, plan_here, shape_of
+from deploy.sizing.models import default_model
 from deploy.sizing.plan import GIB, PROGRAM_BYTES, Machine, ModelShape, Plan, plan
 from deploy.sizing.tuning import Tuning
-from learner.data.tokenizer import train_tokenizer
-from learner.models.loading import new_model
 from learner.models.parameters import count_parameters
-from learner.settings import LearnerSettings, PPOSettings, PretrainSettings, tune_for
+from learner.settings import LearnerSettings, PPOSettings, tune_for
 from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 
 # 1000 parameters, 2 layers of width 10, a vocabulary of 50, linear layers of 100 dimensions in all.
@@ -158,20 +158,18 @@ def test_processes_start_with_the_environment_of_the_plan(
 
 def test_a_plan_is_described_in_four_lines() -> None:
     lines = planned(default_shape(), settings=LearnerSettings()).lines()
-    assert lines[0] == "Model: 2.2 million parameters; training all of them."
+    assert lines[0] == "Model: 4.3 million parameters; training all of them."
     assert lines[1] == "Placement: serving and learning share 2 cores and 8.0 GiB."
-    assert lines[2].startswith("Estimated memory: serving 17 MiB weights + 0.5 GiB cache; learning")
+    assert lines[2].startswith("Estimated memory: serving 33 MiB weights + 0.5 GiB cache; learning")
     assert len(lines) == 4
 
 
-def test_the_default_shape_is_that_of_the_new_model() -> None:
-    tokenizer = train_tokenizer(["a b"], vocabulary=2048, context=64)
-    tokenizer.add_tokens([f"<{n}>" for n in range(2048 - len(tokenizer))])
-    model = new_model(PretrainSettings(), tokenizer)
-    linear = [m for n, m in model.named_modules() if "proj" in n and hasattr(m, "in_features")]
-    found = default_shape()
-    assert found.parameters == count_parameters(model)
-    assert found.linear_dimensions == sum(m.in_features + m.out_features for m in linear)
+def test_the_default_model_is_small_enough_to_ship() -> None:
+    weights = default_model() / "model.safetensors"
+    assert weights.stat().st_size <= 12_000_000
+    assert 2_000_000 <= default_shape().parameters <= 6_000_000
+    card = (default_model() / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))

@@ -1,6 +1,7 @@
 """API keys: creation, lookup, revocation; rate limits and daily quotas."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,10 +10,17 @@ import pytest
 
 from feedback.api.http_errors import ApiError
 from feedback.control.history import History
-from feedback.control.keys import KeyRejected, KeyRing, Role, make_key, revoke_key
+from feedback.control.key_operations import (
+    KeyRejected,
+    make_key,
+    owner_from_token,
+    revoke_key,
+    rotate_key,
+)
+from feedback.control.keys import KeyRing, Role, milliseconds_now
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.identity import Secret
+from feedback.privacy.identity import Secret, owner_of
 from protos.plaudit.v1.policy_pb2 import KeyMade
 from serving.http.access import Access, is_loopback
 from serving.http.usage import Usage
@@ -28,7 +36,16 @@ class Home:
         self.history = History(self.log)
         self.now = 0.0
         self.usage = Usage(folder / "usage.db")
-        self.access = Access(SECRET, self.ring, self.usage, clock=lambda: self.now)
+        self.seconds = time.time()
+        self.outdated = False
+        self.access = Access(
+            SECRET,
+            self.ring,
+            self.usage,
+            clock=lambda: self.now,
+            outdated=lambda: self.outdated,
+            wall_clock=lambda: self.seconds,
+        )
 
     def ring(self) -> KeyRing:
         self.history.poll()
@@ -36,6 +53,14 @@ class Home:
 
     def make(self, role: Role = "user", **more: object) -> str:
         return make_key(self.log, self.ring(), role, by="test", **more)[1]  # type: ignore[arg-type]
+
+    def rotate(self, name: str, **more: object) -> str:
+        return rotate_key(self.log, self.ring(), name, by="test", **more)[1]  # type: ignore[arg-type]
+
+    def owner(self, token: str) -> str:
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
+        return self.access.admit(scope).owner
 
     def status(self, token: str, method: str = "GET", path: str = "/v1/models") -> int:
         headers = [(b"authorization", f"Bearer {token}".encode())]
@@ -122,8 +147,7 @@ def test_a_key_with_an_unknown_role_is_not_valid(home: Home) -> None:
     token = home.make()
     append_policy_event(home.log, KeyMade(id="key-x", name="x", role="emperor", digest=b"d"))
     assert home.ring().keys["key-x"].name == "x"
-    assert [home.ring()._valid[d].name for d in home.ring()._valid] != ["x"]
-    assert len(home.ring()._valid) == 1
+    assert list(home.ring()._ids.values()) == list(home.ring().keys)[:1]
     assert home.status(token) == 200
 
 
@@ -194,6 +218,117 @@ def test_usage_survives_a_restart_and_is_shared_by_replicas(tmp_path: Path) -> N
     again = Usage(tmp_path / "usage.db")
     assert again.used("key-1") == 5
     again.close()
+
+
+def test_an_expired_key_is_refused_with_the_time(home: Home) -> None:
+    expires_ms = 1_798_675_200_000  # 2026-12-31 00:00 UTC
+    home.seconds = expires_ms / 1000 - 0.5
+    token, other = home.make(name="anna", expires_ms=expires_ms), home.make()
+    assert home.status(token) == 200, "also before it is cached as a caller"
+    home.seconds = expires_ms / 1000
+    assert (home.status(token), home.error.code) == (401, "expired_api_key")
+    assert "expired on 2026-12-31 00:00 UTC" in home.error.message
+    assert home.error.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    assert home.status(other) == 200
+
+
+def test_a_ring_of_expired_keys_is_not_usable(home: Home) -> None:
+    home.make(expires_ms=milliseconds_now() + 60_000)
+    assert home.ring().usable
+    home.make(name="old", expires_ms=1)
+    revoke_key(home.log, home.ring(), next(iter(home.ring().keys)), by="test")
+    assert home.ring().required
+    assert not home.ring().usable
+
+
+def test_a_rotated_key_keeps_owner_role_name_and_limits(home: Home) -> None:
+    old = home.make("annotator", name="anna", rate=60, quota=9, secret=SECRET)
+    assert home.owner(old) == owner_of(SECRET, old), "as for keys without a stored owner"
+    new = home.rotate("anna")
+    assert home.status(old) == 401
+    assert home.owner(new) == owner_of(SECRET, old)
+    first, second = home.ring().keys.values()
+    assert (second.name, second.role, second.rate, second.quota) == ("anna", "annotator", 60, 9)
+    assert second.account == first.id
+    assert (first.rotated, second.rotated) == (True, False)
+    assert home.history.snapshot().audit_entries[-1].text == "rotated the key 'anna' (annotator)"
+    third = home.rotate("anna")
+    assert (home.status(new), home.owner(third)) == (401, owner_of(SECRET, old))
+
+
+def test_rotation_does_not_renew_the_quota_or_the_rate(home: Home) -> None:
+    old = home.make(name="anna", quota=2, rate=3, secret=SECRET)
+    assert home.chat(old) == 200
+    new = home.rotate("anna", grace_ms=60_000)
+    assert [home.chat(new), home.chat(old)] == [200, 429]
+    assert home.error.code == "insufficient_quota"
+    assert home.status(new) == 429
+    assert home.error.code == "rate_limit_exceeded"
+
+
+def test_the_old_token_is_valid_until_the_end_of_the_grace_period(home: Home) -> None:
+    old = home.make(name="anna", secret=SECRET)
+    new = home.rotate("anna", grace_ms=3_600_000)
+    assert [home.status(old), home.status(new)] == [200, 200]
+    home.seconds = time.time() + 3_601
+    assert [home.status(old), home.status(new)] == [401, 200]
+    assert home.error.code == "expired_api_key"
+    home.seconds = time.time()
+    newest = home.rotate("anna")
+    tokens = (old, new, newest)
+    assert [home.status(token) for token in tokens] == [401, 401, 200], "it ends all earlier ones"
+    assert len(revoke_key(home.log, home.ring(), "anna", by="test")) == 1
+
+
+def test_a_grace_period_does_not_extend_the_key(home: Home) -> None:
+    soon = milliseconds_now() + 60_000
+    home.make(name="anna", expires_ms=soon, secret=SECRET)
+    home.rotate("anna", grace_ms=3_600_000)
+    assert [key.expires_ms for key in home.ring().keys.values()] == [soon, soon]
+    home.rotate("anna", expires_ms=0)
+    assert list(home.ring().keys.values())[-1].expires_ms is None
+
+
+def test_an_expired_key_is_rotated_only_with_a_new_expiry(home: Home) -> None:
+    old = home.make(name="anna", expires_ms=1, secret=SECRET)
+    with pytest.raises(KeyRejected, match="--expires"):
+        home.rotate("anna")
+    assert home.owner(home.rotate("anna", expires_ms=0)) == owner_of(SECRET, old)
+
+
+def test_a_key_without_a_stored_owner_is_rotated_with_its_token(home: Home) -> None:
+    old, other = home.make(name="anna"), home.make(name="bert")
+    with pytest.raises(KeyRejected, match="--api-key"):
+        home.rotate("anna")
+    anna = home.ring().find(old)
+    assert anna is not None
+    with pytest.raises(KeyRejected, match="not the key 'anna'"):
+        owner_from_token(anna, home.ring(), SECRET, other)
+    new = home.rotate("anna", owner=owner_from_token(anna, home.ring(), SECRET, old))
+    assert home.owner(new) == owner_of(SECRET, old)
+
+
+def test_rotation_needs_exactly_one_key(home: Home) -> None:
+    with pytest.raises(KeyRejected, match="no valid key 'anna'"):
+        home.rotate("anna")
+    before = home.ring()
+    for _ in range(2):
+        make_key(home.log, before, "user", by="test", name="anna", secret=SECRET)
+    with pytest.raises(KeyRejected, match="several keys"):
+        home.rotate("anna")
+    first, second = home.ring().keys
+    home.rotate(first)
+    assert home.ring().keys[second].revoked_ms is None
+
+
+def test_keys_that_may_be_outdated_are_refused_and_keyless_routes_answer(home: Home) -> None:
+    token = home.make()
+    home.outdated = True
+    assert (home.status(token), home.error.code) == (503, "keys_outdated")
+    assert home.error.headers == {"Retry-After": "10"}
+    assert home.status("", path="/livez") == 200
+    home.outdated = False
+    assert home.status(token) == 200
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from feedback.control.history import History
-from feedback.control.keys import make_key, revoke_key
+from feedback.control.key_operations import make_key, revoke_key
 from feedback.control.learning import Learning
 from feedback.control.operations import NoSuchVersion, OperationRefused, Operations
 from feedback.control.policies import append_policy_event
@@ -327,5 +327,5 @@ def test_listeners_share_snapshots_and_all_get_changes(home: Home) -> None:
 def test_a_key_s_digest_is_its_sha256(home: Home) -> None:
     _, token = make_key(home.log, home.history.keys, "operator", by="root")
     home.history.poll()
-    (digest,) = home.history.keys._valid
+    (digest,) = home.history.keys._ids
     assert digest == hashlib.sha256(token.encode()).digest()

@@ -208,6 +208,7 @@ def test_a_view_of_a_release_without_subjects_is_rebuilt(log: SqliteLog, tmp_pat
     view.follow(log)
     view._write.execute("DROP INDEX completions_subject")
     view._write.execute("ALTER TABLE completions DROP COLUMN subject")
+    view._write.execute("PRAGMA user_version=0")
     view.close()
     view = View(tmp_path / "old.db")
     assert viewed_ids(view) == []

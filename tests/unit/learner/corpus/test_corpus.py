@@ -1,5 +1,6 @@
 """The corpus: correct, varied along independent axes, deterministic, and small in vocabulary."""
 
+import hashlib
 import random
 import re
 from collections import Counter
@@ -16,19 +17,16 @@ from learner.corpus import (
     pretraining_documents,
     prompts,
 )
-from learner.corpus.answers import fact_content, howtos
-from learner.corpus.entities import entities
+from learner.corpus.answers import fact_content, fact_prompt, fact_question, howtos, sum_question
+from learner.corpus.compose import Style, compose
+from learner.corpus.entities import asked_entities, entities
 from learner.corpus.tables import words
 from learner.corpus.text import join_and, lower_first, plain_part, with_detail
 
 POLITE = re.compile(r"please|thank you|welcome|kindly|happy to help|hope this helps", re.IGNORECASE)
-DETAIL = re.compile(r"\d|because|such as|for example")
 WORD = re.compile(r"[a-z']+")
-FIRST = (
-    "What is a good place for reading?",
-    "A good place for it is a library or a soft chair.",
-    "fact: short",
-)
+# SHA-256 of the first demonstrations.
+FIRST = "bd3e9a983046b31bdad5eaa309c77fff6233df417f2fef920b08e173ed40d096"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,6 @@ def axes(demonstration: Demonstration) -> dict[str, float]:
     return {
         "polite": float(bool(POLITE.search(text))),
         "question": float(text.endswith("?")),
-        "detailed": float(bool(DETAIL.search(text))),
         "excited": float("!" in text),
     }
 
@@ -67,7 +64,8 @@ def test_streams_repeat_for_a_seed_and_differ_between_seeds(
 
 def test_streams_are_the_same_on_every_machine() -> None:
     # A changed corpus is a changed model: let it be on purpose.
-    assert next(demonstrations()) == Demonstration(*FIRST)
+    first = "\n".join(f"{each.prompt} {each.response}" for each in islice(demonstrations(), 200))
+    assert hashlib.sha256(first.encode()).hexdigest() == FIRST
 
 
 def test_responses_are_one_line_of_ascii_and_of_bounded_length(
@@ -81,7 +79,7 @@ def test_responses_are_one_line_of_ascii_and_of_bounded_length(
         assert "|" not in each.response
         assert "{" not in each.response
         assert 2 <= len(each.response.split()) <= 90
-        assert each.response[0].isupper()
+        assert each.response[0].isupper() or each.response[0].isdigit()
         assert each.response[-1] in ".!?"
         assert "  " not in each.response
         assert ".." not in each.response
@@ -118,7 +116,7 @@ def test_axes_have_the_stated_rates(sample: list[Demonstration]) -> None:
     rates = {name: mean(axes(each)[name] for each in sample) for name in axes(sample[0])}
     assert 0.30 <= rates["polite"] <= 0.35
     assert 0.30 <= rates["question"] <= 0.35
-    assert 0.40 <= rates["detailed"] <= 0.55
+    assert 0.40 <= mean("detailed" in each.style for each in sample) <= 0.55
     assert 0.15 <= rates["excited"] <= 0.25
     bands = Counter(map(band, sample))
     assert all(0.2 < bands[name] / len(sample) < 0.55 for name in ("short", "medium", "long"))
@@ -135,11 +133,11 @@ def test_axes_are_uncorrelated_within_a_band_of_length(
 
 
 def test_style_tags_say_what_the_text_shows(sample: list[Demonstration]) -> None:
-    for each in sample:
-        seen = axes(each)
-        assert ("polite" in each.style) == bool(seen["polite"]), each
-        assert ("question" in each.style) == bool(seen["question"]), each
-        assert ("detailed" in each.style) == bool(seen["detailed"]), each
+    assert all(("question" in each.style) == bool(axes(each)["question"]) for each in sample)
+    # A few answers of small talk are polite by their content.
+    wrong = [each for each in sample if ("polite" in each.style) != bool(axes(each)["polite"])]
+    assert len(wrong) <= 0.02 * len(sample)
+    assert all("polite" not in each.style for each in wrong)
 
 
 def test_one_prompt_gets_many_responses(sample: list[Demonstration]) -> None:
@@ -151,38 +149,69 @@ def test_one_prompt_gets_many_responses(sample: list[Demonstration]) -> None:
     assert mean(len(set(responses)) / len(responses) for responses in often) > 0.8
 
 
-def test_facts_are_about_the_thing_that_was_asked(sample: list[Demonstration]) -> None:
-    asked: dict[str, tuple[str, ...]] = {}
-    for entity in entities():
-        for attribute, value in zip(entity.category.attributes, entity.values, strict=True):
-            for question in attribute.questions:
-                key = entity.fill(question).lower().rstrip(".?")
-                asked[key] = (*asked.get(key, ()), plain_part(value))
-    known = [each for each in sample if each.prompt.lower().rstrip(".?") in asked]
-    assert len(known) > 1500
-    for each in known:
-        values = asked[each.prompt.lower().rstrip(".?")]
-        assert any(value in each.response for value in values), each
+def test_facts_are_about_the_thing_that_was_asked() -> None:
+    rng = random.Random(4)
+    for _ in range(4000):
+        draft = fact_question(rng)
+        assert draft.topic is not None
+        assert draft.attribute is not None
+        value = draft.topic.values[draft.topic.category.attributes.index(draft.attribute)]
+        for detailed in (False, True):
+            style = Style(1, polite=False, detailed=detailed, question=False, tone="plain")
+            answer, _ = compose(rng, draft.content, style)
+            assert with_detail(value, detailed=detailed) in answer, (draft.prompt, answer)
 
 
-def test_every_fact_occurs_often_in_the_pretraining_text(documents: list[str]) -> None:
-    text = "\n".join(documents)
-    for entity in entities():
-        for value in entity.values:
-            assert text.count(plain_part(value)) >= 5, (entity.one, value)
-            assert with_detail(value, detailed=True) in text, (entity.one, value)
+def test_facts_occur_in_the_pretraining_text() -> None:
+    text = "\n".join(islice(pretraining_documents(seed=1), 40_000))
+    values = [value for entity in entities() for value in entity.values]
+    for value in random.Random(2).sample(values, 150):
+        assert plain_part(value) in text, value
     for howto in howtos():
         assert plain_part(howto.summary) in text, howto.goal
 
 
-def test_values_have_a_visible_detail_and_none_without_it() -> None:
+def test_every_value_has_a_detail_and_every_entity_is_there_once() -> None:
     for entity in entities():
         for value in entity.values:
             plain, _, detail = value.partition(" | ")
-            assert DETAIL.search(detail), (entity.one, value)
-            assert not DETAIL.search(plain), (entity.one, value)
-    assert len(entities()) >= 80
+            assert plain, entity.one
+            assert detail, (entity.one, value)
+    assert len(entities()) >= 1000
     assert len({entity.one for entity in entities()}) == len(entities())
+
+
+def test_nothing_asks_about_held_out_things_but_articles_state_their_facts(
+    documents: list[str],
+) -> None:
+    held_out = [entity for entity in entities() if entity.held_out]
+    assert 0.02 <= len(held_out) / len(entities()) <= 0.05
+    assert not {entity.one for entity in held_out} & {entity.one for entity in asked_entities()}
+    asked = "\n".join(each.prompt for each in islice(demonstrations(seed=5), 20_000)).lower()
+    text = "\n".join(documents)
+    for entity in held_out:
+        assert f"what is {entity.one}\n" not in asked.replace("?", "").replace(".", "")
+        assert any(plain_part(value) in text for value in entity.values), entity.one
+
+
+def test_questions_in_the_plural_are_about_things_that_can_be_counted() -> None:
+    rng = random.Random(1)
+    for entity in asked_entities():
+        for attribute in entity.category.attributes:
+            if not entity.countable and entity.category.name != "color":
+                prompt = fact_prompt(rng, entity, attribute)
+                assert not re.search(rf"\b(are|do) {re.escape(entity.many)}\b", prompt)
+
+
+def test_sums_are_right_and_at_most_twenty() -> None:
+    rng = random.Random(3)
+    for _ in range(2000):
+        draft = sum_question(rng)
+        first, second = map(int, re.findall(r"\d+", draft.prompt))
+        minus = "minus" in draft.prompt or "-" in draft.prompt
+        result = first - second if minus else first + second
+        assert 0 <= result <= 20
+        assert re.search(rf"\b{result}\b", draft.content.by_length[0][0]), draft
 
 
 def test_the_vocabulary_is_small_and_shared(
@@ -198,9 +227,9 @@ def test_the_vocabulary_is_small_and_shared(
     written = {word for text in documents for word in WORD.findall(text.lower())}
     known = [text for text in documents if "Plaudit:" not in text]
     told = {word for text in known for word in WORD.findall(text.lower())}
-    assert 1000 <= len(told | responses | asked) <= 2500
-    assert len(responses - written) <= 12  # the sample is finite
-    assert len(asked - written) <= 10
+    assert 6000 <= len(told | responses | asked) <= 9000
+    assert len(responses - written) <= 0.1 * len(responses)  # the sample is finite
+    assert len(asked - written) <= 0.1 * len(asked)
 
 
 def test_questions_without_an_answer_are_admitted_in_many_words(
@@ -209,13 +238,13 @@ def test_questions_without_an_answer_are_admitted_in_many_words(
     unknown = [each for each in sample if each.style.startswith("unknown")]
     assert 0.12 <= len(unknown) / len(sample) <= 0.15
     assert all(
-        re.search(r"sorry|do not know|cannot answer", each.response, re.IGNORECASE)
+        re.search(r"sorry|do not know|cannot answer|have not learned", each.response, re.I)
         for each in unknown
     )
     assert len({each.prompt.lower() for each in unknown}) > 0.85 * len(unknown)
-    facts = " ".join([*(entity.one for entity in entities()), *(howto.goal for howto in howtos())])
+    known = {name.lower() for entity in entities() for name in (entity.name, entity.many)}
     unknown_words = (*words("unknown_nouns"), *words("person_names"), *words("place_names"))
-    assert not set(map(str.lower, unknown_words)) & set(facts.split())
+    assert not set(map(str.lower, unknown_words)) & known
 
 
 def test_prompt_splits_are_disjoint_sorted_and_known() -> None:
@@ -245,11 +274,14 @@ def test_another_split_is_an_error() -> None:
 def test_conversations_alternate_and_end_with_the_assistant() -> None:
     drawn = list(islice(conversations(seed=1), 2000))
     for messages in drawn:
-        roles = [message["role"] for message in messages]
+        roles = [message["role"] for message in messages if message["role"] != "system"]
         assert roles == ["user", "assistant"] * (len(messages) // 2)
+        assert all(message["role"] != "system" for message in messages[1:])
         assert 1 <= len(roles) // 2 <= 4
         assert all(message["content"].isascii() and message["content"] for message in messages)
-    assert 0.70 <= mean(len(messages) == 2 for messages in drawn) <= 0.80
+    with_system = mean(messages[0]["role"] == "system" for messages in drawn)
+    assert 0.04 <= with_system <= 0.09
+    assert 0.65 <= mean(len(messages) in (2, 3) for messages in drawn) <= 0.77
 
 
 def test_thanks_are_answered_and_more_is_about_the_same_thing() -> None:
@@ -259,7 +291,7 @@ def test_thanks_are_answered_and_more_is_about_the_same_thing() -> None:
             values.setdefault(plain_part(value), set()).add(entity.one)
     welcomed = followed = 0
     for messages in islice(conversations(seed=2), 3000):
-        texts = [message["content"] for message in messages]
+        texts = [message["content"] for message in messages if message["role"] != "system"]
         for question, answer in zip(texts[::2], texts[1::2], strict=True):
             welcomed += "thank" in question.lower() and "You are welcome" in answer
         if len(texts) == 4 and re.search(r"\bmore\b", texts[2]):

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from feedback.control.history import History
-from feedback.control.keys import make_key, revoke_key
+from feedback.control.key_operations import make_key, revoke_key
 from feedback.control.learning import Learning
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
@@ -28,7 +28,11 @@ async def test_a_stream_ends_when_its_key_is_revoked_or_keys_become_needed(tmp_p
     log, view = SqliteLog(tmp_path / "log.db"), View(tmp_path / "view.db")
     history, registry = History(log), FolderRegistry(tmp_path / "registry")
     feed = LearningFeed(Learning(history, registry, view), lambda: False)
-    router = learning_router(feed, registry, lambda: history.keys)
+
+    def is_authorized(token: str) -> bool:
+        return not history.keys.required or history.keys.find(token) is not None
+
+    router = learning_router(feed, registry, is_authorized)
     (route,) = [r for r in router.routes if getattr(r, "path", "").endswith("/events")]
 
     async def opened(token: str) -> Any:
@@ -60,7 +64,7 @@ def test_a_stop_ends_the_streams_at_once(tmp_path: Path) -> None:
     history.poll()
     app, port = FastAPI(), free_port()
     feed = LearningFeed(Learning(history, registry, view), lambda: server.should_exit)
-    app.include_router(learning_router(feed, registry, lambda: history.keys))
+    app.include_router(learning_router(feed, registry, lambda _: True))
     config = uvicorn.Config(
         app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=10
     )

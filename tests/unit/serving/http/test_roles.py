@@ -1,5 +1,6 @@
 """The matrix of routes against roles, on the real routes behind the real middleware."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from feedback.control.keys import Role, make_key, revoke_key
+from feedback.control.key_operations import make_key, revoke_key
+from feedback.control.keys import Role
 from feedback.control.policies import append_policy_event
+from feedback.log.event_log import LogRecord, LogUnavailable
 from feedback.privacy.identity import create_completion_id, owner_of
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
@@ -20,8 +23,9 @@ from serving.engine.vllm_patches import restrict_routes
 from serving.http.access import Access, role_for
 from serving.http.middleware import CompletionMiddleware
 from serving.http.routes import ALLOWED_PATHS, health_router
-from serving.services import Services, mount_routes
+from serving.services import Services, follow_history, mount_routes
 from serving.settings import ServingSettings
+from tests.support.feedback_api import metric_value
 
 MESSAGE = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -84,12 +88,17 @@ def server(tmp_path: Path) -> Iterator[Server]:
     append_policy_event(services.log, Published(version=2, parent=1))
     services.history.poll()
     app = stand_ins()
-    app.include_router(health_router(lambda: True, lambda: 2, lambda: None))
+    app.include_router(health_router(lambda: True, lambda: 2, lambda: None, services.keys_outdated))
     mount_routes(app, services, stopping=lambda: True)
     wrapped = CompletionMiddleware(
         app,
         secret=services.secret,
-        access=Access(services.secret, lambda: services.history.keys, services.usage),
+        access=Access(
+            services.secret,
+            lambda: services.history.keys,
+            services.usage,
+            outdated=services.keys_outdated,
+        ),
         max_body_bytes=2048,
         live_version=lambda: 2,
         ready=lambda: True,
@@ -300,6 +309,74 @@ async def test_without_keys_nobody_is_an_operator_through_a_proxy(
         answer = await http.post("/v1/policies/hold", headers={header: "198.51.100.7"})
     assert answer.status_code == 403
     assert not server.services.history.poll().held
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
+    """Return a function that makes a server's log unavailable, 601 seconds ago."""
+
+    def away(*_: object) -> list[LogRecord]:
+        raise LogUnavailable("the broker is away")
+
+    def begin(server: Server) -> None:
+        monkeypatch.setattr(server.services.log, "read", away)
+        server.services.history.read_at -= 601
+        with pytest.raises(LogUnavailable):
+            server.services.history.poll()
+
+    return begin
+
+
+async def test_keys_are_refused_while_the_log_cannot_be_read_for_too_long(
+    keyed: Server, outage: Callable[[Server], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = metric_value("plaudit_refused_total", status="503")
+    async with keyed.client("user") as http:
+        keyed.services.history.read_at -= 599
+        assert (await http.get("/v1/models")).status_code == 200, "a short outage changes nothing"
+        keyed.services.history.poll()
+        outage(keyed)
+        answers = [await http.get(path) for path in ("/v1/models", "/readyz")]
+        assert (await http.get("/livez")).status_code == 200
+        assert not keyed.services.is_authorized(keyed.tokens["user"]), "streams end"
+        for answer in answers:
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "10"
+            assert answer.json()["error"]["code"] == "keys_outdated"
+            assert "recovers by itself" in answer.json()["error"]["message"]
+        assert metric_value("plaudit_refused_total", status="503") == refused + 1
+        monkeypatch.undo()
+        following = asyncio.create_task(follow_history(keyed.services.history, 0.01))
+        while keyed.services.keys_outdated():
+            await asyncio.sleep(0.01)
+        following.cancel()
+        assert (await http.get("/v1/models")).status_code == 200
+        assert (await http.get("/readyz")).status_code == 200
+    assert keyed.services.is_authorized(keyed.tokens["user"])
+
+
+async def test_without_keys_an_unreadable_log_changes_nothing(
+    server: Server, outage: Callable[[Server], None]
+) -> None:
+    outage(server)
+    async with server.client() as http:
+        assert (await http.get("/v1/models")).status_code == 200
+        assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_an_expired_key_is_refused_and_counted(server: Server) -> None:
+    log, history = server.services.log, server.services.history
+    _, token = make_key(log, history.keys, "user", by="test", expires_ms=1)
+    history.poll()
+    server.tokens["expired"] = token
+    refused = metric_value("plaudit_refused_total", status="401")
+    async with server.client("expired") as http:
+        answer = await http.get("/v1/models")
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "expired_api_key"
+    assert "expired on 1970-01-01 00:00 UTC" in answer.json()["error"]["message"]
+    assert metric_value("plaudit_refused_total", status="401") == refused + 1
+    assert not server.services.is_authorized(token)
 
 
 async def test_a_key_made_while_it_runs_counts_at_once(server: Server) -> None:

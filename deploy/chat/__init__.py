@@ -1,0 +1,1 @@
+"""Chat and votes in the terminal: `plaudit chat`."""
