@@ -33,13 +33,12 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.questions import Asked, new_things, new_wordings, unknown_questions, usual_definitions
 from bench.servers import machine
 from deploy.errors import DeployError
 from deploy.sizing.models import default_model, import_model
 from learner.corpus import demonstrations
-from learner.corpus.answers import fact_prompt
-from learner.corpus.categories import Attribute
-from learner.corpus.entities import Entity, asked_entities, entities
+from learner.corpus.entities import Entity
 from learner.corpus.text import plain_part, with_detail
 from learner.data.tokenizer import encode_chat, encode_text, end_token_ids, pad_token_id
 from learner.models.loading import load_model, load_tokenizer, sampling_temperature
@@ -47,73 +46,10 @@ from learner.pretraining.documents import held_out_text
 from learner.pretraining.next_token import text_nll
 from learner.sampling.sampler import TransformersSampler
 
-# Wordings that the corpus does not have.
-NEW_DEFINITIONS = (
-    "In a few words, what is {one}?",
-    "My son asked me what {one} is. What do I say?",
-    "I have never heard of {one}. What is it?",
-    "Could you tell me a bit about {many}?",
-    "Help me understand what {one} is.",
-    "What would you say about {many}?",
-    "How would you explain {one} to a child?",
-    "Say something about {many}, please.",
-    "I am curious about {many}.",
-    "Any idea what {one} is?",
-)
-NEW_INDIRECT = (
-    "My daughter wants to know {}.",
-    "Any idea {}?",
-    "I forgot {}.",
-    "Could you please say {}?",
-    "Help me understand {}.",
-    "I was asked {} today.",
-)
-# Things that neither the facts nor the unknown words of the corpus have.
-UNKNOWN_THINGS = (
-    *("a flumbozzle", "a narwhal tusk carving", "a trebuchet", "a sphygmomanometer", "a zamboni"),
-    *("a gazebo permit", "a zither concerto", "a bassoon reed", "kombucha brewing", "a hovercraft"),
-    *("a theremin", "a sextant", "an astrolabe", "a didgeridoo", "a blimp", "origami folding"),
-    *("stoicism", "entropy", "a tesseract", "a mitochondrion", "plasma physics", "blockchain"),
-    *("feudalism", "macroeconomics", "a fjord horse", "tectonic drift", "game theory", "a loom"),
-    *("a quokka", "an axolotl", "a tapir", "a cassowary", "a pangolin", "a lemur", "an okapi"),
-)
-UNKNOWN_WORDINGS = (
-    "What is {}?",
-    "Tell me about {}.",
-    "Can you explain {}?",
-    "what is {}",
-    "What do you know about {}?",
-)
-UNKNOWN_QUESTIONS = (
-    "Who won the match yesterday?",
-    "What is the weather in Nairobi right now?",
-    "How much is a flight to Denver?",
-    "Who is Marie Tussaud?",
-    "Who was Genghis Khan?",
-    "What did Aristophanes write?",
-    "What is the population of Winnipeg?",
-    "Where is Timbuktu?",
-    "What is 482 times 77?",
-    "What is the square root of 169?",
-    "Write a Java class that reads a file.",
-    "What is my phone number?",
-    "Which party should I vote for?",
-    "Translate good night into Finnish.",
-    "When does the next train leave?",
-)
 _DECLINED = re.compile(
     r"\b(do not know|don't know|cannot answer|have not learned|never read about|new to me)\b",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question about an attribute of an entity."""
-
-    prompt: str
-    entity: Entity
-    attribute: Attribute
 
 
 @dataclass
@@ -130,47 +66,6 @@ class Score:
 def share(flags: Iterable[bool]) -> float:
     found = list(flags)
     return mean(found) if found else float("nan")
-
-
-def new_wordings(rng: random.Random, count: int) -> list[Asked]:
-    """Draw questions about things that demonstrations ask about, in wordings that are new."""
-    found = []
-    for entity in rng.sample(asked_entities(), count):
-        what, *others = entity.category.attributes
-        attribute = what if rng.random() < 0.5 else rng.choice(others)
-        if attribute is what:
-            prompt = entity.fill(rng.choice(NEW_DEFINITIONS))
-        else:
-            prompt = rng.choice(NEW_INDIRECT).format(entity.fill(attribute.offer))
-        found.append(Asked(prompt, entity, attribute))
-    return found
-
-
-def new_things(rng: random.Random, each: int) -> list[Asked]:
-    """Draw questions about things that no demonstration asks about, in the corpus's wordings."""
-    return [
-        Asked(fact_prompt(rng, entity, attribute), entity, attribute)
-        for entity in entities()
-        if entity.held_out
-        for attribute in rng.sample(entity.category.attributes, each)
-    ]
-
-
-def usual_definitions(rng: random.Random, count: int) -> list[Asked]:
-    """Draw 'What is X?' about things that demonstrations ask about."""
-    chosen = rng.sample([each for each in asked_entities() if each.category.name != "job"], count)
-    return [
-        Asked(entity.fill("What is {one}?"), entity, entity.category.attributes[0])
-        for entity in chosen
-    ]
-
-
-def unknown_questions() -> list[str]:
-    asked = [
-        UNKNOWN_WORDINGS[at % len(UNKNOWN_WORDINGS)].format(thing)
-        for at, thing in enumerate(UNKNOWN_THINGS)
-    ]
-    return [*asked, *UNKNOWN_QUESTIONS]
 
 
 @cache
@@ -277,56 +172,75 @@ def load_judge(folder: Path) -> Model | None:
     return Model(folder)
 
 
+@dataclass
+class Table:
+    """Prints the figures of one model line by line, and keeps the prompts that failed."""
+
+    model: Model
+    failures: list[str] = field(default_factory=list)
+
+    def known_things(self, rng: random.Random) -> None:
+        """Print the judged answers to questions about known things, a line for each part."""
+        print(f"{'':20}  about  facts  asked  declines  questions")
+        parts = {
+            "usual definitions": usual_definitions(rng, 200),
+            "new wordings": new_wordings(rng, 200),
+            "new things": new_things(rng, 4),
+        }
+        for name, asked in parts.items():
+            score = judge_answers(asked, self.model.answer([each.prompt for each in asked]))
+            figures = [share(f) for f in (score.about, score.facts, score.asked, score.declines)]
+            print(f"{name:20}  " + "  ".join(f"{f:5.3f}" for f in figures) + f"  {len(asked):9d}")
+            self.failures += [f"{name}: {failure}" for failure in score.failures]
+
+    def declined(self) -> None:
+        """Print the share of answers to questions about unknown things that say so."""
+        asked = unknown_questions()
+        self._print_share("declined", asked, [_DECLINED] * len(asked))
+
+    def sums(self) -> None:
+        """Print the share of right sums."""
+        sums = [(a, b) for a in range(21) for b in range(21 - a)][::3]
+        prompts = [f"What is {a} plus {b}?" for a, b in sums]
+        self._print_share("sums", prompts, [re.compile(rf"\b{a + b}\b") for a, b in sums])
+
+    def _print_share(
+        self, name: str, prompts: Sequence[str], wanted: Sequence[re.Pattern[str]]
+    ) -> None:
+        answers = self.model.answer(prompts)
+        right = [p.search(answer) is not None for p, answer in zip(wanted, answers, strict=True)]
+        print(f"{name} {share(right):.3f} of {len(prompts)}")
+        self.failures += [
+            f"{name}: {prompt}\n      {answer}"
+            for prompt, answer, ok in zip(prompts, answers, right, strict=True)
+            if not ok
+        ]
+
+    def language(self, judge: Model | None) -> None:
+        """Print how varied and how fluent answers are, and the loss on text."""
+        drawn = list(islice(demonstrations(seed=77), 300))
+        four = self.model.answer([each.prompt for each in drawn[:100]], n=4)
+        distinct = mean(len(set(four[i : i + 4])) / 4 for i in range(0, len(four), 4))
+        nll = text_nll(self.model.model, held_out_text(self.model.tokenizer))
+        print(f"distinct {distinct:.3f}; text NLL {nll:.3f}")
+        if judge is not None:
+            own = fluency(judge, self.model.answer([each.prompt for each in drawn]))
+            reference = fluency(judge, [each.response for each in drawn])
+            print(
+                f"loss {own:.3f}, of the corpus's answers {reference:.3f}: {own - reference:+.3f}"
+            )
+
+
 def measure(folder: Path, judge: Model | None, show: int) -> None:
     """Print the figures of one model, and the prompts that failed."""
-    model = Model(folder)
-    rng = random.Random(7)
-    parts = {
-        "usual definitions": usual_definitions(rng, 200),
-        "new wordings": new_wordings(rng, 200),
-        "new things": new_things(rng, 4),
-    }
-    print(f"\n{folder}: {sum(p.numel() for p in model.model.parameters()):,} parameters")
-    print(f"{'':20}  about  facts  asked  declines  questions")
-    failures: list[str] = []
-    for name, asked in parts.items():
-        score = judge_answers(asked, model.answer([each.prompt for each in asked]))
-        figures = [share(f) for f in (score.about, score.facts, score.asked, score.declines)]
-        print(f"{name:20}  " + "  ".join(f"{f:5.3f}" for f in figures) + f"  {len(asked):9d}")
-        failures += [f"{name}: {failure}" for failure in score.failures]
-    unknown = unknown_questions()
-    replies = model.answer(unknown)
-    declined = [_DECLINED.search(reply) is not None for reply in replies]
-    failures += [
-        f"unknown: {question}\n      {reply}"
-        for question, reply, right in zip(unknown, replies, declined, strict=True)
-        if not right
-    ]
-    sums = [(a, b) for a in range(21) for b in range(21 - a)][::3]
-    sum_prompts = [f"What is {a} plus {b}?" for a, b in sums]
-    sum_answers = model.answer(sum_prompts)
-    right = [
-        re.search(rf"\b{a + b}\b", answer) is not None
-        for (a, b), answer in zip(sums, sum_answers, strict=True)
-    ]
-    failures += [
-        f"sum: {prompt}\n      {answer}"
-        for prompt, answer, ok in zip(sum_prompts, sum_answers, right, strict=True)
-        if not ok
-    ]
-    drawn = list(islice(demonstrations(seed=77), 300))
-    four = model.answer([each.prompt for each in drawn[:100]], n=4)
-    distinct = mean(len(set(four[i : i + 4])) / 4 for i in range(0, len(four), 4))
-    print(
-        f"declined {share(declined):.3f} of {len(unknown)}; sums {share(right):.3f} of {len(sums)}"
-    )
-    nll = text_nll(model.model, held_out_text(model.tokenizer))
-    print(f"distinct {distinct:.3f}; text NLL {nll:.3f}")
-    if judge is not None:
-        own = fluency(judge, model.answer([each.prompt for each in drawn]))
-        reference = fluency(judge, [each.response for each in drawn])
-        print(f"loss {own:.3f}, of the corpus's answers {reference:.3f}: {own - reference:+.3f}")
-    for failure in random.Random(1).sample(failures, min(show, len(failures))):
+    table = Table(Model(folder))
+    parameters = sum(p.numel() for p in table.model.model.parameters())
+    print(f"\n{folder}: {parameters:,} parameters")
+    table.known_things(random.Random(7))
+    table.declined()
+    table.sums()
+    table.language(judge)
+    for failure in random.Random(1).sample(table.failures, min(show, len(table.failures))):
         print(f"  {failure}")
 
 

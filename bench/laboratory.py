@@ -32,6 +32,7 @@ from learner.ppo.trainer import Iteration, run_ppo
 from learner.pretraining.documents import documents, held_out_text
 from learner.pretraining.next_token import text_nll
 from learner.reward.evaluation import RewardReport
+from learner.reward.features import AnswerFeatures
 from learner.reward.model import RewardModel
 from learner.reward.probe import ProbeResult, probe
 from learner.reward.training import train_reward
@@ -85,7 +86,8 @@ class Laboratory:
         self.tokenizer = load_tokenizer(default_model())
         self.pad = pad_token_id(self.tokenizer)
         self.temperature = sampling_temperature(self.reference)
-        self.eval_prompts = [self._encode(p) for p in prompts("eval")]
+        self.features = AnswerFeatures(self.reference, self.tokenizer, self.pad, "float32", 4096)
+        self.eval_prompts = [self.encode(p) for p in prompts("eval")]
         self.held_out_text = held_out_text(self.tokenizer, row=128, tokens=12_000)
         self.base_nll = text_nll(self.reference, self.held_out_text)
         first = self.sampler(self.reference).sample(
@@ -95,7 +97,7 @@ class Laboratory:
             self.preference.score(self.text_of(s)) for s in first
         )
 
-    def _encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: str) -> list[int]:
         return encode_chat(self.tokenizer, [{"role": "user", "content": prompt}], answer=True)
 
     def sampler(self, model: PreTrainedModel) -> TransformersSampler:
@@ -111,7 +113,7 @@ class Laboratory:
         chosen = order[cycle * count : (cycle + 1) * count]
         if len(chosen) < count:
             raise ValueError(f"there are only {len(order)} prompts, too few for cycle {cycle}")
-        rows = [self._encode(prompt) for prompt in chosen]
+        rows = [self.encode(prompt) for prompt in chosen]
         seed = 1000 * self.seed + cycle
         samples = self.sampler(policy).sample(rows, n, 112, self.temperature, seed)
         answers = [samples[i : i + n] for i in range(0, len(samples), n)]
@@ -214,13 +216,7 @@ class Laboratory:
         for example in votes:
             voted = replace(example, rater="all") if uniform_raters else example
             parts[prompt_split(example.key, **SHARES)].append(voted)
-        probed = probe(
-            self.reference,
-            [*parts["reward"], *parts["judge"]],
-            pad=self.pad,
-            dtype="float32",
-            micro_tokens=settings.micro_tokens,
-        )
+        probed = probe(self.features, [*parts["reward"], *parts["judge"]])
         report = train_reward(
             model,
             parts["reward"],

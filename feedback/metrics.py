@@ -25,6 +25,10 @@ OUTBOX_RECORDS = Gauge(
     "plaudit_outbox_records",
     "Completion records in the outbox that were not forwarded to the log yet.",
 )
+OUTBOX_REFUSED = Counter(
+    "plaudit_outbox_refused_total",
+    "Records that the log can never take and that the outbox has set aside as dead letters.",
+)
 # Start at zero: Prometheus does not see the first increase of a series that starts with it.
 REJECTED.labels("log_unavailable")
 

@@ -121,7 +121,7 @@ class RewardSettings(_Frozen):
     """Share of the prompts that are held out, by their hash."""
     judge_share: float = Field(0.3, gt=0, lt=1)
     """Share of the remaining prompts that train the judge, by their hash."""
-    min_train: int = Field(16, ge=1)
+    min_train: int = Field(8, ge=1)
     """Number of training examples below which nothing is trained."""
     micro_tokens: int = Field(4096, ge=1)
     """Largest number of padded tokens in a forward pass."""
@@ -202,14 +202,24 @@ class GateSettings(_Frozen):
 
     prompts: int = Field(160, ge=2)
     """Largest number of held-out prompts to sample on. Unless set: 48 for large models."""
+    min_judge_gain: float = 0.001
+    """Lowest accepted gain of the judge over chance, in nats per vote (95% lower bound)."""
     min_win_rate: float = Field(0.5, ge=0, le=1)
-    """Lowest accepted win rate against the live version (95% lower bound of the judge's count)."""
+    """Lowest accepted win rate against the live version (95% lower bound)."""
     max_kl: float = Field(25.0, gt=0)
     """KL budget: largest accepted KL to the SFT policy, in nats per answer."""
     max_text_nll_increase: float = Field(0.15, gt=0)
     """Largest accepted increase of the held-out text loss, in nats per token."""
     max_unended_increase: float = Field(0.05, ge=0)
     """Largest accepted increase of the share of truncated answers over the live version."""
+    max_answer_nll_increase: float = Field(0.5, ge=0)
+    """Largest accepted loss of the answers under version 1, over its own, in nats per token."""
+    max_sentence_nll_increase: float = Field(0.75, ge=0)
+    """Largest accepted loss of an answer's worst sentence under version 1, over its own."""
+    max_distinct_decrease: float = Field(0.1, ge=0, le=1)
+    """Largest accepted decrease of the share of distinct answers of four, from version 1's."""
+    distinct_prompts: int = Field(24, ge=1)
+    """Number of prompts on which distinct answers are counted. Unless set: 8 for large models."""
 
 
 class DuelSettings(_Frozen):
@@ -257,7 +267,9 @@ class LearnerSettings(BaseSettings):
     seed: int = 0
     """Seed of all random choices of the learner."""
     min_events: int = Field(100, ge=1)
-    """Number of new votes that start a cycle."""
+    """Number of new votes that start a cycle, whatever they say."""
+    early_share: float = Field(0.24, gt=0, le=1)
+    """Share of min_events from which a cycle starts as soon as the new votes can be predicted."""
     settle_seconds: float = Field(5.0, ge=0)
     """Seconds without new records after which a cycle starts."""
     patience_seconds: float = Field(120.0, ge=0)
@@ -268,6 +280,8 @@ class LearnerSettings(BaseSettings):
     """Train all weights (full) or adapters (lora). Unless set: lora for large models, else full."""
     compiled: bool | None = None
     """Compile layers when adapters are trained in bfloat16. Unless set: for large models only."""
+    max_owner_votes: int = Field(6, ge=1)
+    """Votes that the users of one API key count for together: in a training set or in a trial."""
     text: tuple[Path, ...] = ()
     """Text files for the pre-training loss (ptx) of a model that Plaudit did not pre-train."""
     lora: LoraSettings = LoraSettings()
@@ -334,7 +348,7 @@ _LARGE_MODEL_PPO: Final = {
     "micro_tokens": 1024,
     "checkpoint_every": 1,
 }
-_LARGE_MODEL_GATE: Final = {"prompts": 48}
+_LARGE_MODEL_GATE: Final = {"prompts": 48, "distinct_prompts": 8}
 
 
 def tune_for(parameters: int, wanted: Tune | None = None) -> Tune:

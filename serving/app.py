@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from feedback.control.policies import PolicyState, append_policy_event
 from feedback.log.event_log import EventLog, LogError
@@ -20,20 +22,27 @@ from serving import metrics
 from serving.context import request_context
 from serving.engine.arguments import engine_arguments
 from serving.engine.client import RecordingEngine
-from serving.engine.recorder import Recorder
+from serving.engine.recorder import Recorder, message_texts
 from serving.engine.vllm_patches import (
+    allow_greedy_choices,
     build_server_app,
+    check_constraints_once,
     parse_arguments,
+    patch_conversations,
+    patch_stream_errors,
     patch_system_fingerprints,
     restrict_routes,
     run_engine,
     runs_on_gpu,
+    set_server,
 )
 from serving.errors import ServingError
 from serving.http.access import Access
+from serving.http.documentation import documentation_router
 from serving.http.middleware import CompletionMiddleware
 from serving.http.page_routes import page_router
-from serving.http.routes import ALLOWED_PATHS, health_router
+from serving.http.responses import shaped_error
+from serving.http.routes import ALLOWED_PATHS, health_router, models_router
 from serving.policies.loader import Loader
 from serving.policies.policy_table import PolicyTable
 from serving.policies.staging import adapter_rank, full_weights_version
@@ -82,14 +91,28 @@ def _fingerprint(live: int) -> str:
     return f"policy-v{(context.version if context else 0) or live}"
 
 
+def _note_conversation(conversation: list[Any]) -> None:
+    """Record the messages as vLLM has read them, not as the middleware did."""
+    if (context := request_context.get()) is not None:
+        context.messages = message_texts(conversation)
+
+
+def _reshape_error(text: str) -> str:
+    """Return an error of vLLM in the shape of all our errors, as JSON."""
+    content = json.loads(text)
+    error = shaped_error(content["error"]["code"], content)
+    return text if error is None else bytes(error.response().body).decode()
+
+
 async def _build_app(
     args: Namespace,
     engine: RecordingEngine,
     swapper: Swapper,
     services: Services,
-    max_body_bytes: int,
     stopping: Callable[[], bool],
-) -> CompletionMiddleware:
+) -> FastAPI:
+    allow_greedy_choices()
+    check_constraints_once()
     app = await build_server_app(args, engine)
     restrict_routes(app, ALLOWED_PATHS)
     app.include_router(
@@ -98,11 +121,22 @@ async def _build_app(
             lambda: swapper.version,
             lambda: swapper.on_trial,
             services.keys_outdated,
+            services.log.failure,
         )
     )
+    app.include_router(models_router(engine.model, engine.inner.model_config.max_model_len))
     mount_routes(app, services, stopping)
     app.include_router(page_router())
+    app.include_router(documentation_router(app))
     patch_system_fingerprints(app, lambda: _fingerprint(swapper.version))
+    patch_conversations(app, _note_conversation)
+    patch_stream_errors(app, _reshape_error)
+    return app
+
+
+def _wrap_app(
+    app: FastAPI, swapper: Swapper, services: Services, settings: ServingSettings
+) -> CompletionMiddleware:
     return CompletionMiddleware(
         app,
         secret=services.secret,
@@ -110,9 +144,10 @@ async def _build_app(
             services.secret,
             lambda: services.history.keys,
             services.usage,
+            vote_rate=settings.votes_per_minute,
             outdated=services.keys_outdated,
         ),
-        max_body_bytes=max_body_bytes,
+        max_body_bytes=settings.max_body_bytes,
         live_version=lambda: swapper.version,
         ready=lambda: swapper.ready,
     )
@@ -245,9 +280,10 @@ async def _serve_engine(
     def stopping() -> bool:
         return server.should_exit
 
-    app = await _build_app(args, engine, swapper, services, settings.max_body_bytes, stopping)
+    app = await _build_app(args, engine, swapper, services, stopping)
     _report_live_version(swapper.version)
-    server = _uvicorn_server(app)
+    server = _uvicorn_server(_wrap_app(app, swapper, services, settings))
+    set_server(app, server)
     await _announce(services.log, settings.replica, swapper.version)
     tasks = _start_tasks(swapper, services, settings.poll_seconds, server)
     await server.serve(sockets=[listener])

@@ -46,6 +46,7 @@ class Services:
         history: Policy events: versions, keys and the audit trail.
         usage: Completions per key and day.
         max_keys_age: Seconds without a read of the log after which the keys are outdated.
+        costs: What the model costs on this machine, in words.
 
     """
 
@@ -56,6 +57,7 @@ class Services:
     history: History
     usage: Usage
     max_keys_age: float
+    costs: str = ""
 
     @classmethod
     def open(cls, settings: ServingSettings) -> "Services":
@@ -72,6 +74,7 @@ class Services:
             history=History(log),
             usage=Usage(usage_file(home)),
             max_keys_age=settings.max_keys_age_seconds,
+            costs=settings.costs,
         )
 
     def keys_outdated(self) -> bool:
@@ -114,7 +117,8 @@ def mount_routes(app: FastAPI, services: Services, stopping: Callable[[], bool])
         )
     )
     app.include_router(identity_router(lambda: history.keys.required))
-    feed = LearningFeed(Learning(history, registry, services.view), stopping)
+    learning = Learning(history, registry, services.view, costs=services.costs)
+    feed = LearningFeed(learning, stopping)
     app.include_router(learning_router(feed, registry, services.is_authorized))
     operations = Operations(services.log, registry, history)
     app.include_router(operators_router(operations, history, registry))

@@ -32,6 +32,11 @@ class ServingSettings(BaseSettings):
     gpu_memory_share: float = Field(
         0.5, gt=0, lt=1, description="Share of the GPU's memory for vLLM."
     )
+    costs: str = Field(
+        "",
+        description="What the model costs on this machine, in words, for the page; "
+        "'plaudit up' sets it.",
+    )
     lora_rank: int = Field(
         0, ge=0, le=512, description="Largest rank of adapters; 0 to serve only full weights."
     )
@@ -44,7 +49,13 @@ class ServingSettings(BaseSettings):
     max_body_bytes: int = Field(
         COMPLETION_BODY_BYTES,
         ge=1024,
-        description="Largest body of a completion request, in bytes.",
+        description="Largest body of a completion or tokenisation request, in bytes.",
+    )
+    votes_per_minute: float = Field(
+        120,
+        ge=0,
+        description="Votes per minute that one API key may send, unless it is an operator's or its "
+        "users are trusted; 0 for no limit.",
     )
     strict_recording: bool = Field(
         False, description="Fail answers whose record cannot be written; use no outbox."

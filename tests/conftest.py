@@ -24,7 +24,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "learning": ("integration/learning/test_learning.py",),
     "vLLM server": tuple(
         f"integration/vllm/test_{name}.py"
-        for name in ("swap", "feedback_http", "operators", "serving", "prometheus")
+        for name in ("swap", "feedback_http", "operators", "serving", "request_edges", "prometheus")
     ),
     "page on its own": tuple(
         f"browser/test_{name}.py" for name in ("access", "sending", "turns", "views")

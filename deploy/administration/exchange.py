@@ -24,6 +24,7 @@ from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog
 from feedback.log.events import event_target
 from feedback.log.records import completion_record, feedback_record
+from feedback.privacy.identity import IMPORT_OWNER
 from learner.data.json_lines import JsonLines
 from learner.errors import DataUnusable
 from protos.plaudit.v1.completion_pb2 import Choice, CompletionRecord, Message
@@ -35,7 +36,6 @@ from protos.plaudit.v1.feedback_pb2 import (
     Source,
 )
 
-OWNER: Final = "import"
 _BATCH: Final = 200
 
 
@@ -181,7 +181,7 @@ def _events(row: VoteRow, tokenizer: Any) -> tuple[CompletionRecord, FeedbackEve
     event = FeedbackEvent(
         event_id=f"fb-import-{identity}",
         completion_id=record.completion_id,
-        owner=OWNER,
+        owner=IMPORT_OWNER,
         source=Source.SOURCE_ANNOTATOR,
     )
     if isinstance(row, Pair):
@@ -201,7 +201,7 @@ def _record(row: VoteRow, completion_id: str, tokenizer: Any) -> CompletionRecor
 
     record = CompletionRecord(
         completion_id=completion_id,
-        owner=OWNER,
+        owner=IMPORT_OWNER,
         model="import",
         choices=[
             Choice(index=i, text=t, token_ids=encode_answer(tokenizer, t), finish_reason="stop")

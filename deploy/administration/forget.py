@@ -27,7 +27,7 @@ from feedback.log.kafka_topics import compaction_lags
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.forgetting import ERASE_ORDER, ForgettingSearch, search_log
-from feedback.privacy.identity import LOCAL_OWNER, Secret, load_or_create_secret, subject_of
+from feedback.privacy.identity import LOCAL_OWNER, Secret, load_or_create_secret, subjects_of
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
 from protos.checkpoints.shared_registry import open_registry
@@ -62,13 +62,14 @@ def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
     log = open_log(home)
     try:
         owner = _owner(log, secret, api_key)
-        subject = subject_of(secret, owner, user)
-        event = _append_forgetting(log, owner, subject)
-        search = ForgettingSearch(owner, subject, event.forgetting.until_ms)
-        found = _erase_from_outboxes(home, search, echo) + _erase_from_log(log, search, echo)
-        _await_views(home, log, event.event_id, echo)
-        erasures = _await_ledger(home, log, event, echo)
-        erased = [e for e in erasures or () if e.events or e.completions]
+        found, erased = 0, list[Erasure]()
+        for subject in subjects_of(secret, owner, user):
+            event = _append_forgetting(log, owner, subject)
+            search = ForgettingSearch(owner, subject, event.forgetting.until_ms)
+            found += _erase_from_outboxes(home, search, echo) + _erase_from_log(log, search, echo)
+            _await_views(home, log, event.event_id, echo)
+            erasures = _await_ledger(home, log, event, echo) or ()
+            erased += [e for e in erasures if e.events or e.completions]
         if not found and not erased:
             echo(
                 f"Found nothing of '{user}'. If their requests were sent with an API key, give it "

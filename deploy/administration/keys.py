@@ -26,7 +26,15 @@ _UNITS: Final = ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"))
 
 
 def create_key(
-    home: Path, role: Role, *, by: str, name: str | None, rate: float, quota: int, expires: str
+    home: Path,
+    role: Role,
+    *,
+    by: str,
+    name: str | None,
+    rate: float,
+    quota: int,
+    expires: str,
+    trusted_users: bool = False,
 ) -> tuple[str, str, bool]:
     """Create a key; return its name, its token, and whether it is the first of the installation.
 
@@ -49,13 +57,21 @@ def create_key(
         rate=rate,
         quota=quota,
         expires_ms=expires_ms,
+        trusted_users=trusted_users,
         secret=_secret(home),
     )
     return name, token, not history.keys.required
 
 
 def rotate(
-    home: Path, name_or_id: str, *, by: str, grace: str, expires: str | None, api_key: str | None
+    home: Path,
+    name_or_id: str,
+    *,
+    by: str,
+    grace: str,
+    expires: str | None,
+    api_key: str | None,
+    trusted_users: bool | None = None,
 ) -> tuple[str, str]:
     """Rotate a key; return a message about the old key, and the new token.
 
@@ -83,6 +99,7 @@ def rotate(
         by=by,
         grace_ms=grace_ms,
         expires_ms=expires_ms,
+        trusted_users=trusted_users,
         owner=owner,
     )
     until_ms = min(now_ms + grace_ms, key.expires_ms or now_ms + grace_ms)
@@ -137,7 +154,8 @@ def end_text(key: Key, now_ms: int) -> str:
 
 def _limits(key: Key, used: int) -> list[str]:
     limits = [f"{key.rate:g} per minute"] if key.rate else []
-    return [*limits, f"{used} of {key.quota} today"] if key.quota else limits
+    limits += [f"{used} of {key.quota} today"] if key.quota else []
+    return [*limits, "trusted users"] if key.trusted_users else limits
 
 
 def _date(milliseconds: int) -> str:

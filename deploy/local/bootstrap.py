@@ -58,7 +58,7 @@ def ensure_first_policy(
             )
     else:
         folder = _first_model(home, model, dtype, echo, from_scratch=from_scratch)
-        registry.publish(folder, version=FIRST_VERSION, parent=0, base=model)
+        registry.publish(folder, version=FIRST_VERSION, parent=0, base=model, keyed_split=True)
     log = open_log(home)
     try:
         if FIRST_VERSION not in current_state(log).published:

@@ -13,13 +13,15 @@ from deploy.local.addresses import local_url, port_problem, url_of
 from deploy.local.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.local.processes import Child, plaudit_command, stop_all, stop_on_signals
 from deploy.settings import UpSettings
-from deploy.sizing.machine import default_shape, first_shape, plan_here, shape_of
+from deploy.sizing.costs import COSTS_VARIABLE, SMOLLM2_SHAPE, costs, suggest_model
+from deploy.sizing.machine import default_shape, first_shape, plan_here, shape_of, this_machine
 from deploy.sizing.plan import ModelShape, Plan
-from deploy.sizing.processor import parse_dtype
+from deploy.sizing.processor import Dtype, parse_dtype
 from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
 from feedback.home import prepare_home
 from feedback.log.opening import open_log
+from learner.settings import LearnerSettings
 from protos.checkpoints.shared_registry import open_registry
 from serving.services import require_valid_key
 
@@ -52,7 +54,11 @@ def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) ->
             # The user's own values take precedence.
             {
                 k: os.environ.get(k, v)
-                for k, v in (planned.serving_environment | tuning.serving_environment()).items()
+                for k, v in {
+                    **planned.serving_environment,
+                    **tuning.serving_environment(),
+                    COSTS_VARIABLE: costs(settings.model, planned),
+                }.items()
             },
         ),
         Child(
@@ -104,14 +110,7 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     history.poll()
     log.close()
     require_valid_key(settings.host, history, settings.home)
-    shape = _shape(settings)
-    if shape is not None:
-        echo("\n".join(plan_here(shape, dtype, settings.tune).lines()))
-    ensure_first_policy(
-        settings.home, settings.model, dtype, echo, from_scratch=settings.from_scratch
-    )
-    folder = open_registry(settings.home).path(FIRST_VERSION)
-    planned = plan_here(shape or shape_of(folder), dtype, settings.tune)
+    planned = _first_policy(settings, dtype, echo)
     stop = stop_on_signals()
     tuning = tuning_of(settings.home, planned.tune)
     processes = children(settings, dtype, planned, tuning)
@@ -128,11 +127,33 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
         echo("Stopped. 'plaudit up' continues from here.")
 
 
-def _shape(settings: UpSettings) -> ModelShape | None:
-    """Return the model's shape, or None if it is known only after the model is made."""
-    shape = first_shape(settings.home)
-    shipped = settings.model == "default" and not settings.from_scratch
-    return default_shape() if shape is None and shipped else shape
+def _first_policy(settings: UpSettings, dtype: Dtype, echo: Callable[[str], None]) -> Plan:
+    """Print what the model costs here, make the first policy if needed, and return the plan."""
+    shape, first_start = first_shape(settings.home), False
+    if shape is None:
+        shape, first_start = _known_shape(settings), True
+    if shape is not None:
+        planned = plan_here(shape, dtype, settings.tune)
+        echo("\n".join([*planned.lines(), costs(settings.model, planned)]))
+    ensure_first_policy(
+        settings.home, settings.model, dtype, echo, from_scratch=settings.from_scratch
+    )
+    if shape is None:
+        shape = shape_of(open_registry(settings.home).path(FIRST_VERSION))
+        planned = plan_here(shape, dtype, settings.tune)
+        echo("\n".join([*planned.lines(), costs(settings.model, planned)]))
+    if first_start and settings.model == "default":
+        suggestion = suggest_model(this_machine(), dtype, LearnerSettings())
+        if suggestion is not None:
+            echo(suggestion)
+    return planned
+
+
+def _known_shape(settings: UpSettings) -> ModelShape | None:
+    """Return the shape of a model before its first start; None if it is not known before."""
+    if settings.model == "smollm2":
+        return SMOLLM2_SHAPE
+    return default_shape() if settings.model == "default" and not settings.from_scratch else None
 
 
 def _supervise(

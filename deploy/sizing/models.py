@@ -20,6 +20,7 @@ from deploy.sizing.model_checks import (
 _DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
 SMOLLM2_GROUP = "smollm2"
 _SMOLLM2_TEMPERATURE = 0.6  # at temperature 1 a model of this size rambles
+_SMOLLM2_ANSWER_TOKENS = 256  # unless a request sets max_tokens; on a CPU it is half a minute
 
 
 def default_model() -> Path:
@@ -45,7 +46,7 @@ def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    loaded, tokenizer = _from_gguf(_smollm2_file()) if model == "smollm2" else _load(model)
+    loaded, tokenizer = _load_smollm2() if model == "smollm2" else _load(model)
     check_chat(model, tokenizer)
     check_vocabulary(model, tokenizer, loaded)
     messages = (choose_end(tokenizer), choose_pad(model, tokenizer, loaded))
@@ -59,6 +60,14 @@ def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: 
     loaded.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     partial.rename(out)
+
+
+def _load_smollm2() -> tuple[Any, Any]:
+    model, tokenizer = _from_gguf(_smollm2_file())
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = _SMOLLM2_TEMPERATURE
+    model.generation_config.max_new_tokens = _SMOLLM2_ANSWER_TOKENS
+    return model, tokenizer
 
 
 def _smollm2_file() -> Path:
@@ -88,8 +97,6 @@ def _from_gguf(file: Path) -> tuple[Any, Any]:
     )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.generation_config.do_sample = True
-    model.generation_config.temperature = _SMOLLM2_TEMPERATURE
     return model, tokenizer
 
 

@@ -115,6 +115,11 @@ class Plan:
         """Bytes of the learner's memory."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that serving and learning need together, on the GPUs if there are any."""
+        return (0 if self.gpu_share else PROGRAM_BYTES) + self.serving + self.cache + self.learner
+
     def lines(self) -> list[str]:
         """Return the plan in words, a few lines."""
         trained = "all of them" if self.tune == "full" else f"{_count(self.trained)} in adapters"
@@ -122,13 +127,14 @@ class Plan:
         lines = [
             f"Model: {_count(self.shape.parameters)} parameters; training {trained}.",
             f"Placement: {self.place}.",
-            f"Estimated memory: serving {_gib(self.serving)} weights + {_gib(self.cache)} cache"
-            f"{share}; learning {_gib(self.learner)} ({_gib(self.weights)} weights, "
-            f"{_gib(self.gradients)} gradients, {_gib(self.optimizer)} optimizer state, "
-            f"{_gib(self.activations)} activations).",
+            f"Estimated memory: serving {size_text(self.serving)} weights + "
+            f"{size_text(self.cache)} cache{share}; learning {size_text(self.learner)} "
+            f"({size_text(self.weights)} weights, {size_text(self.gradients)} gradients, "
+            f"{size_text(self.optimizer)} optimizer state, {size_text(self.activations)} "
+            "activations).",
         ]
         if self.seconds is not None:
-            lines.append(f"Estimated time of a learning cycle: {_time(self.seconds)}.")
+            lines.append(f"Estimated time of a learning cycle: {time_text(self.seconds)}.")
         return lines
 
 
@@ -227,7 +233,7 @@ class _Placement:
 def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placement:
     if not machine.gpus:
         need = PROGRAM_BYTES + serving + cache + learner
-        place = f"serving and learning share {machine.cores} cores and {_gib(machine.memory)}"
+        place = f"serving and learning share {machine.cores} cores and {size_text(machine.memory)}"
         return _Placement(
             place, cache, problem=_memory_problem(need, machine.memory, "this machine")
         )
@@ -248,9 +254,9 @@ def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placeme
         return _Placement("serving and learning share GPU 0", cache, share, ("0", "0"))
     cache = max(0, int(first * USABLE_SHARE) - serving)
     problem = _memory_problem(max(minimum, learner), first, "GPU 0") or (
-        f"serving and learning need {_gib(minimum + learner)} together, but GPU 0 has "
-        f"{_gib(first)}. They would have to take turns through vLLM's sleep mode, and chats would "
-        "wait for minutes; use a second GPU or a smaller model"
+        f"serving and learning need {size_text(minimum + learner)} together, but GPU 0 has "
+        f"{size_text(first)}. They would have to take turns through vLLM's sleep mode, and chats "
+        "would wait for minutes; use a second GPU or a smaller model"
     )
     return _Placement(
         "serving and learning take turns on GPU 0", cache, USABLE_SHARE, ("0", "0"), True, problem
@@ -261,8 +267,9 @@ def _memory_problem(need: int, have: int, where: str) -> str | None:
     if need <= have * USABLE_SHARE:
         return None
     return (
-        f"it needs about {_gib(need)}, but {where} has {_gib(have)}, of which {USABLE_SHARE:.0%} "
-        "can be used; use a smaller model, or lower PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
+        f"it needs about {size_text(need)}, but {where} has {size_text(have)}, of which "
+        f"{USABLE_SHARE:.0%} can be used; use a smaller model, or lower "
+        "PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
     )
 
 
@@ -288,11 +295,13 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def _gib(number: int) -> str:
+def size_text(number: int) -> str:
+    """Return a number of bytes in words."""
     return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return a duration in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"

@@ -12,8 +12,9 @@ from fastapi import FastAPI
 
 from docs.scripts.markdown import code, table
 from serving.http.access import role_for
+from serving.http.documentation import documentation_router, openapi_schema
 from serving.http.page_routes import page_router
-from serving.http.routes import ALLOWED_PATHS, health_router
+from serving.http.routes import ALLOWED_PATHS, health_router, models_router
 from serving.services import Services, mount_routes
 from serving.settings import ServingSettings
 
@@ -22,6 +23,7 @@ ROUTES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/v1/chat/completions"): "Answer a chat, with up to 128 choices, streamed or whole.",
     ("POST", "/v1/completions"): "Complete a text.",
     ("GET", "/v1/models"): "List the name that clients give as `model`.",
+    ("GET", "/v1/models/{model_id:path}"): "Return the model of that name.",
     ("POST", "/tokenize"): "Return the token ids of a text or a chat.",
     ("POST", "/detokenize"): "Return the text of token ids.",
     ("POST", "/v1/feedback"): "Record one piece of feedback.",
@@ -41,7 +43,8 @@ ROUTES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/v1/policies/hold"): "Let no new version go live until publishing is resumed.",
     ("POST", "/v1/policies/resume"): "Let new versions go live again.",
     ("GET", "/v1/audit"): "List who did what, newest first. Query parameter: `limit`.",
-    ("GET", "/livez"): "Return 200 while the process answers.",
+    ("GET", "/livez"): "Return 200 while the process answers and can record; 503, with the reason, "
+    "if only a restart helps.",
     (
         "GET",
         "/readyz",
@@ -51,6 +54,8 @@ ROUTES: Final[dict[tuple[str, str], str]] = {
     ("GET", "/metrics"): "Return the [metrics](metrics.md).",
     ("GET", "/"): "Return the page.",
     ("GET", "/page/{build}/{name:path}"): "Return a file of the page.",
+    ("GET", "/docs"): "List these routes, with their statuses, on a page.",
+    ("GET", "/openapi.json"): "Return the OpenAPI schema of all routes.",
 }
 _CHARACTERS: Final = ("characters", "character")
 _ENTRIES: Final = ("entries", "entry")
@@ -67,12 +72,12 @@ _RESPONSES: Final = {
     "FeedbackList": "a list",
     "FeedbackDeleted": "a retraction",
 }
-_VLLM_METHODS: Final = {"/health": "GET", "/metrics": "GET", "/v1/models": "GET"}
+_VLLM_METHODS: Final = {"/health": "GET", "/metrics": "GET"}
 
 
 def feedback_bodies() -> str:
     """Return the bodies of the feedback routes."""
-    schema = own_app().openapi()
+    schema = openapi_schema(own_app())
     schemas = schema["components"]["schemas"]
     body = schema["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]
     request = body["application/json"]["schema"]
@@ -86,23 +91,23 @@ def feedback_bodies() -> str:
 
 def own_app() -> FastAPI:
     """Return an app with Plaudit's own routes on an empty home folder."""
-    app = FastAPI(title="Plaudit")
+    app = FastAPI(title="Plaudit", openapi_url=None)
     with tempfile.TemporaryDirectory() as folder:
         services = Services.open(ServingSettings(home=Path(folder)))
         mount_routes(app, services, lambda: True)
         services.close()
     app.include_router(health_router(lambda: True, lambda: 1, lambda: None))
+    app.include_router(models_router("plaudit"))
     app.include_router(page_router())
+    app.include_router(documentation_router(app))
     return app
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
     """Yield method and path of every route, with those of vLLM that are kept."""
-    documentation = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
     for route in app.routes:
         path = getattr(route, "path", "")
-        if path not in documentation:
-            yield from ((method, path) for method in getattr(route, "methods", ()))
+        yield from ((method, path) for method in getattr(route, "methods", ()))
     yield from ((_VLLM_METHODS.get(path, "POST"), path) for path in ALLOWED_PATHS)
 
 

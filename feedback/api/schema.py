@@ -19,7 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 MAX_IDEMPOTENCY_KEY: Final = 255
-MAX_CANDIDATES: Final = 128
+MAX_USER: Final = 256
+MAX_CANDIDATES: Final = 32  # of a ranking; 496 pairs
+MAX_SHOWN: Final = 128
 MAX_UINT32: Final = 2**32 - 1
 # Tags of the two forms of a choice, which appear in pydantic's error paths but not in JSON.
 CHOICE_TAGS: Final = ("<choice>", "<candidate>")
@@ -141,10 +143,10 @@ class FeedbackRequest(_Strict):
     """The body of POST /v1/feedback."""
 
     completion_id: CompletionId
-    user: Annotated[str, Field(max_length=256)] | None = None
+    user: Annotated[str, Field(max_length=MAX_USER)] | None = None
     reason: Annotated[str, Field(max_length=4096)] | None = None
     source: Literal["page", "api", "annotator", "simulated"] = "api"
-    shown: Annotated[list[Choice], Field(max_length=MAX_CANDIDATES)] | None = None
+    shown: Annotated[list[Choice], Field(max_length=MAX_SHOWN)] | None = None
     decision_ms: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
     feedback: Feedback
 
@@ -158,7 +160,8 @@ class FeedbackRequest(_Strict):
         if len(set(pairs)) < len(pairs):
             raise PydanticCustomError("twice", "names the same choice twice")
         if len(pairs) > MAX_CANDIDATES:
-            raise PydanticCustomError("many", f"ranks more than {MAX_CANDIDATES} choices")
+            advice = "rank the best and the worst of them"
+            raise PydanticCustomError("many", f"ranks more than {MAX_CANDIDATES} choices; {advice}")
         if isinstance(feedback, Ranking) and len(pairs) < 2:
             raise PydanticCustomError("few", "must rank at least two choices")
         if completion_id not in {id_ for id_, _ in pairs}:

@@ -60,6 +60,9 @@ class LearnerStatus:
         since_ms: Start of the stage in milliseconds since the epoch.
         iteration: PPO iterations done.
         iterations: PPO iterations planned.
+        votes_needed: Estimated number of votes, of those that the live version did not learn
+            from, at which the next cycle starts; 0 if unknown.
+        reason: Why there are not enough votes yet, as a sentence; empty if unknown.
 
     """
 
@@ -68,6 +71,8 @@ class LearnerStatus:
     since_ms: int = 0
     iteration: int = 0
     iterations: int = 0
+    votes_needed: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +198,13 @@ class History(PolicyFollower):
             return
         old = self._learner_status
         new = LearnerStatus(
-            stage.stage, stage.cycle, event.created_ms, stage.iteration, stage.iterations
+            stage.stage,
+            stage.cycle,
+            event.created_ms,
+            stage.iteration,
+            stage.iterations,
+            stage.votes_needed,
+            stage.reason,
         )
         same_stage = (new.stage, new.cycle) == (old.stage, old.cycle)
         self._learner_status = replace(new, since_ms=old.since_ms) if same_stage else new

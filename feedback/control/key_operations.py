@@ -32,6 +32,7 @@ def make_key(
     rate: float = 0,
     quota: int = 0,
     expires_ms: int | None = None,
+    trusted_users: bool = False,
     secret: Secret | None = None,
 ) -> tuple[str, str]:
     """Create a key; return its name and its token, which cannot be read again.
@@ -45,6 +46,8 @@ def make_key(
         rate: Requests allowed per minute; 0 for no limit.
         quota: Completions allowed per day, UTC; 0 for no limit.
         expires_ms: Time of expiry in milliseconds since the epoch; None for never.
+        trusted_users: Whether the `user`s sent with the key are real people, so that all their
+            votes count in full.
         secret: The installation's secret, which the key's owner is derived with; None stores no
             owner, and the key can then only be rotated with its token.
 
@@ -65,7 +68,7 @@ def make_key(
             f"a key '{name}' exists already; rotate it, revoke it, or choose another name"
         )
     made = KeyMade(id=key_id, name=name, role=role, rate=rate, quota=quota, by=by)
-    made.expires_ms = expires_ms or 0
+    made.expires_ms, made.trusted_users = expires_ms or 0, trusted_users
     token = _new_token()
     made.owner = "" if secret is None else owner_of(secret, token)
     return name, _append(log, made, token)
@@ -89,6 +92,7 @@ def rotate_key(
     by: str,
     grace_ms: int = 0,
     expires_ms: int | None = None,
+    trusted_users: bool | None = None,
     owner: str | None = None,
 ) -> tuple[Key, str]:
     """Create a key with the owner, name, role and limits of another, and end the other.
@@ -101,6 +105,7 @@ def rotate_key(
         grace_ms: How long the old token stays valid, in milliseconds; 0 revokes it at once.
         expires_ms: Time of expiry in milliseconds since the epoch; None for that of the old key, 0
             for never.
+        trusted_users: As in `make_key`; None for what the old key says.
         owner: Owner of a key that has none stored (see `owner_from_token`).
 
     Returns:
@@ -123,6 +128,7 @@ def rotate_key(
     made = KeyMade(id=f"key-{secrets.token_hex(4)}", name=key.name, role=key.role, by=by)
     made.rate, made.quota = key.rate, key.quota
     made.expires_ms = (key.expires_ms or 0) if expires_ms is None else expires_ms
+    made.trusted_users = key.trusted_users if trusted_users is None else trusted_users
     made.owner = key.owner or owner or ""
     made.replaces, made.grace_ms = key.id, grace_ms
     return key, _append(log, made, _new_token())

@@ -63,6 +63,7 @@ class Key:
         owner: Owner of what is sent with the key; empty if it is derived from the token.
         account: Id of the first key of this owner; usage is counted by it.
         rotated: Whether another key has taken over its owner.
+        trusted_users: Whether its users are real people, so that the votes of all count in full.
 
     """
 
@@ -77,6 +78,12 @@ class Key:
     owner: str = ""
     account: str = ""
     rotated: bool = False
+    trusted_users: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the votes of its owner are bounded; those of an operator are not."""
+        return not (self.trusted_users or self.role == "operator")
 
     def has_expired(self, now_ms: int) -> bool:
         """Return whether the key has expired at a time in milliseconds since the epoch."""
@@ -116,6 +123,19 @@ class KeyRing:
         key_id = self._ids.get(token_digest(token))
         return None if key_id is None else self.keys[key_id]
 
+    def trusted_owners(self) -> frozenset[str]:
+        """Return the owners whose users' votes all count in full.
+
+        The latest key of an owner decides, unless it is revoked. An owner that is not stored with
+        its key cannot be known here, and is not trusted.
+        """
+        latest = {key.owner: key for key in self.keys.values() if key.owner}
+        return frozenset(
+            owner
+            for owner, key in latest.items()
+            if key.revoked_ms is None and not key.bounded and key.id in self._ids.values()
+        )
+
     def add_key(self, made: KeyMade, made_ms: int) -> "KeyRing":
         """Return the ring with one more key, which ends those that it replaces.
 
@@ -135,6 +155,7 @@ class KeyRing:
             expires_ms=made.expires_ms or None,
             owner=made.owner,
             account=made.id if replaced is None else replaced.account,
+            trusted_users=made.trusted_users,
         )
         ids = self._ids if role is None else {**self._ids, made.digest: made.id}
         older = {

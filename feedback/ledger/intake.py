@@ -1,7 +1,9 @@
 """Ingest log records into the ledger, in the caller's transaction."""
 
+import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from feedback.ledger.erasure import apply_forgetting, erase_late_completion, queue_erasure
@@ -25,6 +27,8 @@ from feedback.log.records import (
 from feedback.privacy.forgetting import event_key, is_forgotten, is_forgotten_event
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,44 +54,60 @@ class RecordIngester:
         after_seq = self._seq
         released: set[int] = set()
         for record in batch:
-            try:
-                completion = decode_completion(record)
-            except Undecodable as error:
-                _add_dead_letter(self._db, record, str(error))
-                continue
-            if self._has_forgotten and is_forgotten(self._db, completion):
-                erase_late_completion(self._db, completion)
-                continue
-            self._store(completion, record.value, after_seq)
-            if self._has_waiting:
-                rows = self._db.execute(
-                    "DELETE FROM needs WHERE completion_id = ? RETURNING arrival",
-                    (completion.completion_id,),
-                )
-                released.update(row[0] for row in rows.fetchall())
+            with self._dead_letter_on_error(record):
+                released |= self._ingest_completion(record, after_seq)
         for arrival in sorted(released):
             self._assign_seq_if_joined(arrival)
+
+    def _ingest_completion(self, record: LogRecord, after_seq: int) -> set[int]:
+        """Store a completion record; return the arrivals of events that waited for it."""
+        completion = decode_completion(record)
+        if self._has_forgotten and is_forgotten(self._db, completion):
+            erase_late_completion(self._db, completion)
+            return set()
+        self._store(completion, record.value, after_seq)
+        if not self._has_waiting:
+            return set()
+        rows = self._db.execute(
+            "DELETE FROM needs WHERE completion_id = ? RETURNING arrival",
+            (completion.completion_id,),
+        )
+        return {row[0] for row in rows.fetchall()}
 
     def ingest_feedback(self, batch: Iterable[LogRecord]) -> None:
         """Store feedback events, and number those whose completions are all known."""
         for record in batch:
-            try:
-                event = decode_feedback(record)
-            except Undecodable as error:
-                _add_dead_letter(self._db, record, str(error))
-                continue
-            if self._has_forgotten and is_forgotten_event(self._db, event):
-                queue_erasure(self._db, "feedback", [event_key(event)])
-                continue
-            defect = find_defect(event)
-            if defect is not None:
-                _add_dead_letter(self._db, record, defect)
-            elif feedback_kind(event) == FORGETTING:
-                apply_forgetting(self._db, event)
-                self._has_forgotten = True
-                self._completion_cache.clear()
-            else:
-                self._add(event, record)
+            with self._dead_letter_on_error(record):
+                self._ingest_event(record)
+
+    def _ingest_event(self, record: LogRecord) -> None:
+        event = decode_feedback(record)
+        if self._has_forgotten and is_forgotten_event(self._db, event):
+            queue_erasure(self._db, "feedback", [event_key(event)])
+            return
+        defect = find_defect(event)
+        if defect is not None:
+            _add_dead_letter(self._db, record, defect)
+        elif feedback_kind(event) == FORGETTING:
+            apply_forgetting(self._db, event)
+            self._has_forgotten = True
+            self._completion_cache.clear()
+        else:
+            self._add(event, record)
+
+    @contextmanager
+    def _dead_letter_on_error(self, record: LogRecord) -> Iterator[None]:
+        """Make a dead letter of a record that causes an error, unless the file is at fault."""
+        try:
+            yield
+        except sqlite3.Error:
+            raise
+        except Undecodable as error:
+            _add_dead_letter(self._db, record, str(error))
+        except Exception as error:
+            logger.exception("a record of topic %s cannot be ingested", record.topic)
+            reason = f"it cannot be ingested: {type(error).__name__}: {error}"
+            _add_dead_letter(self._db, record, reason)
 
     def _holds_any(self, table: str) -> bool:
         row = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()
@@ -204,3 +224,35 @@ def _add_dead_letter(db: sqlite3.Connection, record: LogRecord, reason: str) -> 
             reason,
         ),
     )
+
+
+def set_event_aside(db: sqlite3.Connection, seq: int, reason: str) -> None:
+    """Make a dead letter of a numbered event; it keeps its number, and is no longer effective."""
+    row = db.execute(
+        "UPDATE events SET dead = 1 WHERE seq = ? AND dead = 0 "
+        "RETURNING topic, partition, offset, event_id, value",
+        (seq,),
+    ).fetchone()
+    if row is not None:
+        topic, partition, offset, event_id, value = row
+        record = LogRecord(topic, partition, offset, event_id, FEEDBACK_TYPE, value, 0)
+        _add_dead_letter(db, record, reason)
+
+
+def restore_events(db: sqlite3.Connection) -> set[tuple[str, int, int]]:
+    """Make the events that were set aside effective again, with new numbers.
+
+    Returns:
+        Topic, partition and offset of each.
+
+    """
+    rows = db.execute(
+        "SELECT arrival, topic, partition, offset FROM events "
+        "WHERE dead = 1 AND seq IS NOT NULL ORDER BY seq"
+    ).fetchall()
+    numbers = range(max_seq(db) + 1, max_seq(db) + 1 + len(rows))
+    db.executemany(
+        "UPDATE events SET dead = 0, seq = ? WHERE arrival = ?",
+        [(number, row[0]) for number, row in zip(numbers, rows, strict=True)],
+    )
+    return {(topic, partition, offset) for _, topic, partition, offset in rows}

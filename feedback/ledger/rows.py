@@ -13,7 +13,8 @@ from feedback.privacy import forgetting
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 
-# events.seq is null while the event waits for a completion, and always if it is a dead letter.
+# events.seq is null while the event waits for a completion, and if it is a dead letter, unless the
+# learner set it aside after it was numbered.
 # needs has one row for each completion that a waiting event waits for.
 # completions.after_seq is the last seq that had been assigned when the completion arrived.
 # erasures describes what a row of forgotten erased: the first seq as of which any of it could be
@@ -56,7 +57,7 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 # Parameters: after, upto (sequence numbers).
 EFFECTIVE_EVENTS: Final = """
 SELECT seq, value FROM events AS e
-WHERE seq > :after AND seq <= :upto AND retracts IS NULL
+WHERE seq > :after AND seq <= :upto AND dead = 0 AND retracts IS NULL
 AND NOT EXISTS (SELECT 1 FROM events AS r
     WHERE r.retracts = e.event_id AND r.owner = e.owner AND r.seq <= :upto)
 AND NOT EXISTS (SELECT 1 FROM events AS l
@@ -64,12 +65,12 @@ AND NOT EXISTS (SELECT 1 FROM events AS l
     AND l.seq > e.seq AND l.seq <= :upto)
 ORDER BY seq
 """
-# Parameters: upto (sequence number), limit.
+# Parameters: upto (sequence number).
 PROMPTS: Final = """
-SELECT value FROM completions WHERE arrival IN (
+SELECT arrival, owner FROM completions WHERE arrival IN (
     SELECT MAX(arrival) FROM completions
     WHERE chat = 1 AND after_seq < :upto GROUP BY messages_hash)
-ORDER BY arrival DESC LIMIT :limit
+ORDER BY arrival DESC
 """
 
 

@@ -9,20 +9,22 @@ next cycle. Numbers belong to one ledger; another ledger of the same log may ass
 A later vote on the same target supersedes an earlier one for good: retracting the later vote does
 not restore the earlier one.
 
-Only forgetting a person changes what `effective_events` and `prompts` return for an assigned
-number: the person's records are erased, and late ones are dropped. Other events keep their
-numbers, and no number is assigned twice.
+Two things change what `effective_events` and `prompts` return for an assigned number: forgetting a
+person, whose records are erased, and late ones dropped; and setting an event aside that the learner
+cannot use. Other events keep their numbers, and no number is assigned twice.
 """
 
+import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from feedback.errors import FeedbackError
 from feedback.failpoints import failpoint
-from feedback.ledger.intake import RecordIngester
+from feedback.ledger.intake import RecordIngester, restore_events, set_event_aside
 from feedback.ledger.rows import (
     EFFECTIVE_EVENTS,
     PROMPTS,
@@ -34,7 +36,15 @@ from feedback.ledger.rows import (
     max_seq,
     restrict_to_recorded,
 )
-from feedback.log.event_log import EventLog, LogRecord, NewRecord, RecordKey, Topic
+from feedback.ledger.sampling import sample_evenly
+from feedback.log.event_log import (
+    EventLog,
+    LogRecord,
+    NewRecord,
+    RecordKey,
+    RecordsRefused,
+    Topic,
+)
 from feedback.log.events import event_completion_ids, feedback_kind
 from feedback.log.records import dead_letter_record
 from feedback.log.sqlite import connect, must_wipe, transaction, wipe
@@ -45,9 +55,12 @@ from protos.plaudit.v1.feedback_pb2 import DeadLetter as DeadLetterMessage
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from protos.plaudit.v1.policy_pb2 import Lessons
 
+logger = logging.getLogger(__name__)
+
 FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
 _VERSION: Final = 1  # of the schema
 _NO_END: Final = 2**63 - 1
+_MIRRORED_TOGETHER: Final = 8  # dead letters, each of which may be as large as a record can be
 
 
 class LedgerError(FeedbackError):
@@ -159,45 +172,68 @@ class Ledger:
             LogUnavailable: The log did not accept them; call this again.
 
         """
+        count = 0
         with self._lock:
-            rows = self._db.execute(
+            while rows := self._db.execute(
                 "SELECT topic, partition, offset, key, type, value, reason FROM dead_letters "
-                "WHERE mirrored = 0"
-            ).fetchall()
-            if not rows:
-                return 0
-            names = ("topic", "partition", "offset", "key", "type", "value", "reason")
-            letters = [
-                dead_letter_record(DeadLetterMessage(**dict(zip(names, row, strict=True))))
-                for row in rows
-            ]
+                "WHERE mirrored = 0 LIMIT ?",
+                (_MIRRORED_TOGETHER,),
+            ).fetchall():
+                self._mirror(log, rows)
+                count += len(rows)
+        return count
+
+    def _mirror(self, log: EventLog, rows: Sequence[tuple[Any, ...]]) -> None:
+        names = ("topic", "partition", "offset", "key", "type", "value", "reason")
+        letters = [
+            dead_letter_record(DeadLetterMessage(**dict(zip(names, row, strict=True))))
+            for row in rows
+        ]
+        with suppress(RecordsRefused):  # the ledger has them
             log.append("dead-letter", letters)
-            with transaction(self._db):
-                self._db.executemany(
-                    "UPDATE dead_letters SET mirrored = 1 "
-                    "WHERE topic = ? AND partition = ? AND offset = ?",
-                    [row[:3] for row in rows],
-                )
-        return len(rows)
+        with transaction(self._db):
+            self._db.executemany(
+                "UPDATE dead_letters SET mirrored = 1 "
+                "WHERE topic = ? AND partition = ? AND offset = ?",
+                [row[:3] for row in rows],
+            )
+
+    def set_aside(self, reasons: Mapping[int, str]) -> None:
+        """Make dead letters of events that the learner cannot use.
+
+        They are no longer effective, also not at numbers that were assigned before.
+
+        Args:
+            reasons: Reason of each event, by its sequence number.
+
+        """
+        with self._lock, transaction(self._db):
+            for seq, reason in reasons.items():
+                logger.warning("vote %d is set aside as a dead letter: %s", seq, reason)
+                set_event_aside(self._db, seq, reason)
 
     def retry_dead_letters(self, log: EventLog) -> int:
         """Append every dead letter to its topic again; return their number.
 
         Use this after the cause was fixed, for example by a release that knows their kind.
-        Records that still cannot be used become dead letters again.
+        Records that still cannot be used become dead letters again. Events that the learner has
+        set aside are not appended again; they get new numbers.
 
         Raises:
             LogUnavailable: The log did not accept them; the ledger is unchanged.
 
         """
         with self._lock, transaction(self._db):
-            letters = self.dead_letters()
+            restored = restore_events(self._db)
+            letters = [
+                d for d in self.dead_letters() if (d.topic, d.partition, d.offset) not in restored
+            ]
             self._db.execute("DELETE FROM dead_letters")
             self._db.execute("DELETE FROM events WHERE dead = 1")
             for topic in FOLLOWED_TOPICS:
                 records = [NewRecord(d.key, d.type, d.value) for d in letters if d.topic == topic]
                 log.append(topic, records)
-        return len(letters)
+        return len(letters) + len(restored)
 
     def erase_forgotten(self, log: EventLog) -> int:
         """Erase the queued records of forgotten people from the log; return their number.
@@ -282,23 +318,37 @@ class Ledger:
         )
         return dict(Counter(kind for kind in kinds if kind not in NON_TRAINING_KINDS))
 
-    def prompts(self, limit: int, upto_seq: int | None = None) -> list[list[dict[str, str]]]:
-        """Return the distinct message lists of chat completions, latest first.
+    def prompts(
+        self, limit: int, upto_seq: int | None = None, *, max_characters: int | None = None
+    ) -> list[list[dict[str, str]]]:
+        """Return distinct message lists of chat completions, even over owners and time.
 
-        Each is `[{"role": ..., "content": ...}, ...]`. Text completions and prompts that could
+        Owners take turns, each with its latest first. Each prompt is
+        `[{"role": ..., "content": ...}, ...]`. Text completions and prompts that could
         not be recorded are left out.
 
         Args:
             limit: Largest number of prompts.
             upto_seq: Use only completions that arrived before this number was assigned, which is
                 reproducible; None: all.
+            max_characters: Largest number of characters in the messages of a prompt; those with
+                more are left out, so that any number of prompts fits into memory. None: any.
 
         """
+        found = []
         with self._lock:
             upto = _NO_END if upto_seq is None else upto_seq
-            rows = self._db.execute(PROMPTS, {"upto": upto, "limit": limit}).fetchall()
-        records = (CompletionRecord.FromString(row[0]) for row in rows)
-        return [[{"role": m.role, "content": m.content} for m in r.messages] for r in records]
+            owners = self._db.execute(PROMPTS, {"upto": upto}).fetchall()
+            for index in sample_evenly([owner for _, owner in owners], limit):
+                messages = self._completion(owners[index][0]).messages
+                size = sum(len(message.content) for message in messages)
+                if max_characters is None or size <= max_characters:
+                    found.append([{"role": m.role, "content": m.content} for m in messages])
+        return found
+
+    def _completion(self, arrival: int) -> CompletionRecord:
+        sql = "SELECT value FROM completions WHERE arrival = ?"
+        return CompletionRecord.FromString(self._db.execute(sql, (arrival,)).fetchone()[0])
 
     def _positions(self, topic: Topic) -> dict[int, int]:
         rows = self._db.execute("SELECT partition, next FROM positions WHERE topic = ?", (topic,))

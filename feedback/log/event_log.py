@@ -5,11 +5,15 @@ It is implemented on SQLite for one machine and on Kafka for a fleet.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from feedback.errors import FeedbackError
 
 Topic = Literal["completions", "feedback", "policies", "dead-letter"]
+
+# Largest record that every log takes, in bytes with its key. A completion record is larger than the
+# body of its request, which must therefore be smaller (`feedback.api.requests`).
+MAX_RECORD_BYTES: Final = 8 << 20
 
 # Next offset to read, by partition. Partitions that are absent are read from their start.
 Positions = Mapping[int, int]
@@ -21,6 +25,22 @@ class LogError(FeedbackError):
 
 class LogUnavailable(LogError):
     """The log did not accept or return records in time; trying again may help."""
+
+
+class RecordsRefused(LogError):
+    """The log can never take some of the records; all others of the call are in the log.
+
+    Attributes:
+        reasons: Reason of each refused record, by its key.
+
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(
+            f"the log refused {len(reasons)} records for good: "
+            + "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
+        )
+        self.reasons = dict(reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +111,7 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: Any of the records may or may not be in the log. Repeat the call;
                 readers recognise a repeated record by its key.
+            RecordsRefused: Some of the records can never be stored; the others are.
 
         """
         ...
@@ -111,12 +132,21 @@ class EventLog(Protocol):
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Return up to `limit` records at or after `positions`, in order within a partition.
 
-        The result is empty if there is nothing new; this does not wait.
+        The result is empty if there is nothing new; this does not wait. Large records are
+        returned in smaller numbers, so that a batch fits into memory.
         """
         ...
 
     def ends(self, topic: Topic) -> dict[int, int]:
         """Return a lower bound of the next record's offset, by partition."""
+        ...
+
+    def failure(self) -> str | None:
+        """Return why nothing can be written until the process restarts; None while it can.
+
+        This concerns the threads that write, not whether a disk or a broker takes records. It
+        does not block.
+        """
         ...
 
     def close(self) -> None:

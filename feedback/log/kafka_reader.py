@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 
-from feedback.log.event_log import LogRecord, Positions, Topic
+from feedback.log.event_log import MAX_RECORD_BYTES, LogRecord, Positions, Topic
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import name_of
 
@@ -32,7 +32,7 @@ class KafkaReader:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             metadata_max_age_ms=int(settings.metadata_seconds * 1000),
-            max_partition_fetch_bytes=4 << 20,
+            max_partition_fetch_bytes=MAX_RECORD_BYTES,
             allow_auto_create_topics=False,
         )
 

@@ -8,7 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from feedback.log.event_log import LogError, LogUnavailable, Topic
+from feedback.log.event_log import MAX_RECORD_BYTES, LogError, LogUnavailable, Topic
 
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 _PARTITIONS: Final[Mapping[Topic, int]] = {"completions": 6, "feedback": 6}
@@ -18,7 +18,7 @@ _NEVER: Final = 2**63 - 1
 _CONFIGS: Final = {
     "cleanup.policy": "compact",
     "max.compaction.lag.ms": str(7 * _DAY_MS),
-    "max.message.bytes": str(8 << 20),
+    "max.message.bytes": str(MAX_RECORD_BYTES),
 }
 
 
@@ -134,3 +134,21 @@ def compaction_lags(
         compacts = "compact" in config["cleanup.policy"] and lag < _NEVER
         lags[name] = lag if compacts else None
     return lags
+
+
+def record_limits(client: Mapping[str, Any], prefix: str) -> dict[str, int]:
+    """Return the largest batch of records that each topic takes, in bytes, by its name on Kafka.
+
+    Raises:
+        KafkaError: Kafka is unavailable or refused the request.
+
+    """
+    admin = KafkaAdminClient(**client)
+    try:
+        configs = _configs(admin, [name_of(prefix, topic) for topic in TOPICS])
+    finally:
+        admin.close()
+    return {
+        name: min(MAX_RECORD_BYTES, int(config["max.message.bytes"]))
+        for name, config in configs.items()
+    }

@@ -2,13 +2,15 @@
 
 Chats therefore neither wait for the log nor fail because of it. Records are forwarded in order. A
 record that was being forwarded during a crash may arrive twice; readers recognise it by its key.
-Once no record has arrived for a second, the bytes of forwarded records are wiped from the outbox.
+A record that the log can never take is set aside: in its place a dead letter with the reason is
+forwarded to the topic `dead-letter`, and the records behind it do not wait. Once no record has
+arrived for a second, the bytes of forwarded records are wiped from the outbox.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from feedback.log.event_log import (
@@ -19,14 +21,17 @@ from feedback.log.event_log import (
     NewRecord,
     Positions,
     RecordKey,
+    RecordsRefused,
     Topic,
 )
+from feedback.log.records import refused_record
 from feedback.log.sqlite_log import SqliteLog
-from feedback.metrics import OUTBOX_RECORDS
+from feedback.metrics import OUTBOX_RECORDS, OUTBOX_REFUSED
 
 logger = logging.getLogger(__name__)
 
 _TOPIC: Final[Topic] = "completions"
+_DEAD: Final[Topic] = "dead-letter"
 _BATCH: Final = 200
 _RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -48,7 +53,7 @@ class OutboxLog:
         self._max_bytes = max_bytes
         self._arrived = threading.Event()
         self._closed = threading.Event()
-        self._next = 0
+        self._next: dict[Topic, int] = {}
         OUTBOX_RECORDS.set_function(self.waiting)
         self._drainer = threading.Thread(target=self._drain, name="plaudit-outbox", daemon=True)
         self._drainer.start()
@@ -93,11 +98,17 @@ class OutboxLog:
         return self._log.ends(topic)
 
     def waiting(self) -> int:
-        """Return the number of records in the outbox."""
+        """Return the number of records in the outbox, with dead letters."""
         try:
-            return self._outbox.count(_TOPIC)
+            return self._outbox.count(_TOPIC) + self._outbox.count(_DEAD)
         except LogError:
             return 0
+
+    def failure(self) -> str | None:
+        """Return why nothing can be written or forwarded any more, or None."""
+        if not (self._closed.is_set() or self._drainer.is_alive()):
+            return f"the thread that forwards the outbox {self._outbox.path} has ended"
+        return self._outbox.failure() or self._log.failure()
 
     def close(self) -> None:
         """Stop forwarding; remaining records are forwarded after the next start."""
@@ -110,6 +121,14 @@ class OutboxLog:
         self._log.close()
 
     def _drain(self) -> None:
+        try:
+            self._forward_until_closed()
+        except BaseException:
+            path = self._outbox.path
+            logger.critical("The thread that forwards the outbox %s has ended", path, exc_info=True)
+            raise
+
+    def _forward_until_closed(self) -> None:
         failures = 0
         while not self._closed.is_set():
             try:
@@ -138,13 +157,30 @@ class OutboxLog:
             logger.warning("could not wipe the outbox, trying again later: %s", error)
 
     def _forward(self) -> int:
-        batch = self._outbox.read(_TOPIC, {0: self._next}, _BATCH)
+        return self._forward_topic(_DEAD) + self._forward_topic(_TOPIC)
+
+    def _forward_topic(self, topic: Topic) -> int:
+        batch = self._outbox.read(topic, {0: self._next.get(topic, 0)}, _BATCH)
         if not batch:
             return 0
-        self._log.append(_TOPIC, [NewRecord(r.key, r.type, r.value) for r in batch])
-        self._next = batch[-1].offset + 1
-        self._outbox.delete_before(_TOPIC, self._next)
+        try:
+            self._log.append(topic, [NewRecord(r.key, r.type, r.value) for r in batch])
+        except RecordsRefused as error:
+            self._set_aside([r for r in batch if r.key in error.reasons], error.reasons)
+        self._next[topic] = batch[-1].offset + 1
+        self._outbox.delete_before(topic, self._next[topic])
         return len(batch)
+
+    def _set_aside(self, refused: Sequence[LogRecord], reasons: Mapping[str, str]) -> None:
+        """Replace refused records by dead letters; refused dead letters are dropped."""
+        OUTBOX_REFUSED.inc(len(refused))
+        for record in refused:
+            logger.error(
+                "the log can never take the record %s of topic %s, so it is set aside: %s",
+                *(record.key, record.topic, reasons[record.key]),
+            )
+        letters = [refused_record(r, reasons[r.key]) for r in refused if r.topic != _DEAD]
+        self._outbox.append(_DEAD, letters)
 
     def wait_until_empty(self, seconds: float) -> bool:
         """Wait until every record was forwarded; return False on a timeout."""

@@ -7,13 +7,14 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from feedback.errors import FeedbackError
-from feedback.log.event_log import LogRecord, NewRecord
+from feedback.log.event_log import MAX_RECORD_BYTES, LogRecord, NewRecord
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import DeadLetter, FeedbackEvent
 
 COMPLETION_TYPE: Final = CompletionRecord.DESCRIPTOR.full_name
 FEEDBACK_TYPE: Final = FeedbackEvent.DESCRIPTOR.full_name
 DEAD_LETTER_TYPE: Final = DeadLetter.DESCRIPTOR.full_name
+_OVERHEAD_BYTES: Final = 1024  # of Kafka around a record
 
 
 class Undecodable(FeedbackError):
@@ -31,9 +32,44 @@ def feedback_record(event: FeedbackEvent) -> NewRecord:
 
 
 def dead_letter_record(letter: DeadLetter) -> NewRecord:
-    """Return the record to append to `dead-letter`; equal letters have equal keys."""
+    """Return the record to append to `dead-letter`; equal letters have equal keys.
+
+    The bytes of a record that would not fit into another record are left out.
+    """
     key = f"{letter.topic}/{letter.partition}/{letter.offset}"
+    if letter.ByteSize() > MAX_RECORD_BYTES - _OVERHEAD_BYTES:
+        letter = _without_value(letter)
     return NewRecord(key, DEAD_LETTER_TYPE, letter.SerializeToString())
+
+
+def _without_value(letter: DeadLetter) -> DeadLetter:
+    reason = f"{letter.reason} (its {len(letter.value)} bytes are left out)"
+    return DeadLetter(
+        topic=letter.topic,
+        partition=letter.partition,
+        offset=letter.offset,
+        key=letter.key,
+        type=letter.type,
+        reason=reason,
+    )
+
+
+def refused_record(record: LogRecord, reason: str) -> NewRecord:
+    """Return the record to append to `dead-letter` for one that the log has refused.
+
+    It has no position in the log (partition and offset are -1), and its bytes are left out.
+    """
+    letter = DeadLetter(
+        topic=record.topic,
+        partition=-1,
+        offset=-1,
+        key=record.key,
+        type=record.type,
+        value=record.value,
+        reason=reason,
+    )
+    content = _without_value(letter).SerializeToString()
+    return NewRecord(f"refused/{record.topic}/{record.key}", DEAD_LETTER_TYPE, content)
 
 
 def _check_type(record: LogRecord, expected: str) -> None:

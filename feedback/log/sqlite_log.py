@@ -14,11 +14,12 @@ needs shared memory).
 """
 
 import json
+import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,8 +39,11 @@ from feedback.log.event_log import (
 from feedback.log.sqlite import connect, hold_lock, mark_for_wiping, transaction, wipe
 from feedback.metrics import APPEND_SECONDS
 
+logger = logging.getLogger(__name__)
+
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 MAX_BATCH_CALLS: Final = 512
+_READ_BYTES: Final = 32 << 20  # at which a read ends
 _WIPE_SECONDS: Final = 3600.0
 _VERSION: Final = 1  # of the schema
 _SCHEMA = ";".join(
@@ -58,6 +62,9 @@ _BAD_RECORDS = (
     sqlite3.DataError,
     UnicodeError,
 )
+
+
+_Row = tuple[int, str, str, bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +178,8 @@ class SqliteLog:
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Return up to `limit` records at or after `positions`, oldest first.
 
+        There are fewer if these are large: no more than one beyond 32 MiB in total.
+
         Raises:
             LogUnavailable: The file cannot be read.
             LogError: The log is closed.
@@ -180,6 +189,7 @@ class SqliteLog:
             f"SELECT id, key, type, value, timestamp_ms FROM {_table(topic)} "
             "WHERE id > ? ORDER BY id LIMIT ?",
             (positions.get(0, 0), limit),
+            lambda cursor: _take(cursor, _READ_BYTES),
         )
         return [LogRecord(topic, 0, row[0] - 1, *row[1:]) for row in rows]
 
@@ -243,12 +253,23 @@ class SqliteLog:
         with self._reading:
             self._read.close()
 
-    def _select(self, sql: str, values: tuple[int, ...]) -> list[tuple[int, str, str, bytes, int]]:
+    def failure(self) -> str | None:
+        """Return why nothing can be written any more, or None."""
+        if self._closed or self._writer.is_alive():
+            return None
+        return f"the thread that writes the log {self.path} has ended"
+
+    def _select(
+        self,
+        sql: str,
+        values: tuple[int, ...],
+        fetch: Callable[[sqlite3.Cursor], list[_Row]] = sqlite3.Cursor.fetchall,
+    ) -> list[_Row]:
         with self._reading:
             if self._closed:
                 raise LogError(f"the log {self.path} is closed")
             try:
-                return self._read.execute(sql, values).fetchall()
+                return fetch(self._read.execute(sql, values))
             except sqlite3.Error as error:
                 raise LogUnavailable(f"cannot read the log {self.path}: {error}") from error
 
@@ -256,6 +277,9 @@ class SqliteLog:
         try:
             while (batch := self._next_batch()) is not None:
                 self._commit(batch)
+        except BaseException:
+            logger.critical("The thread that writes the log %s has ended", self.path, exc_info=True)
+            raise
         finally:
             self._write.close()
             self._write_lock.close()
@@ -315,6 +339,18 @@ class SqliteLog:
         )
         if gone.rowcount:
             mark_for_wiping(self._write)
+
+
+def _take(cursor: sqlite3.Cursor, size: int) -> list[_Row]:
+    """Return rows until their values have `size` bytes."""
+    rows: list[_Row] = []
+    for row in cursor:
+        rows.append(row)
+        size -= len(row[3])
+        if size <= 0:
+            cursor.close()  # ends the transaction, which would delay checkpoints
+            break
+    return rows
 
 
 def _finish(batch: list[_Append], error: Exception | None) -> None:

@@ -13,6 +13,7 @@ import re
 import secrets
 import struct
 import time
+import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from protos.checkpoints.durable import create_file
 
 LIFETIME_SECONDS: Final = 30 * 24 * 3600
 LOCAL_OWNER: Final = "local"
+IMPORT_OWNER: Final = "import"  # of votes that an operator has imported
 MAX_CHOICES: Final = 2**16 - 1
 
 _PREFIX: Final = "chatcmpl-"
@@ -149,10 +151,32 @@ def owner_of(secret: Secret, api_key: str | None) -> str:
 
 
 def subject_of(secret: Secret, owner: str, user: str | None) -> str:
-    """Return the pseudonym of an owner's `user`, 24 characters; '' if none is given."""
+    """Return the pseudonym of an owner's `user`, 24 characters; '' if none is given.
+
+    One name has one pseudonym, however its accents are encoded.
+    """
     if not user:
         return ""
+    return _subject(secret, owner, unicodedata.normalize("NFC", user))
+
+
+def subjects_of(secret: Secret, owner: str, user: str) -> list[str]:
+    """Return every pseudonym that an owner's `user` may have, the current one first.
+
+    Records may have been written before names were normalised, when each of the two encodings of
+    an accent had a pseudonym of its own.
+    """
+    names = (unicodedata.normalize("NFC", user), unicodedata.normalize("NFD", user), user)
+    return [_subject(secret, owner, name) for name in dict.fromkeys(names)]
+
+
+def _subject(secret: Secret, owner: str, user: str) -> str:
     return _text(_digest(secret.identity, b"subject", owner.encode(), user.encode()))
+
+
+def prompt_split_key(secret: Secret) -> bytes:
+    """Return the key of the split of prompts into those to learn from and those held out."""
+    return _digest(secret.identity, b"prompt-split")
 
 
 def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:

@@ -92,7 +92,8 @@ def read_coverage(ledger: sqlite3.Connection, upto_seq: int) -> list[Lessons]:
     )
     missing: dict[int, list[int]] = defaultdict(list)
     rows = ledger.execute(
-        "SELECT partition, offset FROM events WHERE seq IS NULL OR seq > ? ORDER BY offset",
+        "SELECT partition, offset FROM events WHERE seq IS NULL OR seq > ? OR dead = 1 "
+        "ORDER BY offset",
         (upto_seq,),
     )
     for partition, offset in rows:

@@ -1,5 +1,6 @@
 """Ingest log records into the view, in the caller's transaction."""
 
+import logging
 import sqlite3
 from typing import Final
 
@@ -11,6 +12,8 @@ from feedback.privacy import forgetting
 from feedback.privacy.lineage import LogPosition
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
+
+logger = logging.getLogger(__name__)
 
 # events.partition and offset are the event's log position, ended_* that of the first event that
 # superseded or retracted it.
@@ -47,8 +50,12 @@ def ingest(db: sqlite3.Connection, record: LogRecord) -> None:
         else:
             position = LogPosition(record.partition, record.offset)
             _ingest_event(db, decode_feedback(record), position)
+    except sqlite3.Error:
+        raise
     except Undecodable:
         pass  # the ledger keeps it as a dead letter
+    except Exception:
+        logger.exception("a record of topic %s is skipped", record.topic)
     db.execute(
         "INSERT INTO positions VALUES (?, ?, ?) "
         "ON CONFLICT (topic, partition) DO UPDATE SET next = excluded.next",

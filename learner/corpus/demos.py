@@ -10,32 +10,29 @@ from functools import cache
 from itertools import islice
 from typing import Literal
 
-from learner.corpus.answers import (
-    Draft,
-    difference_question,
-    fact_question,
-    howto_question,
-    opinion_question,
-    sum_question,
-    world_question,
-)
 from learner.corpus.compose import compose, draw_style
-from learner.corpus.requests import (
+from learner.corpus.kinds.draft import Draft
+from learner.corpus.kinds.facts import difference_question, fact_question, opinion_question
+from learner.corpus.kinds.howtos import howto_question
+from learner.corpus.kinds.requests import (
     list_request,
     sentence_request,
     story_request,
     suggestion_request,
 )
-from learner.corpus.small_talk import small_talk
-from learner.corpus.unknown_questions import unknown_question
+from learner.corpus.kinds.small_talk import small_talk
+from learner.corpus.kinds.sums import sum_question
+from learner.corpus.kinds.unknown import unknown_question
+from learner.corpus.kinds.world import world_question
+from learner.corpus.tables import wordings
 
 _KINDS: tuple[tuple[Callable[[random.Random], Draft], float], ...] = (
-    (fact_question, 0.43),
-    (howto_question, 0.075),
-    (small_talk, 0.11),
-    (unknown_question, 0.135),
-    (world_question, 0.07),
-    (sum_question, 0.03),
+    (fact_question, 0.42),
+    (howto_question, 0.07),
+    (small_talk, 0.105),
+    (unknown_question, 0.14),
+    (world_question, 0.06),
+    (sum_question, 0.05),
     (suggestion_request, 0.035),
     (opinion_question, 0.02),
     (list_request, 0.03),
@@ -43,11 +40,7 @@ _KINDS: tuple[tuple[Callable[[random.Random], Draft], float], ...] = (
     (sentence_request, 0.015),
     (difference_question, 0.025),
 )
-_PREFIXES = (
-    *("Please tell me, ", "Hi, ", "Can you tell me, ", "Hello, ", "Hey, ", "So, ", "Ok, "),
-    *("I have a question. ", "Quick question: ", "One more thing, ", "My friend asked me: "),
-    *("Just tell me: ", "I was wondering, ", "Good morning, ", "Well, ", "Plaudit, "),
-)
+_OPENER_RATE = 0.06  # share of the questions with words before them; as many with a sentence
 _PROMPT_DRAWS = 1200
 _PROMPT_SEED = 20_240
 _EVAL_PERCENT = 20
@@ -70,9 +63,18 @@ class Demonstration:
 
 
 def as_typed(rng: random.Random, prompt: str) -> str:
-    """Return the prompt as users type it: sometimes in lower case or without the last mark."""
-    if prompt[0].isupper() and prompt.endswith("?") and rng.random() < 0.08:
-        prompt = rng.choice(_PREFIXES) + prompt[0].lower() + prompt[1:]
+    """Return the prompt as users type it.
+
+    That is sometimes in lower case, without the last mark, or with words around a question.
+    """
+    if prompt[0].isupper() and prompt.endswith("?"):
+        way = rng.random()
+        if way < _OPENER_RATE:
+            prompt = rng.choice(wordings("openers")) + prompt[0].lower() + prompt[1:]
+        elif way < 2 * _OPENER_RATE:
+            prompt = f"{rng.choice(wordings('contexts'))} {prompt}"
+        elif way < 3 * _OPENER_RATE:
+            prompt = f"{prompt} {rng.choice(wordings('closers'))}"
     if rng.random() < 0.3:
         prompt = prompt.lower()
     if rng.random() < 0.3:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from learner.corpus.answers import Draft, fact_content
 from learner.corpus.compose import Content, compose, draw_style, ordered
 from learner.corpus.demos import as_typed, demonstrate, draw_draft
 from learner.corpus.entities import Entity, asked_entities
-from learner.corpus.small_talk import small_talk
+from learner.corpus.kinds.draft import Draft
+from learner.corpus.kinds.facts import fact_content
+from learner.corpus.kinds.small_talk import small_talk
 
 _SINGLE_TURN = 0.7
 _TELL_MORE = (

@@ -5,17 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from learner.corpus.answers import (
-    Draft,
-    contrast,
-    fact_content,
-    fact_prompt,
-    howto_lines,
-    howtos,
-)
 from learner.corpus.demos import as_typed, demonstrate, draw_draft
 from learner.corpus.entities import Entity, asked_entities, entities, entities_of
-from learner.corpus.requests import people, situations, story_lines
+from learner.corpus.kinds.draft import Draft
+from learner.corpus.kinds.facts import contrast, fact_content, fact_prompt
+from learner.corpus.kinds.howtos import howto_lines, howtos
+from learner.corpus.kinds.requests import people, situations, story_lines
 from learner.corpus.text import capitalise, plain_part, with_detail
 
 

@@ -21,7 +21,7 @@ _tables: dict[str, tuple[Any, ...]] = {}  # tables read so far, by name
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class WordList:
-    """A named list of words in `words.jsonl`."""
+    """A named list of words in `words.jsonl`, or of prompts with slots in `wordings.jsonl`."""
 
     name: str
     words: tuple[str, ...]
@@ -65,6 +65,10 @@ def _parse(adapter: TypeAdapter[_Row], line: str, place: str) -> _Row:
         raise DataUnusable(f"{place}: not a row of this table: {problems}") from error
 
 
+def _lists(table: str) -> dict[str, tuple[str, ...]]:
+    return {row.name: row.words for row in load_table(table, WordList)}
+
+
 @cache
 def words(name: str) -> tuple[str, ...]:
     """Return the words of one named list, such as 'pets'.
@@ -73,4 +77,15 @@ def words(name: str) -> tuple[str, ...]:
         KeyError: There is no list of that name.
 
     """
-    return {row.name: row.words for row in load_table("words.jsonl", WordList)}[name]
+    return _lists("words.jsonl")[name]
+
+
+@cache
+def wordings(name: str) -> tuple[str, ...]:
+    """Return the wordings of one kind of prompt, such as 'howtos'.
+
+    Raises:
+        KeyError: There is no list of that name.
+
+    """
+    return _lists("wordings.jsonl")[name]

@@ -1,10 +1,12 @@
 """What the stages of one learning cycle share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.ledger.store import Ledger
 from learner.cycle.inputs import CycleInputs, load_inputs
@@ -13,13 +15,52 @@ from learner.cycle.policy_training import PolicyTraining
 from learner.cycle.publishing import Publisher
 from learner.cycle.reporting import Reporter
 from learner.cycle.reward_models import RewardModels
-from learner.cycle.state import CycleState, cycle_folder
-from learner.data.preferences import PreferenceExample, Split, preference_examples, split_examples
+from learner.cycle.state import CycleState, DeathRecord, Place, cycle_folder
+from learner.data.answers import can_share
+from learner.data.owner_bound import OwnerBound
+from learner.data.preferences import (
+    JoinedEvent,
+    PreferenceExample,
+    Split,
+    fit_into_batch,
+    preference_examples,
+    split_examples,
+)
+from learner.data.tokenizer import encode_answer
 from learner.errors import Interrupted
 from learner.reward.probe import ProbeResult, probe
 from learner.settings import LearnerSettings
 
 _MAX_EXAMPLE_TOKENS: Final = 2048
+
+
+def training_examples(
+    events: Sequence[JoinedEvent],
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    micro_tokens: int,
+    on_unusable: Callable[[JoinedEvent, str], None] = lambda *_: None,
+) -> list[PreferenceExample]:
+    """Build the training examples of votes, each of which fits into a batch of the model.
+
+    Args:
+        events: Votes with their completion records.
+        reference: Model that the examples are for.
+        tokenizer: Its tokenizer.
+        micro_tokens: Number of tokens in a batch.
+        on_unusable: Called with each vote of which no example can be made, and the reason.
+
+    """
+    context = getattr(reference.config.get_text_config(), "max_position_embeddings", None)
+    found = preference_examples(
+        events,
+        partial(encode_answer, tokenizer),
+        context=min(context or _MAX_EXAMPLE_TOKENS, _MAX_EXAMPLE_TOKENS, micro_tokens // 2),
+        vocabulary=int(reference.get_input_embeddings().weight.shape[0]),
+        on_unusable=on_unusable,
+    )
+    shared = can_share(reference.config)
+    return [fit_into_batch(example, micro_tokens, shared=shared) for example in found]
 
 
 class CycleData:
@@ -34,7 +75,7 @@ class CycleData:
         home: Path,
         settings: LearnerSettings,
         ledger: Ledger,
-        upto_seq: int,
+        state: CycleState,
         raise_if_stopped: Callable[[], None],
     ) -> None:
         """Load nothing yet.
@@ -43,14 +84,15 @@ class CycleData:
             home: Home folder.
             settings: Settings of the learner, as configured.
             ledger: Source of prompts and votes.
-            upto_seq: Last ledger row to use.
+            state: State of the cycle, which says what to use of the ledger.
             raise_if_stopped: Called while the probe runs; an exception from it stops the probe.
 
         """
         self._home = home
         self._configured = settings
         self._ledger = ledger
-        self._upto_seq = upto_seq
+        self._upto_seq = state.upto_seq
+        self._bound = OwnerBound(settings.max_owner_votes, state.trusted_owners)
         self._raise_if_stopped = raise_if_stopped
         self._inputs: CycleInputs | None = None
 
@@ -64,14 +106,23 @@ class CycleData:
     @cached_property
     def examples(self) -> dict[Split, list[PreferenceExample]]:
         """Training examples by split."""
-        config = self.inputs.reference.config
-        context = getattr(config, "max_position_embeddings", _MAX_EXAMPLE_TOKENS)
-        all_examples = preference_examples(
+        inputs, unusable = self.inputs, dict[int, str]()
+        found = training_examples(
             self._ledger.effective_events(upto_seq=self._upto_seq),
-            self.inputs.encode_answer,
-            context=min(context, _MAX_EXAMPLE_TOKENS),
+            inputs.reference,
+            inputs.tokenizer,
+            inputs.settings.reward.micro_tokens,
+            on_unusable=lambda joined, reason: unusable.update({joined.seq: reason}),
         )
-        return split_examples(all_examples, self.inputs.settings.reward)
+        if unusable:
+            self._ledger.set_aside(unusable)
+        parts = split_examples(found, inputs.settings.reward, inputs.split_secret)
+        return {split: self._bound.weigh(part) for split, part in parts.items()}
+
+    @cached_property
+    def judge_examples(self) -> list[PreferenceExample]:
+        """Training examples of the judge: all that the reward model is not trained on."""
+        return self._bound.weigh([*self.examples["judge"], *self.examples["held_out"]])
 
     @cached_property
     def probe_result(self) -> ProbeResult:
@@ -82,12 +133,9 @@ class CycleData:
         """
         inputs = self.inputs
         return probe(
-            inputs.reference,
-            [*self.examples["reward"], *self.examples["judge"]],
-            pad=inputs.pad,
-            dtype=inputs.settings.dtype,
-            micro_tokens=inputs.settings.reward.micro_tokens,
-            raise_if_stopped=self._raise_if_stopped,
+            inputs.features,
+            self._bound.weigh([*self.examples["reward"], *self.examples["judge"]]),
+            self._raise_if_stopped,
         )
 
     def close(self) -> None:
@@ -109,6 +157,7 @@ class CycleContext:
         metrics: Metrics of the learner.
         stopped: Returns whether the learner must stop.
         data: Data of the cycle; replaced when the cycle restarts.
+        deaths: Where the learner works in this cycle, and where it has died.
 
     """
 
@@ -120,10 +169,12 @@ class CycleContext:
     metrics: Metrics
     stopped: Callable[[], bool]
     data: CycleData = field(init=False)
+    deaths: DeathRecord = field(init=False)
 
     def __post_init__(self) -> None:
         """Start with data of which nothing is loaded."""
         self.data = self._new_data()
+        self.deaths = DeathRecord.load(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -160,6 +211,17 @@ class CycleContext:
         """Reward models of the cycle."""
         return self.policy_training.reward_models()
 
+    def enter(self, step: int = 0, votes: Sequence[int] = ()) -> None:
+        """Note where in the present stage the learner works; a process that dies leaves the note.
+
+        Args:
+            step: Step of the stage.
+            votes: Ledger rows of the votes in work.
+
+        """
+        place = Place(stage=self.state.stage, step=step, votes=tuple(votes))
+        self.deaths.enter(self.folder, place)
+
     def raise_if_stopped(self) -> None:
         """Raise an error if the learner must stop.
 
@@ -184,6 +246,4 @@ class CycleContext:
         self.data = self._new_data()
 
     def _new_data(self) -> CycleData:
-        return CycleData(
-            self.home, self.configured, self.ledger, self.state.upto_seq, self.raise_if_stopped
-        )
+        return CycleData(self.home, self.configured, self.ledger, self.state, self.raise_if_stopped)

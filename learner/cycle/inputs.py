@@ -1,20 +1,23 @@
 """The inputs of a learning cycle: settings, reference policy, prompts and text."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from feedback.home import HomeUnusable
 from feedback.ledger.store import Ledger
+from feedback.log.kafka_settings import KafkaSettings
+from feedback.privacy.identity import load_or_create_secret, prompt_split_key
 from learner import corpus
 from learner.data.packing import IGNORED, Rows, pack_documents
 from learner.data.preferences import prompt_key, prompt_split
-from learner.data.tokenizer import encode_answer, encode_chat, pad_token_id
+from learner.data.tokenizer import encode_chat, pad_token_id
 from learner.errors import ModelUnusable
 from learner.models.adapters import add_adapter
 from learner.models.compiled import compile_layers
@@ -24,6 +27,7 @@ from learner.models.precision import freeze
 from learner.models.saving import model_exists
 from learner.pretraining.documents import documents, held_out_text
 from learner.pretraining.next_token import text_nll
+from learner.reward.features import AnswerFeatures
 from learner.sampling.factory import SamplerFactory
 from learner.sampling.sampler import Sample, Sampler
 from learner.settings import LearnerSettings
@@ -32,8 +36,11 @@ from protos.checkpoints.shared_registry import open_registry
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 _MAX_DEMONSTRATION_PROMPTS: Final = 600  # added to the prompts of users
 _MAX_USER_PROMPTS: Final = 4000
+_CHARACTERS_PER_TOKEN: Final = 64  # above which a text is not tokenised; it is blank or too long
 _TEXT_TOKENS: Final = 100_000
 _HELD_OUT_TEXT_TOKENS: Final = 16_384
 
@@ -48,6 +55,7 @@ class CycleInputs:
             corpus: the default model.
         tokenizer: Tokenizer of version 1.
         reference: SFT policy, version 1; frozen and shared by all models if adapters are trained.
+        split_secret: Secret of the split of the prompts; empty for the split of earlier releases.
         samplers: Factory of samplers.
         prompts: Token ids of the prompts of PPO.
         held_out_prompts: Token ids of the gate's prompts; PPO never samples on them.
@@ -64,6 +72,7 @@ class CycleInputs:
     knows_corpus: bool
     tokenizer: PreTrainedTokenizerBase
     reference: PreTrainedModel
+    split_secret: bytes = field(repr=False)
     samplers: SamplerFactory
     prompts: list[list[int]]
     held_out_prompts: list[list[int]]
@@ -73,9 +82,30 @@ class CycleInputs:
     base_text_nll: float
 
     @property
+    def context(self) -> int | None:
+        """Context length of the model in tokens; None if its config does not say."""
+        return getattr(self.reference.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the model knows."""
+        return int(self.reference.get_input_embeddings().weight.shape[0])
+
+    @property
     def pad(self) -> int:
         """Token id for padding."""
         return pad_token_id(self.tokenizer)
+
+    @property
+    def features(self) -> AnswerFeatures:
+        """Features of answers for the probe and the judge."""
+        return AnswerFeatures(
+            self.reference,
+            self.tokenizer,
+            self.pad,
+            self.settings.dtype,
+            self.settings.reward.micro_tokens,
+        )
 
     def sampler(self, model: PreTrainedModel) -> Sampler:
         """Return a sampler of a policy of this family, to be used before `close`."""
@@ -103,10 +133,6 @@ class CycleInputs:
             compile_layers(model)
         return model
 
-    def encode_answer(self, text: str) -> list[int]:
-        """Return the token ids of a written answer, with the end token."""
-        return encode_answer(self.tokenizer, text)
-
 
 def load_inputs(
     home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int
@@ -115,32 +141,35 @@ def load_inputs(
 
     Raises:
         ModelUnusable: The registry has no valid version 1.
+        HomeUnusable: The secret of a fleet is missing.
 
     """
-    first, pretrained = _first_version(home), home / "models" / "pretrained"
-    reference, tokenizer = load_model(first, best_device()), load_tokenizer(first)
-    has_pretrained = model_exists(pretrained)
-    knows_corpus = has_pretrained or open_registry(home).manifest(1).base == "default"
+    knows_corpus = _knows_corpus(home)
     own_text = not (knows_corpus or settings.text)
-    settings = settings.for_model(
-        count_parameters(reference), sampling_temperature(reference), own_text=own_text
+    reference, tokenizer, settings = load_reference(home, settings)
+    user_prompts = ledger.prompts(
+        _MAX_USER_PROMPTS,
+        upto_seq,
+        max_characters=_CHARACTERS_PER_TOKEN * settings.ppo.max_prompt_tokens,
     )
-    if settings.tune == "lora":
-        freeze(reference, settings.dtype)
-    user_prompts = ledger.prompts(_MAX_USER_PROMPTS, upto_seq)
-    prompts, held_out = _load_prompts(user_prompts, tokenizer, settings, generated=knows_corpus)
+    split_secret = load_split_secret(home)
+    prompts, held_out = _load_prompts(
+        user_prompts, tokenizer, settings, split_secret, generated=knows_corpus
+    )
     samplers = SamplerFactory(reference, tokenizer, settings)
     text, held_out_rows = (
         _sample_text(samplers, reference, user_prompts, tokenizer, settings)
         if own_text
         else _pack_text(tokenizer, settings)
     )
-    base = load_model(pretrained, reference.device) if has_pretrained else reference
+    pretrained = home / "models" / "pretrained"
+    base = load_model(pretrained, reference.device) if model_exists(pretrained) else reference
     return CycleInputs(
         settings=settings,
         knows_corpus=knows_corpus,
         tokenizer=tokenizer,
         reference=reference,
+        split_secret=split_secret,
         samplers=samplers,
         prompts=prompts,
         held_out_prompts=held_out,
@@ -149,6 +178,33 @@ def load_inputs(
         held_out_text=held_out_rows,
         base_text_nll=text_nll(base, held_out_rows) if len(held_out_rows) else 0.0,
     )
+
+
+def load_reference(
+    home: Path, settings: LearnerSettings
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, LearnerSettings]:
+    """Load version 1 and its tokenizer; return them and the settings for that model.
+
+    Raises:
+        ModelUnusable: The registry has no valid version 1.
+
+    """
+    first = _first_version(home)
+    reference = load_model(first, best_device())
+    settings = settings.for_model(
+        count_parameters(reference),
+        sampling_temperature(reference),
+        own_text=not (settings.text or _knows_corpus(home)),
+    )
+    if settings.tune == "lora":
+        freeze(reference, settings.dtype)
+    return reference, load_tokenizer(first), settings
+
+
+def _knows_corpus(home: Path) -> bool:
+    """Return whether the policies descend from a model trained on the generated corpus."""
+    pretrained = home / "models" / "pretrained"
+    return model_exists(pretrained) or open_registry(home).manifest(1).base == "default"
 
 
 def _first_version(home: Path) -> Path:
@@ -161,6 +217,26 @@ def _first_version(home: Path) -> Path:
             f"the registry has no valid version 1 to start from: {error}"
         ) from error
     return registry.path(1)
+
+
+def load_split_secret(home: Path) -> bytes:
+    """Return the secret of the split of the prompts, derived from that of the installation.
+
+    It is empty if an earlier release began the registry.
+
+    Raises:
+        HomeUnusable: A fleet's secret is not in this home; with another, the split would move.
+
+    """
+    if not open_registry(home).manifest(1).keyed_split:
+        return b""
+    file = home / "secret.json"
+    if KafkaSettings().servers and not file.is_file():
+        raise HomeUnusable(
+            f"{file} is missing, which decides what prompts are held out; copy the installation's "
+            "secret.json to the home folders of all learners"
+        )
+    return prompt_split_key(load_or_create_secret(file))
 
 
 def _pack_text(tokenizer: PreTrainedTokenizerBase, settings: LearnerSettings) -> tuple[Rows, Rows]:
@@ -202,8 +278,33 @@ def _text_prefixes(
     With the template the reference would write chat answers, and the loss on those would keep
     PPO from changing what people want changed.
     """
-    texts = dict.fromkeys(messages[-1]["content"] for messages in conversations if messages)
-    return [ids[:limit] for text in texts if (ids := tokenizer(text)["input_ids"])]
+    size = limit * _CHARACTERS_PER_TOKEN
+    texts = dict.fromkeys(messages[-1]["content"][:size] for messages in conversations if messages)
+    encoded = _encode_usable(
+        "texts", texts, lambda text: tokenizer(text, split_special_tokens=True)["input_ids"]
+    )
+    return [ids[:limit] for _, ids in encoded if ids]
+
+
+def _encode_usable(
+    what: str, items: Iterable[Item], encode: Callable[[Item], list[int]]
+) -> Iterator[tuple[Item, list[int]]]:
+    """Yield each item with its token ids; leave out those that cannot be encoded, and say so."""
+    left_out, reason = 0, ""
+    for item in items:
+        try:
+            ids = encode(item)
+        except ModelUnusable:
+            raise
+        except Exception as error:  # noqa: BLE001  one prompt must not stop the others
+            left_out, reason = left_out + 1, reason or f"{type(error).__name__}: {error}"
+            continue
+        yield item, ids
+    if left_out:
+        logger.warning(
+            "%d %s of users are left out, because they cannot be encoded; the first reason: %s",
+            *(left_out, what, reason),
+        )
 
 
 def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
@@ -223,6 +324,7 @@ def _load_prompts(
     user_prompts: Sequence[list[dict[str, str]]],
     tokenizer: PreTrainedTokenizerBase,
     settings: LearnerSettings,
+    split_secret: bytes,
     *,
     generated: bool,
 ) -> tuple[list[list[int]], list[list[int]]]:
@@ -232,6 +334,7 @@ def _load_prompts(
         user_prompts: Conversations up to the answer.
         tokenizer: Tokenizer with a chat template.
         settings: Settings of the learner.
+        split_secret: Secret of the split of the prompts.
         generated: Whether to add prompts of the generated demonstrations.
 
     """
@@ -240,22 +343,24 @@ def _load_prompts(
         if generated
         else ()
     )
-    learned: dict[str, list[int]] = {}
-    held_out: dict[str, list[int]] = {}
+    distinct: dict[str, list[dict[str, str]]] = {}
     for messages in (*user_prompts, *demonstrations):
-        if not messages:
-            continue
-        key = prompt_key(messages)
+        if messages:
+            distinct.setdefault(prompt_key(messages), messages)
+    learned: list[list[int]] = []
+    held_out: list[list[int]] = []
+    for key, ids in _encode_usable(
+        "prompts", distinct, lambda key: encode_chat(tokenizer, distinct[key], answer=True)
+    ):
         split = prompt_split(
             key,
             held_out_share=settings.reward.held_out_share,
             judge_share=settings.reward.judge_share,
+            secret=split_secret,
         )
-        part = held_out if split == "held_out" else learned
-        if key not in part:
-            part[key] = encode_chat(tokenizer, messages, answer=True)
+        (held_out if split == "held_out" else learned).append(ids)
     limit = settings.ppo.max_prompt_tokens
-    short = [[p for p in part.values() if len(p) <= limit] for part in (learned, held_out)]
+    short = [[p for p in part if len(p) <= limit] for part in (learned, held_out)]
     return short[0], _repeat_prompts(short[1], settings.gate.prompts)
 
 

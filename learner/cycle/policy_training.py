@@ -148,6 +148,9 @@ class PolicyTraining:
                 version=self.state.parent,
                 ppo=settings.ppo,
                 reward=settings.reward,
+                context=inputs.context,
+                vocabulary=inputs.vocabulary,
+                split_secret=inputs.split_secret,
             ),
         )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from feedback.control.policies import PolicyFollower, PolicyState, append_policy_event
+from feedback.control.history import History
+from feedback.control.policies import PolicyState, append_policy_event
 from feedback.failpoints import failpoint
 from feedback.log.event_log import EventLog, LogUnavailable
 from learner.cycle.state import CycleState
@@ -26,6 +27,7 @@ from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Lessons, Published, R
 logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS: Final = 3.0  # between two reports of the progress within a stage
+_NO_STAGE: Final = ("", 0, 0, "")  # stage, cycle, votes needed and why
 _BACKOFF_SECONDS: Final = 60.0  # without reports after the log was unavailable
 
 
@@ -43,10 +45,10 @@ class Publisher:
         """
         self._registry = open_registry(home)
         self._log = log
-        self._follower = PolicyFollower(log)
+        self._follower = History(log)
         self._trials = trials
         self._leader = ""
-        self._last_stage: tuple[str, int] = ("", 0)  # stage and cycle
+        self._last_stage = _NO_STAGE
         self._last_report_time = 0.0
         self._quiet_until = 0.0
 
@@ -58,18 +60,28 @@ class Publisher:
 
         """
         self._leader = append_policy_event(self._log, Leads(learner=learner)).event_id
-        self._last_stage = ("", 0)
+        self._last_stage = _NO_STAGE
 
     def report_stage(
-        self, stage: str, cycle: int = 0, iteration: int = 0, iterations: int = 0
+        self,
+        stage: str,
+        cycle: int = 0,
+        iteration: int = 0,
+        iterations: int = 0,
+        *,
+        votes_needed: int = 0,
+        reason: str = "",
     ) -> None:
         """Report the learner's stage: once when it begins, then its progress every few seconds.
+
+        Votes needed, with the reason, are reported whenever they change.
 
         Reports are best-effort. If the log is unavailable, they are dropped for a minute, so that
         training does not wait for the log again and again.
         """
         now = time.monotonic()
-        new = (stage, cycle) != self._last_stage
+        current = (stage, cycle, votes_needed, reason)
+        new = current != self._last_stage
         if now < self._quiet_until or not (new or iteration):
             return
         if not new and now - self._last_report_time < _REPORT_SECONDS:
@@ -80,6 +92,8 @@ class Publisher:
             iteration=iteration,
             iterations=iterations,
             leader=self._leader,
+            votes_needed=votes_needed,
+            reason=reason,
         )
         try:
             append_policy_event(self._log, event)
@@ -89,7 +103,7 @@ class Publisher:
                 "stage '%s' was not reported, because the log is unavailable: %s", stage, error
             )
         else:
-            self._last_stage, self._last_report_time = (stage, cycle), now
+            self._last_stage, self._last_report_time = current, now
 
     def state(self) -> PolicyState:
         """Return the current state of the policies, by their events.
@@ -99,6 +113,10 @@ class Publisher:
 
         """
         return self._follower.poll()
+
+    def trusted_owners(self) -> frozenset[str]:
+        """Return the owners whose users are trusted, as of the last `state`."""
+        return self._follower.keys.trusted_owners()
 
     def learned_upto(self, version: int) -> int:
         """Return the last ledger row that a version learned from; 0 for version 1."""

@@ -142,7 +142,9 @@ class Reporter:
         write_bytes(self._folder / NOTES, notes.model_dump_json(indent=2).encode())
 
 
-def report_prompts(knows_corpus: bool, seed: int, settings: RewardSettings) -> list[str]:
+def report_prompts(
+    knows_corpus: bool, seed: int, settings: RewardSettings, split_secret: bytes = b""
+) -> list[str]:
     """Return the prompts of a report's samples, the same in every cycle.
 
     Prompts of users are never among them, since nothing could erase those from a published
@@ -153,6 +155,7 @@ def report_prompts(knows_corpus: bool, seed: int, settings: RewardSettings) -> l
             corpus. Then the prompts are held-out prompts of its demonstrations, else general ones.
         seed: Seed of the demonstrations.
         settings: Shares of the splits.
+        split_secret: Secret of the splits.
 
     """
     if not knows_corpus:
@@ -163,6 +166,7 @@ def report_prompts(knows_corpus: bool, seed: int, settings: RewardSettings) -> l
             prompt_key([first]),
             held_out_share=settings.held_out_share,
             judge_share=settings.judge_share,
+            secret=split_secret,
         )
         if len(others) == 1 and split == "held_out":
             prompts[first["content"]] = None
@@ -174,7 +178,9 @@ def _sample_answers(
 ) -> tuple[SampledPrompt, ...]:
     """Sample answers of both policies at the serving temperature."""
     settings, tokenizer = inputs.settings, inputs.tokenizer
-    prompts = report_prompts(inputs.knows_corpus, settings.seed, settings.reward)
+    prompts = report_prompts(
+        inputs.knows_corpus, settings.seed, settings.reward, inputs.split_secret
+    )
     ids = [encode_chat(tokenizer, [{"role": "user", "content": p}], answer=True) for p in prompts]
     before, after = (
         inputs.sampler(model).sample(

@@ -27,7 +27,7 @@ from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
 from learner.cycle.runner import run_cycle
 from learner.cycle.state import CycleState, latest_cycle
-from learner.cycle.trial import Trials
+from learner.cycle.waiting import Trials, VoteReader, VoteWatch
 from learner.errors import Interrupted
 from learner.settings import LearnerSettings
 
@@ -174,11 +174,20 @@ class _Learner:
         self._follower = follower
         self._lease = lease
         self._publisher = Publisher(home, log, trials=settings.duel.trials)
-        self._trials = Trials(ledger, self._publisher, metrics, settings.duel)
+        self._trials = Trials(
+            ledger, self._publisher, metrics, settings.duel, settings.max_owner_votes
+        )
+        self._votes = VoteReader(
+            home, settings, ledger, self._publisher.trusted_owners, self._raise_if_stopped
+        )
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def _stopped(self) -> bool:
         return self._stop.is_set() or not self._lease.held()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stopped():
+            raise Interrupted
 
     def run_cycles(self) -> None:
         """Run cycles until the learner must stop or another learner leads."""
@@ -225,13 +234,7 @@ class _Learner:
         if last is not None and last.stage != "done":
             logger.info("cycle %d resumes with stage '%s'", last.number, last.stage)
             return last
-        self._report_waiting()
-        number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
-        return self._wait_for_votes(number, upto)
-
-    def _report_waiting(self) -> None:
-        self._metrics.set_stage("waiting")
-        self._publisher.report_stage("waiting")
+        return self._wait_for_votes(last)
 
     def _wait_for_trial(self) -> None:
         """Wait while a version is on trial, since the next cycle starts from the winner.
@@ -245,35 +248,47 @@ class _Learner:
             if self._stop.wait(self._settings.poll_seconds) or self._stopped():
                 raise Interrupted
 
-    def _wait_for_votes(self, number: int, upto: int) -> CycleState:
-        """Wait for enough votes after ledger row `upto`; return cycle `number`.
+    def _wait_for_votes(self, last: CycleState | None) -> CycleState:
+        """Wait for enough votes after those of the last cycle; return the next cycle.
 
         Raises:
             Interrupted: The learner must stop.
 
         """
         enough_since: float | None = None
+        number, upto = (last.number + 1, last.upto_seq) if last else (1, 0)
+        watch = VoteWatch(self._ledger, self._settings, self._votes.look, upto)
+        older = self._count_unpublished(last)
+        self._report_waiting(watch, older)
         while not (self._stop.wait(self._settings.poll_seconds) or self._stopped()):
             self._follower.raise_if_failed()
             policies = self._publisher.state()
             if policies.challenger:
                 self._wait_for_trial()
-                self._report_waiting()
                 continue
             max_seq = self._ledger.counts().max_seq
-            if max_seq - upto < self._settings.min_events:
-                continue
-            if policies.held or policies.live == 0:
+            enough = policies.live > 0 and watch.enough(max_seq)
+            self._report_waiting(watch, older)
+            if not enough or policies.held:
                 continue
             now = time.monotonic()
             enough_since = now if enough_since is None else enough_since
             settled = now - self._follower.last_progress >= self._settings.settle_seconds
             if not settled and now - enough_since < self._settings.patience_seconds:
                 continue
-            if len(self._ledger.effective_events(upto, max_seq)) < self._settings.min_events:
-                continue
             return self._new_cycle(number, policies.live, max_seq)
         raise Interrupted
+
+    def _count_unpublished(self, last: CycleState | None) -> int:
+        """Count the votes of earlier cycles that no published version learned from."""
+        if last is None or last.outcome == "published":
+            return 0
+        return len(self._ledger.effective_events(last.after_seq, last.upto_seq))
+
+    def _report_waiting(self, watch: VoteWatch, older: int) -> None:
+        self._metrics.set_stage("waiting")
+        needed = watch.needed + older
+        self._publisher.report_stage("waiting", votes_needed=needed, reason=watch.reason)
 
     def _new_cycle(self, number: int, parent: int, upto: int) -> CycleState:
         after = self._publisher.learned_upto(parent)
@@ -284,5 +299,6 @@ class _Learner:
             after_seq=after,
             upto_seq=upto,
             forgettings=forgettings,
+            trusted_owners=self._publisher.trusted_owners(),
             events=len(self._ledger.effective_events(after, upto)),
         )

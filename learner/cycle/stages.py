@@ -15,10 +15,17 @@ import torch
 from feedback.failpoints import failpoint
 from learner.cycle.context import CycleContext
 from learner.cycle.state import SeedSalt, Stage
-from learner.data.preferences import Split
+from learner.data.owner_bound import effective_votes
 from learner.errors import Interrupted, LeadershipLost
-from learner.gate.evaluation import GateInputs, GateResult, evaluate_candidate
+from learner.gate.evaluation import (
+    GateInputs,
+    GateResult,
+    evaluate_candidate,
+    reason_of_weak_judge,
+)
+from learner.gate.judge import Judge, fit_judge
 from learner.models.saving import model_exists
+from learner.models.training_state import load_state, save_state
 from learner.ppo.trainer import Iteration, iteration_figures
 from learner.report.contents import Outcome
 from learner.reward.evaluation import RewardReport
@@ -52,7 +59,7 @@ def train_reward_model(context: CycleContext) -> StageResult:
     """Train the reward model; end the cycle if votes do not predict other votes."""
     events = context.ledger.effective_events(upto_seq=context.state.upto_seq)
     context.reporter.add_data(events, context.data.examples, context.inputs)
-    model, report, figures = _train(context, "reward", SeedSalt.REWARD_MODEL)
+    model, report, figures = _train(context)
     probe = context.data.probe_result
     figures |= {"probe_gain": probe.gain, "probe_gain_lower_bound": probe.gain_lower_bound}
     result = _check_reward_model(context, report, probe, figures)
@@ -68,10 +75,12 @@ def _check_reward_model(
 ) -> StageResult | None:
     """Return the result that ends the cycle; None if the policy can be trained."""
     held_out, prompts = len(context.data.examples["held_out"]), len(context.inputs.prompts)
+    votes = effective_votes(context.data.examples["reward"])
     if report.epochs == 0 or not held_out or not prompts:
         reason = (
-            f"{report.trained_on} training examples (at least {context.settings.reward.min_train} "
-            f"are needed), {held_out} held-out examples, {prompts} prompts"
+            f"{report.trained_on} training examples that count for {votes:g} votes (at least "
+            f"{context.settings.reward.min_train} are needed), {held_out} held-out examples, "
+            f"{prompts} prompts"
         )
         return _end("too_few_votes", [reason], figures)
     if probe.gain_lower_bound <= 0:
@@ -90,33 +99,44 @@ def _check_reward_model(
 
 
 def train_judge(context: CycleContext) -> StageResult:
-    """Train the judge; end the cycle if there are too few votes or prompts for the gate."""
-    model, report, figures = _train(context, "judge", SeedSalt.JUDGE)
-    prompts = len(context.inputs.held_out_prompts)
-    if report.epochs == 0 or not prompts:
+    """Fit the judge to the votes that the reward model never saw; end the cycle if it is weak."""
+    data, settings, prompts = context.data, context.settings, context.inputs.held_out_prompts
+    examples = data.judge_examples
+    votes = effective_votes(examples)
+    if votes < settings.reward.min_train or not prompts:
         reason = (
-            f"{report.trained_on} training examples for the judge (at least "
-            f"{context.settings.reward.min_train} are needed), {prompts} held-out prompts"
+            f"{len(examples)} training examples for the judge that count for {votes:g} votes "
+            f"(at least {settings.reward.min_train} are needed), {len(prompts)} held-out prompts"
         )
-        return _end("too_few_votes", [reason], figures)
-    context.reward_models.save(model, "judge.pt")
+        return _end("too_few_votes", [reason])
+    judge, report = fit_judge(
+        context.inputs.features.of_examples(examples, context.raise_if_stopped),
+        examples,
+        data.probe_result.reliabilities,
+        seed=context.state.seed(settings.seed, SeedSalt.JUDGE),
+        raise_if_stopped=context.raise_if_stopped,
+    )
+    logger.info("cycle %d: %s", context.state.number, report)
+    figures = {f"judge_{k}": float(v) for k, v in asdict(report).items()}
+    if not report.gain_lower_bound >= settings.gate.min_judge_gain:
+        reason = reason_of_weak_judge(report.gain_lower_bound, settings.gate)
+        return _end("reward_model_weak", [reason], figures)
+    save_state(context.folder / "judge.pt", judge.state())
     return StageResult("ppo", figures)
 
 
-def _train(
-    context: CycleContext, split: Split, salt: SeedSalt
-) -> tuple[RewardModel, RewardReport, dict[str, float]]:
-    """Train a reward model on a split; return it, its report, and the report as figures."""
+def _train(context: CycleContext) -> tuple[RewardModel, RewardReport, dict[str, float]]:
+    """Train the reward model; return it, its report, and the report as figures."""
     number, data = context.state.number, context.data
     model, report = context.reward_models.train(
-        data.examples[split],
+        data.examples["reward"],
         data.examples["held_out"],
-        salt,
+        SeedSalt.REWARD_MODEL,
         reliabilities=data.probe_result.reliabilities,
         on_epoch=lambda report: logger.info("cycle %d: %s", number, report),
         raise_if_stopped=context.raise_if_stopped,
     )
-    return model, report, {f"{split}_{k}": float(v) for k, v in asdict(report).items()}
+    return model, report, {f"reward_{k}": float(v) for k, v in asdict(report).items()}
 
 
 def train_policy(context: CycleContext) -> StageResult:
@@ -124,6 +144,7 @@ def train_policy(context: CycleContext) -> StageResult:
     state, settings, reporter = context.state, context.settings, context.reporter
 
     def on_iteration(iteration: Iteration) -> None:
+        context.enter(iteration.number)
         reporter.add_iteration(iteration_figures(iteration))
         failpoint("learner.ppo.iteration")
         context.metrics.set_iteration(iteration)
@@ -154,7 +175,9 @@ def run_gate(context: CycleContext) -> StageResult:
             candidate_sampler=inputs.sampler(candidate),
             live_sampler=inputs.sampler(live),
             first_sampler=inputs.sampler(inputs.reference) if state.parent > 1 else None,
-            judge=context.reward_models.load("judge.pt"),
+            judge=_load_judge(context),
+            judge_gain_lower_bound=state.figures["judge_gain_lower_bound"],
+            features=inputs.features,
             prompts=inputs.held_out_prompts,
             text=inputs.held_out_text,
             base_text_nll=inputs.base_text_nll,
@@ -165,6 +188,13 @@ def run_gate(context: CycleContext) -> StageResult:
     )
     context.reporter.add_gate_results(result.figures, inputs, live=live, candidate=candidate)
     return _announce_gate(context, result)
+
+
+def _load_judge(context: CycleContext) -> Judge:
+    saved = load_state(context.folder / "judge.pt")
+    assert saved is not None, "an earlier stage writes judge.pt"
+    device = context.inputs.reference.device
+    return Judge(**{name: tensor.to(device) for name, tensor in saved.items()})
 
 
 def _announce_gate(context: CycleContext, result: GateResult) -> StageResult:

@@ -13,6 +13,8 @@ from protos.checkpoints.durable import write_bytes
 Stage = Literal["reward", "judge", "ppo", "gate", "publish", "done"]
 
 FILE: Final = "state.json"
+DEATHS_FILE: Final = "deaths.json"
+_MAX_DEATHS: Final = 5  # in one stage, wherever in it
 
 
 class SeedSalt(IntEnum):
@@ -38,6 +40,8 @@ class CycleState(BaseModel):
         events: Number of votes in ledger rows (after_seq, upto_seq].
         forgettings: The ledger's last forgetting request when training began; the cycle uses no
             data of the people forgotten until then.
+        trusted_owners: Owners whose users were trusted when the cycle began
+            (`learner.data.owner_bound`).
         tuning: Which weights are trained, as `LearnerSettings.tuning`; empty before training.
         stage: Next stage to run.
         outcome: How the cycle ended; None while it runs.
@@ -56,6 +60,7 @@ class CycleState(BaseModel):
     upto_seq: int
     events: int
     forgettings: int = 0
+    trusted_owners: frozenset[str] = frozenset()
     tuning: str = ""
     stage: Stage = "reward"
     outcome: Outcome | None = None
@@ -86,6 +91,82 @@ class CycleState(BaseModel):
         self.stage = "done"
         self.outcome = outcome
         self.reasons = reasons
+
+
+class Place(BaseModel):
+    """Where in a cycle the learner works.
+
+    Attributes:
+        stage: Stage of the cycle.
+        step: Step of the stage, counted from 0.
+        votes: Ledger rows of the votes in work; empty if the step is not about single votes.
+
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Stage
+    step: int = 0
+    votes: tuple[int, ...] = ()
+
+
+class DeathRecord(BaseModel):
+    """The places at which the learner died in a cycle, and the place at which it works.
+
+    The file is replaced at every step without a sync to the disk: it must survive the process, not
+    the machine. A place that is still noted at the next start is one at which the process died.
+
+    Attributes:
+        deaths: Places of deaths, oldest first.
+        current: Place at which the learner works; None between the stages.
+
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    deaths: list[Place] = []
+    current: Place | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "DeathRecord":
+        """Return the record in a cycle's folder, with a new death if the last process died."""
+        try:
+            record = cls.model_validate_json((folder / DEATHS_FILE).read_bytes())
+        except (OSError, ValidationError):  # there is none, or it was lost with the machine
+            return cls()
+        if record.current is not None:
+            record.deaths.append(record.current)
+            record.current = None
+        return record
+
+    def enter(self, folder: Path, place: Place | None) -> None:
+        """Note the place at which the learner works from now on."""
+        self.current = place
+        new = folder / f"{DEATHS_FILE}.new"
+        new.write_text(self.model_dump_json())
+        new.replace(folder / DEATHS_FILE)
+
+    def forget(self, folder: Path) -> None:
+        """Delete the record of a cycle that has ended."""
+        self.deaths.clear()
+        self.current = None
+        (folder / DEATHS_FILE).unlink(missing_ok=True)
+
+    def suspects(self) -> set[int] | None:
+        """Return the votes in work at the last death and at an earlier one.
+
+        The set is empty if the learner died twice at one place, or five times in one stage, without
+        such votes. None if there is nothing that must be set aside yet.
+        """
+        if not self.deaths:
+            return None
+        last, earlier = self.deaths[-1], self.deaths[:-1]
+        in_stage = [death for death in earlier if death.stage == last.stage]
+        for death in reversed(in_stage):
+            if common := set(last.votes) & set(death.votes):
+                return common
+        repeated = not last.votes and any(d.step == last.step for d in in_stage if not d.votes)
+        return set() if repeated or len(in_stage) + 1 >= _MAX_DEATHS else None
 
 
 def cycle_folder(home: Path, number: int) -> Path:

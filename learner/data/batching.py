@@ -22,17 +22,29 @@ def pad_left(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tens
     return ids_BT, mask_BT
 
 
-def group_by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+def group_by_length(
+    lengths: Sequence[int], tokens: int, rows: Sequence[int] | None = None
+) -> list[list[int]]:
     """Group indices of similar lengths so that a padded group has at most `tokens` tokens.
 
-    A single sequence that is longer forms its own group. The same lengths give the same groups.
+    A single item that is larger forms its own group. The same lengths give the same groups.
+
+    Args:
+        lengths: Length of the longest row of each item.
+        tokens: Maximum of padded tokens in a group.
+        rows: Number of rows of each item; one each by default.
+
     """
     groups: list[list[int]] = []
+    filled = 0  # rows of the last group
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if groups and lengths[index] * (len(groups[-1]) + 1) <= tokens:
+        added = 1 if rows is None else rows[index]
+        if groups and lengths[index] * (filled + added) <= tokens:
             groups[-1].append(index)
+            filled += added
         else:
             groups.append([index])
+            filled = added
     return groups
 
 

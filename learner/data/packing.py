@@ -5,7 +5,7 @@ Conversations in one row are independent: positions restart at each.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,8 +49,20 @@ class Rows:
         )
 
 
+OnPacked = Callable[[int], None]  # called with the number of tokens packed so far
+
+
+def _ignore(tokens: int) -> None:
+    """Show no progress."""
+
+
 def pack_documents(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, row: int, tokens: int
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    row: int,
+    tokens: int,
+    on_packed: OnPacked = _ignore,
 ) -> Rows:
     """Pack documents, each followed by the end-of-text token, into about `tokens` tokens.
 
@@ -61,12 +73,14 @@ def pack_documents(
         tokenizer: Tokenizer of the model.
         row: Tokens in a row.
         tokens: Tokens in all rows.
+        on_packed: Callback that shows the progress.
 
     """
     end = end_token_ids(tokenizer)[-1]
     ids: list[int] = []
     for document in documents:
         ids += [*encode_text(tokenizer, document), end]
+        on_packed(len(ids))
         if len(ids) >= tokens:
             break
     count = min(max(tokens // row, 1), len(ids) // row)
@@ -102,6 +116,7 @@ def pack_conversations(
     *,
     row: int,
     tokens: int,
+    on_packed: OnPacked = _ignore,
 ) -> Rows:
     """Pack conversations until the rows hold `tokens` tokens.
 
@@ -112,6 +127,7 @@ def pack_conversations(
         tokenizer: Tokenizer of the model.
         row: Tokens in a row.
         tokens: Tokens in all rows, padding included.
+        on_packed: Callback that shows the progress.
 
     """
     pad = pad_token_id(tokenizer)
@@ -125,6 +141,7 @@ def pack_conversations(
         if len(ids) + len(new_ids) > row:
             rows.append((ids, labels, positions))
             ids, labels, positions = [], [], []
+            on_packed(len(rows) * row)
             if len(rows) * row >= tokens:
                 break
         ids = ids + new_ids

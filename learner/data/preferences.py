@@ -5,20 +5,32 @@ again. Only a demonstration, which was not sampled, is tokenised here.
 """
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
+from learner.data.answers import split_prompt
+from learner.errors import DataUnusable
 from learner.settings import RewardSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Ranking, Rating
 
 Split = Literal["held_out", "judge", "reward"]
 
+MAX_CANDIDATES: Final = (
+    32  # of a ranking that are learned from; a ranking of n has n (n - 1)/2 pairs
+)
+
 
 class JoinedEvent(Protocol):
     """A vote with the completion records that it refers to (see `feedback.ledger.rows`)."""
+
+    @property
+    def seq(self) -> int:
+        """Number of the vote in the ledger."""
+        ...
 
     @property
     def event(self) -> FeedbackEvent:
@@ -44,6 +56,8 @@ class PreferenceExample:
         approvals: Approval of each candidate in [0, 1]; empty if the vote gives none.
         rater: Owner and subject of the vote. Users without a subject count as one rater. An empty
             rater is considered reliable.
+        seq: Number of the vote in the ledger; 0 if it is not from a ledger.
+        weight: Share of a whole vote that the example counts for (`learner.data.owner_bound`).
 
     """
 
@@ -53,6 +67,8 @@ class PreferenceExample:
     ranks: tuple[int, ...] = ()
     approvals: tuple[float, ...] = ()
     rater: str = ""
+    seq: int = 0
+    weight: float = 1.0
 
 
 def prompt_key(messages: Sequence[dict[str, str]]) -> str:
@@ -61,8 +77,21 @@ def prompt_key(messages: Sequence[dict[str, str]]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def prompt_split(key: str, *, held_out_share: float, judge_share: float) -> Split:
-    """Return the split that a prompt belongs to; it depends only on the key and the shares."""
+def prompt_split(
+    key: str, *, held_out_share: float, judge_share: float, secret: bytes = b""
+) -> Split:
+    """Return the split that a prompt belongs to; it depends only on the arguments.
+
+    Args:
+        key: Hash of the prompt.
+        held_out_share: Share of the prompts that are held out.
+        judge_share: Share of the others that are the judge's.
+        secret: Secret without which nobody can foresee the split; empty for the split of earlier
+            releases.
+
+    """
+    if secret:
+        key = hmac.digest(secret, key.encode(), "sha256").hex()
     first, second = int(key[:8], 16) / 2**32, int(key[8:16], 16) / 2**32
     if first < held_out_share:
         return "held_out"
@@ -70,22 +99,28 @@ def prompt_split(key: str, *, held_out_share: float, judge_share: float) -> Spli
 
 
 def split_examples(
-    found: Iterable[PreferenceExample], settings: RewardSettings
+    found: Iterable[PreferenceExample], settings: RewardSettings, secret: bytes
 ) -> dict[Split, list[PreferenceExample]]:
-    """Assign every example to the split of its prompt."""
+    """Assign every example to the split of its prompt (see `prompt_split`)."""
     parts: dict[Split, list[PreferenceExample]] = {"reward": [], "judge": [], "held_out": []}
     for example in found:
         split = prompt_split(
             example.key,
             held_out_share=settings.held_out_share,
             judge_share=settings.judge_share,
+            secret=secret,
         )
         parts[split].append(example)
     return parts
 
 
 def preference_examples(
-    events: Iterable[JoinedEvent], encode_answer: Callable[[str], list[int]], *, context: int
+    events: Iterable[JoinedEvent],
+    encode_answer: Callable[[str], list[int]],
+    *,
+    context: int,
+    vocabulary: int | None = None,
+    on_unusable: Callable[[JoinedEvent, str], None] = lambda *_: None,
 ) -> list[PreferenceExample]:
     """Build the training examples of joined events.
 
@@ -95,17 +130,88 @@ def preference_examples(
         events: Votes with their completion records.
         encode_answer: Function from a written answer to its token ids, with the end token.
         context: Maximum length of a sequence; a longer one keeps its last tokens.
+        vocabulary: Number of token ids that the model knows; None if any may occur.
+        on_unusable: Called with each vote of which no example can be made, and the reason.
 
     """
     found = []
     for joined in events:
-        example = _build_example(joined, encode_answer)
-        if example is not None:
-            cut = tuple(s[-context:] for s in example.sequences)
-            lengths = tuple(min(length, context) for length in example.lengths)
-            rater = f"{joined.event.owner}/{joined.event.subject}"
-            found.append(replace(example, sequences=cut, lengths=lengths, rater=rater))
+        try:
+            example = _build_example(joined, encode_answer)
+            if example is not None:
+                found.append(_complete(example, joined, context, vocabulary))
+        except Exception as error:  # noqa: BLE001  one vote must not stop the others
+            on_unusable(joined, f"no training example can be made of it: {error}")
     return found
+
+
+def _complete(
+    example: PreferenceExample, joined: JoinedEvent, context: int, vocabulary: int | None
+) -> PreferenceExample:
+    """Truncate an example's sequences, and add who voted.
+
+    Raises:
+        DataUnusable: A token id is not in the vocabulary.
+
+    """
+    cut = tuple(s[-context:] for s in example.sequences)
+    largest = max(map(max, cut))
+    if vocabulary is not None and largest >= vocabulary:
+        raise DataUnusable(
+            f"its token id {largest} is not among the {vocabulary} of the model, so it belongs to "
+            "another model"
+        )
+    return replace(
+        example,
+        sequences=cut,
+        lengths=tuple(min(length, context) for length in example.lengths),
+        rater=f"{joined.event.owner}/{joined.event.subject}",
+        seq=joined.seq,
+    )
+
+
+def fit_into_batch(
+    example: PreferenceExample, tokens: int, *, shared: bool = True
+) -> PreferenceExample:
+    """Return an example with at most as many candidates as fit into one forward pass.
+
+    A ranking that is too large keeps its best, its worst and others evenly in between. Split into
+    several examples, one vote would count as several.
+
+    Args:
+        example: Example whose sequences have at most half of `tokens` each, so that two fit.
+        tokens: Maximum number of tokens in the rows of the example.
+        shared: Whether its answers share the row of their prompt.
+
+    """
+    order = sorted(range(len(example.ranks)), key=lambda i: example.ranks[i])
+    kept, size = example, _row_tokens(example, shared)
+    count = min(len(order), MAX_CANDIDATES)
+    while len(order) > 2 and (size > tokens or count < len(kept.sequences)):
+        kept = _pick(example, [order[i * (len(order) - 1) // (count - 1)] for i in range(count)])
+        size = _row_tokens(kept, shared)
+        if count == 2:
+            break
+        if size > tokens:
+            count = max(2, min(count - 1, count * tokens // size))
+    return kept
+
+
+def _row_tokens(example: PreferenceExample, shared: bool) -> int:
+    rows = split_prompt(example.sequences, shared=shared)
+    return max(row.length for row in rows) * len(rows)
+
+
+def _pick(example: PreferenceExample, picked: Sequence[int]) -> PreferenceExample:
+    """Return the example with these candidates only, in their order."""
+    picked = sorted(picked)
+    return replace(
+        example,
+        sequences=tuple(example.sequences[i] for i in picked),
+        lengths=tuple(example.lengths[i] for i in picked),
+        ranks=tuple(example.ranks[i] for i in picked),
+        approvals=tuple(example.approvals[i] for i in picked) if example.approvals else (),
+    )
 
 
 def _build_example(

@@ -1,9 +1,14 @@
 """The default model's tokenizer: byte-level BPE with a chat template.
 
 Not supported: normalisation and a beginning-of-text token, which do not help so small a model.
+
+Texts that people write are encoded as text: a control token in them, such as `<|end|>`, is encoded
+by its characters. Only those of the chat template itself become control tokens. Added tokens that
+the tokenizer does not mark as special are not control tokens.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -57,8 +62,25 @@ def train_tokenizer(
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of plain text, without special tokens around it."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    """Return the token ids of plain text, without special tokens in it or around it."""
+    controls = _control_tokens(tokenizer)
+    parts = re.split(f"({'|'.join(map(re.escape, controls))})", text) if controls else [text]
+    return [
+        token
+        for number, part in enumerate(parts)
+        if part
+        for token in _encode(tokenizer, part, as_text=number % 2 == 1)
+    ]
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the special tokens, longer ones first."""
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({token.content for token in added if token.special}, key=len, reverse=True)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, as_text: bool = False) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=as_text)
     return ids
 
 
@@ -78,9 +100,38 @@ def encode_chat(
     """
     if tokenizer.chat_template is None:
         raise ModelUnusable("the model's tokenizer has no chat template")
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+    controls = _control_tokens(tokenizer)
+    mark = _unused_mark(messages)
+    text = tokenizer.apply_chat_template(
+        [_mark_controls(message, controls, mark) for message in messages],
+        tokenize=False,
+        add_generation_prompt=answer,
+    )
     assert isinstance(text, str)
-    return encode_text(tokenizer, text)
+    ids: list[int] = []
+    for number, part in enumerate(re.split(f"{mark}([0-9]+){mark}", text)):
+        if number % 2:
+            ids += _encode(tokenizer, controls[int(part)], as_text=True)
+        elif part:
+            ids += _encode(tokenizer, part)
+    return ids
+
+
+def _unused_mark(messages: Sequence[dict[str, str]]) -> str:
+    """Return a character for private use that no message contains."""
+    used = {character for message in messages for text in message.values() for character in text}
+    return next(mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in used)
+
+
+def _mark_controls(message: dict[str, str], controls: Sequence[str], mark: str) -> dict[str, str]:
+    """Replace the control tokens in a message by their numbers between two marks."""
+    if not any(control in text for text in message.values() for control in controls):
+        return message
+    pattern = re.compile("|".join(map(re.escape, controls)))
+    return {
+        name: pattern.sub(lambda found: f"{mark}{controls.index(found[0])}{mark}", text)
+        for name, text in message.items()
+    }
 
 
 @contextmanager
@@ -113,8 +164,9 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
     """
     ids = [tokenizer.eos_token_id]
-    if END_OF_TEXT in tokenizer.get_vocab():
-        ids.append(tokenizer.convert_tokens_to_ids(END_OF_TEXT))
+    end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)  # that of unknown tokens if missing
+    if end_of_text is not None and tokenizer.convert_ids_to_tokens(end_of_text) == END_OF_TEXT:
+        ids.append(end_of_text)
     if ids[0] is None:
         raise ModelUnusable("the model's tokenizer has no end token")
     return tuple(dict.fromkeys(int(i) for i in ids))

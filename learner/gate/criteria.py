@@ -48,10 +48,14 @@ def criteria(figures: Mapping[str, float], settings: GateSettings) -> tuple[Crit
 
     """
     bounds: tuple[tuple[str, Sense, float], ...] = (
+        ("judge_gain_lower_bound", "at least", settings.min_judge_gain),
         ("win_rate_lower_bound", "at least", settings.min_win_rate),
         ("kl", "at most", settings.max_kl),
         ("text_nll_increase", "at most", settings.max_text_nll_increase),
         ("ended", "at least", figures["live_ended"] - settings.max_unended_increase),
+        ("answer_nll_increase", "at most", settings.max_answer_nll_increase),
+        ("worst_sentence_nll_increase", "at most", settings.max_sentence_nll_increase),
+        ("distinct", "at least", figures["first_distinct"] - settings.max_distinct_decrease),
     )
     return tuple(
         Criterion(

@@ -16,7 +16,8 @@ evaluated:
   probability `beta` at most.
 
 The votes are assumed to be independent: a person who votes on a hundred answers counts a hundred
-times. A trial without a decision after `max_votes` is rolled back, which is the safe choice.
+times, up to the bound on the votes of one owner (`learner.data.owner_bound`). A trial without a
+decision after `max_votes` is rolled back, which is the safe choice.
 """
 
 import math
@@ -24,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from learner.data.owner_bound import DEFAULT_BOUND, OwnerBound
 from learner.data.preferences import JoinedEvent
 from learner.settings import DuelSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -82,7 +84,9 @@ def evaluate_trial(votes: Iterable[Vote], settings: DuelSettings) -> TrialResult
     return TrialResult(wins, losses, ties, evidence)
 
 
-def trial_votes(events: Iterable[JoinedEvent], *, live: int, challenger: int) -> list[Vote]:
+def trial_votes(
+    events: Iterable[JoinedEvent], *, live: int, challenger: int, bound: OwnerBound = DEFAULT_BOUND
+) -> list[Vote]:
     """Return the votes between an answer of each version, in order.
 
     Only the last vote of each person on each completion counts: a ranking of more than two
@@ -92,6 +96,7 @@ def trial_votes(events: Iterable[JoinedEvent], *, live: int, challenger: int) ->
         events: Joined events in the order in which they were given.
         live: Live version.
         challenger: Version on trial.
+        bound: Bound on the votes of one owner; further votes are left out.
 
     """
     votes: dict[tuple[str, str, str], Vote] = {}
@@ -105,7 +110,8 @@ def trial_votes(events: Iterable[JoinedEvent], *, live: int, challenger: int) ->
             person = (event.owner, event.subject, completion_id)
             votes.pop(person, None)  # the later vote takes its own place in the order
             votes[person] = vote
-    return list(votes.values())
+    admitted = bound.admit(owner for owner, _, _ in votes)
+    return [vote for vote, counts in zip(votes.values(), admitted, strict=True) if counts]
 
 
 def _sides(record: CompletionRecord, *, live: int, challenger: int) -> dict[int, Vote]:

@@ -15,7 +15,7 @@ from learner.models.loading import best_device, new_model
 from learner.models.saving import model_exists, save_model
 from learner.pretraining.documents import documents, take_characters
 from learner.pretraining.next_token import TrainingStage, train
-from learner.pretraining.progress import OnAdvance, progress_or_bar
+from learner.pretraining.progress import OnAdvance, packing_progress, progress_or_bar
 from learner.settings import Dtype, PretrainSettings
 
 _TOKENIZER_CHARACTERS = 1_500_000
@@ -39,7 +39,7 @@ def pretrain(
             the generated corpus.
         settings: Shape of the model and hyperparameters; defaults if None.
         dtype: Format to compute matrix products in.
-        progress: Callback after every step; if None, a progress bar is drawn.
+        progress: Callback after every packed document and step; if None, a bar is drawn.
 
     Raises:
         DataUnusable: The files are missing, empty or malformed.
@@ -51,23 +51,24 @@ def pretrain(
     work = out.with_name(f".{out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _train_tokenizer(text, settings)
-    rows = pack_documents(
-        documents(text, settings.seed, repeat=True),
-        tokenizer,
-        row=settings.row,
-        tokens=settings.tokens,
-    )
-    if not len(rows):
-        raise DataUnusable(f"the text is too short: it fills no row of {settings.row} tokens")
-    model = new_model(settings, tokenizer).to(best_device())
-    stage = TrainingStage(
-        name="Pre-training",
-        state=work / "state.pt",
-        key=f"pretrain {fingerprint(rows)}",
-        dtype=dtype,
-        settings=settings,
-    )
     with progress_or_bar(progress) as on_advance:
+        rows = pack_documents(
+            documents(text, settings.seed, repeat=True),
+            tokenizer,
+            row=settings.row,
+            tokens=settings.tokens,
+            on_packed=packing_progress("Packing text", settings.tokens, on_advance),
+        )
+        if not len(rows):
+            raise DataUnusable(f"the text is too short: it fills no row of {settings.row} tokens")
+        model = new_model(settings, tokenizer).to(best_device())
+        stage = TrainingStage(
+            name="Pre-training",
+            state=work / "state.pt",
+            key=f"pretrain {fingerprint(rows)}",
+            dtype=dtype,
+            settings=settings,
+        )
         train(model, rows, stage, on_advance)
     return save_model(model, tokenizer, out)
 

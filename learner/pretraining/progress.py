@@ -20,7 +20,7 @@ class Advance:
         stage: Name of the stage, as shown to users.
         step: Number of completed steps.
         steps: Number of steps in total.
-        loss: Training loss of the last step, in nats per token.
+        loss: Training loss of the last step, in nats per token; None where nothing is trained.
         tokens_per_second: Average speed since the stage started or was resumed.
 
     """
@@ -28,8 +28,14 @@ class Advance:
     stage: str
     step: int
     steps: int
-    loss: float
+    loss: float | None
     tokens_per_second: float
+
+    @property
+    def figures(self) -> str:
+        """The loss and the speed as shown to users."""
+        loss = "" if self.loss is None else f"loss {self.loss:.2f}, "
+        return f"{loss}{self.tokens_per_second:,.0f} tokens/s"
 
 
 OnAdvance = Callable[[Advance], None]
@@ -72,7 +78,7 @@ class ProgressBar:
             self._tasks[advance.stage],
             total=advance.steps,
             completed=advance.step,
-            figures=f"loss {advance.loss:.2f}  {advance.tokens_per_second:,.0f} tokens/s",
+            figures=advance.figures,
         )
 
 
@@ -98,10 +104,20 @@ class ProgressLines:
         left = (advance.steps - advance.step) * (now - began) / done if done else None
         time_left = "" if left is None else f", {timedelta(seconds=round(left))} left"
         self._console.print(
-            f"{advance.stage}: {advance.step / advance.steps:.0%}, loss {advance.loss:.2f}, "
-            f"{advance.tokens_per_second:,.0f} tokens/s{time_left}",
+            f"{advance.stage}: {advance.step / advance.steps:.0%}, {advance.figures}{time_left}",
             soft_wrap=True,
         )
+
+
+def packing_progress(stage: str, tokens: int, on_advance: OnAdvance) -> Callable[[int], None]:
+    """Return a callback that shows how many of `tokens` tokens have been packed."""
+    started = time.monotonic()
+
+    def on_packed(packed: int) -> None:
+        speed = packed / max(time.monotonic() - started, 1e-9)
+        on_advance(Advance(stage, min(packed, tokens), tokens, None, tokens_per_second=speed))
+
+    return on_packed
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from learner.models.loading import best_device, load_model, load_tokenizer
 from learner.models.saving import model_exists, save_model
 from learner.pretraining.documents import documents
 from learner.pretraining.next_token import TrainingStage, train
-from learner.pretraining.progress import OnAdvance, progress_or_bar
+from learner.pretraining.progress import OnAdvance, packing_progress, progress_or_bar
 from learner.settings import Dtype, SftSettings
 
 Messages = list[dict[str, str]]
@@ -78,7 +78,7 @@ def sft(
             generated corpus is mixed into generated conversations, and nothing into others.
         settings: Hyperparameters; defaults if None.
         dtype: Format to compute matrix products in.
-        progress: Callback after every step; if None, a progress bar is drawn.
+        progress: Callback after every packed document and step; if None, a bar is drawn.
 
     Raises:
         DataUnusable: A file is missing, empty or malformed.
@@ -92,15 +92,15 @@ def sft(
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(base)
     model = load_model(base, best_device())
-    rows = _pack_rows(data, text, tokenizer, settings)
-    stage = TrainingStage(
-        name="Fine-tuning",
-        state=work / "state.pt",
-        key=f"sft {fingerprint(rows)}",
-        dtype=dtype,
-        settings=settings,
-    )
     with progress_or_bar(progress) as on_advance:
+        rows = _pack_rows(data, text, tokenizer, settings, on_advance)
+        stage = TrainingStage(
+            name="Fine-tuning",
+            state=work / "state.pt",
+            key=f"sft {fingerprint(rows)}",
+            dtype=dtype,
+            settings=settings,
+        )
         train(model, rows, stage, on_advance)
     return save_model(model, tokenizer, out)
 
@@ -110,23 +110,31 @@ def _pack_rows(
     text: Sequence[Path] | None,
     tokenizer: PreTrainedTokenizerBase,
     settings: SftSettings,
+    on_advance: OnAdvance,
 ) -> Rows:
     """Pack the conversations, and behind them the share of plain text."""
     share = settings.text_share if text is not None or data is None else 0.0
     text_tokens = int(settings.tokens * share)
+    chat_tokens = settings.tokens - text_tokens
     chats = pack_conversations(
         conversations(data, tokenizer, settings.seed),
         tokenizer,
         row=settings.row,
-        tokens=settings.tokens - text_tokens,
+        tokens=chat_tokens,
+        on_packed=packing_progress("Packing conversations", chat_tokens, on_advance),
     )
     if text_tokens < settings.row:
         return chats
     # Another seed than that of pre-training, whose first documents would be repeated otherwise.
     source = documents(text, settings.seed + 1, repeat=True)
-    return concat_rows(
-        chats, pack_documents(source, tokenizer, row=settings.row, tokens=text_tokens)
+    packed = pack_documents(
+        source,
+        tokenizer,
+        row=settings.row,
+        tokens=text_tokens,
+        on_packed=packing_progress("Packing text", text_tokens, on_advance),
     )
+    return concat_rows(chats, packed)
 
 
 def conversations(

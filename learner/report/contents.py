@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from learner.gate.criteria import Criterion
 
-Outcome = Literal["published", "refused", "too_few_votes", "reward_model_weak", "overtaken"]
+Outcome = Literal[
+    "published", "refused", "too_few_votes", "reward_model_weak", "overtaken", "failed"
+]
 
 
 class _Frozen(BaseModel):

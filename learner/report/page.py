@@ -13,12 +13,17 @@ _OUTCOMES: Final[dict[str, str]] = {
     "too_few_votes": "There were too few votes to learn from:",
     "reward_model_weak": "Votes do not generalise across prompts yet, so no policy was trained:",
     "overtaken": "The candidate was not published, because another version was published first:",
+    "failed": "The learner died repeatedly at one place, so the cycle was given up:",
 }
 _CRITERIA: Final = {
+    "judge_gain_lower_bound": "gain of the judge over chance, lower bound (95%), nats per vote",
     "win_rate_lower_bound": "win rate against the parent, lower bound (95%)",
     "kl": "KL to the SFT policy, nats per answer",
     "text_nll_increase": "increase of the text loss, nats per token",
     "ended": "share of finished answers",
+    "answer_nll_increase": "increase of the answers' loss under version 1, nats per token",
+    "worst_sentence_nll_increase": "the same for the worst sentence of each answer",
+    "distinct": "share of distinct answers of four",
 }
 _FIGURES: Final = {
     "trained_on": "training examples",

@@ -95,7 +95,8 @@ def build_preference_batches(
 ) -> list[PreferenceBatch]:
     """Group examples of similar length into forward passes of at most `micro_tokens` tokens."""
     rows = [split_prompt(example.sequences, shared=model.shares_prompt) for example in examples]
-    lengths = [max(row.length for row in example_rows) * len(example_rows) for example_rows in rows]
+    lengths = [max(row.length for row in example_rows) for example_rows in rows]
+    counts = [len(example_rows) for example_rows in rows]
     return [
         PreferenceBatch(
             members,
@@ -104,7 +105,7 @@ def build_preference_batches(
             ),
             preference_labels([examples[i] for i in members], model.device),
         )
-        for members in group_by_length(lengths, settings.micro_tokens)
+        for members in group_by_length(lengths, settings.micro_tokens, counts)
     ]
 
 

@@ -6,14 +6,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learner.data.owner_bound import relative_weights
 from learner.data.preferences import PreferenceExample
-from learner.reward.batches import PreferenceBatch, build_preference_batches
+from learner.data.work import working_on
+from learner.reward.batches import build_preference_batches, preference_labels
 from learner.reward.calibration import ScoredPair, calibration
 from learner.reward.linear import PENALTIES, cross_fit, standardise
 from learner.reward.losses import example_losses
 from learner.reward.model import RewardModel
 from learner.reward.reliability import Reliabilities
-from learner.reward.statistics import KeyedValue, mean_bounds, wilson_lower
+from learner.reward.statistics import (
+    KeyedValue,
+    mean_bounds,
+    weighted_mean,
+    wilson_lower,
+)
 from learner.settings import RewardSettings
 
 
@@ -24,7 +31,8 @@ class RewardReport:
     Attributes:
         trained_on: Number of training examples that the model was trained on.
         pairs: Number of held-out pairs of which one answer was preferred.
-        accuracy: Share of these pairs that the model orders like the raters, by rater weight.
+        accuracy: Share of these pairs that the model orders like the raters, by the weights of
+            raters and examples.
         lower_bound: One-sided 95% Wilson bound of the accuracy.
         temperature: Divisor that calibrates differences of scores.
         calibration_error: Expected calibration error with the temperature.
@@ -59,7 +67,7 @@ class _Scores:
     """Scores of the held-out examples.
 
     Attributes:
-        loss: Sum of the losses, in nats.
+        loss: Weighted sum of the losses, in nats.
         scores_A: Score of each answer, in the order of `examples`.
         examples: Held-out examples in the order of the batches.
         pairs: Pairs of which one answer was preferred.
@@ -84,10 +92,11 @@ def evaluate(
 ) -> RewardReport:
     """Evaluate a reward model on held-out examples, weighted by the raters' reliability."""
     found = _score(model, held_out, reliabilities, settings)
-    accuracy, effective_pairs = _accuracy(found.pairs)
+    accuracy, effective_pairs = pair_accuracy(found.pairs)
     temperature, calibrated_error, uncalibrated_error = calibration(found.pairs)
     gains = _gains(found.scores_A, found.examples, reliabilities)
-    gain_lower_bound, gain_upper_bound = mean_bounds(gains)
+    weights = relative_weights(found.examples)
+    gain_lower_bound, gain_upper_bound = mean_bounds(gains, weights)
     return RewardReport(
         trained_on=trained_on,
         pairs=len(found.pairs),
@@ -96,8 +105,8 @@ def evaluate(
         temperature=temperature,
         calibration_error=calibrated_error,
         uncalibrated_error=uncalibrated_error,
-        loss=found.loss / max(1, len(held_out)),
-        gain=sum(gain for _, gain in gains) / max(1, len(held_out)),
+        loss=found.loss / (sum(weights) or 1),
+        gain=weighted_mean([gain for _, gain in gains], weights),
         gain_lower_bound=gain_lower_bound,
         gain_upper_bound=gain_upper_bound,
         epochs=epochs,
@@ -112,41 +121,49 @@ def _score(
     settings: RewardSettings,
 ) -> _Scores:
     reliability = [reliabilities.of(example.rater) for example in held_out]
+    weights = relative_weights(held_out)
     loss = 0.0
     scores: list[Tensor] = []
     pairs: list[ScoredPair] = []
     batches = build_preference_batches(model, held_out, settings)
     for batch in batches:
-        losses_E, scores_A = example_losses(model, batch, reliability)
-        loss += losses_E.sum().item()
+        with working_on(held_out[i] for i in batch.members):
+            losses_E, scores_A = example_losses(model, batch, reliability)
+        weights_E = losses_E.new_tensor([weights[i] for i in batch.members])
+        loss += (losses_E * weights_E).sum().item()
         scores.append(scores_A)
-        pairs += _scored_pairs(scores_A, batch, held_out, reliabilities)
+        pairs += scored_pairs(scores_A, [held_out[i] for i in batch.members], reliabilities)
     examples = [held_out[i] for batch in batches for i in batch.members]
     return _Scores(loss, torch.cat(scores) if scores else None, examples, pairs)
 
 
-def _scored_pairs(
-    scores_A: Tensor,
-    batch: PreferenceBatch,
-    held_out: Sequence[PreferenceExample],
-    reliabilities: Reliabilities,
+def scored_pairs(
+    scores_A: Tensor, examples: Sequence[PreferenceExample], reliabilities: Reliabilities
 ) -> list[ScoredPair]:
-    """Return the pairs of which one answer was preferred, by raters with a positive weight."""
-    labels, pairs = batch.labels, []
+    """Return the pairs of which one answer was preferred, by raters with a positive weight.
+
+    Args:
+        scores_A: Scores of the examples' answers, in order.
+        examples: Training examples.
+        reliabilities: Reliability of each rater.
+
+    """
+    labels = preference_labels(examples, scores_A.device)
+    pairs = []
     for difference, outcome, index in zip(
         labels.differences(scores_A).tolist(),
         labels.outcomes_P.tolist(),
         labels.example_P.tolist(),
         strict=True,
     ):
-        example = held_out[batch.members[index]]
-        weight = reliabilities.weight(example.rater)
+        example = examples[index]
+        weight = reliabilities.weight(example.rater) * example.weight
         if outcome != 2 and weight > 0:
             pairs.append(ScoredPair(difference, outcome == 0, weight, example.key))
     return pairs
 
 
-def _accuracy(pairs: Sequence[ScoredPair]) -> tuple[float, float]:
+def pair_accuracy(pairs: Sequence[ScoredPair]) -> tuple[float, float]:
     """Return the weighted accuracy, and the effective number of pairs (Kish 1965)."""
     correct = sum(pair.weight * ((pair.difference > 0) == pair.first_won) for pair in pairs)
     total, squares = sum(pair.weight for pair in pairs), sum(pair.weight**2 for pair in pairs)

@@ -60,3 +60,50 @@ def approval_log_likelihoods(scores_M: Tensor, approvals_M: Tensor) -> tuple[Ten
         approvals_M * up_M + (1 - approvals_M) * down_M,
         (1 - approvals_M) * up_M + approvals_M * down_M,
     )
+
+
+def pair_information(differences_P: Tensor, log_tie: Tensor, reliability_P: Tensor) -> Tensor:
+    """Return the Fisher information of each pair's outcome about its difference, [P].
+
+    Args:
+        differences_P: Score of the first answer minus score of the second.
+        log_tie: log nu, a scalar.
+        reliability_P: Probability that the rater means the outcome and not its opposite.
+
+    """
+    probs_P3 = davidson_log_probs(differences_P, log_tie).exp()
+    win_P, loss_P, tie_P = probs_P3.unbind(-1)
+    mean_P = (win_P - loss_P) / 2
+    slope_P3 = probs_P3 * torch.stack([0.5 - mean_P, -0.5 - mean_P, -mean_P], dim=-1)
+    rest_P = 1 - reliability_P
+    win_slope_P, loss_slope_P, tie_slope_P = slope_P3.unbind(-1)
+    return (
+        _information(
+            reliability_P * win_P + rest_P * loss_P,
+            reliability_P * win_slope_P + rest_P * loss_slope_P,
+        )
+        + _information(
+            reliability_P * loss_P + rest_P * win_P,
+            reliability_P * loss_slope_P + rest_P * win_slope_P,
+        )
+        + _information(tie_P, tie_slope_P)
+    )
+
+
+def approval_information(scores_M: Tensor, reliability_M: Tensor) -> Tensor:
+    """Return the Fisher information of each approval about its answer's score, [M].
+
+    Args:
+        scores_M: Score minus the offset at which approval and disapproval are equally likely.
+        reliability_M: Probability that the rater means the approval and not its opposite.
+
+    """
+    up_M = scores_M.sigmoid()
+    meant_M = reliability_M * up_M + (1 - reliability_M) * (1 - up_M)
+    slope_M = (2 * reliability_M - 1) * up_M * (1 - up_M)
+    return _information(meant_M, slope_M) + _information(1 - meant_M, -slope_M)
+
+
+def _information(probability: Tensor, slope: Tensor) -> Tensor:
+    """Return what one outcome adds to the Fisher information, given its probability's slope."""
+    return slope**2 / probability.clamp_min(1e-12)

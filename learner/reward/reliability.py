@@ -35,12 +35,14 @@ class Prediction:
         rater: Name of the rater; empty if unknown.
         meant: Log-likelihood of the vote, in nats.
         opposite: Log-likelihood of the opposite vote, in nats.
+        weight: Share of a whole vote that the vote counts for.
 
     """
 
     rater: str
     meant: float
     opposite: float
+    weight: float = 1.0
 
 
 class Reliabilities:
@@ -77,26 +79,31 @@ def estimate(predictions: Iterable[Prediction]) -> tuple[Reliabilities, float]:
     The evidence is the likelihood of all votes with the raters' reliabilities integrated out. It
     does not favour a model that is confident and often wrong over one that predicts nothing.
     """
-    by_rater: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for prediction in predictions:
-        by_rater[prediction.rater].append((prediction.meant, prediction.opposite))
-    evidence = sum(meant for meant, _ in by_rater.pop("", []))
+    by_rater: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for one in predictions:
+        by_rater[one.rater].append((one.meant, one.opposite, one.weight))
+    evidence = sum(meant * weight for meant, _, weight in by_rater.pop("", []))
     means = {}
-    for rater, log_likelihoods in by_rater.items():
-        means[rater], more = _posterior(torch.tensor(log_likelihoods, dtype=torch.float64))
+    for rater, votes in by_rater.items():
+        means[rater], more = _posterior(torch.tensor(votes, dtype=torch.float64))
         evidence += more
     return Reliabilities(means), evidence
 
 
-def _posterior(log_likelihoods_N2: Tensor) -> tuple[float, float]:
-    """Return the posterior mean of one rater's reliability, and the log-evidence of N votes."""
+def _posterior(votes_N3: Tensor) -> tuple[float, float]:
+    """Return the posterior mean of one rater's reliability, and the log-evidence of N votes.
+
+    Args:
+        votes_N3: Log-likelihood of each vote and of its opposite, and its weight.
+
+    """
     # The prior's density is unbounded at r = 1. With r = 1 - u^2 it becomes
     # (1 - u^2)^(_PRIOR_ALPHA - 1) * u^(2 * _PRIOR_BETA - 1).
     grid_G = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
     reliability_G = 1 - grid_G**2
     prior_G = (_PRIOR_ALPHA - 1) * reliability_G.log() + (2 * _PRIOR_BETA - 1) * grid_G.log()
-    meant_1N, opposite_1N = log_likelihoods_N2.T[:, None]
+    meant_1N, opposite_1N, weight_1N = votes_N3.T[:, None]
     mixtures_GN = -mixture_losses(meant_1N, opposite_1N, reliability_G[:, None])
-    joint_G = prior_G.log_softmax(0) + mixtures_GN.sum(-1)
+    joint_G = prior_G.log_softmax(0) + (mixtures_GN * weight_1N).sum(-1)
     mean = (joint_G.softmax(0) * reliability_G).sum().item()
     return mean, joint_G.logsumexp(0).item()

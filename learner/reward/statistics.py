@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Final
 
 KeyedValue = tuple[str, float]  # values with the same key are not independent
@@ -27,24 +28,34 @@ def wilson_lower(successes: float, trials: float, z: float = 1.645) -> float:
     return max(0.0, (centre - spread) / (1 + z * z / trials))  # rounding may go below 0
 
 
-def mean_bounds(values: Iterable[KeyedValue], z: float = 1.645) -> tuple[float, float]:
-    """Return the lower and the upper bound of the mean, each one-sided 95% by default.
+def mean_bounds(
+    values: Iterable[KeyedValue], weights: Iterable[float] = repeat(1.0), z: float = 1.645
+) -> tuple[float, float]:
+    """Return the lower and the upper bound of the weighted mean, each one-sided 95% by default.
 
-    Values with the same key form a cluster (Liang and Zeger 1986). The quantile is that of
-    Student's distribution, by Cornish and Fisher's expansion. With fewer than two keys, or very
-    wide bounds, the bounds are -1000 and 1000.
+    Without `weights` all are 1. Values with the same key form a cluster (Liang and Zeger 1986). The
+    quantile is that of Student's distribution, by Cornish and Fisher's expansion. With fewer than
+    two keys, or very wide bounds, the bounds are -1000 and 1000.
     """
-    groups: dict[str, list[float]] = defaultdict(list)
-    for key, value in values:
-        groups[key].append(value)
-    degrees = len(groups) - 1
+    weighted: dict[str, list[float]] = defaultdict(list)
+    shares: dict[str, list[float]] = defaultdict(list)
+    for (key, value), weight in zip(values, weights, strict=False):
+        weighted[key].append(weight * value)
+        shares[key].append(weight)
+    degrees = len(weighted) - 1
     if degrees < 1:
         return -_NO_BOUND, _NO_BOUND
-    count = sum(map(len, groups.values()))
-    mean = sum(map(sum, groups.values())) / count
-    squares = sum((sum(group) - mean * len(group)) ** 2 for group in groups.values())
-    error = math.sqrt(squares * (degrees + 1) / degrees) / count
+    mass = sum(map(sum, shares.values()))
+    mean = sum(map(sum, weighted.values())) / mass
+    squares = sum((sum(weighted[key]) - mean * sum(shares[key])) ** 2 for key in weighted)
+    error = math.sqrt(squares * (degrees + 1) / degrees) / mass
     first = (z**3 + z) / (4 * degrees)
     second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
     spread = (z + first + second) * error
     return max(mean - spread, -_NO_BOUND), min(mean + spread, _NO_BOUND)
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the weighted mean; 0 without values."""
+    total = sum(value * weight for value, weight in zip(values, weights, strict=True))
+    return total / sum(weights) if weights else 0.0

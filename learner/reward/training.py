@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from learner.data.owner_bound import effective_votes, relative_weights
 from learner.data.preferences import PreferenceExample
+from learner.data.work import working_on
 from learner.models.parameters import trainable_parameters
 from learner.reward.batches import build_preference_batches
 from learner.reward.evaluation import RewardReport, evaluate
@@ -54,7 +56,7 @@ def train_reward(
     evaluated = partial(
         evaluate, model, held_out, reliabilities, settings, trained_on=len(examples)
     )
-    if len(examples) < settings.min_train:
+    if effective_votes(examples) < settings.min_train:
         return evaluated(epochs=0)
     initialise_from_linear_fit(model, examples, reliabilities, settings, raise_if_stopped)
     trainer = _RewardTrainer(
@@ -90,8 +92,10 @@ def initialise_from_linear_fit(
         model.scalar.head.weight.copy_(head_1H)
         model.scalar.head.bias.copy_(-(head_1H @ mean_H))
         model.log_tie.copy_(log_tie)
-        approvals = [approval for example in examples for approval in example.approvals]
-        approved = (sum(approvals) + 1) / (len(approvals) + 2)
+        weighted = list(zip(examples, relative_weights(examples), strict=True))
+        approvals = sum(weight * sum(example.approvals) for example, weight in weighted)
+        count = sum(weight * len(example.approvals) for example, weight in weighted)
+        approved = (approvals + 1) / (count + 2)
         model.offset.fill_(-math.log(approved / (1 - approved)))
 
 
@@ -107,7 +111,8 @@ def _last_states(
     states = []
     for batch in batches:
         raise_if_stopped()
-        states.append(model.scalar.states(batch.answers)[batch.answers.last_index_A])
+        with working_on(examples[i] for i in batch.members):
+            states.append(model.scalar.states(batch.answers)[batch.answers.last_index_A])
     return torch.cat(states), [examples[i] for batch in batches for i in batch.members]
 
 
@@ -125,6 +130,7 @@ class _RewardTrainer:
         raise_if_stopped: Callable[[], None],
     ) -> None:
         self._model, self._examples, self._settings = model, examples, settings
+        self._weights = relative_weights(examples)
         self._reliabilities = reliabilities
         self._raise_if_stopped = raise_if_stopped
         self._generator = torch.Generator().manual_seed(seed)
@@ -175,18 +181,22 @@ class _RewardTrainer:
         order = torch.randperm(len(self._examples), generator=self._generator).tolist()
         for start in range(0, len(order), self._settings.batch):
             self._raise_if_stopped()
-            self._backward([self._examples[i] for i in order[start : start + self._settings.batch]])
+            self._backward(order[start : start + self._settings.batch])
             nn.utils.clip_grad_norm_(trainable_parameters(self._model), self._settings.clip_norm)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._schedule.step()
 
-    def _backward(self, examples: Sequence[PreferenceExample]) -> None:
-        """Add the gradient of the mean loss of these examples."""
+    def _backward(self, numbers: Sequence[int]) -> None:
+        """Add the gradient of the mean weighted loss of the examples with these numbers."""
+        examples = [self._examples[i] for i in numbers]
         reliability = [self._reliabilities.of(example.rater) for example in examples]
         for batch in build_preference_batches(self._model, examples, self._settings):
-            losses_E, _ = example_losses(self._model, batch, reliability)
-            (losses_E.sum() / len(examples)).backward()  # type: ignore[no-untyped-call]
+            with working_on(examples[i] for i in batch.members):
+                losses_E, _ = example_losses(self._model, batch, reliability)
+                weights_E = losses_E.new_tensor([self._weights[numbers[i]] for i in batch.members])
+                loss = (losses_E * weights_E).sum() / len(examples)
+                loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _copy_weights(model: RewardModel) -> dict[str, Tensor]:

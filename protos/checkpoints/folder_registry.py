@@ -14,12 +14,12 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from protos.checkpoints.durable import create_file, fsync_tree, replace_folder
+from protos.checkpoints.manifests import MAX_MANIFEST_BYTES, check_manifest, parse_manifest
 from protos.checkpoints.registry import (
     MANIFEST,
     CheckpointInvalid,
     RegistryUnavailable,
     VersionTaken,
-    parse_manifest,
 )
 from protos.plaudit.v1.checkpoint_pb2 import (
     CHECKPOINT_KIND_FULL,
@@ -49,25 +49,22 @@ class FolderRegistry:
     def versions(self) -> list[int]:
         """Return the published versions, ascending (manifest present; files not verified)."""
         found = (p.parent.name[1:] for p in self.root.glob(f"v*/{MANIFEST}"))
-        return sorted(int(v) for v in found if v.isdigit())
+        return sorted(int(v) for v in found if v.isascii() and v.isdigit())
 
     def manifest(self, version: int) -> Manifest:
         """Read a version's manifest.
 
         Raises:
-            CheckpointInvalid: It is missing or unreadable, or belongs to another version.
+            CheckpointInvalid: It is missing or unreadable, belongs to another version, or names
+                files that must not be read.
 
         """
         try:
-            data = (self.path(version) / MANIFEST).read_bytes()
+            with (self.path(version) / MANIFEST).open("rb") as file:
+                data = file.read(MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError as error:
             raise CheckpointInvalid(f"version {version} has no {MANIFEST}") from error
-        manifest = parse_manifest(data, version)
-        if manifest.version != version:
-            raise CheckpointInvalid(
-                f"version {version}: its manifest is of version {manifest.version}"
-            )
-        return manifest
+        return parse_manifest(data, version)
 
     def read(self, version: int, name: str) -> bytes:
         """Read one small file of a version and check it against the manifest.
@@ -111,11 +108,13 @@ class FolderRegistry:
         learned_from: LedgerRange | None = None,
         gate: Mapping[str, float] | None = None,
         adapter_base: int = 0,
+        keyed_split: bool = False,
     ) -> Manifest:
         """Publish a copy of the model folder `source`; for the arguments see `Registry.publish`.
 
         Raises:
             VersionTaken: The version is published already.
+            CheckpointInvalid: The folder has files that a checkpoint must not have.
 
         """
         if (self.path(version) / MANIFEST).exists():
@@ -130,11 +129,13 @@ class FolderRegistry:
             base=base,
             kind=CHECKPOINT_KIND_LORA if adapter_base else CHECKPOINT_KIND_FULL,
             adapter_base=adapter_base,
+            keyed_split=keyed_split,
             learned_from=learned_from,
             gate=gate or {},
             created_ms=int(time.time() * 1000),
             files=file_digests(staged),
         )
+        check_manifest(manifest)
         self.install(version, staged, manifest)
         return manifest
 

@@ -9,8 +9,6 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from google.protobuf import json_format
-
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
 
 MANIFEST = "manifest.json"
@@ -86,6 +84,7 @@ class Registry(Protocol):
         learned_from: LedgerRange | None = None,
         gate: Mapping[str, float] | None = None,
         adapter_base: int = 0,
+        keyed_split: bool = False,
     ) -> Manifest:
         """Publish a copy of the model folder `source` as `version`.
 
@@ -100,6 +99,7 @@ class Registry(Protocol):
             gate: Figures of the gate that accepted it.
             adapter_base: Version whose full weights the adapter in `source` belongs to; 0 if
                 `source` holds full weights.
+            keyed_split: Whether prompts are split with the installation's secret, for version 1.
 
         Raises:
             VersionTaken: The version is published already, or claimed by another learner.
@@ -124,16 +124,3 @@ class CachingRegistry(Registry, Protocol):
 
     def evict_cached(self, below: int, kept: Container[int]) -> None:
         """Delete the local copies of the versions below `below`, except those in `kept`."""
-
-
-def parse_manifest(text: str | bytes, version: int) -> Manifest:
-    """Parse a manifest.
-
-    Raises:
-        CheckpointInvalid: It is unreadable.
-
-    """
-    try:
-        return json_format.Parse(text, Manifest(), ignore_unknown_fields=True)
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise CheckpointInvalid(f"version {version}: {MANIFEST} is unreadable") from error

@@ -20,6 +20,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from protos.checkpoints.folder_registry import FolderRegistry, check_size, read_checked
+from protos.checkpoints.manifests import MAX_MANIFEST_BYTES, parse_manifest
 from protos.checkpoints.outages import is_outage, retry_outages
 from protos.checkpoints.registry import (
     MANIFEST,
@@ -27,7 +28,6 @@ from protos.checkpoints.registry import (
     Registry,
     RegistryUnavailable,
     VersionTaken,
-    parse_manifest,
 )
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
 
@@ -73,7 +73,7 @@ class SharedRegistry:
     def versions(self) -> list[int]:
         """Return the published versions, ascending (manifest present; files not verified)."""
         found = self._retry(self._list_versions)
-        return sorted(int(v) for v in found if v.isdigit())
+        return sorted(int(v) for v in found if v.isascii() and v.isdigit())
 
     def _list_versions(self) -> list[str]:
         self._fs.invalidate_cache()
@@ -84,16 +84,18 @@ class SharedRegistry:
         """Read a version's manifest, from the cache if it is there.
 
         Raises:
-            CheckpointInvalid: It is missing or unreadable.
+            CheckpointInvalid: It is missing or unreadable, belongs to another version, or names
+                files that must not be read.
 
         """
         if self._cache.has_manifest(version):
             return self._cache.manifest(version)
         try:
-            text = self._retry(partial(self._fs.cat_file, self._remote_path(version, MANIFEST)))
+            file, end = self._remote_path(version, MANIFEST), MAX_MANIFEST_BYTES + 1
+            data = self._retry(lambda: self._fs.cat_file(file, start=0, end=end))
         except FileNotFoundError as error:
             raise CheckpointInvalid(f"version {version} has no {MANIFEST}") from error
-        return parse_manifest(text, version)
+        return parse_manifest(data, version)
 
     def read(self, version: int, name: str) -> bytes:
         """Read one small file of a version and check it against the manifest.
@@ -151,6 +153,7 @@ class SharedRegistry:
 
     def _fetch(self, version: int) -> None:
         manifest = self.manifest(version)
+        self._fs.invalidate_cache()  # of sizes
         staged = self._cache.staging_path(version)
         shutil.rmtree(staged, ignore_errors=True)
         for digest in manifest.files:
@@ -161,9 +164,17 @@ class SharedRegistry:
             except FileNotFoundError as error:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise CheckpointInvalid(f"version {version}: {digest.path} is missing") from error
+            except CheckpointInvalid:
+                shutil.rmtree(staged, ignore_errors=True)
+                raise
         self._cache.install(version, staged, manifest)
 
     def _download_file(self, version: int, name: str, target: Path, size: int) -> None:
+        found = self._fs.size(self._remote_path(version, name))
+        if found > size:  # a smaller file may still be in the making, or its listing outdated
+            raise CheckpointInvalid(
+                f"version {version}: {name} has {found} bytes, its manifest says {size}"
+            )
         self._fs.get_file(self._remote_path(version, name), str(target))
         if target.stat().st_size < size:
             raise OSError(f"{name} ended after {target.stat().st_size} of {size} bytes")
@@ -178,6 +189,7 @@ class SharedRegistry:
         learned_from: LedgerRange | None = None,
         gate: Mapping[str, float] | None = None,
         adapter_base: int = 0,
+        keyed_split: bool = False,
     ) -> Manifest:
         """Publish a model folder; for the arguments see `Registry.publish`.
 
@@ -197,6 +209,7 @@ class SharedRegistry:
                 learned_from=learned_from,
                 gate=gate,
                 adapter_base=adapter_base,
+                keyed_split=keyed_split,
             )
         manifest = self._cache.verify(version)
         for digest in manifest.files:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from serving.context import RequestContext, request_context
 from serving.engine.merge import merge_streams
 from serving.engine.recorder import CompletionRecordBuilder, Recorder
-from serving.engine.vllm_patches import skip_logprob_detokenization
+from serving.engine.vllm_patches import check_constraint, skip_logprob_detokenization
 from serving.policies.policy_table import ChoiceAssignment, PolicyTable
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class RecordingEngine:
         """Generate as vLLM does; yield the last output once the answer is durable."""
         context = request_context.get()
         recorded = context is not None and context.recorded
+        if sampling_params.structured_outputs is not None:
+            await check_constraint(self.inner, sampling_params)
         await self.policies.wait_until_open()
         assignments = self.policies.assign_choices(
             sampling_params.n,

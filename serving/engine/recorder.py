@@ -8,7 +8,7 @@ adapters: all tokens of a choice made with an adapter get that adapter's version
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,22 @@ def sampling_parameters(params: "SamplingParams") -> SamplingParameters:
     )
 
 
+def message_texts(conversation: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return role and text of messages as vLLM passes them to the chat template.
+
+    A template that takes lists of parts gets them; those in use write the texts of the parts
+    behind each other. To others vLLM gives the text, its parts joined by line ends.
+    """
+    return [(message["role"], _content_text(message.get("content"))) for message in conversation]
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = (part for part in content or () if isinstance(part, Mapping))
+    return "".join(str(part.get("text") or "") for part in parts)
+
+
 @dataclass(slots=True)
 class _ChoiceBuilder:
     """A choice in progress. Plain lists, since every token of every stream passes here."""
@@ -94,6 +110,9 @@ class CompletionRecordBuilder:
             model: Model name.
             assignments: Which policy answers which choices; none for the base alone.
 
+        Raises:
+            ValueError: A sampling parameter does not fit into the record.
+
         """
         self.context = context
         self.adapters = {
@@ -102,7 +121,7 @@ class CompletionRecordBuilder:
             if assignment.policy.adapter is not None
             for choice in assignment.choices
         }
-        self.params = params
+        self.sampling = sampling_parameters(params)
         self.model = model
         self.created_ms = int(time.time() * 1000)
         self.prompt = context.prompt
@@ -157,7 +176,7 @@ class CompletionRecordBuilder:
             prompt=self.prompt,
             prompt_token_ids=self.prompt_token_ids,
             multimodal=context.multimodal,
-            sampling=sampling_parameters(self.params),
+            sampling=self.sampling,
             choices=[_choice(i, draft) for i, draft in enumerate(self.drafts)],
         )
 

@@ -4,9 +4,12 @@ tests/unit/serving/engine/test_vllm_patches.py checks, on the installed vLLM, ev
 signature that these functions use. vLLM is imported inside them: importing it takes seconds.
 """
 
+import asyncio
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
@@ -17,6 +20,11 @@ if TYPE_CHECKING:
 
 # The ranks that vLLM 0.32 accepts as `--max-lora-rank` (`vllm.config.lora.MaxLoRARanks`).
 LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+CONSTRAINT_SECONDS: Final = 3.0
+# Few, so that constraints take no more of the processor; others wait, within their deadline.
+_constraint_threads: Final = ThreadPoolExecutor(2, thread_name_prefix="plaudit-constraints")
+_constraint_checked: Final = ContextVar("constraint_checked", default=False)
 
 # The handlers in the app's state that answer chats and completions.
 _HANDLERS: Final = ("openai_serving_chat", "openai_serving_completion")
@@ -65,6 +73,11 @@ def restrict_routes(app: FastAPI, allowed: Iterable[str]) -> None:
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in paths]
 
 
+def set_server(app: FastAPI, server: Any) -> None:
+    """Tell vLLM's app its uvicorn server, which its handler of engine errors stops if need be."""
+    app.state.server = server
+
+
 def patch_system_fingerprints(app: FastAPI, fingerprint: Callable[[], str]) -> None:
     """Make the handlers of vLLM's app send `fingerprint()` as the `system_fingerprint`."""
     for name in _HANDLERS:
@@ -78,9 +91,95 @@ def patch_system_fingerprint(handler: Any, fingerprint: Callable[[], str]) -> No
     vLLM reads the attribute as it builds the last chunk, and sets it once, for all answers. Here
     old and new versions answer side by side. The handler gets a subclass with a property.
     """
+    _override(handler, system_fingerprint=property(lambda _: fingerprint()))
+
+
+def patch_conversations(app: FastAPI, note: Callable[[list[Any]], None]) -> None:
+    """Call `note` with the messages of each chat as vLLM has read them, before it answers."""
+    handler = getattr(app.state, "openai_serving_chat", None)
+    if handler is None:
+        return
+    render = type(handler).render_chat_request
+
+    async def render_chat_request(self: Any, request: Any) -> Any:
+        rendered = await render(self, request)
+        if isinstance(rendered, tuple):  # else an error
+            note(rendered[0])
+        return rendered
+
+    _override(handler, render_chat_request=render_chat_request)
+
+
+def patch_stream_errors(app: FastAPI, reshape: Callable[[str], str]) -> None:
+    """Pass every error within a stream, which is JSON text, through `reshape`."""
+    for name in _HANDLERS:
+        if (handler := getattr(app.state, name, None)) is not None:
+            _reshape_stream_errors(handler, reshape)
+
+
+def _reshape_stream_errors(handler: Any, reshape: Callable[[str], str]) -> None:
+    create = type(handler).create_streaming_error_response
+
+    def create_streaming_error_response(self: Any, *args: Any, **kwargs: Any) -> str:
+        return reshape(create(self, *args, **kwargs))
+
+    _override(handler, create_streaming_error_response=create_streaming_error_response)
+
+
+def _override(handler: Any, **members: Any) -> None:
+    """Give one object a subclass of its class, with these members."""
     original = type(handler)
-    members = {"system_fingerprint": property(lambda _: fingerprint())}
     handler.__class__ = type(original.__name__, (original,), members)
+
+
+def allow_greedy_choices() -> None:
+    """Accept several choices at temperature 0, as OpenAI does; vLLM 0.32 refuses them."""
+    from vllm.sampling_params import SamplingParams
+
+    SamplingParams._verify_greedy_sampling = lambda _: None
+
+
+def check_constraints_once() -> None:
+    """Make vLLM leave out its check of a constraint where `check_constraint` has made it."""
+    from vllm.sampling_params import SamplingParams
+
+    check = SamplingParams._validate_structured_outputs
+
+    def check_unless_done(self: Any, *args: Any) -> None:
+        if not _constraint_checked.get():
+            check(self, *args)
+
+    SamplingParams._validate_structured_outputs = check_unless_done
+
+
+async def check_constraint(engine: Any, params: Any) -> None:
+    """Check a request's schema, regular expression or grammar in a thread, with a deadline.
+
+    vLLM 0.32 does so on the event loop, where every other stream waits for it.
+
+    Raises:
+        VLLMValidationError: The constraint is invalid, or took too long to check.
+
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    config = engine.vllm_config.structured_outputs_config
+    check = asyncio.get_running_loop().run_in_executor(
+        _constraint_threads,
+        params._validate_structured_outputs,
+        engine.model_config,
+        config,
+        engine.input_processor.tokenizer,
+    )
+    try:
+        await asyncio.wait_for(asyncio.shield(check), CONSTRAINT_SECONDS)
+    except TimeoutError as error:
+        check.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise VLLMValidationError(
+            f"The constraint could not be checked within {CONSTRAINT_SECONDS:g} s: send a simpler "
+            "schema, regular expression or grammar."
+        ) from error
+    _constraint_checked.set(True)
 
 
 def skip_logprob_detokenization(engine: Any, request_id: str) -> None:

@@ -22,15 +22,17 @@ from serving.http.usage import Usage
 
 _READ: Final = ("GET", "HEAD")
 _OUTDATED_RETRY_SECONDS: Final = 10
+MAX_PATH: Final = 1024
 # Added by proxies. A request through one cannot be known to come from this machine.
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+_VOTES: Final = "/v1/feedback"
 # Methods, path and required role (None: no key required). The first match counts.
 ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] = (
     (("OPTIONS",), re.compile(r".*"), None),  # browsers send preflight requests without a key
     (_READ, re.compile(r"/(livez|readyz|health|metrics)/?"), None),
-    (_READ, re.compile(r"/|/page(/.*)?"), None),
-    (_READ, re.compile(r"/v1/(me|models)"), "user"),
+    (_READ, re.compile(r"/|/page(/.*)?|/docs|/openapi\.json"), None),
+    (_READ, re.compile(r"/v1/(me|models(/.+)?)"), "user"),
     (("POST",), re.compile(r"/v1/(chat/)?completions"), "user"),
     (("POST",), re.compile(r"/(de)?tokenize"), "user"),
     (("GET", "POST"), re.compile(r"/v1/feedback"), "user"),
@@ -55,6 +57,28 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
+        return False
+
+
+def check_target(scope: Scope) -> None:
+    """Refuse a request whose `Host` or path cannot be read, which later code relies on.
+
+    Raises:
+        ApiError: 400, the host is not one; 414, the path is too long.
+
+    """
+    if len(scope["path"]) > MAX_PATH:
+        raise ApiError(414, "path_too_long", f"The path has more than {MAX_PATH} characters.")
+    if not _is_host(Headers(scope=scope).get("host", "")):
+        message = "The header 'Host' must be a host name or an address, with or without a port."
+        raise ApiError(400, "invalid_host", message, "Host")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        parts = urlsplit(f"//{host}")
+        return parts.netloc == host and "@" not in host and (not host or bool(parts.hostname))
+    except ValueError:  # such as an unclosed bracket
         return False
 
 
@@ -92,6 +116,7 @@ class Access:
         usage: Usage,
         clock: Callable[[], float] = time.monotonic,
         *,
+        vote_rate: float = 0,
         outdated: Callable[[], bool] = lambda: False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -102,12 +127,15 @@ class Access:
             keys: Returns the current keys.
             usage: Completions per key and day.
             clock: Returns a time in seconds, for rate limits.
+            vote_rate: Votes allowed per minute and owner, of keys whose users are not trusted; 0
+                for no limit.
             outdated: Returns whether the keys may lack revocations, because the log could not be
                 read for too long.
             wall_clock: Returns the time in Unix seconds, for expiry.
 
         """
         self._secret = secret
+        self._vote_rate = vote_rate
         self._outdated = outdated
         self._wall_clock = wall_clock
         self._keys = keys
@@ -145,20 +173,28 @@ class Access:
             self._callers[key.id] = caller
         if not caller.may(required_role):
             raise _role_error(key.role)
+        if method == "POST" and path == _VOTES:
+            self._limit_votes(key)
         self._limit(key, method == "POST" and path in COMPLETIONS)
         return caller
 
     def _limit(self, key: Key, completion: bool) -> None:
-        if key.rate:
-            now = self._clock()
-            bucket = self._buckets.get(key.account) or _TokenBucket(key.rate, now)
-            self._buckets[key.account] = bucket
-            if wait := bucket.wait(key.rate, now):
-                raise _rate_limit_error(key, wait)
+        if key.rate and (wait := self._wait(key.account, key.rate)):
+            raise _rate_limit_error(key, wait)
         if key.quota and completion:
             if self._usage.used(key.account) >= key.quota:
                 raise _quota_error(key)
             self._usage.add(key.account)
+
+    def _limit_votes(self, key: Key) -> None:
+        rate = self._vote_rate
+        if rate and key.bounded and (wait := self._wait(f"votes of {key.account}", rate)):
+            raise _vote_limit_error(rate, wait)
+
+    def _wait(self, account: str, rate: float) -> float:
+        """Take a token of an account and return 0, or return the seconds until there is one."""
+        now = self._clock()
+        return self._buckets.setdefault(account, _TokenBucket(rate, now)).wait(rate, now)
 
 
 def _is_foreign_request(headers: Headers) -> bool:
@@ -166,9 +202,17 @@ def _is_foreign_request(headers: Headers) -> bool:
     if any(name in headers for name in _PROXY_HEADERS):
         return True
     host = headers.get("host", "")
-    origin = headers.get("origin")
     name = urlsplit(f"//{host}").hostname or ""
-    return not is_loopback(name) or (origin is not None and urlsplit(origin).netloc != host)
+    return not is_loopback(name) or _origin_host(headers) not in (None, host)
+
+
+def _origin_host(headers: Headers) -> str | None:
+    """Return host and port of the page that a request comes from; None where it names none."""
+    try:
+        origin = headers.get("origin")
+        return None if origin is None else urlsplit(origin).netloc
+    except ValueError:  # not a URL, so no page of this server
+        return ""
 
 
 def _invalid_key_error() -> ApiError:
@@ -210,6 +254,15 @@ def _keys_needed_error() -> ApiError:
 
 def _rate_limit_error(key: Key, wait: float) -> ApiError:
     message = f"This key may send {key.rate:g} requests a minute. Try again in {wait:.0f} s."
+    headers = {"Retry-After": str(max(1, -int(-wait // 1)))}
+    return ApiError(429, "rate_limit_exceeded", message, headers=headers)
+
+
+def _vote_limit_error(rate: float, wait: float) -> ApiError:
+    message = (
+        f"This key may send {rate:g} votes a minute. Try again in {wait:.0f} s. A service whose "
+        "users are real people needs a key with --trusted-users; ask an operator."
+    )
     headers = {"Retry-After": str(max(1, -int(-wait // 1)))}
     return ApiError(429, "rate_limit_exceeded", message, headers=headers)
 

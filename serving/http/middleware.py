@@ -1,10 +1,10 @@
 """The ASGI middleware in front of vLLM's app: callers, roles, completion ids and limits.
 
-It admits requests with `serving.http.access`, creates the id of every completion (replacing any
-X-Request-Id of the client) and puts what the recorder needs into a context variable.
+It admits requests with `serving.http.access`, checks the bodies of vLLM's routes, creates the id of
+every completion (replacing any X-Request-Id of the client) and puts what the recorder needs into a
+context variable.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +17,13 @@ from feedback.api.requests import read_body
 from feedback.privacy.identity import Secret, create_completion_id, subject_of
 from serving import metrics
 from serving.context import RequestContext, request_context
-from serving.http.access import Access
+from serving.http.access import Access, check_target
+from serving.http.bodies import check_fields, count_choices, is_batch, parse_body
+from serving.http.responses import RequestId, shape_responses
+from serving.http.schema_bounds import check_constraints
 
 PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
-MAX_CHOICES = 128
+BODY_PATHS = frozenset({*PREFIXES, "/tokenize", "/detokenize"})
 
 
 class CompletionMiddleware:
@@ -42,7 +45,7 @@ class CompletionMiddleware:
             app: The app behind the middleware.
             secret: The installation's secret, which signs completion ids.
             access: Admits callers.
-            max_body_bytes: Largest body of a completion request, in bytes.
+            max_body_bytes: Largest body of the routes in `BODY_PATHS`, in bytes.
             live_version: Returns the live version.
             ready: Returns whether there is a policy to serve.
 
@@ -59,50 +62,60 @@ class CompletionMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        ids = RequestId()
+        send = shape_responses(send, ids)
         try:
+            check_target(scope)
             caller = self.access.admit(scope)
+            scope.setdefault("state", {})["caller"] = caller
+            context = None
+            if scope["method"] == "POST" and scope["path"] in BODY_PATHS:
+                body = await _read(Request(scope, receive), self.max_body_bytes)
+                context = self._check(caller.owner, scope["path"], body)
+                receive = _replay(body, receive)
         except ApiError as error:
-            await _refuse(error, scope, receive, send)
+            metrics.REFUSED.labels(str(error.status)).inc()
+            await error.response()(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = caller
-        if scope["method"] == "POST" and scope["path"] in PREFIXES:
-            await self._complete(caller.owner, scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _complete(self, owner: str, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if not self.ready():
-                raise ApiError(503, "not_ready", "No policy is live yet; try again soon.")
-            body = await _read(Request(scope, receive), self.max_body_bytes)
-            context = self._context(owner, scope["path"], _parse(body))
-        except ApiError as error:
-            await _refuse(error, scope, receive, send)
-            return
-        base_id = context.completion_id.removeprefix(PREFIXES[scope["path"]])
-        MutableHeaders(scope=scope)["x-request-id"] = base_id
+        if context is not None:
+            ids.value = context.completion_id
+            base_id = context.completion_id.removeprefix(PREFIXES[scope["path"]])
+            MutableHeaders(scope=scope)["x-request-id"] = base_id
         token = request_context.set(context)
         try:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, receive, send)
         finally:
             request_context.reset(token)
 
+    def _check(self, owner: str, path: str, content: bytes) -> RequestContext | None:
+        """Check a body; return the context of a completion, and None for other routes.
+
+        Raises:
+            ApiError: The body is refused, or there is no policy that could answer.
+
+        """
+        body = parse_body(content)
+        check_fields(body)
+        check_constraints(body)
+        if path not in PREFIXES:
+            return None
+        if not self.ready():
+            raise ApiError(503, "not_ready", "No policy is live yet; try again soon.")
+        return self._context(owner, path, body)
+
     def _context(self, owner: str, path: str, body: dict[str, Any]) -> RequestContext:
-        choices = _choices(body)
-        user = body.get("user")
-        if user is not None and not isinstance(user, str):
-            raise ApiError(400, "invalid_type", "'user' must be a string.", "user")
+        choices = count_choices(body)
         chat = path == "/v1/chat/completions"
         messages, multimodal = _messages(body) if chat else (None, False)
         prompt = body.get("prompt")
-        recorded = chat or not _is_batch(prompt)
+        recorded = chat or not is_batch(prompt)
         completion_id = create_completion_id(
             self.secret, owner, choices if recorded else 0, self.live_version()
         )
         return RequestContext(
             completion_id=PREFIXES[path] + completion_id.removeprefix("chatcmpl-"),
             owner=owner,
-            subject=subject_of(self.secret, owner, user),
+            subject=subject_of(self.secret, owner, body.get("user")),
             messages=messages,
             prompt="" if chat else _prompt_text(prompt),
             multimodal=multimodal,
@@ -110,28 +123,10 @@ class CompletionMiddleware:
         )
 
 
-def _is_batch(prompt: Any) -> bool:
-    """Return whether there are several prompts, whose completions are not recorded."""
-    return isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
-
-
 def _prompt_text(prompt: Any) -> str:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     return prompt if isinstance(prompt, str) else ""
-
-
-def _choices(body: dict[str, Any]) -> int:
-    n = body.get("n", 1)
-    n = 1 if n is None else n
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CHOICES:
-        raise ApiError(
-            400, "invalid_n", f"'n' must be a whole number from 1 to {MAX_CHOICES}.", "n"
-        )
-    if body.get("use_beam_search"):
-        message = "Beam search is not supported: leave out 'use_beam_search' to sample instead."
-        raise ApiError(400, "unsupported", message, "use_beam_search")
-    return n
 
 
 def _messages(body: dict[str, Any]) -> tuple[list[tuple[str, str]], bool]:
@@ -149,17 +144,6 @@ def _messages(body: dict[str, Any]) -> tuple[list[tuple[str, str]], bool]:
             content = "".join(str(p.get("text", "")) for p in parts)
         reduced.append((str(message.get("role", "")), content if isinstance(content, str) else ""))
     return reduced, multimodal
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        parsed = json.loads(body)
-    except ValueError as error:
-        message = f"The request's body is not JSON: {error}."
-        raise ApiError(400, "invalid_json", message) from error
-    if not isinstance(parsed, dict):
-        raise ApiError(400, "invalid_json", "The request's body must be a JSON object.")
-    return parsed
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -180,8 +164,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    metrics.REFUSED.labels(str(error.status)).inc()
-    await error.response()(scope, receive, send)

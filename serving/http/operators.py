@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from feedback.api.http_errors import ApiError, handle_errors
 from feedback.api.openapi import parameter
-from feedback.api.requests import parse_limit
+from feedback.api.requests import FEEDBACK_BODY_BYTES, parse_limit, read_body
 from feedback.control.audit import AuditEntry
 from feedback.control.history import History
 from feedback.control.operations import NoSuchVersion, OperationRefused, Operations
@@ -94,7 +94,7 @@ class OperatorsApi:
         return await self._run(request, self._operations.resume)
 
     async def _run(self, request: Request, operation: Callable[[str, str], str]) -> Response:
-        body = await request.body()
+        body = await read_body(request, FEEDBACK_BODY_BYTES)
         try:
             reason = _Reason.model_validate_json(body).reason if body.strip() else ""
         except ValidationError as error:

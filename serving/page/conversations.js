@@ -124,6 +124,16 @@ export function create(system) {
   return parent;
 }
 
+/** Start a conversation with copies of another one's turns, up to `turn`. */
+export function branch(parent, turn) {
+  const copy = create(parent.system);
+  const kept = parent.turns.slice(0, parent.turns.indexOf(turn) + 1);
+  copy.turns = kept.map((each) => ({ ...structuredClone(each), id: randomId() }));
+  copy.title = turn.prompt.trim().slice(0, TITLE_LENGTH) || "New chat";
+  touch(copy);
+  return copy;
+}
+
 export function addTurn(parent, prompt) {
   const turn = {
     id: randomId(),

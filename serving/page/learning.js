@@ -1,5 +1,6 @@
 // The learning view: the state of the loop, the figures of each version, and the gate's decisions.
 import { Bars, LineChart } from "./charts.js";
+import { EarlierQuestions } from "./earlier.js";
 import { Lineage } from "./lineage.js";
 import { learning } from "./live.js";
 import { Loop } from "./loop.js";
@@ -38,7 +39,7 @@ export function Learning() {
   `;
 }
 
-function Snapshot({ live, on_trial, held, loop, votes, versions, refused }) {
+function Snapshot({ live, on_trial, held, loop, votes, versions, refused, costs }) {
   const figures = (name) =>
     versions.map((v) => ({ x: v.version, y: v.figures?.[name] })).filter((p) => p.y !== undefined);
   const wins = versions.map((v) => ({
@@ -60,6 +61,8 @@ function Snapshot({ live, on_trial, held, loop, votes, versions, refused }) {
     html`<p class="problem">Publishing is held: no new version goes live until an operator resumes
       publishing.</p>`}
     <${Loop} ...${loop} />
+    ${costs && html`<p class="muted">${costs}</p>`}
+    <${EarlierQuestions} />
     <section aria-label="Figures" class="charts">
       <${LineChart} title="Win rate according to the judge" ...${versionChart} ...${ratio}
         level=${{ y: 0.5, label: "Dashed: no better. Whiskers: lower bound (95%)." }}

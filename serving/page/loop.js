@@ -1,5 +1,5 @@
 // The stages of the learning loop, and the current one.
-import { html, useEffect, useState } from "./ui.js";
+import { count, html, useEffect, useState } from "./ui.js";
 
 const STAGES = [
   ["waiting", "Votes", "collects votes until there are enough"],
@@ -22,7 +22,17 @@ function duration(since) {
   return minutes ? `${minutes} min ${seconds % 60} s` : `${seconds} s`;
 }
 
-export function Loop({ stage, cycle, since, iteration, iterations }) {
+/** How many votes the next cycle still needs, and why. */
+function Missing({ missing, reason }) {
+  if (!missing) {
+    return html`<p class="missing"><strong>There are enough votes for the next cycle.</strong>
+      ${" "}The learner looks at them now.</p>`;
+  }
+  return html`<p class="missing"><strong>The next cycle needs about ${count(missing, "more vote")}.
+    </strong> ${reason}</p>`;
+}
+
+export function Loop({ stage, cycle, since, iteration, iterations, votes_missing, reason }) {
   const [, tick] = useState(0);
   useEffect(() => {
     const timer = setInterval(() => tick((n) => n + 1), 1000);
@@ -34,6 +44,8 @@ export function Loop({ stage, cycle, since, iteration, iterations }) {
     <section aria-labelledby="loop">
       <h2 id="loop">The loop${cycle ? html`<span class="muted">, cycle ${cycle}</span>` : ""}</h2>
       ${OTHER_STAGES[stage] && html`<p class="muted">${OTHER_STAGES[stage]}</p>`}
+      ${stage === "waiting" && typeof votes_missing === "number" &&
+      html`<${Missing} missing=${votes_missing} reason=${reason} />`}
       <ol class="loop">
         ${STAGES.map(
           ([name, title, what], place) => html`

@@ -1,16 +1,21 @@
 // The report of one version.
 import { LineChart } from "./charts.js";
-import { learning } from "./live.js";
+import { EarlierQuestions } from "./earlier.js";
+import { learning, liveVersion } from "./live.js";
 import { Markdown } from "./markdown.js";
 import { useReports } from "./reports.js";
 import { count, html, Icon, joinWords, useStore } from "./ui.js";
 import { votes } from "./votes.js";
 
 const CRITERIA = {
+  judge_gain_lower_bound: "Gain of the judge over chance, lower bound (95%), nats per vote",
   win_rate_lower_bound: "Win rate against the parent, lower bound (95%)",
   kl: "KL to the SFT policy, nats per answer",
   text_nll_increase: "Loss of text likelihood, nats per token",
   ended: "Share of finished answers",
+  answer_nll_increase: "Loss of the answers under version 1, over its own, nats per token",
+  worst_sentence_nll_increase: "The same for the worst sentence of each answer",
+  distinct: "Share of distinct answers of four",
 };
 const FIGURES = {
   trained_on: "Training examples",
@@ -37,6 +42,7 @@ const number = (value) =>
 export function Report({ version }) {
   const report = useReports([version]).get(version);
   const known = useStore(learning)?.versions.find((v) => v.version === version);
+  const live = useStore(liveVersion);
   const yours = useStore(votes).filter((vote) => vote.learned_in === version).length;
   return html`
     <div class="view">
@@ -55,6 +61,7 @@ export function Report({ version }) {
           ${known.parent ? `From version ${known.parent}. ` : "The first version. "}
           It learned from ${count(known.votes ?? 0, "vote")}.
         </p>`}
+        ${version === live && html`<${EarlierQuestions} />`}
         ${report
           ? html`<${Whole} ...${report} />`
           : html`<p class="muted empty">

@@ -2,17 +2,20 @@
 import { AnswerActions, AnswerText, OwnActions } from "./answer.js";
 import { Panel } from "./compare.js";
 import { rewind } from "./conversations.js";
+import { compareWithLive, earlierVersion } from "./earlier.js";
 import { answer, ask, regenerate, stop } from "./generation.js";
+import { liveVersion } from "./live.js";
 import { Markdown } from "./markdown.js";
 import { settings } from "./settings.js";
 import { showToast } from "./toasts.js";
 import {
-  html, Icon, IconButton, LETTERS, useLayoutEffect, useMemo, useRef, useState,
+  html, Icon, IconButton, LETTERS, useLayoutEffect, useMemo, useRef, useState, useStore,
 } from "./ui.js";
 import { TurnVotes } from "./vote_line.js";
 
 export function Turn({ parent, turn, onDecided }) {
   const last = turn === parent.turns.at(-1);
+  const live = useStore(liveVersion);
   const several = turn.shown.length > 1 && turn.status !== "settled";
   // Reuse the nodes, which saves comparing them, unless the turn itself has changed.
   return useMemo(() => html`
@@ -20,13 +23,13 @@ export function Turn({ parent, turn, onDecided }) {
       <${Prompt} ...${{ parent, turn }} />
       ${several
         ? html`<${Panel} key=${turn.candidates.length} ...${{ parent, turn, last, onDecided }} />`
-        : html`<${Single} ...${{ parent, turn, last }} />`}
+        : html`<${Single} ...${{ parent, turn, last, live }} />`}
       <${TurnVotes} turn=${turn} />
       ${turn.error &&
       html`<p class="problem" role="alert">${turn.error.message}
         ${turn.status === "waiting" && " Your message is sent as soon as possible."}</p>`}
     </div>
-  `, [turn, turn.revision, last]);
+  `, [turn, turn.revision, last, live]);
 }
 
 function Prompt({ parent, turn }) {
@@ -77,7 +80,7 @@ function resend(parent, turn, prompt) {
 }
 
 /** The settled answer, with the others in a collapsed section. */
-function Single({ parent, turn, last }) {
+function Single({ parent, turn, last, live }) {
   const place = turn.chosen ?? turn.shown[0];
   const candidate = turn.candidates[place];
   const streaming = turn.status === "streaming";
@@ -110,6 +113,9 @@ function Single({ parent, turn, last }) {
           <//>
           ${candidate.version > 0 &&
           html`<span class="version">version ${candidate.version}</span>`}
+          ${earlierVersion(turn, live) > 0 &&
+          html`<button type="button" class="link" onClick=${() => compareWithLive(parent, turn)}>
+            Compare with version ${live}</button>`}
         </div>
       `}
       ${others.length > 0 && html`<${Others} ...${{ parent, turn, others }} />`}

@@ -154,10 +154,11 @@ def test_a_request_without_a_response_times_out(
     chat = context.new_page()
     chat.goto(stand_in.url)
     ask_and_wait(chat, "into the void", 2)
-    chat.route("**/v1/feedback", lambda route: None, times=1)
-    chat.route("**/readyz", lambda route: route.abort())  # unavailable until the alert is visible
+    chat.route("**/v1/feedback", lambda route: None)
+    chat.route("**/readyz", lambda route: route.abort())
     chat.keyboard.press("1")
     expect(chat.get_by_role("alert")).to_contain_text("The server is unavailable.")
+    chat.unroute("**/v1/feedback")
     chat.unroute("**/readyz")
     wait_until_stored(chat)
 

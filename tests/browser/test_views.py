@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.support.browser.actions import ask_and_wait, browser_votes, wait_for, wait_until_stored
+from tests.support.browser.actions import (
+    ask_and_wait,
+    browser_votes,
+    wait_for,
+    wait_for_status,
+    wait_until_stored,
+)
 from tests.support.browser.stand_in import StandIn
 from tests.support.browser.story import version
 
@@ -44,6 +50,30 @@ def test_the_loop_shows_the_current_stage_and_updates(view: Page, stand_in: Stan
     stand_in.snapshot = stand_in.snapshot | {"loop": {**stand_in.snapshot["loop"], "stage": "gate"}}
     expect(step).to_contain_text("Gate")
     expect(view.get_by_text("Not yet learned from")).to_be_visible()
+
+
+def test_a_waiting_learner_says_how_many_votes_are_missing_and_why(
+    view: Page, stand_in: StandIn
+) -> None:
+    def wait_for_votes(missing: int, reason: str) -> None:
+        waiting = {"stage": "waiting", "votes_missing": missing, "reason": reason}
+        stand_in.snapshot = stand_in.snapshot | {"loop": {**stand_in.snapshot["loop"], **waiting}}
+
+    open_view(view, "Learning")
+    loop = view.get_by_role("region", name="The loop")
+    expect(loop.get_by_text("The next cycle needs")).to_have_count(0)
+    wait_for_votes(12, "So far the votes show no pattern.")
+    expect(loop).to_contain_text("The next cycle needs about 12 more votes.")
+    expect(loop).to_contain_text("So far the votes show no pattern.")
+    wait_for_votes(1, "Few.")
+    expect(loop).to_contain_text("The next cycle needs about 1 more vote.")
+    wait_for_votes(0, "Few.")
+    expect(loop).to_contain_text("There are enough votes for the next cycle.")
+
+
+def test_the_learning_view_says_what_the_model_costs_on_this_machine(view: Page) -> None:
+    open_view(view, "Learning")
+    expect(view.get_by_text("What it costs here: 0.5 GiB on disk")).to_be_visible()
 
 
 def chart_values(view: Page, title: str) -> list[list[str]]:
@@ -117,6 +147,68 @@ def test_a_new_version_is_announced_with_the_votes_it_learned_from(
     open_view(view, "Your votes")
     group = view.get_by_role("region", name="Learned in version 6", exact=True)
     expect(group.get_by_role("listitem")).to_have_count(1)
+
+
+def ask_before_version_6(view: Page, stand_in: StandIn, *questions: str) -> None:
+    """Ask questions in one conversation, vote on the answers of version 5, and publish 6."""
+    for number, question in enumerate(questions):
+        stand_in.answers = [f"Early {number}.", f"Other {number}."]
+        ask_and_wait(view, question, 2)
+        view.get_by_role("button", name="A is better", exact=True).last.click()
+        wait_for_status(view, "settled")
+    stand_in.answers = ["Late."]
+    publish_version_6(stand_in)
+    expect(view.get_by_role("link", name="v6 is live")).to_be_visible()
+
+
+def test_an_own_question_is_compared_with_what_an_earlier_version_said(
+    view: Page, stand_in: StandIn
+) -> None:
+    ask_before_version_6(view, stand_in, "Where does an owl live?")
+    before = view.locator(".turn .answer .answer-text").first.inner_text()
+    view.get_by_role("link", name="See what changed").click()
+    section = view.get_by_role("region", name="Your own questions, answered by version 6")
+    expect(section.get_by_role("listitem")).to_contain_text("Where does an owl live? version 5")
+    section.get_by_role("button", name="Compare with what it said before").click()
+    turn = wait_for_status(view, "deciding")
+    texts = turn.locator(".candidate .answer-text").all_inner_texts()
+    assert sorted(texts) == sorted([before, "Late."])
+    expect(turn.get_by_text("version 5")).to_have_count(0)  # the comparison is blind
+    letter = "AB"[texts.index("Late.")]
+    turn.get_by_role("button", name=f"{letter} is better", exact=True).click()
+    vote = wait_until_stored(view)["body"]
+    first, second = (stand_in.chat_requests[place]["messages"] for place in (0, 1))
+    assert first == second
+    assert vote["completion_id"] == "chatcmpl-2"
+    feedback = vote["feedback"]
+    winner, loser = ("left", "right") if feedback["verdict"] == "left" else ("right", "left")
+    assert feedback[winner] == 0
+    assert feedback[loser]["completion_id"] == "chatcmpl-1"
+    expect(turn.get_by_text("version 6", exact=True)).to_be_visible()
+    open_view(view, "Learning")
+    expect(view.get_by_role("button", name="Compare with what it said before")).to_have_count(0)
+
+
+def test_an_earlier_question_of_a_conversation_is_compared_in_a_copy(
+    view: Page, stand_in: StandIn
+) -> None:
+    ask_before_version_6(view, stand_in, "What is tea?", "And coffee?")
+    view.get_by_role("button", name="Compare with version 6").first.click()
+    turn = wait_for_status(view, "deciding")
+    expect(view.locator(".turn")).to_have_count(1)
+    expect(turn.locator(".candidate .answer-text")).to_have_count(2)
+    assert stand_in.chat_requests[-1]["messages"] == stand_in.chat_requests[0]["messages"]
+    history = view.get_by_role("navigation", name="Conversations").get_by_role("link")
+    expect(history).to_have_text(["What is tea?", "What is tea?"])
+    history.nth(1).click()
+    expect(view.locator(".turn")).to_have_count(2)
+    expect(view.locator(".turn[data-status=settled]")).to_have_count(2)
+
+
+def test_answers_of_the_live_version_are_not_compared_with_it(view: Page) -> None:
+    ask_and_wait(view, "now", 1)
+    expect(view.get_by_text("version 5", exact=True)).to_be_visible()
+    expect(view.get_by_role("button", name="Compare with")).to_have_count(0)
 
 
 @pytest.mark.parametrize(

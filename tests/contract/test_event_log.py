@@ -85,6 +85,12 @@ def test_a_new_log_is_empty(log: EventLog) -> None:
     assert all(end == 0 for end in log.ends("feedback").values())
 
 
+def test_a_log_that_works_has_no_failure(log: EventLog) -> None:
+    assert log.failure() is None
+    log.close()
+    assert log.failure() is None
+
+
 def test_records_are_returned_unchanged(log: EventLog) -> None:
     appended = [new("ключ", bytes(range(256))), new("", b""), new("k" * 500, b"\x00" * 100_000)]
     log.append("completions", appended)

@@ -28,6 +28,7 @@ SETTINGS = LearnerSettings(
     metrics_port=0,
     threads=1,
     min_events=40,
+    early_share=1.0,
     settle_seconds=0.0,
     poll_seconds=0.02,
     reward=RewardSettings(
@@ -44,10 +45,14 @@ SETTINGS = LearnerSettings(
     ),
     gate=GateSettings(
         prompts=8,
+        min_judge_gain=-1e6,
         min_win_rate=0.0,
         max_kl=1e6,
         max_text_nll_increase=1e6,
         max_unended_increase=1.0,
+        max_answer_nll_increase=1e6,
+        max_sentence_nll_increase=1e6,
+        max_distinct_decrease=1.0,
     ),
 )
 LORA = SETTINGS.model_copy(

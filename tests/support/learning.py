@@ -27,17 +27,25 @@ TINY = PretrainSettings(
 )
 
 
-def make_home(home: Path, votes: int = 120, raters: int = 1, *, random_votes: bool = False) -> Path:
+def make_home(
+    home: Path,
+    votes: int = 120,
+    raters: int = 1,
+    *,
+    random_votes: bool = False,
+    owner: str = "local",
+    keyed_split: bool = False,
+) -> Path:
     """Create a home folder with version 1 and votes for the answers that contain token 99."""
     tokenizer = train_tokenizer(["a b c"], vocabulary=300, context=64)
     model = new_model(TINY, tokenizer).eval()
     save_model(model, tokenizer, home / "models" / "sft")
     FolderRegistry(home / "registry").publish(
-        home / "models" / "sft", version=1, parent=0, base="tiny"
+        home / "models" / "sft", version=1, parent=0, base="tiny", keyed_split=keyed_split
     )
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=1))
-    cast_votes(log, tokenizer, votes, raters, random_votes=random_votes)
+    cast_votes(log, tokenizer, votes, raters, random_votes=random_votes, owner=owner)
     log.close()
     return home
 
@@ -50,6 +58,7 @@ def cast_votes(
     first: int = 0,
     *,
     random_votes: bool = False,
+    owner: str = "local",
 ) -> None:
     """Log completions, and votes for the answers that contain token 99.
 
@@ -57,6 +66,7 @@ def cast_votes(
         raters: Number of subjects; they vote in turn.
         first: Number of the first completion.
         random_votes: Whether votes are random instead.
+        owner: Owner of the completions and the votes.
 
     """
     end = end_token_ids(tokenizer)[0]
@@ -71,7 +81,7 @@ def cast_votes(
             left = rng.random() < 0.5
         record = CompletionRecord(
             completion_id=f"c{number}",
-            owner="local",
+            owner=owner,
             subject=f"s{number % raters}",
             messages=[Message(**m) for m in chat],
             prompt_token_ids=prompt,
@@ -80,7 +90,7 @@ def cast_votes(
         event = FeedbackEvent(
             event_id=f"e{number}",
             completion_id=f"c{number}",
-            owner="local",
+            owner=owner,
             subject=f"s{number % raters}",
             target=f"comparison c{number}",
             comparison=Comparison(

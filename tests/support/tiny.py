@@ -1,7 +1,7 @@
 """The smallest model that the learner's tests train, with its prompts and PPO inputs."""
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from learner.data.packing import Rows
 from learner.data.tokenizer import train_tokenizer
@@ -12,6 +12,7 @@ from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import OffPolicyAnswer
 from learner.ppo.rollouts import RolloutBatch, batch_rollouts, rows_from_samples
 from learner.ppo.steps import PPOInputs
+from learner.reward.features import AnswerFeatures
 from learner.reward.model import RewardModel
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
@@ -33,8 +34,16 @@ TINY_PPO = PPOSettings(
 )
 
 
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(["a b"], vocabulary=300, context=64)
+
+
 def tiny_model() -> PreTrainedModel:
     return new_model(TINY, train_tokenizer(["a b"], vocabulary=300, context=64)).eval()
+
+
+def answer_features(model: PreTrainedModel, micro_tokens: int = 256) -> AnswerFeatures:
+    return AnswerFeatures(model, tiny_tokenizer(), 0, "float32", micro_tokens)
 
 
 def text() -> Rows:

@@ -127,21 +127,25 @@ class DuelEnded(_message.Message):
     def __init__(self, version: _Optional[int] = ..., against: _Optional[int] = ..., promoted: _Optional[bool] = ..., wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., reason: _Optional[str] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class Stage(_message.Message):
-    __slots__ = ("stage", "cycle", "iteration", "iterations", "leader")
+    __slots__ = ("stage", "cycle", "iteration", "iterations", "leader", "votes_needed", "reason")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     CYCLE_FIELD_NUMBER: _ClassVar[int]
     ITERATION_FIELD_NUMBER: _ClassVar[int]
     ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
+    VOTES_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     stage: str
     cycle: int
     iteration: int
     iterations: int
     leader: str
-    def __init__(self, stage: _Optional[str] = ..., cycle: _Optional[int] = ..., iteration: _Optional[int] = ..., iterations: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
+    votes_needed: int
+    reason: str
+    def __init__(self, stage: _Optional[str] = ..., cycle: _Optional[int] = ..., iteration: _Optional[int] = ..., iterations: _Optional[int] = ..., leader: _Optional[str] = ..., votes_needed: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class KeyMade(_message.Message):
-    __slots__ = ("id", "name", "role", "digest", "rate", "quota", "by", "expires_ms", "owner", "replaces", "grace_ms")
+    __slots__ = ("id", "name", "role", "digest", "rate", "quota", "by", "expires_ms", "owner", "replaces", "grace_ms", "trusted_users")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +157,7 @@ class KeyMade(_message.Message):
     OWNER_FIELD_NUMBER: _ClassVar[int]
     REPLACES_FIELD_NUMBER: _ClassVar[int]
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_USERS_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     role: str
@@ -164,7 +169,8 @@ class KeyMade(_message.Message):
     owner: str
     replaces: str
     grace_ms: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., digest: _Optional[bytes] = ..., rate: _Optional[float] = ..., quota: _Optional[int] = ..., by: _Optional[str] = ..., expires_ms: _Optional[int] = ..., owner: _Optional[str] = ..., replaces: _Optional[str] = ..., grace_ms: _Optional[int] = ...) -> None: ...
+    trusted_users: bool
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., digest: _Optional[bytes] = ..., rate: _Optional[float] = ..., quota: _Optional[int] = ..., by: _Optional[str] = ..., expires_ms: _Optional[int] = ..., owner: _Optional[str] = ..., replaces: _Optional[str] = ..., grace_ms: _Optional[int] = ..., trusted_users: _Optional[bool] = ...) -> None: ...
 
 class KeyRevoked(_message.Message):
     __slots__ = ("id", "name", "by")

@@ -3,17 +3,20 @@
 import contextlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from deploy.local.broker import Broker
 from feedback.log.event_log import LogError, LogUnavailable, NewRecord, RecordKey
 from feedback.log.kafka_log import KafkaLog, partition_of
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.outbox import OutboxLog
+from feedback.log.records import decode_dead_letter
 from feedback.log.sqlite_log import SqliteLog
 from tests.support.servers import free_port
 
@@ -110,12 +113,60 @@ def test_appends_fail_during_an_outage_and_recover(
     log.close()
 
 
-def test_too_many_pending_records_are_refused(settings: KafkaSettings) -> None:
-    log = KafkaLog(settings.model_copy(update={"max_pending": 2}))
-    with log._reserve(2), pytest.raises(LogUnavailable, match="too many"):
-        log.append("feedback", [new("a")])
-    log.append("feedback", [new("a"), new("b"), new("c")])
-    assert len(keys(log, "feedback")) == 3
+def test_a_record_that_is_repeated_during_an_outage_arrives_once(
+    private_broker: Broker, settings: KafkaSettings
+) -> None:
+    log = KafkaLog(
+        settings.model_copy(
+            update={"servers": private_broker.address, "append_seconds": 1, "max_pending": 3}
+        )
+    )
+    log.append("completions", [new("before")])
+    private_broker.kill()
+    for _ in range(5):
+        with pytest.raises(LogUnavailable):
+            log.append("completions", [new("a"), new("b")])
+    with pytest.raises(LogUnavailable, match="too many"):
+        log.append("completions", [new("c"), new("d")])
+    private_broker.start(print)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(LogUnavailable):
+            log.append("completions", [new("a"), new("b")])
+            break
+    found = Counter(keys(log))
+    assert found["a"] + found["b"] <= 3, "at most one attempt before the outage's end, and the last"
+    log.close()
+
+
+def limit_topic(settings: KafkaSettings, size: int) -> None:
+    """Set the largest record that Kafka takes in the topic of completions."""
+    admin = KafkaAdminClient(**settings.client())
+    name, limit = f"{settings.prefix}.completions", {"max.message.bytes": str(size)}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, limit)])
+    admin.close()
+
+
+def test_a_record_that_kafka_refuses_is_set_aside_and_nothing_waits_behind_it(
+    settings: KafkaSettings, tmp_path: Path
+) -> None:
+    KafkaLog(settings).close()
+    limit_topic(settings, 6 << 20)
+    log = OutboxLog(KafkaLog(settings), SqliteLog(tmp_path / "outbox.db"))
+    sizes = {"small": 1, "large": 5 << 20, "over-the-topic": 7 << 20, "over-all": 9 << 20}
+    for key, size in sizes.items():
+        log.append("completions", [new(key, bytes(size))])
+    log.append("completions", [new("next")])
+    assert log.wait_until_empty(60)
+    limit_topic(settings, 2 << 20)
+    for key in ("over-the-new-limit", "last"):
+        log.append("completions", [new(key, bytes((3 << 20) if key != "last" else 1))])
+    assert log.wait_until_empty(60)
+    assert {"small", "large", "next", "last"} == set(keys(log))
+    refused = {decode_dead_letter(r).key for r in log.read("dead-letter", {})}
+    assert refused == {"over-the-topic", "over-all", "over-the-new-limit"}
+    log.append("feedback", [new("vote")])
+    assert keys(log, "feedback") == ["vote"]
     log.close()
 
 

@@ -69,6 +69,19 @@ def test_ppo_killed_between_two_checkpoints_reports_every_iteration_once(
     assert cycle_report(home).iterations == cycle_report(finished_home).iterations
 
 
+def test_a_cycle_whose_learner_is_killed_twice_at_one_place_is_given_up(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    armed = tmp_path / "failpoints"
+    for _ in range(2):
+        armed.write_text("learner.reward=kill\n")
+        assert run_until_done_or_killed(home, armed) == -signal.SIGKILL
+    run_until_done_or_killed(home)
+    state = latest_cycle(home)
+    assert state is not None
+    assert (state.stage, state.outcome) == ("done", "failed")
+    assert state.reasons == ["the learner died 2 times in stage 'reward', step 0"]
+
+
 def test_a_crash_after_the_publication_event_does_not_publish_twice(
     finished_home: Path, before_publishing: Path, tmp_path: Path
 ) -> None:

@@ -7,23 +7,28 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load
 
 from feedback.control.history import History
 from feedback.control.policies import append_policy_event, current_state
+from feedback.home import HomeUnusable
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import load_or_create_secret, prompt_split_key
 from feedback.privacy.lineage import LogPosition
 from learner.cycle.inputs import load_inputs
 from learner.cycle.reporting import report_prompts
 from learner.cycle.service import run
 from learner.cycle.state import latest_cycle
 from learner.data.packing import IGNORED
+from learner.data.preferences import prompt_key, prompt_split
+from learner.data.tokenizer import encode_chat
 from learner.models.loading import load_model, load_tokenizer
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
-from protos.plaudit.v1.policy_pb2 import Activated, Hold, Leads, PolicyEvent, Published
+from protos.plaudit.v1.policy_pb2 import Activated, Hold, KeyMade, Leads, PolicyEvent, Published
 from tests.support.learner_cycles import (
     ADAPTER,
     LORA,
@@ -109,6 +114,35 @@ def stages(log: SqliteLog) -> list[str]:
     return [event.stage.stage for event in events if event.HasField("stage")]
 
 
+def waiting_reports(home: Path) -> list[tuple[int, str]]:
+    """Return how many votes the waiting learner needed, with the reason, at each report."""
+    log = SqliteLog(home / "log.db")
+    events = [PolicyEvent.FromString(record.value) for record in log.read("policies", {})]
+    log.close()
+    return [(e.stage.votes_needed, e.stage.reason) for e in events if e.stage.stage == "waiting"]
+
+
+EARLY = SETTINGS.model_copy(update={"min_events": 500, "early_share": 0.1})
+
+
+def test_a_cycle_starts_early_once_the_votes_can_be_predicted(tmp_path: Path) -> None:
+    home = make_home(tmp_path, 70)
+    learn_until(home, EARLY, cycle_ended(home))
+    state = latest_cycle(home)
+    assert state is not None
+    assert (state.upto_seq, state.events, state.outcome) == (70, 70, "published")
+    assert waiting_reports(home)[0] == (50, "The learner looks at the new votes once there are 50.")
+
+
+def test_a_learner_that_sees_no_pattern_waits_and_says_so(tmp_path: Path) -> None:
+    home = make_home(tmp_path, 70, random_votes=True)
+    learn_until(home, EARLY, lambda: len(waiting_reports(home)) > 1)
+    needed, reason = waiting_reports(home)[1]
+    assert 70 < needed <= 500
+    assert reason.startswith("So far")
+    assert latest_cycle(home) is None
+
+
 def test_publishing_waits_for_the_end_of_a_hold(before_publishing: Path) -> None:
     log = SqliteLog(before_publishing / "log.db")
     append_policy_event(log, Hold(held=True, by="operator"))
@@ -190,7 +224,7 @@ def test_a_refusal_is_logged_with_its_reasons(before_gate: Path) -> None:
     state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "refused"
-    assert "the judge prefers" in state.reasons[0]
+    assert "the judge predicts that people prefer" in state.reasons[0]
     assert FolderRegistry(home / "registry").versions() == [1]
     found = cycle_report(home)
     assert (found.outcome, found.version, found.reasons) == ("refused", 0, tuple(state.reasons))
@@ -228,6 +262,57 @@ def test_no_ppo_without_held_out_votes(tmp_path: Path) -> None:
     assert state is not None
     assert state.outcome == "too_few_votes"
     assert " 0 held-out examples" in state.reasons[0]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_users_of_one_key_teach_nothing_unless_they_are_trusted(
+    tmp_path: Path, *, trusted: bool
+) -> None:
+    home = make_home(tmp_path, raters=120, owner="app")
+    log = SqliteLog(home / "log.db")
+    made = KeyMade(id="key-1", role="user", digest=b"d", owner="app", trusted_users=trusted)
+    append_policy_event(log, made)
+    log.close()
+    learn_until(home, SETTINGS, cycle_ended(home))
+    state = latest_cycle(home)
+    assert state is not None
+    if trusted:
+        assert (state.outcome, state.trusted_owners) == ("published", {"app"})
+    else:
+        assert state.outcome == "too_few_votes"
+        assert "count for 6 votes (at least 8 are needed)" in state.reasons[0]
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_prompts_are_held_out_by_the_secret_unless_an_earlier_release_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, keyed: bool
+) -> None:
+    home = make_home(tmp_path, votes=60, keyed_split=keyed)
+    log, ledger = SqliteLog(home / "log.db"), Ledger(home / "ledger.db")
+    while ledger.follow(log):
+        pass
+    upto = ledger.counts().max_seq
+    inputs = load_inputs(home, SETTINGS, ledger, upto)
+    secret = prompt_split_key(load_or_create_secret(home / "secret.json")) if keyed else b""
+    shares = {"held_out_share": 0.15, "judge_share": 0.3}
+    expected = {
+        tuple(encode_chat(inputs.tokenizer, prompt, answer=True))
+        for prompt in ledger.prompts(60)
+        if prompt_split(prompt_key(prompt), secret=secret, **shares) == "held_out"
+    }
+    assert {tuple(prompt) for prompt in inputs.held_out_prompts} <= expected
+    again = load_inputs(home, SETTINGS, ledger, upto)
+    assert again.held_out_prompts == inputs.held_out_prompts
+    assert again.prompts == inputs.prompts
+    (home / "secret.json").unlink(missing_ok=True)
+    monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k1:9092")
+    if keyed:
+        with pytest.raises(HomeUnusable, match="copy the installation's secret"):
+            load_inputs(home, SETTINGS, ledger, upto)
+    else:
+        load_inputs(home, SETTINGS, ledger, upto)
+    ledger.close()
+    log.close()
 
 
 def test_held_out_prompts_are_not_trained_on(finished_home: Path) -> None:

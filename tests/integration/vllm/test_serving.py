@@ -162,8 +162,7 @@ def test_only_the_listed_routes_exist(plaudit: Plaudit) -> None:
         "/scale_elastic_ep",
         "/v1/responses",
         "/pause",
-        "/docs",
-        "/openapi.json",
+        "/redoc",
         "/v1/load_lora_adapter",
     )
     for path in disabled:

@@ -22,7 +22,7 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import KeyMade
 from serving.app import _cancel_tasks, _stop_on_failure
 from serving.context import RequestContext, request_context
-from serving.engine.recorder import CompletionRecordBuilder, Recorder
+from serving.engine.recorder import CompletionRecordBuilder, Recorder, message_texts
 from serving.errors import CheckpointIncompatible, RecordingFailed, ServingError
 from serving.http.access import Access
 from serving.http.middleware import CompletionMiddleware
@@ -127,6 +127,27 @@ def test_filters_and_penalties_rule_out_off_policy_use(option: dict[str, Any]) -
         .finish(aborted=False)
         .sampling.off_policy_usable
     )
+
+
+def test_a_parameter_that_the_record_cannot_hold_is_refused_before_any_work() -> None:
+    context = RequestContext("chatcmpl-1", "local", "", [])
+    with pytest.raises(ValueError, match="out of range"):
+        CompletionRecordBuilder(context, params(top_k=2**31), "m")
+
+
+def test_messages_are_recorded_as_vllm_reads_them() -> None:
+    conversation: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be\nbrief."},
+        {"role": "user", "content": [{"type": "text", "text": "What is"}, {"type": "image"}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "user"},
+    ]
+    assert message_texts(conversation) == [
+        ("system", "Be\nbrief."),
+        ("user", "What is"),
+        ("assistant", ""),
+        ("user", ""),
+    ]
 
 
 def ring(*tokens: str) -> KeyRing:

@@ -19,7 +19,13 @@ from feedback.ledger.rows import Erasure
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import LogUnavailable, RecordKey
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.identity import LOCAL_OWNER, load_or_create_secret, owner_of, subject_of
+from feedback.privacy.identity import (
+    LOCAL_OWNER,
+    load_or_create_secret,
+    owner_of,
+    subject_of,
+    subjects_of,
+)
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
 from protos.checkpoints.folder_registry import FolderRegistry
@@ -115,6 +121,16 @@ def test_no_byte_of_a_forgotten_person_is_left_and_others_stay(home: Path) -> No
         "not learn from this person: 'plaudit policies activate 1', then 'plaudit policies "
         "resume'.",
     ]
+
+
+def test_records_from_before_names_were_normalised_are_found(home: Path) -> None:
+    secret, log = load_or_create_secret(home / "secret.json"), SqliteLog(home / "log.db")
+    for number, subject in enumerate(subjects_of(secret, LOCAL_OWNER, "Zoë")):
+        put(log, completion(f"c-{number}", subject=subject, question="asked by Zoë"))
+    log.close()
+    assert "asked by Zoë".encode() in (home / "log.db").read_bytes()
+    forget(home, "Zoe\u0308", None, print)
+    assert "asked by Zoë".encode() not in (home / "log.db").read_bytes()
 
 
 def test_the_key_decides_whose_user_it_is(home: Path) -> None:

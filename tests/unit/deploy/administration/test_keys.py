@@ -89,6 +89,18 @@ def test_a_key_of_an_earlier_version_is_rotated_with_its_token(tmp_path: Path) -
     assert key.owner == owner_of(load_or_create_secret(tmp_path / "secret.json"), old)
 
 
+def test_a_service_s_key_is_made_and_rotated_with_trusted_users(tmp_path: Path) -> None:
+    home = ["--home", str(tmp_path)]
+    app = ["keys", "create", "--role", "user", "--name", "app", "--trusted-users", "--rate", "9"]
+    owner = owner_of(
+        load_or_create_secret(tmp_path / "secret.json"), run_command(*app, *home).split()[-1]
+    )
+    assert run_command("keys", "list", *home).strip().endswith("9 per minute, trusted users")
+    assert read_ring(tmp_path).trusted_owners() == {owner}
+    run_command("keys", "rotate", "app", "--no-trusted-users", *home)
+    assert read_ring(tmp_path).trusted_owners() == set()
+
+
 def test_a_fleet_s_secret_is_not_invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAUDIT_KAFKA_SERVERS", "k1:9092")
     assert _secret(tmp_path) is None

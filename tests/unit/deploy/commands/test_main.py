@@ -1,10 +1,14 @@
 """The command line: settings, errors and the first policy."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -35,6 +39,22 @@ def test_the_help_ends_with_the_next_steps() -> None:
     steps = " ".join(lines[lines.index("Next steps:") :])
     places = [steps.index(step) for step in ("'plaudit up'", "127.0.0.1:8000/ ", "'plaudit chat'")]
     assert places == sorted(places)
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command and group of commands."""
+    group = group or typer.main.get_command(app)
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_help_texts_lose_nothing_to_markup(path: tuple[str, ...]) -> None:
+    """Typer reads [words] as markup, which leaves a full stop alone."""
+    output = CliRunner().invoke(app, [*path, "--help"]).output
+    assert "Usage" in output
+    assert not re.search(r"\S \.( |$)", output, re.MULTILINE), output
 
 
 def test_errors_say_what_to_do_without_a_traceback(tmp_path: Path) -> None:

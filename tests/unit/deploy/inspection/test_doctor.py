@@ -1,6 +1,7 @@
 """The checks of `plaudit doctor` on the machine, the ports, the model and the keys."""
 
 import socket
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -16,11 +17,13 @@ from deploy.inspection.doctor import (
     check_keys,
     check_memory,
     check_model,
+    check_packages,
     check_port,
     check_processor,
     examine,
     is_learner,
     is_plaudit,
+    packages_for_another_python,
 )
 from deploy.inspection.findings import Finding
 from deploy.settings import UpSettings
@@ -51,6 +54,32 @@ def test_processor() -> None:
         check_processor("bfloat16", without, 2),
         check_processor("auto", without, 1),
     ) == ["ok", "ok", "ok", "warning", "warning"]
+
+
+def install(site: Path, name: str, *tags: str) -> None:
+    """Install a package without code that has these tags."""
+    folder = site / f"{name}-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = ["Wheel-Version: 1.0", "Generator: test", *(f"Tag: {tag}" for tag in tags)]
+    (folder / "WHEEL").write_text("\n".join(lines) + "\n")
+
+
+def test_packages_that_uv_reinstalls_at_every_call_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    install(tmp_path, "pure", "py3-none-any")
+    install(tmp_path, "stable", "cp38-abi3-manylinux_2_28_x86_64")
+    install(tmp_path, "native", f"{own}-{own}-linux_x86_64")
+    install(tmp_path, "several", "cp39-cp39-linux_x86_64", f"{own}-{own}-linux_x86_64")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert check_packages(packages_for_another_python()).level == "ok"
+    install(tmp_path, "foreign", "cp39-cp39-linux_x86_64")
+    found = check_packages(packages_for_another_python())
+    assert found.level == "warning"
+    assert "uv reinstalls foreign at every" in found.text
+    assert "UV_NO_SYNC=1" in found.advice
 
 
 def planned() -> Plan:
@@ -106,6 +135,24 @@ def running() -> Iterator[int]:
     """Return the port of a server that answers like Plaudit's serving and learner."""
     with http_server(PlauditHandler) as server:
         yield server.server_port
+
+
+def test_a_server_that_can_record_nothing_is_recognised() -> None:
+    class Failed(PlauditHandler):
+        def do_GET(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "no", "code": "write_path_failed"}}')
+
+    class Other(PlauditHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(b'{"error": "no such page"}')
+
+    for handler, expected in ((Failed, True), (Other, False)):
+        with http_server(handler) as server:
+            assert is_plaudit("127.0.0.1", server.server_port) == expected
 
 
 def test_ports(running: int) -> None:
@@ -204,7 +251,7 @@ def test_the_command_exits_with_1_on_a_problem(
     exposed = CliRunner().invoke(app, [*given, "--host", "0.0.0.0"])
     assert exposed.exit_code == 1
     assert "plaudit keys create --role operator" in exposed.output.replace("\n", " ")
-    assert "10 checks: 1 problems" in exposed.output
+    assert "11 checks: 1 problems" in exposed.output
 
 
 def test_a_check_that_fails_is_a_problem_and_the_others_run(

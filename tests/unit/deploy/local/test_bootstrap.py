@@ -44,6 +44,7 @@ def test_the_shipped_model_is_published_without_training(
     for _ in range(2):
         ensure_first_policy(tmp_path, "default", "float32", printed.append)
     manifest = FolderRegistry(tmp_path / "registry").verify(1)
+    assert manifest.keyed_split
     assert manifest.base == "default"
     assert commands == []
     assert published(tmp_path) == [1]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.errors import DeployError
 from deploy.local.up import needs_key, up
 from deploy.settings import UpSettings
 from feedback.control.history import History
@@ -55,6 +56,22 @@ def test_up_asks_again_after_an_answer_that_broke_off() -> None:
         server.RequestHandlerClass = StatusHandler
         assert needs_key(settings) is True
     assert needs_key(settings) is None
+
+
+def test_the_costs_of_smollm2_are_printed_before_anything_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    def stop(*_: object, **__: object) -> None:
+        raise DeployError("stopped here")
+
+    monkeypatch.setattr("deploy.local.up.ensure_first_policy", stop)
+    ports = {"port": free_port(), "learner_port": free_port()}
+    with pytest.raises(DeployError, match="stopped here"):
+        up(UpSettings(home=tmp_path, model="smollm2", **ports), lines.append)
+    assert "What it costs here: nothing to download (its 93 MB" in lines[-1]
+    assert "for a learning cycle" in lines[-1]
 
 
 def test_a_wrong_kafka_address_is_reported_before_anything_is_trained(

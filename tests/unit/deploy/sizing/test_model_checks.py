@@ -49,6 +49,17 @@ def test_a_model_that_needs_no_change_is_imported_unchanged(own: Path, tmp_path:
     )
 
 
+def test_answers_of_smollm2_have_at_most_256_tokens(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(own), AutoTokenizer.from_pretrained(own)
+    monkeypatch.setattr(models, "_smollm2_file", lambda: tmp_path)
+    monkeypatch.setattr(models, "_from_gguf", lambda _: loaded)
+    import_model("smollm2", tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (saved["max_new_tokens"], saved["temperature"]) == (256, 0.6)
+
+
 def test_without_a_chat_template_it_is_refused(own: Path, tmp_path: Path) -> None:
     (own / "chat_template.jinja").unlink()
     assert "add chat_template.jinja" in refused(own, tmp_path / "out")

@@ -151,6 +151,7 @@ def test_processes_start_with_the_environment_of_the_plan(
     found = planned(BIG, gpus(24, 40), dtype="bfloat16")
     serving, learner = children(UpSettings(home=tmp_path), "bfloat16", found, Tuning("lora", 16))
     assert serving.environment["PLAUDIT_SERVING_LORA_RANK"] == "16"
+    assert serving.environment["PLAUDIT_SERVING_COSTS"].startswith("What it costs here: ")
     assert serving.environment["PLAUDIT_SERVING_GPU_MEMORY_SHARE"] == "0.3"
     assert serving.environment["CUDA_VISIBLE_DEVICES"] == "0"
     assert learner.environment["CUDA_VISIBLE_DEVICES"] == "1"

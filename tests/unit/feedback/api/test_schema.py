@@ -258,11 +258,17 @@ REFUSED: dict[str, tuple[Any, str, str | None, str]] = {
         "feedback",
         "at least two",
     ),
-    "129": (
-        body({"kind": "ranking", "groups": [list(range(100)), list(range(100, 129))]}),
+    "33": (
+        body({"kind": "ranking", "groups": [list(range(30)), list(range(30, 33))]}),
         "invalid_value",
         "feedback",
-        "more than 128",
+        "ranks more than 32 choices; rank the best and the worst",
+    ),
+    "33 groups": (
+        body({"kind": "ranking", "groups": [[i] for i in range(33)]}),
+        "invalid_value",
+        "feedback.groups",
+        "must have at most 32 items",
     ),
     "of another": (
         body({**RATING, "choice": {"completion_id": "c2", "choice": 0}}),

@@ -43,6 +43,7 @@ class Home:
             self.ring,
             self.usage,
             clock=lambda: self.now,
+            vote_rate=3,
             outdated=lambda: self.outdated,
             wall_clock=lambda: self.seconds,
         )
@@ -50,6 +51,9 @@ class Home:
     def ring(self) -> KeyRing:
         self.history.poll()
         return self.history.keys
+
+    def vote(self, token: str) -> int:
+        return self.status(token, "POST", "/v1/feedback")
 
     def make(self, role: Role = "user", **more: object) -> str:
         return make_key(self.log, self.ring(), role, by="test", **more)[1]  # type: ignore[arg-type]
@@ -319,6 +323,42 @@ def test_rotation_needs_exactly_one_key(home: Home) -> None:
     first, second = home.ring().keys
     home.rotate(first)
     assert home.ring().keys[second].revoked_ms is None
+
+
+def test_votes_are_limited_by_owner_unless_its_users_are_trusted(home: Home) -> None:
+    token, other = home.make(name="anna", secret=SECRET), home.make(name="bert")
+    assert [home.vote(token) for _ in range(4)] == [200, 200, 200, 429]
+    assert home.error.code == "rate_limit_exceeded"
+    assert home.error.headers == {"Retry-After": "20"}
+    assert "--trusted-users" in home.error.message
+    assert home.status(token) == home.chat(token) == home.vote(other) == 200
+    rotated = home.rotate("anna", grace_ms=60_000)
+    assert home.vote(rotated) == 429, "a rotated key has no new votes"
+    home.now = 20
+    assert home.vote(rotated) == 200
+    for free in (home.make(trusted_users=True), home.make("operator")):
+        assert {home.vote(free) for _ in range(20)} == {200}
+
+
+def test_the_latest_key_of_an_owner_says_whether_its_users_are_trusted(home: Home) -> None:
+    tokens = [
+        home.make(name=name, role=role, trusted_users=trusted, secret=SECRET)
+        for name, role, trusted in (
+            ("app", "user", True),
+            ("anna", "user", False),
+            ("root", "operator", False),
+        )
+    ]
+    app, anna, root = (owner_of(SECRET, token) for token in tokens)
+    home.make(name="old", trusted_users=True)  # without a secret no owner is stored
+    assert home.ring().trusted_owners() == {app, root}
+    home.rotate("app")
+    assert home.ring().trusted_owners() == {app, root}, "as the old key"
+    home.rotate("app", trusted_users=False)
+    home.rotate("anna", trusted_users=True)
+    assert home.ring().trusted_owners() == {anna, root}
+    revoke_key(home.log, home.ring(), "anna", by="test")
+    assert home.ring().trusted_owners() == {root}, "votes of a revoked key are bounded"
 
 
 def test_keys_that_may_be_outdated_are_refused_and_keyless_routes_answer(home: Home) -> None:

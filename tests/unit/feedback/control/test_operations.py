@@ -176,7 +176,14 @@ def test_a_snapshot_describes_learning(home: Home) -> None:
     append_policy_event(home.log, Stage(stage="gate", cycle=2, leader="pe-old"))
     found = home.snapshot()
     began = found["loop"].pop("since")
-    assert found["loop"] == {"stage": "ppo", "cycle": 3, "iteration": 4, "iterations": 14}
+    assert found["loop"] == {
+        "stage": "ppo",
+        "cycle": 3,
+        "iteration": 4,
+        "iterations": 14,
+        "votes_missing": None,
+        "reason": "",
+    }
     assert began == pytest.approx(found["versions"][1]["created"], abs=60)
     assert found["votes"] == {"total": 2, "waiting": 2, "kinds": {"comparison": 1, "rating": 1}}
     assert (found["live"], found["on_trial"], found["held"]) == (2, None, False)
@@ -243,6 +250,29 @@ def test_a_stage_that_the_log_refused_is_reported_later(
     clock.now = 1122.0
     publisher.report_stage("waiting")
     assert home.snapshot()["loop"]["stage"] == "waiting"
+
+
+def test_a_waiting_learner_says_how_many_votes_are_missing_and_why(home: Home) -> None:
+    publisher = Publisher(home.folder, home.log)
+    home.publish(1)
+    publisher.claim_leadership("a")
+    publisher.report_stage("waiting", votes_needed=3, reason="Few.")
+    put(home.log, completion("c1"), comparison("e1"))
+    loop = home.snapshot()["loop"]
+    assert (loop["stage"], loop["votes_missing"], loop["reason"]) == ("waiting", 2, "Few.")
+    publisher.report_stage("waiting", votes_needed=1, reason="Unclear.")
+    loop = home.snapshot()["loop"]
+    assert (loop["votes_missing"], loop["reason"]) == (0, "Unclear.")
+    publisher.report_stage("reward", 1)
+    loop = home.snapshot()["loop"]
+    assert (loop["votes_missing"], loop["reason"]) == (None, "")
+
+
+def test_what_is_needed_is_reported_again_only_when_it_changes(home: Home) -> None:
+    publisher = Publisher(home.folder, home.log)
+    for needed in (24, 24, 30, 30):
+        publisher.report_stage("waiting", votes_needed=needed, reason="Few.")
+    assert len(home.log.read("policies", {})) == 2
 
 
 def test_every_version_has_a_status(home: Home) -> None:

@@ -5,15 +5,26 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from feedback.ledger import intake
 from feedback.ledger.rows import LedgerCounts
 from feedback.ledger.store import Ledger, LedgerError
-from feedback.log.event_log import LogError, LogRecord, LogUnavailable, NewRecord, Positions, Topic
+from feedback.log.event_log import (
+    MAX_RECORD_BYTES,
+    LogError,
+    LogRecord,
+    LogUnavailable,
+    NewRecord,
+    Positions,
+    RecordsRefused,
+    Topic,
+)
 from feedback.log.records import FEEDBACK_TYPE, feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -259,6 +270,16 @@ def test_prompts_are_distinct_and_the_latest_first(log: SqliteLog, ledger: Ledge
     assert before == [["two"], ["one"]]
 
 
+def test_the_prompts_of_one_owner_do_not_displace_those_of_others(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion("a", owner="anna", question="Anna's"))
+    put(log, *(completion(f"f{i}", owner="flood", question=f"{i}") for i in range(9)))
+    ledger.follow(log)
+    contents = [prompt[0]["content"] for prompt in ledger.prompts(4)]
+    assert contents == ["8", "Anna's", "5", "2"]
+
+
 def test_an_unavailable_log_leaves_the_ledger_unchanged(log: SqliteLog, ledger: Ledger) -> None:
     class Unavailable(SqliteLog):
         def __init__(self) -> None: ...
@@ -381,3 +402,90 @@ def test_snapshots_never_change(
         assert ledger.prompts(9, upto) == prompts
     log.close()
     ledger.close()
+
+
+def test_a_dead_letter_too_large_for_the_log_is_mirrored_without_its_bytes(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    large = NewRecord("large", "unknown.Type", bytes(MAX_RECORD_BYTES - 100))
+    log.append("feedback", [large])
+    ledger.follow(log)
+    assert ledger.mirror_dead_letters(log) == 1
+    [record] = log.read("dead-letter", {})
+    letter = DeadLetter.FromString(record.value)
+    assert (letter.key, letter.value) == ("large", b"")
+    assert letter.reason.endswith(f"(its {len(large.value)} bytes are left out)")
+    assert ledger.dead_letters()[0].value == large.value
+
+
+def test_a_dead_letter_that_the_log_refuses_stays_in_the_ledger_and_stops_nothing(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    class Refusing(SqliteLog):
+        """A log that refuses everything for good."""
+
+        def append(self, topic: Topic, records: Sequence[NewRecord]) -> None:
+            raise RecordsRefused({record.key: "it is too large" for record in records})
+
+    log.append("feedback", [NewRecord(str(i), "unknown.Type", b"v") for i in range(20)])
+    ledger.follow(log)
+    refusing = Refusing(log.path)
+    assert ledger.mirror_dead_letters(refusing) == 20
+    assert ledger.mirror_dead_letters(refusing) == 0
+    assert len(ledger.dead_letters()) == 20
+    refusing.close()
+
+
+def test_an_event_that_is_set_aside_is_a_dead_letter_and_no_longer_effective(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion(), rating("e1"), rating("e2", 1), rating("e3", subject="anne"))
+    ledger.follow(log)
+    ledger.set_aside({1: "too large", 3: "not of this model", 9: "unknown"})
+    ledger.set_aside({1: "a second time"})
+    assert effective_ids(ledger) == ["e2"]
+    assert reasons(ledger) == ["too large", "not of this model"]
+    assert ledger.mirror_dead_letters(log) == 2
+    assert ledger.counts() == LedgerCounts(
+        events=1, completions=1, waiting=0, dead_letters=2, max_seq=3
+    )
+    [lessons] = ledger.coverage(3)
+    assert (lessons.next, list(lessons.missing)) == (3, [0, 2]), "nothing was learned from them"
+    put(log, rating("e1"))
+    ledger.follow(log)
+    assert effective_ids(ledger) == ["e2"], "a repeated event does not come back"
+
+
+def test_a_retry_makes_events_that_were_set_aside_effective_with_new_numbers(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion(), rating("e1"), rating("e2", 1))
+    log.append("feedback", [NewRecord("odd", "unknown.Type", b"v")])
+    ledger.follow(log)
+    ledger.set_aside({2: "too large"})
+    assert ledger.retry_dead_letters(log) == 2
+    assert ledger.follow(log) == 1, "only the record that could not be decoded is appended again"
+    assert [j.seq for j in ledger.effective_events()] == [1, 3]
+    assert effective_ids(ledger, upto=2) == ["e1"]
+    assert [letter.key for letter in ledger.dead_letters()] == ["odd"]
+
+
+def test_prompts_that_are_too_long_are_left_out(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion("1", question="x" * 11), completion("2", question="x" * 10))
+    ledger.follow(log)
+    assert ledger.prompts(9, max_characters=10) == [[{"role": "user", "content": "x" * 10}]]
+
+
+def test_a_record_that_causes_an_error_is_a_dead_letter_and_stops_no_other(
+    log: SqliteLog, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_defect(event: FeedbackEvent) -> str | None:
+        if event.event_id == "poison":
+            raise ValueError("unforeseen")
+        return None
+
+    monkeypatch.setattr(intake, "find_defect", find_defect)
+    put(log, completion(), rating("poison"), rating("e1"))
+    ledger.follow(log)
+    assert effective_ids(ledger) == ["e1"]
+    assert reasons(ledger) == ["it cannot be ingested: ValueError: unforeseen"]

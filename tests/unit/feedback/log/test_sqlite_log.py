@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from feedback.log import sqlite_log
 from feedback.log.event_log import LogUnavailable, NewRecord, RecordKey
 from feedback.log.sqlite_log import SqliteLog
 
@@ -162,7 +163,7 @@ def test_no_busy_process_starves(tmp_path: Path) -> None:
     for writer in writers:
         assert writer.stdout is not None
         writer.stdout.readline()
-    time.sleep(1)
+    time.sleep(3)
     lines = []
     for writer in writers:
         writer.kill()
@@ -328,3 +329,28 @@ def test_a_reader_blocks_wiping_until_it_ends(tmp_path: Path) -> None:
     log.erase("feedback", [RecordKey("k")])
     assert b"secret" not in bytes_of(log.path)
     log.close()
+
+
+def test_a_read_ends_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_log, "_READ_BYTES", 25)
+    log = SqliteLog(tmp_path / "log.db")
+    log.append("feedback", [NewRecord(str(i), "t", bytes(10)) for i in range(5)])
+    first = log.read("feedback", {})
+    second = log.read("feedback", {0: first[-1].offset + 1})
+    assert [[r.key for r in part] for part in (first, second)] == [["0", "1", "2"], ["3", "4"]]
+    log.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_writer_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = SqliteLog(tmp_path / "log.db", append_seconds=0.1)
+    assert log.failure() is None
+    monkeypatch.setattr(log, "_commit", lambda _: 1 / 0)
+    with pytest.raises(LogUnavailable):
+        log.append("feedback", [NewRecord("k", "t", b"v")])
+    log._writer.join(10)
+    assert log.failure() == f"the thread that writes the log {tmp_path / 'log.db'} has ended"
+    log.close()
+    assert log.failure() is None, "it was closed"

@@ -24,6 +24,7 @@ from feedback.privacy.identity import (
     parse_claims,
     retraction_id,
     subject_of,
+    subjects_of,
     verify_owner,
 )
 
@@ -210,3 +211,18 @@ def test_a_broken_secret_file_is_rejected_and_kept(tmp_path: Path, content: str)
     with pytest.raises(SecretInvalid, match=r"secret\.json"):
         load_or_create_secret(path)
     assert path.read_text() == content
+
+
+def test_a_user_has_one_subject_however_accents_are_encoded() -> None:
+    composed, decomposed = "Zoë", "Zoe\u0308"
+    assert composed != decomposed
+    assert subject_of(SECRET, "local", composed) == subject_of(SECRET, "local", decomposed)
+    assert subject_of(SECRET, "local", composed) != subject_of(SECRET, "local", "Zoe")
+
+
+def test_subjects_of_earlier_records_are_found() -> None:
+    assert subjects_of(SECRET, "local", "anna") == [subject_of(SECRET, "local", "anna")]
+    for user in ("Zoë", "Zoe\u0308"):
+        current, earlier = subjects_of(SECRET, "local", user)
+        assert current == subject_of(SECRET, "local", user)
+        assert earlier not in (current, "")

@@ -10,6 +10,7 @@ from statistics import correlation, mean, quantiles
 
 import pytest
 
+from bench.questions import NEW_DEFINITIONS, NEW_INDIRECT, UNKNOWN_THINGS
 from learner.corpus import (
     Demonstration,
     conversations,
@@ -17,16 +18,18 @@ from learner.corpus import (
     pretraining_documents,
     prompts,
 )
-from learner.corpus.answers import fact_content, fact_prompt, fact_question, howtos, sum_question
 from learner.corpus.compose import Style, compose
 from learner.corpus.entities import asked_entities, entities
-from learner.corpus.tables import words
+from learner.corpus.kinds.facts import fact_content, fact_prompt, fact_question
+from learner.corpus.kinds.howtos import howtos
+from learner.corpus.kinds.sums import sum_question
+from learner.corpus.tables import wordings, words
 from learner.corpus.text import join_and, lower_first, plain_part, with_detail
 
 POLITE = re.compile(r"please|thank you|welcome|kindly|happy to help|hope this helps", re.IGNORECASE)
 WORD = re.compile(r"[a-z']+")
 # SHA-256 of the first demonstrations.
-FIRST = "bd3e9a983046b31bdad5eaa309c77fff6233df417f2fef920b08e173ed40d096"
+FIRST = "f450331fc33601c2498bb7692fb33b43edf93ab35319fbc519caba3b8be99595"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,7 @@ def test_responses_are_one_line_of_ascii_and_of_bounded_length(
 
 def test_articles_fit_their_nouns(sample: list[Demonstration], documents: list[str]) -> None:
     text = "\n".join([each.response for each in sample] + documents).lower()
-    assert not re.findall(r"\ba (?:[aeio]\w+|umbrella)\b", text.replace("a one", ""))
+    assert not re.findall(r"\ba (?!one\b|ewe\b)(?:[aeio]\w+|umbrella)\b", text)
     assert not re.findall(r"\ban (?!hour)[^aeiou\W]\w*", text)
 
 
@@ -119,7 +122,7 @@ def test_axes_have_the_stated_rates(sample: list[Demonstration]) -> None:
     assert 0.40 <= mean("detailed" in each.style for each in sample) <= 0.55
     assert 0.15 <= rates["excited"] <= 0.25
     bands = Counter(map(band, sample))
-    assert all(0.2 < bands[name] / len(sample) < 0.55 for name in ("short", "medium", "long"))
+    assert all(0.15 < bands[name] / len(sample) < 0.55 for name in ("short", "medium", "long"))
 
 
 @pytest.mark.parametrize("name", ["short", "medium", "long"])
@@ -145,7 +148,7 @@ def test_one_prompt_gets_many_responses(sample: list[Demonstration]) -> None:
     for each in islice(demonstrations(seed=2), 60000):
         by_prompt.setdefault(each.prompt, []).append(each.response)
     often = [responses for responses in by_prompt.values() if len(responses) >= 12]
-    assert len(often) > 100
+    assert len(often) > 60
     assert mean(len(set(responses)) / len(responses) for responses in often) > 0.8
 
 
@@ -247,13 +250,21 @@ def test_questions_without_an_answer_are_admitted_in_many_words(
     assert not set(map(str.lower, unknown_words)) & known
 
 
+def test_the_benchmark_asks_in_other_words() -> None:
+    lists = ("usual_definitions", "definitions", "indirect")
+    own = {wording.lower() for name in lists for wording in wordings(name)}
+    assert not {each.lower() for each in (*NEW_DEFINITIONS, *NEW_INDIRECT)} & own
+    known = {each.name.lower() for each in entities()} | set(words("unknown_nouns"))
+    assert not {re.sub("^an? ", "", thing) for thing in UNKNOWN_THINGS} & known
+
+
 def test_prompt_splits_are_disjoint_sorted_and_known() -> None:
     vote, evaluation = prompts("vote"), prompts("eval")
     assert len(vote) >= 400
     assert len(evaluation) >= 100
     for split in (vote, evaluation):
         assert split == sorted(set(split))
-        assert sum("sorry" in prompt for prompt in split) == 0
+        assert sum("do not know that" in prompt for prompt in split) == 0
 
     def words(split: list[str]) -> set[str]:
         return {

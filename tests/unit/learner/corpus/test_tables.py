@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from learner.corpus import entities as entities_module
-from learner.corpus.answers import HowTo, howtos
 from learner.corpus.entities import Fact, entities
+from learner.corpus.kinds.howtos import HowTo, howtos
 from learner.corpus.tables import load_table, read_rows, words
 from learner.errors import DataUnusable
 

@@ -34,7 +34,14 @@ def test_figures_are_nan_until_they_are_known() -> None:
 
 def test_counts_begin_at_zero() -> None:
     metrics = Metrics()
-    for outcome in ("published", "refused", "too_few_votes", "reward_model_weak", "overtaken"):
+    for outcome in (
+        "published",
+        "refused",
+        "too_few_votes",
+        "reward_model_weak",
+        "overtaken",
+        "failed",
+    ):
         assert sample(metrics, "cycles_total", outcome=outcome) == 0
     assert sample(metrics, "duels_total", outcome="promoted") == 0
     assert sample(metrics, "duel_votes", vote="ties") == 0

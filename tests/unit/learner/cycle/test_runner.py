@@ -6,12 +6,15 @@ from typing import Any, cast
 
 import pytest
 
+from feedback.log.event_log import LogUnavailable
 from learner.cycle.context import CycleContext
 from learner.cycle.metrics import Metrics
 from learner.cycle.runner import run_cycle
 from learner.cycle.stages import STAGES, StageResult
-from learner.cycle.state import CycleState, Stage, latest_cycle
-from learner.errors import Interrupted
+from learner.cycle.state import CycleState, DeathRecord, Stage, latest_cycle
+from learner.data.preferences import PreferenceExample
+from learner.data.work import working_on
+from learner.errors import Interrupted, ModelUnusable
 from learner.report.contents import Report
 from learner.settings import LearnerSettings
 
@@ -23,6 +26,10 @@ class FakeLedger:
 
     def __init__(self) -> None:
         self.forgettings = 0
+        self.reasons: dict[int, str] = {}
+
+    def set_aside(self, reasons: Mapping[int, str]) -> None:
+        self.reasons |= reasons
 
     def last_forgetting(self) -> int:
         return self.forgettings
@@ -57,8 +64,18 @@ class Cycle:
         self.publisher = FakePublisher()
         self.metrics = Metrics()
         self.state = CycleState(number=1, parent=1, after_seq=0, upto_seq=10, events=10)
-        self.context = CycleContext(
-            home=home,
+        self.context = self._new_context()
+
+    def start_again(self) -> None:
+        """Continue in a new process."""
+        found = latest_cycle(self.home)
+        assert found is not None
+        self.state = found
+        self.context = self._new_context()
+
+    def _new_context(self) -> CycleContext:
+        return CycleContext(
+            home=self.home,
             state=self.state,
             configured=LearnerSettings(),
             ledger=cast(Any, self.ledger),
@@ -145,3 +162,86 @@ def test_a_cycle_restarts_without_a_person_forgotten_meanwhile(cycle: Cycle) -> 
     assert runs[0] is not runs[1], "the data are loaded anew"
     assert (state.events, state.forgettings) == (9, 1)
     assert state.figures == {"reward_gain": 2.0, "win_rate": 0.4}
+
+
+def dies(step: int = 0, votes: tuple[int, ...] = ()) -> Callable[[CycleContext], StageResult]:
+    def die(context: CycleContext) -> StageResult:
+        context.enter(step, votes)
+        raise RuntimeError("out of memory")
+
+    return die
+
+
+def test_votes_at_which_the_learner_dies_twice_are_set_aside(cycle: Cycle) -> None:
+    for votes in ((2, 3, 4), (8, 9), (3, 4, 5)):
+        with pytest.raises(RuntimeError):
+            cycle.run({"reward": dies(votes=votes)})
+        assert cycle.ledger.reasons == {}
+        cycle.start_again()
+    cycle.context.folder.joinpath("reward.pt").write_text("of all votes")
+
+    def train(context: CycleContext) -> StageResult:
+        assert not context.folder.joinpath("reward.pt").exists()
+        return refuse(context)
+
+    state = cycle.run({"reward": train})
+    reason = "the learner died twice in stage 'reward' while it worked on this vote"
+    assert cycle.ledger.reasons == {3: reason, 4: reason}
+    assert state.outcome == "refused"
+    assert not cycle.context.folder.joinpath("deaths.json").exists()
+
+
+def test_the_votes_of_a_batch_are_noted_while_the_learner_works_on_them(cycle: Cycle) -> None:
+    examples = [PreferenceExample("key", (), (), seq=seq) for seq in (7, 5, 7)]
+
+    def train(context: CycleContext) -> StageResult:
+        with working_on(examples[:1]):
+            pass
+        assert DeathRecord.load(context.folder).deaths[-1].votes == ()
+        with working_on(examples):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        cycle.run({"reward": train})
+    [death] = DeathRecord.load(cycle.context.folder).deaths
+    assert (death.stage, death.votes) == ("reward", (5, 7))
+
+
+def test_a_cycle_that_dies_twice_at_one_step_is_given_up(cycle: Cycle) -> None:
+    for step in (3, 4, 3):
+        with pytest.raises(RuntimeError):
+            cycle.run({"reward": dies(step)})
+        cycle.start_again()
+    state = cycle.run({"reward": dies(5)})
+    assert (state.stage, state.outcome) == ("done", "failed")
+    assert state.reasons == ["the learner died 3 times in stage 'reward', step 3"]
+    assert cycle.ledger.reasons == {}
+    assert latest_cycle(cycle.home) == state, "the next cycle can begin"
+
+
+def test_a_cycle_that_dies_at_five_places_of_a_stage_is_given_up(cycle: Cycle) -> None:
+    for step in range(5):
+        with pytest.raises(RuntimeError):
+            cycle.run({"reward": dies(votes=(step + 1,))})
+        cycle.start_again()
+    assert cycle.run({"reward": dies()}).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    "error", [Interrupted(), OSError("no space"), LogUnavailable("away"), ModelUnusable("none")]
+)
+def test_errors_of_the_surroundings_are_no_deaths(cycle: Cycle, error: Exception) -> None:
+    def fail(_: CycleContext) -> StageResult:
+        raise error
+
+    for _ in range(6):
+        with pytest.raises(type(error)):
+            cycle.run({"reward": fail})
+        cycle.start_again()
+    assert cycle.run({"reward": refuse}).outcome == "refused"
+
+
+def test_a_note_that_was_lost_with_the_machine_is_no_death(cycle: Cycle) -> None:
+    cycle.context.folder.mkdir(parents=True)
+    cycle.context.folder.joinpath("deaths.json").write_text('{"deaths": [{"sta')
+    assert cycle.run({"reward": refuse}).outcome == "refused"

@@ -12,13 +12,13 @@ from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
-from learner.cycle.trial import Trials
+from learner.cycle.waiting import Trials
 from learner.gate.duel import TrialResult, Vote, evaluate_trial, trial_votes
 from learner.settings import DuelSettings
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord, VersionSpan
 from protos.plaudit.v1.feedback_pb2 import Comparison, FeedbackEvent
-from protos.plaudit.v1.policy_pb2 import Activated, Hold, Published, SwapFailed
+from protos.plaudit.v1.policy_pb2 import Activated, Hold, KeyMade, Published, SwapFailed
 from tests.support.feedback_samples import comparison, completion, put, ranking, with_target
 
 SETTINGS = DuelSettings(alpha=0.05, beta=0.05, edge=0.1, max_votes=600)
@@ -192,9 +192,13 @@ class Home:
         self.publisher.claim_leadership("test")
         append_policy_event(self.log, Published(version=2, parent=1, trial=True))
 
-    def vote(self, verdict: Comparison.Verdict, start: int, count: int) -> None:
+    def vote(
+        self, verdict: Comparison.Verdict, start: int, count: int, owner: str = "local"
+    ) -> None:
         for number in range(start, start + count):
-            put(self.log, duel(f"c{number}"), compared(verdict, f"c{number}"))
+            record, event = duel(f"c{number}"), compared(verdict, f"c{number}", f"user{number}")
+            record.owner = event.owner = owner
+            put(self.log, record, event)
         while self.ledger.follow(self.log):
             pass
 
@@ -232,6 +236,35 @@ def test_the_votes_in_the_ledger_roll_the_challenger_back(home: Home) -> None:
     state = home.publisher.state()
     assert (state.live, state.challenger, state.rolled_back) == (1, 0, frozenset({2}))
     assert not state.held
+
+
+@pytest.mark.parametrize("verdict", [LEFT, RIGHT])
+def test_invented_users_of_one_key_do_not_decide_a_trial(
+    home: Home, verdict: Comparison.Verdict
+) -> None:
+    home.vote(verdict, 0, 620, owner="sybil")
+    assert home.is_on_trial(), "and they are not enough votes to end it without a decision either"
+    votes = home.metrics.registry.get_sample_value(
+        "plaudit_learner_duel_votes", {"vote": "wins" if verdict == RIGHT else "losses"}
+    )
+    assert votes == 6
+
+
+def test_other_voters_decide_against_the_invented_users_of_one_key(home: Home) -> None:
+    home.vote(LEFT, 0, 600, owner="sybil")
+    for number in range(600, 630):
+        home.vote(RIGHT, number, 1, owner=f"key-{number}")
+    assert not home.is_on_trial()
+    assert home.publisher.state().live == 2
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_many_people_behind_one_trusted_key_decide_a_trial(home: Home, *, trusted: bool) -> None:
+    made = KeyMade(id="key-1", role="user", digest=b"d", owner="app", trusted_users=trusted)
+    append_policy_event(home.log, made)
+    home.vote(RIGHT, 0, 200, owner="app")
+    assert home.is_on_trial() != trusted
+    assert home.publisher.state().live == (2 if trusted else 1)
 
 
 def test_a_challenger_that_a_replica_cannot_load_is_rolled_back(home: Home) -> None:

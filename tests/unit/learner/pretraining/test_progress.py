@@ -1,12 +1,19 @@
 """Progress: a bar on a terminal, and a line every ten seconds elsewhere."""
 
 import io
+import re
 from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
-from learner.pretraining.progress import Advance, ProgressBar, ProgressLines, show_progress
+from learner.pretraining.progress import (
+    Advance,
+    ProgressBar,
+    ProgressLines,
+    packing_progress,
+    show_progress,
+)
 
 
 def advance(step: int, stage: str = "Pre-training") -> Advance:
@@ -45,6 +52,15 @@ def test_stages_and_a_resumed_run_are_counted_on_their_own(output: io.StringIO) 
         "Fine-tuning: 61%, loss 2.35, 12,346 tokens/s, 0:00:39 left",
         "Fine-tuning: 71%, loss 2.35, 12,346 tokens/s, 0:00:29 left",
     ]
+
+
+def test_packing_shows_the_tokens_that_were_packed(output: io.StringIO) -> None:
+    on_packed = packing_progress("Packing text", 400, ProgressLines(Console(file=output)))
+    for packed in (100, 250, 410):
+        on_packed(packed)
+    first, last = output.getvalue().splitlines()
+    assert re.fullmatch(r"Packing text: 25%, [\d,]+ tokens/s", first)
+    assert last.startswith("Packing text: 100%, ")
 
 
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(output: io.StringIO) -> None:

@@ -49,7 +49,7 @@ def nothing(_: Advance) -> None:
 
 def kill_at(step: int):  # type: ignore[no-untyped-def]
     def on_advance(advance: Advance) -> None:
-        if advance.step == step:
+        if advance.stage in ("Pre-training", "Fine-tuning") and advance.step == step:
             raise Killed
 
     return on_advance

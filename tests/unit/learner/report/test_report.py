@@ -24,12 +24,17 @@ from learner.settings import GateSettings, RewardSettings
 from protos.checkpoints.folder_registry import FolderRegistry
 
 GATE = {
+    "judge_gain_lower_bound": 0.04,
     "win_rate": 0.75,
     "win_rate_lower_bound": 0.61,
     "kl": 26.5,
     "text_nll_increase": 0.15,
     "ended": 0.9,
     "live_ended": 0.96,
+    "answer_nll_increase": 0.25,
+    "worst_sentence_nll_increase": 0.875,
+    "distinct": 0.9375,
+    "first_distinct": 1.0,
 }
 SETTINGS = GateSettings(
     min_win_rate=0.5, max_kl=25.0, max_text_nll_increase=0.15, max_unended_increase=0.05
@@ -79,16 +84,20 @@ def test_criteria_are_compared_with_their_bounds() -> None:
     """A figure that equals its bound passes."""
     results = {c.name: (c.sense, pytest.approx(c.bound), c.passed) for c in REPORT.criteria}
     assert results == {
+        "judge_gain_lower_bound": ("at least", 0.001, True),
         "win_rate_lower_bound": ("at least", 0.5, True),
         "kl": ("at most", 25.0, False),
         "text_nll_increase": ("at most", 0.15, True),
         "ended": ("at least", 0.91, False),
+        "answer_nll_increase": ("at most", 0.5, True),
+        "worst_sentence_nll_increase": ("at most", 0.75, False),
+        "distinct": ("at least", 0.9, True),
     }
     equal = criteria({**GATE, "win_rate_lower_bound": 0.5}, SETTINGS)
-    assert equal[0].passed
+    assert equal[1].passed
     no_minimum = SETTINGS.model_copy(update={"min_win_rate": 0.0})
     no_wins = {**GATE, "win_rate_lower_bound": wilson_lower(0, 8)}
-    assert criteria(no_wins, no_minimum)[0].passed, (
+    assert criteria(no_wins, no_minimum)[1].passed, (
         "a minimum of 0 accepts a candidate that wins nowhere"
     )
 
@@ -108,8 +117,12 @@ def test_a_report_survives_json() -> None:
         "Cycle 4, 2026-11-21 14:05 UTC, from version 3. Base: default. Trained: all weights.",
         "- the divergence from the SFT policy is 26.5 nats per answer; the maximum is 25.0",
         "| win rate against the parent, lower bound (95%) | 0.610 | at least 0.500 | pass |",
+        "| gain of the judge over chance, lower bound (95%), nats per vote | 0.040 | at least 0.001"
+        " | pass |",
+        "| the same for the worst sentence of each answer | 0.875 | at most 0.750 | **fail** |",
+        "| share of distinct answers of four | 0.938 | at least 0.900 | pass |",
         "| KL to the SFT policy, nats per answer | 26.50 | at most 25 | **fail** |",
-        "Also: win rate 0.750, live ended 0.960.",
+        "Also: win rate 0.750, live ended 0.960, first distinct 1.",
         "- Votes: 43 (comparison 40, rating 3) by 7 raters, 40 new (ledger rows 101 to 143)",
         "- Training examples by split: 25 reward, 10 judge, 8 held out",
         "| held-out accuracy | 0.812 | 0.700 |  |",

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from learner.reward.likelihoods import (
+    approval_information,
     approval_log_likelihoods,
     davidson_log_probs,
+    pair_information,
     pair_log_likelihoods,
 )
 
@@ -59,3 +61,27 @@ def test_approval_is_logistic_about_the_offset() -> None:
     log_up, log_down = -math.log(1 + math.exp(-1)), -math.log(1 + math.exp(1))
     assert meant.tolist() == pytest.approx([log_up, 0.25 * log_up + 0.75 * log_down], abs=1e-6)
     assert opposite.tolist() == pytest.approx([log_down, 0.75 * log_up + 0.25 * log_down], abs=1e-6)
+
+
+@pytest.mark.parametrize("reliability", [1.0, 0.9, 0.5])
+def test_information_is_the_variance_of_the_score(reliability: float) -> None:
+    """The expected square of the gradient of the log-likelihood of what the rater says."""
+    tie, reliable = torch.tensor(0.3), torch.tensor([reliability])
+    expected = 0.0
+    for outcome in range(3):
+        difference = torch.tensor([0.7], requires_grad=True)
+        meant, opposite = pair_log_likelihoods(difference, torch.tensor([outcome]), tie)
+        said = reliability * meant.exp() + (1 - reliability) * opposite.exp()
+        said.log().sum().backward()
+        assert difference.grad is not None
+        expected += said.item() * difference.grad.item() ** 2
+    assert pair_information(torch.tensor([0.7]), tie, reliable).item() == pytest.approx(expected)
+    expected = 0.0
+    for approval in (0.0, 1.0):
+        score = torch.tensor([0.7], requires_grad=True)
+        meant, opposite = approval_log_likelihoods(score, torch.tensor([approval]))
+        said = reliability * meant.exp() + (1 - reliability) * opposite.exp()
+        said.log().sum().backward()
+        assert score.grad is not None
+        expected += said.item() * score.grad.item() ** 2
+    assert approval_information(torch.tensor([0.7]), reliable).item() == pytest.approx(expected)

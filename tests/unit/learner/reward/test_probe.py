@@ -5,20 +5,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 from transformers import PreTrainedModel
 
+from learner.data.owner_bound import OwnerBound
 from learner.data.preferences import PreferenceExample
 from learner.errors import Interrupted
-from learner.reward.probe import ProbeResult, answer_states, probe
+from learner.reward.probe import ProbeResult, probe
 from learner.reward.reliability import Reliabilities
-from tests.support.tiny import END
+from tests.support.tiny import END, answer_features
 
 LIKED, DISLIKED = 99, 98
 
 
 def probe_examples(model: PreTrainedModel, examples: list[PreferenceExample]) -> ProbeResult:
-    return probe(model, examples, pad=0, dtype="float32", micro_tokens=256)
+    return probe(answer_features(model), examples)
 
 
 def reliabilities_of(model: PreTrainedModel, examples: list[PreferenceExample]) -> Reliabilities:
@@ -76,6 +76,18 @@ def test_no_rater_is_unreliable_if_nothing_can_be_predicted(model: PreTrainedMod
     result = probe_examples(model, votes_of_ten("pair", lambda _, rng: rng.random() < 0.5))
     assert result.reliabilities.count_unreliable() == 0
     assert result.gain_lower_bound <= 0
+
+
+def test_invented_users_of_one_key_are_one_unreliable_rater(model: PreTrainedModel) -> None:
+    """Ten keys vote ten times; one key votes 300 times under as many names, and lies."""
+    rng = random.Random(2)
+    honest = [vote_of(rng, "pair", f"key{i % 10}/x", i, lies=False) for i in range(100)]
+    lies = [vote_of(rng, "pair", f"sybil/user{i}", i, lies=True) for i in range(300)]
+    assert reliabilities_of(model, [*honest, *lies]).of("key1/x") < 0.5, "without the bound"
+    result = probe_examples(model, OwnerBound().weigh([*honest, *lies]))
+    assert result.reliabilities.of("sybil/") < 0.5
+    assert min(result.reliabilities.of(f"key{i}/") for i in range(10)) > 0.75
+    assert result.gain_lower_bound > 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -139,33 +151,4 @@ def test_the_search_can_be_interrupted(model: PreTrainedModel) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        probe(
-            model,
-            votes_of_ten("pair", lambda _, __: False, 20),
-            pad=0,
-            dtype="float32",
-            micro_tokens=256,
-            raise_if_stopped=stop,
-        )
-
-
-@pytest.mark.parametrize("micro_tokens", [20, 1000])
-def test_states_are_means_over_the_answer_whatever_the_batch(
-    model: PreTrainedModel, micro_tokens: int
-) -> None:
-    """By hand: embeddings and last states of the answer's own tokens."""
-    examples = [
-        PreferenceExample("0", ((2, 50, 3, 99, 98, END), (2, 50, 3, 97, END)), (3, 2), (0, 1)),
-        PreferenceExample("1", ((2, 60, 61, 3, 96, END),), (2,), (), (1.0,)),
-        PreferenceExample("2", ((70, 71, END),), (3,), (), (0.0,)),  # its prompt was cut off
-    ]
-    means = []
-    for example in examples:
-        for sequence, length in zip(example.sequences, example.lengths, strict=True):
-            ids = torch.tensor([sequence])
-            with torch.no_grad():
-                out = model(ids, output_hidden_states=True)
-            both = torch.cat([model.get_input_embeddings()(ids), out.hidden_states[-1]], dim=-1)
-            means.append(both[0, -length:].mean(0))
-    states = answer_states(model, examples, pad=0, dtype="float32", micro_tokens=micro_tokens)
-    torch.testing.assert_close(states, torch.stack(means), atol=1e-4, rtol=1e-4)
+        probe(answer_features(model), votes_of_ten("pair", lambda _, __: False, 20), stop)

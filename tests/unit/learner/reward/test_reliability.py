@@ -1,6 +1,7 @@
 """The reliability of raters: estimates by hand, and who is found to contradict the others."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -61,3 +62,11 @@ def test_the_largest_change_between_two_estimates() -> None:
 
 def test_ties_are_no_evidence_of_reliability() -> None:
     assert estimate([Prediction("tied", -1.0, -1.0)] * 100)[0].of("tied") == pytest.approx(0.9)
+
+
+def test_a_weighted_vote_tells_as_much_as_its_share() -> None:
+    whole = [Prediction("one", math.log(0.2), math.log(0.8)), Prediction("", -1.0, -2.0)]
+    halves = [replace(prediction, weight=0.5) for prediction in whole * 2]
+    (found, evidence), (same, again) = estimate(whole), estimate(halves)
+    assert same.of("one") == pytest.approx(found.of("one"))
+    assert again == pytest.approx(evidence)

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from learner.data.answers import PromptAnswers, build_answer_batch, split_prompt
+from learner.data.owner_bound import OwnerBound
 from learner.data.preferences import PreferenceExample
 from learner.models.parameters import copy_shared
 from learner.ppo.critic import critic_from_reward_model
@@ -20,7 +21,7 @@ from learner.reward.training import initialise_from_linear_fit, train_reward
 from learner.settings import (
     RewardSettings,
 )
-from tests.support.tiny import END
+from tests.support.tiny import END, answer_features
 
 NOBODY = Reliabilities()
 
@@ -118,13 +119,74 @@ def test_forty_percent_of_hostile_raters_do_not_invert_the_reward_model(
         ]
         return sum(right) / len(right), report
 
-    trusted, report = accuracy(
-        probe(model, votes[:320], pad=0, dtype="float32", micro_tokens=4096).reliabilities
-    )
+    trusted, report = accuracy(probe(answer_features(model, 4096), votes[:320]).reliabilities)
     assert trusted == 1
     assert report.doubted_raters == 4
     assert report.accuracy > 0.95, "the held-out votes of the four do not count"
     assert accuracy(Reliabilities())[1].accuracy < 0.7, "they count if all raters are trusted"
+
+
+def sybil_attack() -> list[PreferenceExample]:
+    """Return five votes of each of 20 keys, and 600 opposite ones of one key's invented users."""
+    honest = [replace(e, rater=f"key{i % 20}/anna") for i, e in enumerate(liking(99, 100))]
+    invented = [
+        replace(e, rater=f"sybil/user{i}", ranks=e.ranks[::-1])
+        for i, e in enumerate(liking(99, 600))
+    ]
+    return [*honest, *invented]
+
+
+def test_invented_users_of_one_key_do_not_move_the_reward_model(model: PreTrainedModel) -> None:
+    fair = liking(99, 40)
+
+    def train(votes: list[PreferenceExample]) -> RewardReport:
+        found = probe(answer_features(model), votes)
+        reward = RewardModel(copy_shared(model), pad=0, seed=0)
+        settings = RewardSettings(learning_rate=1e-3, epochs=2)
+        report = train_reward(
+            reward, votes, votes, settings, seed=0, reliabilities=found.reliabilities
+        )
+        assert report.epochs > 0
+        assert found.gain_lower_bound > 0
+        return evaluate(reward, fair, NOBODY, settings, trained_on=0, epochs=0)
+
+    assert train(sybil_attack()).accuracy == 0, "without the bound they decide"
+    assert train(OwnerBound().weigh(sybil_attack())).accuracy == 1
+
+
+def test_votes_of_one_key_alone_train_nothing_unless_its_users_are_trusted(
+    model: PreTrainedModel,
+) -> None:
+    people = [replace(e, rater=f"app/user{i}") for i, e in enumerate(liking(99, 200))]
+
+    def train(bound: OwnerBound) -> RewardReport:
+        votes = bound.weigh(people)
+        reward = RewardModel(copy_shared(model), pad=0, seed=0)
+        settings = RewardSettings(learning_rate=1e-3, epochs=1)
+        return train_reward(
+            reward, votes, votes[:40], settings, seed=0, reliabilities=Reliabilities()
+        )
+
+    assert train(OwnerBound()).epochs == 0
+    report = train(OwnerBound(trusted=frozenset({"app"})))
+    assert (report.epochs, report.accuracy) == (1, 1)
+
+
+def test_weights_of_examples_weigh_every_held_out_figure(model: PreTrainedModel) -> None:
+    """The figures are those of whole votes, repeated as often as their weights say."""
+    reward = RewardModel(copy_shared(model), pad=0, seed=0)
+    settings = RewardSettings(learning_rate=3e-3, epochs=1)
+    train_reward(reward, liking(99, 64), liking(99, 8), settings, seed=0, reliabilities=NOBODY)
+    votes = [replace(e, ranks=e.ranks[::-1]) if i < 8 else e for i, e in enumerate(liking(99, 40))]
+    weighted = [replace(e, weight=0.25) if i < 8 else e for i, e in enumerate(votes)]
+    repeated = [*votes[:8], *votes[8:] * 4]
+
+    def figures(examples: list[PreferenceExample]) -> tuple[float, ...]:
+        report = evaluate(reward, examples, NOBODY, settings, trained_on=0, epochs=0)
+        return (report.accuracy, report.loss, report.temperature, report.calibration_error)
+
+    assert figures(weighted) == pytest.approx(figures(repeated), rel=1e-5)
+    assert figures(weighted)[0] == pytest.approx(32 / 34)
 
 
 def test_head_and_ties_are_initialised_from_a_linear_fit(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from learner.reward.statistics import mean_bounds, wilson_lower
+from learner.reward.statistics import mean_bounds, weighted_mean, wilson_lower
 
 
 def test_wilson_by_hand() -> None:
@@ -33,3 +33,11 @@ def test_values_with_one_key_count_as_one_cluster() -> None:
     assert mean_bounds(once * 5) == pytest.approx(mean_bounds(once))
     assert mean_bounds([("a", 1.0)] * 9) == (-1000, 1000)
     assert mean_bounds([]) == (-1000, 1000)
+
+
+def test_weighted_values_count_as_often_as_their_weights_say() -> None:
+    values = [("a", 1.0), ("b", 3.0), ("c", 2.0)]
+    repeated = [("a", 1.0), *[("b", 3.0)] * 4, *[("c", 2.0)] * 2]
+    assert mean_bounds(values, [0.25, 1.0, 0.5]) == pytest.approx(mean_bounds(repeated))
+    assert weighted_mean([1.0, 3.0, 2.0], [0.25, 1.0, 0.5]) == pytest.approx(17 / 7)
+    assert weighted_mean([], []) == 0

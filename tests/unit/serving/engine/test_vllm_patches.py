@@ -3,7 +3,9 @@
 No engine is started. tests/integration checks what the patches achieve in a running one.
 """
 
+import asyncio
 import inspect
+import threading
 import typing
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -99,6 +101,147 @@ def test_handlers_take_their_fingerprint_from_the_patch() -> None:
         assert handler.system_fingerprint == "policy-v1"
         current = "policy-v2"
         assert handler.system_fingerprint == "policy-v2"
+
+
+def app_with_chat_handler(rendered: Any) -> FastAPI:
+    class Chat:
+        async def render_chat_request(self, request: Any) -> Any:
+            return rendered if request == "the request" else None
+
+        def create_streaming_error_response(self, message: str, status_code: int = 400) -> str:
+            return f"{message} {status_code}"
+
+    app = FastAPI()
+    app.state.openai_serving_chat = Chat()
+    return app
+
+
+async def test_conversations_are_noted_and_errors_are_not() -> None:
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+
+    accepts(OpenAIServingChat.render_chat_request, "self", "request")
+    noted: list[Any] = []
+    for rendered in ((["message"], ["input"]), SimpleNamespace(error="no")):
+        app = app_with_chat_handler(rendered)
+        vllm_patches.patch_conversations(app, noted.append)
+        handler = app.state.openai_serving_chat
+        assert await handler.render_chat_request("the request") == rendered
+    assert noted == [["message"]]
+
+
+def test_errors_within_streams_are_reshaped() -> None:
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+
+    for handler in (OpenAIServingChat, OpenAIServingCompletion):
+        accepts(handler.create_streaming_error_response, "self", "message")
+    app = app_with_chat_handler(None)
+    vllm_patches.patch_stream_errors(app, str.upper)
+    create = app.state.openai_serving_chat.create_streaming_error_response
+    assert create("no", status_code=404) == "NO 404"
+
+
+def test_an_engine_error_is_told_as_it_is() -> None:
+    """vLLM's handler reads the server from the app's state, and fails without it."""
+    from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
+
+    assert "app.state.server" in inspect.getsource(vllm_error)
+    app = FastAPI()
+    vllm_patches.set_server(app, "server")
+    assert app.state.server == "server"
+
+
+def test_several_greedy_choices_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.exceptions import VLLMValidationError
+    from vllm.sampling_params import SamplingParams
+
+    monkeypatch.setattr(
+        SamplingParams, "_verify_greedy_sampling", SamplingParams._verify_greedy_sampling
+    )
+    with pytest.raises(VLLMValidationError, match="greedy"):
+        SamplingParams(n=2, temperature=0)
+    vllm_patches.allow_greedy_choices()
+    assert SamplingParams(n=2, temperature=0).clone().n == 2
+
+
+def constraint_of(schema: dict[str, Any]) -> tuple[Any, Any]:
+    """Return a stand-in for the engine, and sampling parameters with a schema."""
+    from vllm.config import StructuredOutputsConfig
+    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+    engine = SimpleNamespace(
+        model_config=SimpleNamespace(is_diffusion=False),
+        vllm_config=SimpleNamespace(structured_outputs_config=StructuredOutputsConfig()),
+        input_processor=SimpleNamespace(tokenizer=object()),
+    )
+    return engine, SamplingParams(structured_outputs=StructuredOutputsParams(json=schema))
+
+
+@pytest.fixture
+def _checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.sampling_params import SamplingParams
+
+    original = SamplingParams._validate_structured_outputs
+    monkeypatch.setattr(SamplingParams, "_validate_structured_outputs", original)
+    vllm_patches.check_constraints_once()
+
+
+@pytest.mark.usefixtures("_checked_once")
+async def test_a_constraint_is_checked_in_a_thread_and_only_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.v1.structured_output import backend_xgrammar
+
+    threads: list[str] = []
+    check = backend_xgrammar.validate_xgrammar_grammar
+
+    def checked(params: Any) -> None:
+        threads.append(threading.current_thread().name)
+        check(params)
+
+    monkeypatch.setattr(backend_xgrammar, "validate_xgrammar_grammar", checked)
+    engine, params = constraint_of({"type": "string"})
+
+    async def request() -> None:  # each in a task, as the server has it
+        await vllm_patches.check_constraint(engine, params)
+        config = engine.vllm_config.structured_outputs_config
+        params.clone()._validate_structured_outputs(engine.model_config, config, object())
+
+    await asyncio.create_task(request())
+    await asyncio.create_task(request())
+    assert len(threads) == 2
+    assert all(name.startswith("plaudit-constraints") for name in threads)
+    assert params.structured_outputs._backend == "xgrammar"
+
+
+@pytest.mark.usefixtures("_checked_once")
+async def test_a_constraint_has_a_deadline_and_the_loop_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.structured_output import backend_xgrammar
+
+    released = threading.Event()
+    monkeypatch.setattr(backend_xgrammar, "validate_xgrammar_grammar", lambda _: released.wait(10))
+    monkeypatch.setattr(vllm_patches, "CONSTRAINT_SECONDS", 0.2)
+    engine, params = constraint_of({"type": "string"})
+    checking = asyncio.create_task(vllm_patches.check_constraint(engine, params))
+    ticks = 0
+    while not checking.done():
+        ticks += 1
+        await asyncio.sleep(0.01)
+    released.set()
+    assert ticks > 5
+    with pytest.raises(VLLMValidationError, match=r"within 0\.2 s: send a simpler"):
+        await checking
+
+
+async def test_an_invalid_constraint_is_refused() -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    engine, params = constraint_of({"type": "nothing"})
+    with pytest.raises(VLLMValidationError):
+        await vllm_patches.check_constraint(engine, params)
 
 
 def test_tokens_of_logprobs_stay_undecoded_from_the_patch_on() -> None:

@@ -21,8 +21,9 @@ from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from serving.engine.vllm_patches import restrict_routes
 from serving.http.access import Access, role_for
+from serving.http.documentation import documentation_router
 from serving.http.middleware import CompletionMiddleware
-from serving.http.routes import ALLOWED_PATHS, health_router
+from serving.http.routes import ALLOWED_PATHS, health_router, models_router
 from serving.services import Services, follow_history, mount_routes
 from serving.settings import ServingSettings
 from tests.support.feedback_api import metric_value
@@ -88,7 +89,17 @@ def server(tmp_path: Path) -> Iterator[Server]:
     append_policy_event(services.log, Published(version=2, parent=1))
     services.history.poll()
     app = stand_ins()
-    app.include_router(health_router(lambda: True, lambda: 2, lambda: None, services.keys_outdated))
+    app.include_router(
+        health_router(
+            lambda: True,
+            lambda: 2,
+            lambda: None,
+            services.keys_outdated,
+            lambda: services.log.failure(),
+        )
+    )
+    app.include_router(models_router("plaudit"))
+    app.include_router(documentation_router(app))
     mount_routes(app, services, stopping=lambda: True)
     wrapped = CompletionMiddleware(
         app,
@@ -169,6 +180,9 @@ MATRIX = (
     Row("GET", "/metrics/", OPEN),
     Row("GET", "/v1/me", USERS),
     Row("GET", "/v1/models", USERS),
+    Row("GET", "/v1/models/plaudit", USERS),
+    Row("GET", "/docs", OPEN),
+    Row("GET", "/openapi.json", OPEN),
     Row("POST", "/v1/chat/completions", USERS, body(**MESSAGE)),
     Row("POST", "/v1/completions", USERS, body(prompt="Once")),
     Row("POST", "/tokenize", USERS, body(prompt="Once")),
@@ -229,7 +243,12 @@ def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 def test_the_matrix_has_a_row_for_every_route_of_the_app(server: Server) -> None:
     def shape(path: str) -> str:
-        return path.replace("{version:int}", "N").replace("/1", "/N").replace("/2", "/N")
+        return (
+            path.replace("{version:int}", "N")
+            .replace("/1", "/N")
+            .replace("/2", "/N")
+            .replace("{model_id:path}", "plaudit")
+        )
 
     rows = {(row.method, shape(row.path)) for row in MATRIX}
     routes = {(method, shape(path)) for method, path in routes_of(server.app)}
@@ -362,6 +381,35 @@ async def test_without_keys_an_unreadable_log_changes_nothing(
     async with server.client() as http:
         assert (await http.get("/v1/models")).status_code == 200
         assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_a_process_that_can_record_nothing_is_not_alive(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.services.log, "failure", lambda: "the thread has ended")
+    async with server.client() as http:
+        answer = await http.get("/livez")
+        assert (await http.get("/readyz")).status_code == 200, "chats could be answered"
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "write_path_failed"
+    assert "the thread has ended. Restart this process" in answer.json()["error"]["message"]
+
+
+async def test_a_model_is_found_by_its_name_and_shows_no_folder(server: Server) -> None:
+    async with server.client() as http:
+        listed = (await http.get("/v1/models")).json()
+        one = await http.get("/v1/models/plaudit")
+        other = await http.get("/v1/models/org/other")
+    assert listed == {"object": "list", "data": [one.json()]}
+    assert (one.json()["id"], one.json()["object"]) == ("plaudit", "model")
+    assert "/" not in str(one.json().values())
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_an_operation_s_body_has_a_bound(server: Server) -> None:
+    async with server.client() as http:
+        answer = await http.post("/v1/policies/hold", content=b" " * 300_000)
+    assert answer.status_code == 413
 
 
 async def test_an_expired_key_is_refused_and_counted(server: Server) -> None:

@@ -6,8 +6,8 @@ import random
 
 from pydantic.dataclasses import dataclass
 
-from learner.corpus.answers import Draft
 from learner.corpus.compose import Content, ordered
+from learner.corpus.kinds.draft import Draft
 from learner.corpus.tables import STRICT, load_table
 
 

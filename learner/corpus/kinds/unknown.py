@@ -8,10 +8,10 @@ import re
 
 from pydantic.dataclasses import dataclass
 
-from learner.corpus.answers import Draft
 from learner.corpus.compose import Content, ordered
 from learner.corpus.entities import asked_entities
-from learner.corpus.tables import STRICT, load_table, words
+from learner.corpus.kinds.draft import Draft
+from learner.corpus.tables import STRICT, load_table, wordings, words
 from learner.corpus.text import pick_weighted
 
 _ABOUT = (
@@ -23,6 +23,7 @@ _ABOUT = (
     ("math", 0.07),
 )
 _NAMED_REPLY_RATE = 0.6  # share of the replies that repeat what was asked about
+_ONE = ("a {x}", "{x}")  # what stands in a wording for the thing with its article
 _WORDS = {"noun": "unknown_nouns", "person": "person_names", "place": "place_names"}
 
 
@@ -73,17 +74,31 @@ def _questions(about: str) -> tuple[str, ...]:
 
 def made_up_word(rng: random.Random) -> str:
     """Draw a word of two or three syllables that most likely means nothing."""
-    return "".join(rng.choices(words("syllables"), k=rng.choice((2, 2, 3))))
+    if rng.random() < 0.5:
+        return "".join(rng.choices(words("syllables"), k=rng.choice((2, 2, 3))))
+    syllables = [
+        "".join(rng.choice(words(part)) for part in ("onsets", "vowels", "codas"))
+        for _ in range(rng.choice((2, 2, 3)))
+    ]
+    return "".join(syllables)
+
+
+def _compound(rng: random.Random) -> str:
+    """Draw two words of which each may be known, but not together: 'bridge opera'."""
+    first = rng.choice((*words("unknown_nouns"), *(each.name for each in asked_entities())))
+    return f"{first} {rng.choice(words('unknown_nouns'))}"
 
 
 def _fill(rng: random.Random, template: str, known: tuple[str, ...], *, is_name: bool) -> _Asked:
-    made_up = rng.random() < 0.35
+    made_up = rng.random() < 0.3
     first, second = (made_up_word(rng), made_up_word(rng)) if made_up else rng.sample(known, 2)
+    if not is_name and rng.random() < 0.15:
+        first = _compound(rng)
     if is_name and made_up:
         first, second = first.title(), second.title()
     with_article = re.search(r"\ba \{x\}", template) is not None
     article = "an" if first[0] in "aeiou" else "a"
-    template = template.replace(" a {x}", f" {article} {{x}}")
+    template = re.sub(r"\ba \{x\}", f"{article} {{x}}", template)
     named = f"{article} {first}" if with_article else first
     return _Asked(template.replace("{x}", first).replace("{y}", second), named)
 
@@ -92,6 +107,9 @@ def unknown_prompt(rng: random.Random) -> _Asked:
     """Draw a question without a known answer, from a wide variety of words."""
     about = pick_weighted(rng, _ABOUT)
     template = rng.choice(_questions(about))
+    if about == "noun" and rng.random() < 0.3:
+        template = rng.choice(wordings("definitions")).replace("{one}", rng.choice(_ONE))
+        template = template.replace("{many}", "{x}").replace("{name}", "{x}")
     if about == "math":
         numbers = {"a": rng.randint(21, 400), "b": rng.randint(3, 99)}
         return _Asked(template.format(**numbers), "")

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from learner.corpus.answers import MORE, Draft
 from learner.corpus.compose import Content, ordered
 from learner.corpus.entities import asked_entities, entities_of
+from learner.corpus.kinds.draft import MORE, Draft
 from learner.corpus.tables import STRICT, load_table, words
 from learner.corpus.text import capitalise, join_and
 
