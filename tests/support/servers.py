@@ -20,6 +20,7 @@ from feedback.control.key_operations import make_key
 from feedback.control.keys import Role
 from feedback.control.policies import PolicyMessage, append_policy_event, current_state
 from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.identity import load_or_create_secret
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
@@ -88,7 +89,8 @@ class Plaudit:
         log = self.log
         history = History(log)
         history.poll()
-        _, token = make_key(log, history.keys, role, by="test", **more)
+        secret = load_or_create_secret(self.home / "secret.json")
+        _, token = make_key(log, history.keys, role, by="test", secret=secret, **more)
         log.close()
         return token
 
