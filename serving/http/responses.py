@@ -70,8 +70,11 @@ def shape_responses(send: Send, request_id: RequestId) -> Send:
 async def _send_error(send: Send, start: Message, body: bytes) -> None:
     error = _parse(start, body)
     if error is not None:
-        content: bytes = bytes(error.response().body)
+        response = error.response()
+        content = bytes(response.body)
         headers = MutableHeaders(raw=list(start["headers"]))
+        if "retry-after" in response.headers:
+            headers.setdefault("retry-after", response.headers["retry-after"])
         headers["content-type"] = "application/json"
         headers["content-length"] = str(len(content))
         start, body = {**start, "status": error.status, "headers": headers.raw}, content

@@ -69,8 +69,8 @@ def check_constraints(body: dict[str, Any]) -> None:
     totals = _Totals()
     for param, schema in _schemas(body):
         _check_schema(param, schema, totals)
-        _check_references(param, schema)
         totals.add(param, _BYTES, len(to_json(schema)))
+        _check_references(param, schema)
     for param, tag in _tags(body):
         _check_schema(param, tag, totals)
         totals.add(param, _TAG_BYTES, len(to_json(tag)))
@@ -190,16 +190,17 @@ def _check_references(param: str, root: Any) -> None:
     """Refuse schemas that refer to themselves for the same value, which no answer could end."""
     done: set[int] = set()
     for start in _nodes(root):
-        path: list[int] = []
+        path: dict[int, None] = {}  # ordered, and quick to look up
         pending = [(start, 0)]
         while pending:
             node, depth = pending.pop()
-            del path[depth:]
+            while len(path) > depth:
+                path.popitem()
             if id(node) in path:
                 raise _error(param, "refers to itself without anything between")
             if id(node) not in done:
                 done.add(id(node))
-                path.append(id(node))
+                path[id(node)] = None
                 pending += [(target, depth + 1) for target in _in_place(root, node)]
 
 

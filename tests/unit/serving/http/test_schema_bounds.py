@@ -182,6 +182,14 @@ def test_no_chain_of_references_takes_long_to_check() -> None:
     assert time.thread_time() - started < 0.5
 
 
+def test_a_schema_of_too_many_bytes_is_refused_before_its_references_are_followed() -> None:
+    links = {str(i): {"$ref": f"#/$defs/{i + 1}"} for i in range(100_000)}
+    started = time.thread_time()
+    with pytest.raises(ApiError, match="bytes"):
+        check_constraints(PLACES["structured_outputs.json"]({"$ref": "#/$defs/0", "$defs": links}))
+    assert time.thread_time() - started < 5, "quadratic in the links, it would be minutes"
+
+
 async def test_the_answer_names_the_bound(tmp_path: Path) -> None:
     body = chat(**PLACES["tools[0].function.parameters"](nested(31, 40)))
     async with door(tmp_path) as http:
