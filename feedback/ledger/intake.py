@@ -24,6 +24,7 @@ from feedback.log.records import (
     decode_feedback,
     messages_hash,
 )
+from feedback.log.sqlite import savepoint
 from feedback.privacy.forgetting import event_key, is_forgotten, is_forgotten_event
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
@@ -57,7 +58,8 @@ class RecordIngester:
             with self._dead_letter_on_error(record):
                 released |= self._ingest_completion(record, after_seq)
         for arrival in sorted(released):
-            self._assign_seq_if_joined(arrival)
+            with self._dead_letter_on_error(self._event_record(arrival)):
+                self._assign_seq_if_joined(arrival)
 
     def _ingest_completion(self, record: LogRecord, after_seq: int) -> set[int]:
         """Store a completion record; return the arrivals of events that waited for it."""
@@ -97,17 +99,34 @@ class RecordIngester:
 
     @contextmanager
     def _dead_letter_on_error(self, record: LogRecord) -> Iterator[None]:
-        """Make a dead letter of a record that causes an error, unless the file is at fault."""
+        """Make a dead letter of a record that causes an error, and undo what it has written.
+
+        Errors of the database and of the machine are raised.
+        """
         try:
-            yield
-        except sqlite3.Error:
+            with savepoint(self._db):
+                yield
+            return
+        except (sqlite3.Error, OSError, MemoryError):
             raise
         except Undecodable as error:
-            _add_dead_letter(self._db, record, str(error))
+            reason = str(error)
         except Exception as error:
             logger.exception("a record of topic %s cannot be ingested", record.topic)
             reason = f"it cannot be ingested: {type(error).__name__}: {error}"
-            _add_dead_letter(self._db, record, reason)
+        self._seq = max_seq(self._db)
+        self._completion_cache.clear()
+        self._db.execute("UPDATE events SET dead = 1 WHERE event_id = ?", (record.key,))
+        _add_dead_letter(self._db, record, reason)
+
+    def _event_record(self, arrival: int) -> LogRecord:
+        """Return the record of a stored event."""
+        row = self._db.execute(
+            "SELECT topic, partition, offset, event_id, value FROM events WHERE arrival = ?",
+            (arrival,),
+        ).fetchone()
+        topic, partition, offset, event_id, value = row
+        return LogRecord(topic, partition, offset, event_id, FEEDBACK_TYPE, value, 0)
 
     def _holds_any(self, table: str) -> bool:
         row = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()
@@ -242,17 +261,23 @@ def set_event_aside(db: sqlite3.Connection, seq: int, reason: str) -> None:
 def restore_events(db: sqlite3.Connection) -> set[tuple[str, int, int]]:
     """Make the events that were set aside effective again, with new numbers.
 
+    Those that a later event of the same person on the same target has superseded stay as they are.
+
     Returns:
-        Topic, partition and offset of each.
+        Topic, partition and offset of each event that was set aside.
 
     """
     rows = db.execute(
-        "SELECT arrival, topic, partition, offset FROM events "
-        "WHERE dead = 1 AND seq IS NOT NULL ORDER BY seq"
+        "SELECT arrival, topic, partition, offset, EXISTS ("
+        "SELECT 1 FROM events l WHERE l.owner = e.owner AND l.subject = e.subject "
+        "AND l.target = e.target AND l.seq > e.seq) "
+        "FROM events e WHERE dead = 1 AND seq IS NOT NULL ORDER BY seq"
     ).fetchall()
+    positions = {(topic, partition, offset) for _, topic, partition, offset, _ in rows}
+    rows = [row for row in rows if not row[-1]]
     numbers = range(max_seq(db) + 1, max_seq(db) + 1 + len(rows))
     db.executemany(
         "UPDATE events SET dead = 0, seq = ? WHERE arrival = ?",
         [(number, row[0]) for number, row in zip(numbers, rows, strict=True)],
     )
-    return {(topic, partition, offset) for _, topic, partition, offset in rows}
+    return positions

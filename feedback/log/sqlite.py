@@ -129,6 +129,20 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
+def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """Undo what the block writes if it raises; the transaction around it goes on."""
+    connection.execute("SAVEPOINT block")
+    try:
+        yield
+        connection.execute("RELEASE block")
+    except BaseException:
+        if connection.in_transaction:  # a full disk may have rolled it back already
+            connection.execute("ROLLBACK TO block")
+            connection.execute("RELEASE block")
+        raise
+
+
+@contextmanager
 def hold_lock(lock_file: IO[bytes], seconds: float | None = None) -> Iterator[None]:
     """Hold an exclusive lock on `lock_file`.
 

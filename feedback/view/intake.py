@@ -7,7 +7,7 @@ from typing import Final
 from feedback.log.event_log import LogRecord
 from feedback.log.events import FORGETTING, RETRACTION, event_target, feedback_kind, find_defect
 from feedback.log.records import Undecodable, decode_completion, decode_feedback, messages_hash
-from feedback.log.sqlite import mark_for_wiping
+from feedback.log.sqlite import mark_for_wiping, savepoint
 from feedback.privacy import forgetting
 from feedback.privacy.lineage import LogPosition
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
@@ -45,12 +45,13 @@ _END: Final = "UPDATE events SET ended_partition = ?, ended_offset = ?"
 def ingest(db: sqlite3.Connection, record: LogRecord) -> None:
     """Ingest one record; repeated events and records that cannot be used are skipped."""
     try:
-        if record.topic == "completions":
-            _ingest_completion(db, record)
-        else:
-            position = LogPosition(record.partition, record.offset)
-            _ingest_event(db, decode_feedback(record), position)
-    except sqlite3.Error:
+        with savepoint(db):
+            if record.topic == "completions":
+                _ingest_completion(db, record)
+            else:
+                position = LogPosition(record.partition, record.offset)
+                _ingest_event(db, decode_feedback(record), position)
+    except (sqlite3.Error, OSError, MemoryError):
         raise
     except Undecodable:
         pass  # the ledger keeps it as a dead letter

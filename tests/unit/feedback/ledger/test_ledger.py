@@ -470,6 +470,18 @@ def test_a_retry_makes_events_that_were_set_aside_effective_with_new_numbers(
     assert [letter.key for letter in ledger.dead_letters()] == ["odd"]
 
 
+def test_a_retry_does_not_bring_back_a_vote_that_a_later_one_superseded(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    put(log, completion(), rating("old"), rating("new"))
+    ledger.follow(log)
+    ledger.set_aside({1: "too large"})
+    ledger.retry_dead_letters(log)
+    ledger.follow(log)
+    assert effective_ids(ledger) == ["new"]
+    assert ledger.dead_letters() == []
+
+
 def test_prompts_that_are_too_long_are_left_out(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion("1", question="x" * 11), completion("2", question="x" * 10))
     ledger.follow(log)
@@ -489,3 +501,39 @@ def test_a_record_that_causes_an_error_is_a_dead_letter_and_stops_no_other(
     ledger.follow(log)
     assert effective_ids(ledger) == ["e1"]
     assert reasons(ledger) == ["it cannot be ingested: ValueError: unforeseen"]
+
+
+def test_a_record_that_causes_an_error_leaves_nothing_behind(
+    log: SqliteLog, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> str | None:
+        raise ValueError("unforeseen")
+
+    put(log, completion(), rating("e1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(intake.RecordIngester, "_find_mismatch", fail)
+        ledger.follow(log)
+    assert effective_ids(ledger) == []
+    assert reasons(ledger) == ["it cannot be ingested: ValueError: unforeseen"]
+    ledger.retry_dead_letters(log)
+    ledger.follow(log)
+    assert effective_ids(ledger) == ["e1"]
+
+
+def test_a_vote_that_waited_and_causes_an_error_stops_no_other(
+    log: SqliteLog, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(log, rating("e1"))
+    ledger.follow(log)
+    put(log, completion())
+
+    def fail(*_: object) -> str | None:
+        raise ValueError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake.RecordIngester, "_find_mismatch", fail)
+        ledger.follow(log)
+    assert reasons(ledger) == ["it cannot be ingested: ValueError: unforeseen"]
+    put(log, rating("e2"))
+    ledger.follow(log)
+    assert effective_ids(ledger) == ["e2"]
