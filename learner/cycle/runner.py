@@ -148,6 +148,8 @@ def _restart_if_tuning_changed(context: CycleContext) -> None:
             f"it trained '{state.tuning}' so far, and the settings now ask for "
             f"'{context.settings.tuning}'",
         )
+    elif state.stage in ("ppo", "gate") and "judge_gain_lower_bound" not in state.figures:
+        _restart(context, "an earlier release trained its judge")
 
 
 def _restart(context: CycleContext, reason: str) -> None:

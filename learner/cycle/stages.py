@@ -99,7 +99,7 @@ def _check_reward_model(
 
 
 def train_judge(context: CycleContext) -> StageResult:
-    """Fit the judge to the votes that the reward model never saw; end the cycle if it is weak."""
+    """Fit the judge to votes that did not train the reward model; end the cycle if it is weak."""
     data, settings, prompts = context.data, context.settings, context.inputs.held_out_prompts
     examples = data.judge_examples
     votes = effective_votes(examples)

@@ -2,12 +2,14 @@
 
 import logging
 import math
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from feedback.control.policies import PolicyState
+from feedback.errors import FeedbackError
 from feedback.ledger.store import Ledger
 from learner.cycle.context import training_examples
 from learner.cycle.inputs import load_reference, load_split_secret
@@ -16,14 +18,21 @@ from learner.cycle.publishing import Publisher
 from learner.data.owner_bound import MAX_OWNER_VOTES, OwnerBound, relative_weights
 from learner.data.preferences import split_examples
 from learner.data.tokenizer import pad_token_id
+from learner.errors import Interrupted, LearnerError
 from learner.gate.duel import TrialResult, evaluate_trial, trial_votes
 from learner.reward.evidence import Evidence, check_gains, check_splits
 from learner.reward.features import AnswerFeatures
 from learner.reward.probe import probe
 from learner.settings import DuelSettings, LearnerSettings
+from protos.checkpoints.registry import RegistryError
 
 logger = logging.getLogger(__name__)
 
+# Errors that no vote causes.
+_FAULTS_ELSEWHERE: Final = (
+    *(LearnerError, FeedbackError, RegistryError),
+    *(OSError, MemoryError, sqlite3.Error),
+)
 _LOOK_ROWS: Final = 500  # latest ledger rows that a look at the votes uses
 _LOOK_GROWTH: Final = 0.1  # share of the new votes that must come before another look
 
@@ -118,7 +127,7 @@ class VoteWatch:
             return self._found
         votes = len(self._ledger.effective_events(self._after, upto))
         if self._next_votes <= votes < self._latest:
-            evidence = self._look(self._after, upto)
+            evidence = self._safe_look(upto)
             if evidence.missing == 0:
                 logger.info("%d new votes can be predicted: a cycle starts", votes)
                 self._found = True
@@ -127,6 +136,16 @@ class VoteWatch:
         self._next_rows = rows + max(1, self._next_votes - votes)
         self._found = self._found or votes >= self._latest
         return self._found
+
+    def _safe_look(self, upto: int) -> Evidence:
+        """Look at the votes; one that cannot be looked at must not stop the learner."""
+        try:
+            return self._look(self._after, upto)
+        except (Interrupted, *_FAULTS_ELSEWHERE):
+            raise
+        except Exception:
+            logger.exception("the votes up to ledger row %d could not be looked at", upto)
+            return Evidence(None, "The votes could not be looked at; the learner's log says why.")
 
     def _postpone(self, evidence: Evidence, votes: int) -> None:
         """Note how many votes are needed, and when to look again."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from learner.data.answers import split_prompt
-from learner.errors import DataUnusable
+from learner.errors import DataUnusable, ModelUnusable
 from learner.settings import RewardSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Ranking, Rating
@@ -133,6 +133,9 @@ def preference_examples(
         vocabulary: Number of token ids that the model knows; None if any may occur.
         on_unusable: Called with each vote of which no example can be made, and the reason.
 
+    Raises:
+        ModelUnusable: The model's tokenizer has no end token.
+
     """
     found = []
     for joined in events:
@@ -140,6 +143,8 @@ def preference_examples(
             example = _build_example(joined, encode_answer)
             if example is not None:
                 found.append(_complete(example, joined, context, vocabulary))
+        except (ModelUnusable, MemoryError):  # no fault of the vote
+            raise
         except Exception as error:  # noqa: BLE001  one vote must not stop the others
             on_unusable(joined, f"no training example can be made of it: {error}")
     return found

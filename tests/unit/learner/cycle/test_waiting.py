@@ -58,6 +58,13 @@ def test_a_cycle_starts_early_once_the_votes_can_be_predicted() -> None:
     assert votes.looks == [20, 22, 25, 26], "what was found is not looked at again"
 
 
+def test_votes_that_cannot_be_looked_at_do_not_stop_the_learner() -> None:
+    votes = Votes()  # whose looks raise an IndexError
+    watch = votes.watch()
+    assert votes.start(watch) == 100
+    assert "could not be looked at" in watch.reason
+
+
 def test_the_reason_says_what_is_missing() -> None:
     votes = Votes(Evidence(10, "Few."), Evidence(None, "No pattern."))
     watch = votes.watch()
