@@ -135,7 +135,11 @@ class FolderRegistry:
             created_ms=int(time.time() * 1000),
             files=file_digests(staged),
         )
-        check_manifest(manifest)
+        try:
+            check_manifest(manifest)
+        except CheckpointInvalid:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         self.install(version, staged, manifest)
         return manifest
 

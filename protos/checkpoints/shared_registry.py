@@ -171,7 +171,10 @@ class SharedRegistry:
 
     def _download_file(self, version: int, name: str, target: Path, size: int) -> None:
         found = self._fs.size(self._remote_path(version, name))
-        if found > size:  # a smaller file may still be in the making, or its listing outdated
+        # Some stores do not know the size.
+        if (
+            found is not None and found > size
+        ):  # a smaller file may still be in the making, or its listing outdated
             raise CheckpointInvalid(
                 f"version {version}: {name} has {found} bytes, its manifest says {size}"
             )
