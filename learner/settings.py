@@ -120,9 +120,9 @@ class RewardSettings(_Frozen):
     held_out_share: float = Field(0.15, gt=0, lt=1)
     """Share of the prompts that are held out, by their hash."""
     judge_share: float = Field(0.3, gt=0, lt=1)
-    """Share of the remaining prompts that train the judge, by their hash."""
+    """Share of the remaining prompts whose votes only the judge learns from, by their hash."""
     min_train: int = Field(8, ge=1)
-    """Number of training examples below which nothing is trained."""
+    """Number of votes, by their weights, below which nothing is trained."""
     micro_tokens: int = Field(4096, ge=1)
     """Largest number of padded tokens in a forward pass."""
     normalise_on: int = Field(128, ge=2)
@@ -216,7 +216,7 @@ class GateSettings(_Frozen):
     """Largest accepted loss of the answers under version 1, over its own, in nats per token."""
     max_sentence_nll_increase: float = Field(0.75, ge=0)
     """Largest accepted loss of an answer's worst sentence under version 1, over its own."""
-    max_distinct_decrease: float = Field(0.1, ge=0, le=1)
+    max_distinct_decrease: float = Field(0.35, ge=0, le=1)
     """Largest accepted decrease of the share of distinct answers of four, from version 1's."""
     distinct_prompts: int = Field(24, ge=1)
     """Number of prompts on which distinct answers are counted. Unless set: 8 for large models."""
