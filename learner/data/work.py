@@ -1,4 +1,4 @@
-"""Which votes the learner works on, so that a process that dies tells on which.
+"""Report which votes the learner is working on, so that they are known if the process dies.
 
 The loops over batches of training examples report what they work on; a cycle listens
 (`learner.cycle.state`). Without a listener nothing happens.

@@ -1,9 +1,10 @@
 """The judge: a linear model of what people prefer, with what is not known about it.
 
-The judge is fitted to votes that PPO's reward model never saw. It reads the reference policy's
-states and the structure of an answer (`learner.reward.features`), and it is a posterior, not a
-point (`learner.gate.posterior`). An answer unlike those that people voted
-on gets a wide posterior, so that a candidate that went where nobody voted is not believed in.
+The judge is fitted to votes that PPO's reward model was not trained on (the held-out ones chose
+its epoch). It reads the reference policy's states and the structure of an answer
+(`learner.reward.features`), and it is a posterior, not a point (`learner.gate.posterior`): an
+answer unlike the rated ones gets a wide posterior, and a candidate that writes such answers wide
+bounds.
 
 Every vote both teaches the judge and measures it: its figures come from models that were fitted to
 the votes on other prompts.

@@ -1,6 +1,6 @@
 """The reward model: a language model's trunk with a scalar head.
 
-The gate's judge is another reward model, trained on votes on other prompts. Left out: ensembles.
+The gate's judge is a linear model instead (`learner.gate.judge`). Left out: ensembles.
 """
 
 from collections.abc import Mapping, Sequence

@@ -127,7 +127,7 @@ def _reshape_stream_errors(handler: Any, reshape: Callable[[str], str]) -> None:
 
 
 def _override(handler: Any, **members: Any) -> None:
-    """Give one object a subclass of its class, with these members."""
+    """Replace the class of an object by a subclass with these members."""
     original = type(handler)
     handler.__class__ = type(original.__name__, (original,), members)
 

@@ -135,7 +135,8 @@ def test_a_record_that_is_repeated_during_an_outage_arrives_once(
             log.append("completions", [new("a"), new("b")])
             break
     found = Counter(keys(log))
-    assert found["a"] + found["b"] <= 3, "at most one attempt before the outage's end, and the last"
+    assert min(found["a"], found["b"]) >= 1
+    assert max(found["a"], found["b"]) <= 2, "one attempt before the outage's end, and the last"
     log.close()
 
 

@@ -300,7 +300,9 @@ def test_prompts_are_held_out_by_the_secret_unless_an_earlier_release_began(
         for prompt in ledger.prompts(60)
         if prompt_split(prompt_key(prompt), secret=secret, **shares) == "held_out"
     }
+    assert inputs.held_out_prompts
     assert {tuple(prompt) for prompt in inputs.held_out_prompts} <= expected
+    assert not {tuple(prompt) for prompt in inputs.prompts} & expected
     again = load_inputs(home, SETTINGS, ledger, upto)
     assert again.held_out_prompts == inputs.held_out_prompts
     assert again.prompts == inputs.prompts

@@ -72,24 +72,23 @@ def test_vllm_s_errors_have_our_shape(plaudit: Plaudit, body: dict[str, Any], co
     assert response.headers["x-request-id"]
 
 
-def test_an_error_within_a_stream_has_our_shape(plaudit: Plaudit) -> None:
+def test_an_error_before_a_stream_has_our_shape(plaudit: Plaudit) -> None:
     bad = {"structured_outputs": {"json": {"type": "nothing"}}}
     response = plaudit.post(CHAT, chat(stream=True, **bad))
-    if response.status_code == 200:
-        line = next(line for line in response.text.splitlines() if "error" in line)
-        assert json.loads(line.removeprefix("data: "))["error"]["code"] == "invalid_value"
-    else:
-        assert error_of(response)["code"] == "invalid_value"
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "invalid_value"
 
 
 def test_a_schema_constrains_the_answer(plaudit: Plaudit) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ["x"]}}, "required": ["a"]}
     named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    for n in (1, 2):
-        answer = plaudit.post(CHAT, chat(response_format=named, max_tokens=60, n=n)).json()
-        for choice in answer["choices"]:
-            if choice["finish_reason"] == "stop":
-                assert json.loads(choice["message"]["content"])["a"] == "x"
+    answers = [
+        plaudit.post(CHAT, chat(response_format=named, max_tokens=60, n=n)).json() for n in (1, 2)
+    ]
+    choices = [choice for answer in answers for choice in answer["choices"]]
+    assert all(choice["message"]["content"].lstrip().startswith("{") for choice in choices)
+    whole = [c["message"]["content"] for c in choices if c["finish_reason"] == "stop"]
+    assert [json.loads(content)["a"] for content in whole] == ["x"] * len(whole)
 
 
 def test_the_largest_schema_does_not_stop_others(plaudit: Plaudit) -> None:
@@ -98,16 +97,17 @@ def test_the_largest_schema_does_not_stop_others(plaudit: Plaudit) -> None:
         others = {f"p{level}_{i}": {"type": "string"} for i in range(60)}
         schema = {"type": "object", "properties": {**others, "next": schema}}
     body = chat(structured_outputs={"json": schema}, max_tokens=1)
-    slowest = 0.0
+    seconds = [0.0]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         sent = pool.submit(plaudit.post, CHAT, body)
         while not sent.done():
             started = time.monotonic()
             httpx.get(f"{plaudit.url}/livez", timeout=30)
-            slowest = max(slowest, time.monotonic() - started)
+            seconds.append(time.monotonic() - started)
             time.sleep(0.02)
     assert sent.result().status_code in (200, 400)
-    assert slowest < 2, "the event loop was held"
+    assert len(seconds) > 1
+    assert max(seconds) < 5, "the event loop was held"
 
 
 def test_the_documentation_has_every_route(plaudit: Plaudit) -> None:
