@@ -31,7 +31,7 @@ from deploy.local.broker import Broker
 from feedback.api.routes import feedback_router
 from feedback.api.schema import FeedbackRequest
 from feedback.control.keys import Caller
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from feedback.privacy.identity import LOCAL_OWNER, create_completion_id, load_or_create_secret
 from feedback.view.feedback_view import View
 

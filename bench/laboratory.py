@@ -21,11 +21,13 @@ from learner.data.packing import pack_documents
 from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
 from learner.gate.evaluation import answer_kl
+from learner.gate.judge import fit_judge
 from learner.models.adapters import add_adapter
 from learner.models.loading import load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import copy_shared
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.reward import VotePosteriors, fit_score
 from learner.ppo.rollouts import rows_from_samples
 from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
@@ -209,8 +211,11 @@ class Laboratory:
         lora: LoraSettings | None = None,
         *,
         uniform_raters: bool = False,
-    ) -> tuple[RewardModel, RewardReport, ProbeResult]:
-        """Train a reward model; with `uniform_raters`, all votes count as one rater's."""
+    ) -> tuple[RewardModel, RewardReport, ProbeResult, VotePosteriors]:
+        """Train a reward model, PPO's score and the judge.
+
+        With `uniform_raters`, all votes count as one rater's.
+        """
         model = RewardModel(self.to_train(lora), pad=self.pad, seed=self.seed)
         parts: dict[str, list[PreferenceExample]] = {"held_out": [], "judge": [], "reward": []}
         for example in votes:
@@ -225,24 +230,39 @@ class Laboratory:
             seed=self.seed,
             reliabilities=probed.reliabilities,
         )
-        known = encode_demonstration_prompts(self.tokenizer, self.seed, 600)[
+        prompts = encode_demonstration_prompts(self.tokenizer, self.seed, 600)[
             : settings.normalise_on
         ]
-        answers = self.sampler(self.reference).sample(known, 1, 112, self.temperature, self.seed)
-        model.normalise(rows_from_samples(answers))
-        return model, report, probed
+        answers = self.sampler(self.reference).sample(prompts, 1, 112, self.temperature, self.seed)
+        typical = rows_from_samples(answers)
+        model.normalise(typical)
+        known = probed.reliabilities
+        score = fit_score(
+            self.features,
+            model,
+            report,
+            parts["reward"],
+            parts["held_out"],
+            known,
+            typical,
+            seed=self.seed,
+        )
+        others = [*parts["judge"], *parts["held_out"]]
+        judge, _ = fit_judge(self.features.of_examples(others), others, known, seed=self.seed)
+        return model, report, probed, VotePosteriors(self.features, score, judge)
 
     def ppo(
         self,
         policy: PreTrainedModel,
         reward: RewardModel,
+        posteriors: VotePosteriors,
         settings: PPOSettings,
         folder: Path,
         *,
         live: Sequence[OffPolicyAnswer],
         cycle: int,
-    ) -> Iteration:
-        """Train the policy with PPO and return the figures of the last iteration."""
+    ) -> tuple[PreTrainedModel, Iteration]:
+        """Train the policy with PPO; return the candidate and the figures of the last iteration."""
         text = pack_documents(
             documents(None, self.seed + 2, repeat=True), self.tokenizer, row=128, tokens=100_000
         )
@@ -255,11 +275,14 @@ class Laboratory:
             prompts=encode_demonstration_prompts(self.tokenizer, self.seed, 600),
             text=text,
             off_policy=live,
+            posteriors=posteriors,
         )
         iterations: list[Iteration] = []
         state = folder / "ppo"
         shutil.rmtree(state, ignore_errors=True)
         seed = 1000 * self.seed + cycle
         settings = settings.model_copy(update={"temperature": self.temperature})
-        run_ppo(inputs, settings, seed=seed, state=state, on_iteration=iterations.append)
-        return iterations[-1]
+        candidate = run_ppo(
+            inputs, settings, seed=seed, state=state, on_iteration=iterations.append
+        )
+        return candidate, iterations[-1]

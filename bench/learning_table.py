@@ -47,6 +47,8 @@ class Line:
     raters: Raters = Laboratory.votes
     answers: int = 2
     prompts: int = VOTES
+    cycles: int = CYCLES
+    iterations: int = SMALL_PPO.iterations
     uniform_raters: bool = False
     live_share: float = 0.25
     lora: bool = False
@@ -56,6 +58,7 @@ class Line:
 
 LINES = {
     "default": Line(),
+    "first cycle, short": Line(prompts=VOTES // CYCLES, cycles=1, iterations=6),
     "no KL": Line(kl_coef=0.0),
     "no ptx": Line(text_coef=0.0),
     "no KL, no ptx": Line(kl_coef=0.0, text_coef=0.0),
@@ -94,6 +97,7 @@ def run_line(lab: Laboratory, line: Line, folder: Path) -> LearningResult:
     lora = LoraSettings() if line.lora else None
     settings = SMALL_PPO.model_copy(
         update={
+            "iterations": line.iterations,
             "kl_coef": line.kl_coef,
             "text_coef": line.text_coef,
             "live_share": line.live_share,
@@ -105,16 +109,18 @@ def run_line(lab: Laboratory, line: Line, folder: Path) -> LearningResult:
     off_policy: list[OffPolicyAnswer] = []
     wins: list[float] = []
     samples = math.nan
-    for cycle in range(CYCLES):
-        answered = lab.ask(policy, line.prompts // CYCLES, line.answers, cycle)
+    for cycle in range(line.cycles):
+        answered = lab.ask(policy, line.prompts // line.cycles, line.answers, cycle)
         votes += line.raters(lab, answered)
         off_policy = [OffPolicyAnswer(one.sample, one.staleness + 1) for one in off_policy]
         off_policy += lab.off_policy_answers(answered)
-        reward, report, probed = lab.reward_model(
+        reward, report, probed, posteriors = lab.reward_model(
             votes, RewardSettings(), lora, uniform_raters=line.uniform_raters
         )
         if probed.gain_lower_bound > 0 and report.gain_upper_bound > 0:
-            last = lab.ppo(policy, reward, settings, folder, live=off_policy, cycle=cycle)
+            policy, last = lab.ppo(
+                policy, reward, posteriors, settings, folder, live=off_policy, cycle=cycle
+            )
             samples = last.effective_sample_size
         wins.append(lab.win_rate(policy))
     return LearningResult(

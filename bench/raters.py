@@ -46,7 +46,7 @@ def main() -> None:
         for hostile in (0.0, 0.2, 0.4):
             votes = lab.votes(answered, hostile=hostile)
             for uniform_raters in (True, False):
-                model, report, probed = lab.reward_model(
+                model, report, probed, _ = lab.reward_model(
                     votes, RewardSettings(), uniform_raters=uniform_raters
                 )
                 print(

@@ -9,8 +9,9 @@ The table gives, as the mean over the seeds: the accuracy on new votes, beside w
 knows the taste would reach; the share of the information that the noise leaves (1 for the taste
 itself, 0 for a coin, below 0 for worse than a coin); and the lower bound of the judge's gain, on
 which the gate insists. The models are a linear one on the states, one on the structure, one on
-both, the judge (both, with its uncertainty), and with `--fine-tuned` PPO's reward model. PPO,
-the gate's other criteria and serving are left out.
+both, the judge (both, with its uncertainty), and with `--fine-tuned` the reward model (calibrated
+on the votes that chose its epoch) and what PPO climbs: the reward model mixed with a posterior of
+the same votes. PPO, the gate's other criteria and serving are left out.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from learner.data.preferences import PreferenceExample
 from learner.data.structure import content_words
 from learner.gate.judge import JudgeReport, fit_judge
 from learner.models.parameters import copy_shared
+from learner.ppo.reward import fit_score
 from learner.reward.features import example_rows, feature_groups
 from learner.reward.linear import LinearFits, cross_fit, standardise
 from learner.reward.model import RewardModel
@@ -157,15 +159,32 @@ def fit_fine_tuned(
     votes: Sequence[PreferenceExample],
     test: Answers,
     reliabilities: Reliabilities,
-) -> Learned:
-    """Train a reward model on 85% of the votes; the others choose the epoch."""
+) -> dict[str, Learned]:
+    """Train a reward model on 85% of the votes, and mix it with a posterior of the same votes.
+
+    The other votes choose the epoch, calibrate the reward model, and weigh the two.
+    """
     model = RewardModel(copy_shared(lab.reference), pad=lab.pad, seed=lab.seed)
     cut = round(0.85 * len(votes))
-    train_reward(
-        model, votes[:cut], votes[cut:], RewardSettings(), seed=0, reliabilities=reliabilities
+    taught, held_out = votes[:cut], votes[cut:]
+    report = train_reward(
+        model, taught, held_out, RewardSettings(), seed=0, reliabilities=reliabilities
     )
-    scores_A = model.score(example_rows(test.examples), normalised=False)
-    return Learned(scores_A[::2] - scores_A[1::2])
+    rows = example_rows(test.examples)
+    model.normalise(rows)
+    mixed = fit_score(lab.features, model, report, taught, held_out, reliabilities, rows, seed=0)
+    scores_A = model.score(rows)
+    drawn_SA = mixed.draw(test.features_AD, scores_A)
+    logits_N = (scores_A[::2] - scores_A[1::2]) * model.std.cpu() / report.temperature
+    return {
+        "fine-tuned": Learned(logits_N),
+        "mixed": Learned(_mean_logits(drawn_SA[:, ::2] - drawn_SA[:, 1::2])),
+    }
+
+
+def _mean_logits(logits_SN: Tensor) -> Tensor:
+    """Return the logits of the mean probabilities, [N]."""
+    return logits_SN.sigmoid().mean(0).logit().float()
 
 
 def fit_models(
@@ -184,11 +203,9 @@ def fit_models(
             features_AD[:, states:], test_AD[:, states:], votes, known, [structure]
         ),
         "both": fit_linear(features_AD, test_AD, votes, known, groups),
-        "judge": Learned(logits_SN.sigmoid().mean(0).logit().float(), report),
+        "judge": Learned(_mean_logits(logits_SN), report),
     }
-    if tuned:
-        found["fine-tuned"] = fit_fine_tuned(lab, votes, test, known)
-    return found
+    return found | (fit_fine_tuned(lab, votes, test, known) if tuned else {})
 
 
 def score(logits_N: Tensor, test: Answers, taste: str) -> tuple[float, float, float]:

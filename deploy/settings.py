@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_HOME = Path(".plaudit")
+VLLM_ARGUMENTS = "PLAUDIT_SERVING_VLLM_ARGUMENTS"
 
 
 class UpSettings(BaseSettings):
@@ -18,6 +19,11 @@ class UpSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the endpoint.")
     learner_port: int = Field(8001, ge=1, le=65535, description="Port of the learner's metrics.")
+    local_role: Literal["user", "annotator", "operator"] = Field(
+        "operator",
+        description="Role of everybody who reaches the endpoint while there are no API keys; with "
+        "a proxy on this machine that may be anybody.",
+    )
     model: str = Field(
         "default",
         description="First policy: 'default', 'smollm2', or the folder or id of a Hugging Face "

@@ -1,6 +1,7 @@
 """Prometheus metrics of the event log and the feedback API. Labels never identify users."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -31,10 +32,18 @@ OUTBOX_REFUSED = Counter(
 )
 # Start at zero: Prometheus does not see the first increase of a series that starts with it.
 REJECTED.labels("log_unavailable")
+REJECTED.labels("disk_low")
 
 
-def show_disk(home: Path, registry: CollectorRegistry = REGISTRY) -> None:
-    """Register gauges of the free and total space on the disk of the home folder."""
+def show_disk(home: Path, registry: CollectorRegistry = REGISTRY, *, reserve: int = 0) -> None:
+    """Register gauges of the space on the disk of the home folder, and of what the files use.
+
+    Args:
+        home: The home folder.
+        registry: Registry of the gauges.
+        reserve: Free space below which this process stores no votes and records, in bytes.
+
+    """
     free = Gauge(
         "plaudit_disk_free_bytes",
         "Free space on the disk of the home folder, in bytes.",
@@ -45,5 +54,28 @@ def show_disk(home: Path, registry: CollectorRegistry = REGISTRY) -> None:
         "Size of the disk of the home folder, in bytes.",
         registry=registry,
     )
+    kept = Gauge(
+        "plaudit_disk_reserve_bytes",
+        "Free space below which votes and records of answers are refused, in bytes; 0 for none.",
+        registry=registry,
+    )
+    files = Gauge(
+        "plaudit_home_databases_bytes",
+        "Size of the databases in the home folder, in bytes.",
+        registry=registry,
+    )
+    kept.set(reserve)
+    files.set_function(lambda: sum(database_sizes(home).values()))
     free.set_function(lambda: shutil.disk_usage(home).free)
     size.set_function(lambda: shutil.disk_usage(home).total)
+
+
+def database_sizes(home: Path) -> dict[str, int]:
+    """Return the sizes of the databases in the home folder with their `-wal` files, in bytes."""
+    sizes: dict[str, int] = {}
+    for path in sorted(home.glob("*.db*")):
+        name = path.name.removesuffix("-wal")
+        if name.endswith(".db"):
+            with suppress(FileNotFoundError):  # a -wal that was removed meanwhile
+                sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    return sizes

@@ -282,6 +282,12 @@ class LearnerSettings(BaseSettings):
     """Compile layers when adapters are trained in bfloat16. Unless set: for large models only."""
     max_owner_votes: int = Field(6, ge=1)
     """Votes that the users of one API key count for together: in a training set or in a trial."""
+    retention_days: float = Field(31, ge=0)
+    """Days for which answers without feedback are kept in log and ledger; 0 for no limit. With
+    feedback they are always kept. No answer takes feedback after 30 days."""
+    retention_gib: float = Field(20, ge=0)
+    """Size of the ledger, in GiB, above which the oldest answers without feedback are deleted from
+    log and ledger; 0 for no limit."""
     text: tuple[Path, ...] = ()
     """Text files for the pre-training loss (ptx) of a model that Plaudit did not pre-train."""
     lora: LoraSettings = LoraSettings()

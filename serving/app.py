@@ -8,6 +8,7 @@ import signal
 import socket
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -22,12 +23,15 @@ from serving import metrics
 from serving.context import request_context
 from serving.engine.arguments import engine_arguments
 from serving.engine.client import RecordingEngine
+from serving.engine.passthrough import check_names, split_arguments
 from serving.engine.recorder import Recorder, message_texts
 from serving.engine.vllm_patches import (
     allow_greedy_choices,
     build_server_app,
     check_constraints_once,
+    import_once,
     parse_arguments,
+    parse_given,
     patch_conversations,
     patch_stream_errors,
     patch_system_fingerprints,
@@ -35,9 +39,11 @@ from serving.engine.vllm_patches import (
     run_engine,
     runs_on_gpu,
     set_server,
+    workers_of,
 )
 from serving.errors import ServingError
 from serving.http.access import Access
+from serving.http.connections import ConnectionLimits, Connections, allow_open_files
 from serving.http.documentation import documentation_router
 from serving.http.middleware import CompletionMiddleware
 from serving.http.page_routes import page_router
@@ -144,6 +150,8 @@ def _wrap_app(
             services.secret,
             lambda: services.history.keys,
             services.usage,
+            local_role=settings.local_role,
+            closed=settings.closed_routes,
             vote_rate=settings.votes_per_minute,
             outdated=services.keys_outdated,
         ),
@@ -218,13 +226,13 @@ async def serve(settings: ServingSettings) -> None:
 
     Raises:
         ServingError: There is no policy to serve, others can reach the address while there is no
-            key, the port is in use, or a task that the replica depends on failed: the engine
-            died, or the policy was lost in a swap.
+            key, the port is in use, an argument of vLLM is refused, or a task that the replica
+            depends on failed: the engine died, or the policy was lost in a swap.
 
     """
     signal.signal(signal.SIGTERM, _interrupt)  # until uvicorn handles it
     services = Services.open(settings)
-    show_disk(settings.home)
+    show_disk(settings.home, reserve=services.reserve.size)
     state = await asyncio.to_thread(services.history.poll)
     require_valid_key(settings.host, services.history, settings.home)
     listener = _listen(settings.host, settings.port)
@@ -232,7 +240,9 @@ async def serve(settings: ServingSettings) -> None:
     base, rank = await asyncio.to_thread(_base_and_rank, services.registry, version)
     rank = max(rank, settings.lora_rank)
     model = services.registry.path(base)
-    args = parse_arguments(engine_arguments(settings, model, runs_on_gpu(), rank))
+    args = _parse_all_arguments(settings, model, rank)
+    if not runs_on_gpu():
+        import_once()
     async with run_engine(args) as inner:
         await inner.update_weight_version(str(base))
         policies = PolicyTable(base, settings.duel_share)
@@ -242,11 +252,25 @@ async def serve(settings: ServingSettings) -> None:
             policies,
             lora_rank=rank,
             timeout=settings.swap_timeout_seconds,
+            workers=workers_of(inner),
         )
         if version != base:
             await loader.swap(version)
         await _serve_engine(loader, args, listener, services, settings)
     services.close()
+
+
+def _parse_all_arguments(settings: ServingSettings, model: Path, rank: int) -> Namespace:
+    """Return the arguments of vLLM's server: Plaudit's own, then those of the user.
+
+    Raises:
+        ServingError: An argument of the user is unknown or refused.
+
+    """
+    extra = split_arguments(settings.vllm_arguments)
+    given = parse_given(extra)
+    check_names(vars(given))
+    return parse_arguments([*engine_arguments(settings, model, runs_on_gpu(), rank, given), *extra])
 
 
 def _base_and_rank(registry: Registry, version: int) -> tuple[int, int]:
@@ -273,16 +297,24 @@ async def _serve_engine(
     services: Services,
     settings: ServingSettings,
 ) -> None:
-    recorder = Recorder(services.log, logger.error, strict=settings.strict_recording)
+    recorder = Recorder(
+        services.log, logger.error, strict=settings.strict_recording, reserve=services.reserve
+    )
     swapper = Swapper(loader, services.log, settings.replica, on_live=_report_live_version)
-    engine = RecordingEngine(loader.engine, recorder, settings.model_name, loader.policies)
+    engine = RecordingEngine(
+        loader.engine,
+        recorder,
+        settings.model_name,
+        loader.policies,
+        share_prefixes=settings.share_prefix_cache,
+    )
 
     def stopping() -> bool:
         return server.should_exit
 
     app = await _build_app(args, engine, swapper, services, stopping)
     _report_live_version(swapper.version)
-    server = _uvicorn_server(_wrap_app(app, swapper, services, settings))
+    server = _uvicorn_server(_wrap_app(app, swapper, services, settings), settings)
     set_server(app, server)
     await _announce(services.log, settings.replica, swapper.version)
     tasks = _start_tasks(swapper, services, settings.poll_seconds, server)
@@ -295,12 +327,22 @@ async def _serve_engine(
             await _announce(services.log, settings.replica, 0)
 
 
-def _uvicorn_server(app: CompletionMiddleware) -> uvicorn.Server:
+def _uvicorn_server(app: CompletionMiddleware, settings: ServingSettings) -> uvicorn.Server:
+    allow_open_files(settings.max_connections)
+    limits = ConnectionLimits(
+        connections=settings.max_connections,
+        per_address=settings.max_connections_per_address,
+        head_seconds=settings.head_timeout_seconds,
+        body_seconds=settings.body_timeout_seconds,
+        idle_seconds=settings.idle_timeout_seconds,
+        write_seconds=settings.write_timeout_seconds,
+    )
     config = uvicorn.Config(
         app,
+        http=Connections(limits).protocol(),
+        ws="none",  # no route takes WebSockets, which would have no limits
         log_level="warning",
         access_log=False,
-        timeout_keep_alive=65,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     return uvicorn.Server(config)

@@ -6,6 +6,13 @@ COMPLETIONS = Counter("plaudit_completions_total", "Requests answered.", ["outco
 CANDIDATES = Counter("plaudit_candidates_total", "Candidate answers generated.", ["finish_reason"])
 CANDIDATE_TOKENS = Counter("plaudit_candidate_tokens_total", "Tokens generated.")
 REFUSED = Counter("plaudit_refused_total", "Requests refused before vLLM saw them.", ["status"])
+CONNECTIONS = Gauge("plaudit_connections", "Open HTTP connections.")
+CONNECTIONS_ENDED = Counter(
+    "plaudit_connections_ended_total",
+    "Connections closed at a limit or a deadline. `no_room`: all connections were being answered; "
+    "`gave_way`: one that waited for its client, for a new one.",
+    ["reason"],
+)
 RECORD_FAILURES = Counter(
     "plaudit_completion_record_failures_total", "Answers that could not be recorded."
 )
@@ -28,5 +35,14 @@ LAST_SWAP = Gauge(
 # Start at zero, since Prometheus does not see an increase in a series' first sample.
 for _outcome in ("succeeded", "failed"):
     SWAPS.labels(_outcome)
+for _reason in (
+    "no_room",
+    "gave_way",
+    "head_timeout",
+    "body_timeout",
+    "read_timeout",
+    "head_too_large",
+):
+    CONNECTIONS_ENDED.labels(_reason)
 for _outcome in ("finished", "aborted"):
     COMPLETIONS.labels(_outcome)

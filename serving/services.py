@@ -15,10 +15,11 @@ from feedback.control.history import History
 from feedback.control.keys import milliseconds_now, no_valid_key_message
 from feedback.control.learning import Learning
 from feedback.control.operations import Operations
+from feedback.disk import DiskReserve
 from feedback.errors import FeedbackError
 from feedback.home import prepare_home
 from feedback.log.event_log import EventLog
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from feedback.privacy.identity import Secret, load_or_create_secret
 from feedback.view.feedback_view import View
 from protos.checkpoints.registry import Registry
@@ -45,6 +46,7 @@ class Services:
         registry: The registry of checkpoints.
         history: Policy events: versions, keys and the audit trail.
         usage: Completions per key and day.
+        reserve: Space that votes and records leave free on the home folder's disk.
         max_keys_age: Seconds without a read of the log after which the keys are outdated.
         costs: What the model costs on this machine, in words.
 
@@ -56,6 +58,7 @@ class Services:
     registry: Registry
     history: History
     usage: Usage
+    reserve: DiskReserve
     max_keys_age: float
     costs: str = ""
 
@@ -73,6 +76,7 @@ class Services:
             registry=open_registry(home),
             history=History(log),
             usage=Usage(usage_file(home)),
+            reserve=DiskReserve(home, int(settings.disk_reserve_gib * (1 << 30))),
             max_keys_age=settings.max_keys_age_seconds,
             costs=settings.costs,
         )
@@ -113,7 +117,11 @@ def mount_routes(app: FastAPI, services: Services, stopping: Callable[[], bool])
     history, registry = services.history, services.registry
     app.include_router(
         feedback_router(
-            services.log, services.view, services.secret, lineage=lambda: history.lineage
+            services.log,
+            services.view,
+            services.secret,
+            lineage=lambda: history.lineage,
+            reserve=services.reserve,
         )
     )
     app.include_router(identity_router(lambda: history.keys.required))

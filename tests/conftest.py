@@ -14,6 +14,8 @@ from tests.support.servers import free_port
 # Two processes run tests in parallel. One compute thread each, also in the servers that they start:
 # threads that spin while they wait for a busy core are the largest cost.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Servers and commands start often: without cached bytecode, half of their time is compiling it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 TESTS: Final = Path(__file__).parent
 # Each test is marked by its folder; `uv run pytest` skips these markers (pyproject.toml).
@@ -24,7 +26,10 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "learning": ("integration/learning/test_learning.py",),
     "vLLM server": tuple(
         f"integration/vllm/test_{name}.py"
-        for name in ("swap", "feedback_http", "operators", "serving", "request_edges", "prometheus")
+        for name in (
+            *("swap", "feedback_http", "operators", "serving", "responses"),
+            *("request_edges", "prometheus"),
+        )
     ),
     "page on its own": tuple(
         f"browser/test_{name}.py" for name in ("access", "sending", "turns", "views")

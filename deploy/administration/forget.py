@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from deploy.administration.persons import Sender, held_messages, load_secret
 from deploy.administration.policies import open_log
-from deploy.errors import DeployError
-from feedback.control.history import History
-from feedback.control.keys import key_owner
 from feedback.control.policies import current_state
 from feedback.errors import FeedbackError
 from feedback.ledger.rows import Erasure
@@ -26,8 +24,7 @@ from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import compaction_lags
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
-from feedback.privacy.forgetting import ERASE_ORDER, ForgettingSearch, search_log
-from feedback.privacy.identity import LOCAL_OWNER, Secret, load_or_create_secret, subjects_of
+from feedback.privacy.forgetting import ERASE_ORDER, ForgettingSearch, record_id, search_log
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
 from protos.checkpoints.shared_registry import open_registry
@@ -38,67 +35,72 @@ Echo = Callable[[str], None]
 _VIEW_SECONDS: Final = 5.0  # a running replica reads the log several times in this time
 _LEDGER_SECONDS: Final = 60.0
 _DAY_MS: Final = 24 * 3600 * 1000
+_IDS_PER_REQUEST: Final = 10_000  # a request stays far below a record's largest size
 
 
-def forget(home: Path, user: str, api_key: str | None, echo: Echo) -> None:
+def forget(home: Path, sender: Sender, echo: Echo) -> None:
     """Erase a person's completions and feedback so far, and report what was erased.
 
     Args:
         home: Home folder of the installation, with its secret and, unless Kafka is used, its log.
-        user: The person, as requests name them in `user`.
-        api_key: API key of those requests; None if they were sent without one.
+        sender: How the person's requests were sent.
         echo: Prints a line.
 
     Raises:
-        DeployError: There is no installation in `home`, or `user` is empty.
+        DeployError: There is no installation in `home`, or no such key.
         LogUnavailable: The log cannot be reached; run the command again.
 
     """
-    if not user:
-        raise DeployError("name the person to forget, as their requests do in 'user'")
-    if not (home / "secret.json").is_file():
-        raise DeployError(f"{home} has no secret.json, which is needed to recognise the person")
-    secret = load_or_create_secret(home / "secret.json")
+    secret = load_secret(home)
     log = open_log(home)
     try:
-        owner = _owner(log, secret, api_key)
+        owner, subjects = sender.identify(log, secret)
         found, erased = 0, list[Erasure]()
-        for subject in subjects_of(secret, owner, user):
-            event = _append_forgetting(log, owner, subject)
-            search = ForgettingSearch(owner, subject, event.forgetting.until_ms)
-            found += _erase_from_outboxes(home, search, echo) + _erase_from_log(log, search, echo)
-            _await_views(home, log, event.event_id, echo)
-            erasures = _await_ledger(home, log, event, echo) or ()
-            erased += [e for e in erasures if e.events or e.completions]
+        for subject in subjects:
+            for event in _append_forgettings(home, log, owner, subject):
+                search = ForgettingSearch.of(event)
+                found += _erase_from_outboxes(home, search, echo)
+                found += _erase_from_log(log, search, echo)
+                _await_views(home, log, event.event_id, echo)
+                erasures = _await_ledger(home, log, event, echo) or ()
+                erased += [e for e in erasures if e.events or e.completions]
         if not found and not erased:
             echo(
-                f"Found nothing of '{user}'. If their requests were sent with an API key, give it "
-                "with --api-key."
+                f"Found nothing of '{sender.user}'. If their requests were sent with an API key, "
+                "give its name with --key."
             )
         _report_versions(home, log, erased, echo)
     finally:
         log.close()
 
 
-def _owner(log: EventLog, secret: Secret, api_key: str | None) -> str:
-    if api_key is None:
-        return LOCAL_OWNER
-    history = History(log)
-    history.poll()
-    return key_owner(history.keys.find_any(api_key), secret, api_key)
+def _append_forgettings(home: Path, log: EventLog, owner: str, subject: str) -> list[FeedbackEvent]:
+    """Append the request, as several where many records are from clocks that are ahead.
 
-
-def _append_forgetting(log: EventLog, owner: str, subject: str) -> FeedbackEvent:
+    A record that such a machine adds while this runs is not covered.
+    """
     now_ms = int(time.time() * 1000)
-    event = FeedbackEvent(
-        event_id=f"fg-{secrets.token_urlsafe(18)}",
-        owner=owner,
-        created_ms=now_ms,
-        source=Source.SOURCE_API,
-        forgetting=Forgetting(subject=subject, until_ms=now_ms),
-    )
-    log.append("feedback", [feedback_record(event)])
-    return event
+    ahead = _ids_after(home, log, owner, subject, now_ms)
+    events = []
+    for first in range(0, len(ahead) or 1, _IDS_PER_REQUEST):
+        ids = ahead[first : first + _IDS_PER_REQUEST]
+        person = Forgetting(subject=subject, until_ms=now_ms, ahead=ids, unnamed=not subject)
+        event = FeedbackEvent(
+            event_id=f"fg-{secrets.token_urlsafe(18)}",
+            owner=owner,
+            created_ms=now_ms,
+            source=Source.SOURCE_API,
+            forgetting=person,
+        )
+        log.append("feedback", [feedback_record(event)])
+        events.append(event)
+    return events
+
+
+def _ids_after(home: Path, log: EventLog, owner: str, subject: str, now_ms: int) -> list[str]:
+    """Return the ids of the person's records whose times are in the future."""
+    found = [m for m in held_messages(home, log, owner, [subject]) if m.created_ms > now_ms]
+    return sorted({record_id(message) for message in found})
 
 
 def _erase_from_outboxes(home: Path, search: ForgettingSearch, echo: Echo) -> int:

@@ -9,6 +9,7 @@ from rich.table import Table
 from deploy.administration.durations import parse_duration, parse_expiry
 from deploy.administration.policies import open_log
 from deploy.errors import DeployError
+from feedback import opening
 from feedback.control.history import History
 from feedback.control.key_operations import (
     find_current_key,
@@ -17,10 +18,9 @@ from feedback.control.key_operations import (
     rotate_key,
 )
 from feedback.control.keys import Key, Role, milliseconds_now, utc_text
-from feedback.log import opening
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.privacy.identity import Secret, load_or_create_secret
-from serving.http.usage import Usage, usage_file
+from serving.http.usage import KINDS, Usage, usage_file
 
 _UNITS: Final = ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"))
 
@@ -35,6 +35,8 @@ def create_key(
     quota: int,
     expires: str,
     trusted_users: bool = False,
+    token_quota: int = 0,
+    byte_quota: int = 0,
 ) -> tuple[str, str, bool]:
     """Create a key; return its name, its token, and whether it is the first of the installation.
 
@@ -56,6 +58,8 @@ def create_key(
         name=name,
         rate=rate,
         quota=quota,
+        token_quota=token_quota,
+        byte_quota=byte_quota,
         expires_ms=expires_ms,
         trusted_users=trusted_users,
         secret=_secret(home),
@@ -131,7 +135,7 @@ def list_keys(home: Path) -> Table:
             key.role,
             _date(key.made_ms),
             end_text(key, now_ms),
-            ", ".join(_limits(key, usage.used(key.account))),
+            ", ".join(_limits(key, usage)),
         )
     usage.close()
     return table
@@ -152,9 +156,12 @@ def end_text(key: Key, now_ms: int) -> str:
     return "in less than a minute"
 
 
-def _limits(key: Key, used: int) -> list[str]:
+def _limits(key: Key, usage: Usage) -> list[str]:
     limits = [f"{key.rate:g} per minute"] if key.rate else []
-    limits += [f"{used} of {key.quota} today"] if key.quota else []
+    for kind in KINDS:
+        if quota := key.quota_of(kind):
+            unit = "" if kind == "requests" else f" {kind}"
+            limits.append(f"{usage.used(key.account, kind)} of {quota}{unit} today")
     return [*limits, "trusted users"] if key.trusted_users else limits
 
 

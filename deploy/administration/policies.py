@@ -8,11 +8,11 @@ from google.protobuf import json_format
 from rich.table import Table
 
 from deploy.errors import DeployError
+from feedback import opening
 from feedback.control.history import History
 from feedback.control.operations import Operations
 from feedback.control.policies import current_state
 from feedback.control.versions import Versions
-from feedback.log import opening
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
 from protos.checkpoints.registry import RegistryError

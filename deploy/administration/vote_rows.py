@@ -28,6 +28,8 @@ class _Vote(StrictRow):
     """A row; its prompt is messages if the messages of its answers have a prompt in them."""
 
     prompt: _TextOrMessages
+    tools: list[dict[str, Any]] | None = None
+    repeated: int | None = None  # makes equal rows of an export different votes
 
     def answers(self) -> list[str | list[ChatMessage]]:
         """Return the answers, best first."""
@@ -35,7 +37,7 @@ class _Vote(StrictRow):
 
     def texts(self) -> list[str]:
         """Return the texts of the answers, best first."""
-        return [a if isinstance(a, str) else a[-1].content for a in self.answers()]
+        return [a if isinstance(a, str) else a[-1].content or "" for a in self.answers()]
 
     @model_validator(mode="after")
     def _check_answers(self) -> Self:
@@ -60,6 +62,10 @@ class _Vote(StrictRow):
 def _check_answer(prompt: str | list[ChatMessage], answer: list[ChatMessage]) -> None:
     """Raise ValueError if the messages are not an answer, with or without the prompt before it."""
     *before, last = answer
+    if last.tool_calls:
+        raise ValueError(
+            "an answer is a tool call; write it as the text that the model writes for it"
+        )
     if last.role != "assistant":
         raise ValueError(
             f"the last message of an answer has the role {last.role!r}; it must be 'assistant'"
@@ -105,16 +111,37 @@ class LabelledAnswer(_Vote):
         return [self.completion]
 
 
+class Ranked(_Vote):
+    """A row with several answers in an order, in which some may be equally good."""
+
+    ranked: Annotated[list[_TextOrMessages], Field(min_length=2)]
+    ranks: list[int]
+
+    def answers(self) -> list[str | list[ChatMessage]]:
+        """Return all answers."""
+        return list(self.ranked)
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> Self:
+        if len(self.ranks) != len(self.ranked):
+            raise ValueError("there must be one rank for each answer")
+        return self
+
+
 def _form(value: Any) -> str:
+    if isinstance(value, dict) and "ranked" in value:
+        return "<ranked>"
     if not isinstance(value, dict) or value.get("chosen") is not None:
         return "<pair>"
     return "<labelled>" if "completion" in value or "label" in value else "<pair>"
 
 
-VoteRow = Pair | LabelledAnswer
+VoteRow = Pair | LabelledAnswer | Ranked
 VOTE_ROWS: Final[TypeAdapter[VoteRow]] = TypeAdapter(
     Annotated[
-        Annotated[Pair, Tag("<pair>")] | Annotated[LabelledAnswer, Tag("<labelled>")],
+        Annotated[Pair, Tag("<pair>")]
+        | Annotated[LabelledAnswer, Tag("<labelled>")]
+        | Annotated[Ranked, Tag("<ranked>")],
         Discriminator(_form),
     ]
 )

@@ -1,14 +1,39 @@
 """`plaudit feedback` and `plaudit dead-letter`."""
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands.options import Home, Kafka, RegistryUrl, console, echo
+from deploy.errors import DeployError
 from deploy.settings import DEFAULT_HOME
 
-feedback_app = typer.Typer(no_args_is_help=True, help="Export, import and erase feedback.")
+if TYPE_CHECKING:
+    from deploy.administration.persons import Sender
+
+Subject = Annotated[
+    str | None,
+    typer.Option(
+        help="The person, as their requests name them in 'user'; the page shows its own id under "
+        "'Answers'."
+    ),
+]
+Unnamed = Annotated[
+    bool,
+    typer.Option("--unnamed", help="Whoever sent requests that name nobody, instead of --subject."),
+]
+KeyName = Annotated[
+    str | None,
+    typer.Option(
+        help="Name or id of the API key of those requests; leave out if they were sent without one."
+    ),
+]
+OwnerId = Annotated[
+    str | None, typer.Option(help="Owner id that the requests are stored with, instead of --key.")
+]
+feedback_app = typer.Typer(no_args_is_help=True, help="Export, import, show and erase feedback.")
 dead_letter_app = typer.Typer(
     no_args_is_help=True, help="List and retry log records that could not be used."
 )
@@ -34,15 +59,23 @@ def feedback_import(
     file: Annotated[
         Path,
         typer.Argument(
-            help="JSONL file of pairs (prompt, chosen, rejected) or labelled answers (prompt, "
-            "completion, label)."
+            help="JSONL, JSON or Parquet file, folder of the 'datasets' library, or id of a data "
+            "set on the hub, with pairs (prompt, chosen, rejected; the prompt may be part of the "
+            "answers), labelled answers (prompt, completion, label), HH-RLHF's transcripts, "
+            "UltraFeedback, or OpenAssistant's trees."
         ),
     ],
+    split: Annotated[
+        str | None, typer.Option(help="Split of a data set (default: train, or the only one).")
+    ] = None,
+    skip_unusable: Annotated[
+        bool, typer.Option(help="Leave out rows that cannot be used instead of refusing all.")
+    ] = False,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
-    """Add votes from a file: preference pairs and labelled answers."""
+    """Add votes from a file or a data set: preference pairs, rankings and labelled answers."""
     from deploy.administration.exchange import import_feedback
     from deploy.administration.policies import open_log
     from protos.checkpoints.shared_registry import open_registry
@@ -51,21 +84,37 @@ def feedback_import(
     checkpoints.verify(1)
     log = open_log(home)
     try:
-        count = import_feedback(file, log, checkpoints.path(1))
+        report = import_feedback(
+            file, log, checkpoints.path(1), split=split, skip_unusable=skip_unusable
+        )
     finally:
         log.close()
-    echo(f"Added {count} votes to the log. The learner uses them when it next runs.")
+    echo("\n".join([*report.lines(), "The learner uses them when it next runs."]))
+
+
+@feedback_app.command("show")
+def feedback_show(
+    out: Annotated[Path, typer.Argument(help="JSONL file to write; it must not exist.")],
+    subject: Subject = None,
+    unnamed: Unnamed = False,
+    key: KeyName = None,
+    owner: OwnerId = None,
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+) -> None:
+    """Write all that the log holds about a person: completions, feedback and dead letters."""
+    from deploy.administration.persons import write_held
+
+    count = write_held(home, _sender(subject, unnamed, key, owner), out)
+    echo(f"Wrote {count} records to {out}.")
 
 
 @feedback_app.command("forget")
 def feedback_forget(
-    subject: Annotated[
-        str, typer.Option(help="The person to forget, as their requests name them in 'user'.")
-    ],
-    api_key: Annotated[
-        str | None,
-        typer.Option(help="API key of those requests; leave out if they were sent without one."),
-    ] = None,
+    subject: Subject = None,
+    unnamed: Unnamed = False,
+    key: KeyName = None,
+    owner: OwnerId = None,
     home: Home = DEFAULT_HOME,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
@@ -73,7 +122,18 @@ def feedback_forget(
     """Erase a person's completions and feedback, and list the versions that learned from them."""
     from deploy.administration.forget import forget
 
-    forget(home, subject, api_key, echo)
+    forget(home, _sender(subject, unnamed, key, owner), echo)
+
+
+def _sender(subject: str | None, unnamed: bool, key: str | None, owner: str | None) -> "Sender":
+    from deploy.administration.persons import Sender
+
+    if bool(subject) == unnamed:
+        raise DeployError("name the person with --subject, or give --unnamed; one of the two")
+    if key is not None and owner is not None:
+        raise DeployError("give --key or --owner, not both")
+    ask = functools.partial(typer.prompt, hide_input=True)
+    return Sender(subject or "", key, owner, ask)
 
 
 @dead_letter_app.command("list")

@@ -30,6 +30,17 @@ def keys_create(
     quota: Annotated[
         int, typer.Option(min=0, help="Completion requests per day (UTC); 0 for no limit.")
     ] = 0,
+    token_quota: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Tokens per day (UTC) that requests may ask for: prompts, and n times max_tokens; "
+            "0 for no limit.",
+        ),
+    ] = 0,
+    byte_quota: Annotated[
+        int, typer.Option(min=0, help="Bytes of requests per day (UTC); 0 for no limit.")
+    ] = 0,
     expires: Annotated[
         str,
         typer.Option(help="When it expires: 30d, 12h, a date (2026-12-31, UTC), or never."),
@@ -56,6 +67,8 @@ def keys_create(
         name=name,
         rate=rate,
         quota=quota,
+        token_quota=token_quota,
+        byte_quota=byte_quota,
         expires=expires,
         trusted_users=trusted_users,
     )
@@ -91,7 +104,11 @@ def keys_rotate(
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(help="The current key; needed only if an earlier version created it."),
+        typer.Option(
+            envvar="PLAUDIT_API_KEY",
+            help="The current key; needed only if an earlier version created it. Others on this "
+            "machine can read arguments; use the environment variable.",
+        ),
     ] = None,
     trusted_users: Annotated[
         bool | None,

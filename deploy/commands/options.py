@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+
+from deploy.settings import VLLM_ARGUMENTS
 
 # Text is printed literally: a name or an error message may contain brackets, which are not markup.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -90,6 +93,24 @@ Kafka = Annotated[
         envvar="PLAUDIT_KAFKA_SERVERS",
         callback=_use_kafka,
         help="Kafka brokers as HOST:PORT, separated by commas. Default: SQLite in the home folder.",
+    ),
+]
+
+
+def _use_vllm_arguments(arguments: list[str] | None) -> list[str] | None:
+    """Set vLLM's arguments for this process and its children."""
+    if arguments:
+        os.environ[VLLM_ARGUMENTS] = shlex.join(arguments)
+    return arguments
+
+
+VllmArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[-- VLLM_ARGUMENTS]",
+        callback=_use_vllm_arguments,
+        help="Arguments of vLLM's server, after '--', such as --tensor-parallel-size 2. Those "
+        "that would break recording or swapping are refused.",
     ),
 ]
 

@@ -1,6 +1,7 @@
 """`plaudit policies`."""
 
 import getpass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,6 +76,35 @@ def policies_rollback(
     from deploy.administration.policies import operations
 
     echo(operations(home).rollback(getpass.getuser()))
+
+
+@policies_app.command("export")
+def policies_export(
+    version: Annotated[int, typer.Argument(help="Version to export.")],
+    folder: Annotated[Path, typer.Argument(help="New folder to write to.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge an adapter into the weights.")
+    ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload it to this private repository of the hub, too.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+) -> None:
+    """Write a version as a folder that transformers and vLLM load, with a model card."""
+    from deploy.administration.policies import open_log
+    from deploy.administration.policy_export import export_policy, push
+    from protos.checkpoints.shared_registry import open_registry
+
+    log = open_log(home)
+    try:
+        export_policy(open_registry(home), log, version, folder, merge=merge)
+    finally:
+        log.close()
+    echo(f"Wrote version {version} to {folder}.")
+    if push_to_hub is not None:
+        echo(f"Uploaded it to {push(folder, push_to_hub)}.")
 
 
 @policies_app.command("prune")

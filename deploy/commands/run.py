@@ -20,6 +20,7 @@ from deploy.commands.options import (
     UpLearnerPort,
     UpModel,
     UpPort,
+    VllmArguments,
     drop_none,
     echo,
 )
@@ -28,6 +29,7 @@ from deploy.settings import DEFAULT_HOME, UpSettings
 
 
 def up(
+    vllm_arguments: VllmArguments = None,
     home: UpHome = None,
     host: UpHost = None,
     port: UpPort = None,
@@ -81,6 +83,7 @@ def init(
 
 
 def serve(
+    vllm_arguments: VllmArguments = None,
     home: Home = DEFAULT_HOME,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,

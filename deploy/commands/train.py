@@ -14,7 +14,10 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text file to train on; may be repeated. Default: a generated corpus."),
+        typer.Option(
+            help="Text file, or data with a column 'text' (JSONL, JSON, Parquet, a folder or hub "
+            "id), to train on; may be repeated. Default: a generated corpus."
+        ),
     ] = None,
     dtype: DtypeOption = "auto",
     *,
@@ -38,7 +41,9 @@ def sft(
     data: Annotated[
         Path | None,
         typer.Option(
-            help='JSONL file of {"messages": [...]}. Default: generated demonstrations.',
+            help="JSONL, JSON or Parquet file, folder or hub id of conversations: messages, "
+            "ShareGPT's conversations, prompt and completion, or instruction and output. Default: "
+            "generated demonstrations.",
         ),
     ] = None,
     text: Annotated[

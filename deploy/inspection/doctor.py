@@ -25,8 +25,9 @@ from deploy.inspection.stores import (
 )
 from deploy.local.addresses import LOCAL, local_url, port_problem, url_of
 from deploy.settings import UpSettings
+from deploy.sizing.architectures import check_architecture
 from deploy.sizing.machine import available_cores, default_shape, plan_here, shape_of
-from deploy.sizing.model_checks import check_architecture, check_chat, check_config
+from deploy.sizing.model_checks import check_chat
 from deploy.sizing.plan import GIB, PROGRAM_BYTES, Plan
 from deploy.sizing.processor import best_dtype, cpu_flags, parse_dtype
 from feedback.control.keys import (
@@ -200,7 +201,7 @@ def check_port(host: str, port: int, option: str, running: bool) -> Finding:
 
 
 def check_model(model: str, folder: Path | None) -> Finding:
-    """Check configuration, chat template and architecture of the first policy.
+    """Check files, configuration, chat template and architecture of the first policy.
 
     Args:
         model: Value of `--model`.
@@ -215,12 +216,15 @@ def check_model(model: str, folder: Path | None) -> Finding:
             advice = "test it beforehand with 'plaudit import-model'"
             return Finding("warning", "model", text, advice)
         folder = Path(model)
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
+
+    from learner.models.checks import check_folder
+    from learner.models.loading import load_tokenizer
 
     try:
+        check_folder(folder)
         config = AutoConfig.from_pretrained(folder)
-        check_config(str(folder), config)
-        check_chat(str(folder), AutoTokenizer.from_pretrained(folder))
+        check_chat(str(folder), load_tokenizer(folder))
         architecture = (config.architectures or [""])[0]
         check_architecture(str(folder), architecture)
     except (DeployError, OSError, ValueError) as error:

@@ -5,10 +5,11 @@ What cannot be read is left out and listed with the reason.
 
 import json
 import re
+import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ from feedback.errors import FeedbackError
 from feedback.ledger.store import FOLLOWED_TOPICS
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
+from feedback.metrics import database_sizes
 from protos.checkpoints.registry import RegistryError
 from protos.checkpoints.shared_registry import open_registry
 
@@ -52,6 +54,8 @@ class Status:
         lag: Log records that the ledger in the home folder does not have; None without a ledger.
         cycle: Saved state of the last learning cycle in the home folder; None without one.
         errors: Last errors in the log files of the home folder, the latest last.
+        storage: Sizes of the databases in the home folder, in bytes, by name.
+        disk_free: Free space on its disk, in bytes; None without a home folder.
         unreadable: A line for each part of the home folder that cannot be read, with the reason.
 
     """
@@ -62,6 +66,8 @@ class Status:
     lag: int | None
     cycle: dict[str, Any] | None
     errors: tuple[LoggedError, ...]
+    storage: Mapping[str, int] = field(default_factory=dict)
+    disk_free: int | None = None
     unreadable: tuple[str, ...] = ()
 
 
@@ -115,6 +121,8 @@ class Observer:
                 "the log files", lambda: last_errors(sorted((home / "logs").glob("*.log")))
             )
             or (),
+            storage=read_part("the sizes of the databases", lambda: database_sizes(home)) or {},
+            disk_free=read_part("the disk", lambda: shutil.disk_usage(home).free),
             unreadable=tuple(unreadable),
         )
 

@@ -22,7 +22,7 @@ def screen(status: Status, now: float | None = None) -> RenderableType:
     parts: list[RenderableType] = [Text.assemble((f"{status.url} ", "bold"), status.answer)]
     if learning is None:
         parts.append(Text("The learning state is not available; use --url or --home."))
-        parts.append(_table(_cycle(status), _lag(status)))
+        parts.append(_table(_cycle(status), _lag(status), _storage(status)))
     else:
         parts += [
             _live(learning),
@@ -31,6 +31,7 @@ def screen(status: Status, now: float | None = None) -> RenderableType:
                 _cycle(status),
                 _votes(learning["votes"]),
                 _lag(status),
+                _storage(status),
             ),
             _versions(learning),
             *_refused(learning, now),
@@ -96,6 +97,22 @@ def _lag(status: Status) -> tuple[str, str] | None:
     if status.lag is None:
         return None
     return "lag", f"{status.lag} log records are not in the ledger yet"
+
+
+def _storage(status: Status) -> tuple[str, str] | None:
+    if status.disk_free is None:
+        return None
+    sizes = ", ".join(f"{name} {_bytes(size)}" for name, size in status.storage.items())
+    free = f"{_bytes(status.disk_free)} of the disk are free"
+    return "storage", f"{sizes}; {free}" if sizes else free
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
 
 
 def _versions(learning: dict[str, Any]) -> Table:

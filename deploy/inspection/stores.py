@@ -18,8 +18,8 @@ from feedback.control.keys import KeyRing
 from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog, Topic
 from feedback.log.kafka_settings import KafkaSettings
-from feedback.log.kafka_topics import TOPICS, lease_topic, name_of
-from feedback.log.opening import open_log
+from feedback.log.kafka_topics import TOPICS, lease_topic, list_risks, name_of
+from feedback.opening import open_log
 from protos.checkpoints.registry import CheckpointInvalid, RegistryError
 from protos.checkpoints.shared_registry import RegistrySettings, open_registry
 
@@ -60,6 +60,7 @@ class LogState:
             ends = {topic: sum(self.log.ends(topic).values()) for topic in _COUNTED}
             history = History(self.log)
             self.live, self.keys = history.poll().live, history.keys
+            risks = list_risks(settings.client(), settings.prefix) if settings.servers else []
         except (FeedbackError, KafkaError) as error:
             advice = (
                 "start the brokers or correct their address"
@@ -69,6 +70,8 @@ class LogState:
             return Finding(
                 "problem", "log", str(error), f"{advice}; then run 'plaudit doctor' again"
             )
+        if risks:
+            return Finding("warning", "log", risks[0], "change it with kafka-configs --alter")
         counted = f"{ends['completions']} completions, {ends['feedback']} feedback events"
         return Finding("ok", "log", f"{log_description(home)}: {counted}")
 

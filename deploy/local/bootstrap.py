@@ -8,7 +8,7 @@ from deploy.errors import DeployError
 from deploy.local.processes import plaudit_command
 from deploy.sizing.models import default_model
 from feedback.control.policies import append_policy_event, current_state
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
 

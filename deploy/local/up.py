@@ -14,13 +14,20 @@ from deploy.local.bootstrap import FIRST_VERSION, ensure_first_policy
 from deploy.local.processes import Child, plaudit_command, stop_all, stop_on_signals
 from deploy.settings import UpSettings
 from deploy.sizing.costs import COSTS_VARIABLE, SMOLLM2_SHAPE, costs, suggest_model
-from deploy.sizing.machine import default_shape, first_shape, plan_here, shape_of, this_machine
+from deploy.sizing.machine import (
+    default_shape,
+    first_shape,
+    plan_here,
+    serving_workers,
+    shape_of,
+    this_machine,
+)
 from deploy.sizing.plan import ModelShape, Plan
 from deploy.sizing.processor import Dtype, parse_dtype
 from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
 from feedback.home import prepare_home
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from learner.settings import LearnerSettings
 from protos.checkpoints.shared_registry import open_registry
 from serving.services import require_valid_key
@@ -58,6 +65,7 @@ def children(settings: UpSettings, dtype: str, planned: Plan, tuning: Tuning) ->
                     **planned.serving_environment,
                     **tuning.serving_environment(),
                     COSTS_VARIABLE: costs(settings.model, planned),
+                    "PLAUDIT_SERVING_LOCAL_ROLE": settings.local_role,
                 }.items()
             },
         ),
@@ -75,7 +83,10 @@ def needs_key(settings: UpSettings) -> bool | None:
     """Return whether the endpoint requires an API key, or None while it is not ready."""
     url = local_url(settings.host, settings.port)
     try:
-        if httpx.get(f"{url}/readyz", timeout=2).status_code != 200:
+        ready = httpx.get(f"{url}/readyz", timeout=2).status_code
+        if ready == 401:  # closed, and answered only once the policy is loaded
+            return True
+        if ready != 200:
             return None
         return httpx.get(f"{url}/v1/me", timeout=2).status_code == 401
     except httpx.HTTPError:
@@ -89,7 +100,8 @@ def up(settings: UpSettings, echo: Callable[[str], None]) -> None:
         DeployError: Plaudit cannot start; the message says what to do.
         HomeUnusable: The home folder cannot be created or written.
         LogError: The log cannot be reached, or its topics would lose records.
-        ServingError: Other machines can reach the address, but there is no valid API key.
+        ServingError: Other machines can reach the address, but there is no valid API key; or an
+            argument of vLLM is refused.
 
     """
     prepare_home(settings.home)
@@ -105,6 +117,7 @@ def up(settings: UpSettings, echo: Callable[[str], None]) -> None:
 def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     dtype = parse_dtype(settings.dtype)
     check_address(settings)
+    serving_workers()  # refuses an argument of vLLM at once, not after training
     log = open_log(settings.home)  # fails at once on a wrong address, not after training
     history = History(log)
     history.poll()
@@ -114,7 +127,7 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     stop = stop_on_signals()
     tuning = tuning_of(settings.home, planned.tune)
     processes = children(settings, dtype, planned, tuning)
-    echo(f"Starting serving and the learner in {dtype}; vLLM takes about a minute to start.")
+    echo(f"Starting serving and the learner in {dtype}; this takes half a minute or more.")
     echo(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
     started = time.monotonic()
     try:

@@ -1,10 +1,9 @@
 """Measure this machine and the model of a folder, as input to `deploy.sizing.plan`."""
 
+import json
 import os
-import shutil
-import subprocess
 import time
-from importlib import metadata
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -13,20 +12,24 @@ import psutil
 from safetensors import SafetensorError
 
 from deploy.errors import DeployError
+from deploy.settings import VLLM_ARGUMENTS
 from deploy.sizing.models import default_model
 from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
-from deploy.sizing.processor import Dtype
+from deploy.sizing.processor import Dtype, query_gpus
 from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
 from learner.settings import LearnerSettings, Tune
 from protos.checkpoints.shared_registry import open_registry
 from protos.checkpoints.tensors import tensor_shapes
+from serving.engine.passthrough import split_arguments, worker_count
 from serving.settings import ServingSettings
 
+_SIZES: Final = ("num_hidden_layers", "hidden_size", "vocab_size")
 _EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
 
 
+@cache
 def this_machine() -> Machine:
-    """Measure this machine; GPUs count only if vLLM's GPU build is installed."""
+    """Measure this machine once; GPUs count only if vLLM's GPU build is installed."""
     return Machine(available_cores(), psutil.virtual_memory().total, _gpus(), matmul_flops())
 
 
@@ -36,12 +39,17 @@ def available_cores() -> int:
 
 
 def _gpus() -> tuple[int, ...]:
-    built = any(d.metadata["Name"] == "vllm" for d in metadata.distributions())
-    if not built or shutil.which("nvidia-smi") is None:
-        return ()
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return tuple(int(line) * 2**20 for line in done.stdout.split() if line.isdigit())
+    return tuple(int(each) * 2**20 for each in query_gpus("memory.total") if each.isdigit())
+
+
+def serving_workers() -> int:
+    """Return the number of workers that the arguments for vLLM ask for.
+
+    Raises:
+        ServingError: An argument is refused.
+
+    """
+    return worker_count(split_arguments(os.environ.get(VLLM_ARGUMENTS, "")))
 
 
 def matmul_flops(size: int = 1024, times: int = 16) -> float:
@@ -67,10 +75,7 @@ def shape_of(folder: Path) -> ModelShape:
         DeployError: The folder holds no safetensors files, or one that is damaged.
 
     """
-    from transformers import AutoConfig
-
-    model_config = AutoConfig.from_pretrained(folder)
-    config = model_config.get_text_config()
+    architecture, config = _configuration(folder)
     parameters = linear_dimensions = 0
     for file in sorted(folder.glob("*.safetensors")):
         try:
@@ -88,13 +93,28 @@ def shape_of(folder: Path) -> ModelShape:
             f"{folder} has no safetensors files; convert the model with 'plaudit import-model'"
         )
     return ModelShape(
-        architecture=(model_config.architectures or [""])[0],
+        architecture=architecture,
         parameters=parameters,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        vocabulary=config.vocab_size,
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        vocabulary=config["vocab_size"],
         linear_dimensions=linear_dimensions,
     )
+
+
+def _configuration(folder: Path) -> tuple[str, dict[str, int]]:
+    """Return a model's class and the sizes in its configuration, by their usual names.
+
+    Importing transformers takes seconds, so it is asked only where a model has names of its own.
+    """
+    stored = json.loads((folder / "config.json").read_text())
+    sizes = {name: stored[name] for name in _SIZES if name in stored}
+    if len(sizes) < len(_SIZES):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+        sizes = {name: getattr(config, name) for name in _SIZES}
+    return (stored.get("architectures") or [""])[0], sizes
 
 
 def first_shape(home: Path) -> ModelShape | None:
@@ -146,6 +166,7 @@ def plan_here(shape: ModelShape, dtype: Dtype, requested: Tune | None = None) ->
         dtype=dtype,
         settings=settings.model_copy(update={"tune": tune}).for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
+        workers=serving_workers(),
     )
     if result.problem:
         raise DeployError("\n".join([*result.lines(), f"It does not fit: {result.problem}"]))

@@ -4,37 +4,20 @@
 fits the machine is a matter of `deploy.sizing.plan`.
 """
 
-import os
 from typing import Any, Final
 
-from jinja2 import TemplateError
-
 from deploy.errors import DeployError
-from learner.data.tokenizer import encode_chat, end_token_ids
-from learner.errors import LearnerError
+from deploy.sizing.architectures import check_architecture
+from learner.data.tokenizer import (
+    EXAMPLE_ANSWER,
+    EXAMPLE_CHAT,
+    check_template,
+    encode_chat,
+    end_token_ids,
+)
+from learner.errors import LearnerError, ModelUnusable
 
-_PROBE: Final = "xyz"
-_CHAT: Final = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
 _TOLERANCE: Final = 1e-3  # nats; rounding changes logits by far less, another conversation by more
-
-
-def check_config(name: str, config: Any) -> None:
-    """Check a model's configuration, before its weights are loaded.
-
-    Raises:
-        DeployError: The model is an encoder-decoder, or quantised.
-
-    """
-    if getattr(config, "is_encoder_decoder", False):
-        raise DeployError(
-            f"'{name}' is an encoder-decoder ({config.model_type}); "
-            "Plaudit needs a decoder-only model, such as Llama, Qwen, Gemma, GPT-2 or Mistral"
-        )
-    if getattr(config, "quantization_config", None):
-        raise DeployError(
-            f"'{name}' is quantised, but Plaudit trains full-precision weights; "
-            "use the original model that it was made from"
-        )
 
 
 def check_chat(name: str, tokenizer: Any) -> None:
@@ -44,18 +27,10 @@ def check_chat(name: str, tokenizer: Any) -> None:
         DeployError: The template is missing or fails, or the tokenizer has no end token.
 
     """
-    if tokenizer.chat_template is None:
-        raise DeployError(
-            f"the tokenizer of '{name}' has no chat template, so it cannot chat; "
-            "use an instruction-tuned model, or add chat_template.jinja to its folder"
-        )
     try:
-        encode_chat(tokenizer, _CHAT, answer=False)
-    except TemplateError as error:
-        raise DeployError(
-            f"the chat template of '{name}' cannot render a turn of a user and one of an assistant "
-            f"({error}); fix chat_template.jinja in its folder"
-        ) from error
+        check_template(name, tokenizer)
+    except ModelUnusable as error:
+        raise DeployError(str(error)) from error
     if tokenizer.eos_token_id is None and chat_end_token(tokenizer) is None:
         raise DeployError(
             f"the tokenizer of '{name}' has no end token, so answers would never end; "
@@ -82,8 +57,8 @@ def check_vocabulary(name: str, tokenizer: Any, model: Any) -> None:
 
 def chat_end_token(tokenizer: Any) -> str | None:
     """Return the special token with which the chat template ends an answer, or None."""
-    text = tokenizer.apply_chat_template(_CHAT, tokenize=False)
-    rest = tokenizer.encode(text.rpartition(_PROBE)[2], add_special_tokens=False)
+    text = tokenizer.apply_chat_template(EXAMPLE_CHAT, tokenize=False)
+    rest = tokenizer.encode(text.rpartition(EXAMPLE_ANSWER)[2], add_special_tokens=False)
     special = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
     return tokenizer.convert_ids_to_tokens(rest[0]) if rest and rest[0] in special else None
 
@@ -153,34 +128,6 @@ def check_served(name: str, model: Any) -> None:
     check_architecture(name, type(model).__name__)
 
 
-def check_architecture(name: str, architecture: str) -> None:
-    """Check that vLLM supports the model class named `architecture`; imports vLLM.
-
-    Raises:
-        DeployError: vLLM does not support the architecture.
-
-    """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from vllm import __version__
-    from vllm.model_executor.models.registry import ModelRegistry
-
-    if architecture not in ModelRegistry.get_supported_archs():
-        raise DeployError(
-            f"vLLM {__version__} cannot serve '{name}': it does not support {architecture}; use a "
-            "model of an architecture in https://docs.vllm.ai/en/latest/models/supported_models.html"
-        )
-
-
-def serves_adapters(architecture: str) -> bool:
-    """Return whether vLLM can serve LoRA adapters of an architecture; imports vLLM."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from vllm.model_executor.models.interfaces import supports_lora
-    from vllm.model_executor.models.registry import ModelRegistry
-
-    known = ModelRegistry.models.get(architecture)
-    return known is not None and supports_lora(known.load_model_cls())
-
-
 def check_trained(name: str, tokenizer: Any, model: Any) -> None:
     """Check that two conversations packed into one row, as in training, do not affect each other.
 
@@ -191,8 +138,8 @@ def check_trained(name: str, tokenizer: Any, model: Any) -> None:
     import torch
 
     one, other = (
-        encode_chat(tokenizer, _CHAT, answer=False),
-        encode_chat(tokenizer, _CHAT[:1], answer=True),
+        encode_chat(tokenizer, EXAMPLE_CHAT, answer=False),
+        encode_chat(tokenizer, EXAMPLE_CHAT[:1], answer=True),
     )
     ids = torch.tensor([one + other])
     positions = torch.tensor([[*range(len(one)), *range(len(other))]])

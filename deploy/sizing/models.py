@@ -7,15 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import DeployError
-from deploy.sizing.model_checks import (
-    check_chat,
-    check_config,
-    check_served,
-    check_trained,
-    check_vocabulary,
-    choose_end,
-    choose_pad,
-)
 
 _DEFAULT_MODEL = Path(__file__).parent.parent / "default_model"
 SMOLLM2_GROUP = "smollm2"
@@ -43,15 +34,18 @@ def import_model(model: str, out: Path, echo: Callable[[str], None] = lambda _: 
     """
     if (out / "config.json").is_file():
         return
+    # Importing transformers takes seconds, which `plaudit up` spends only where it needs them.
     from transformers.utils import logging
+
+    from deploy.sizing import model_checks as checks
 
     logging.disable_progress_bar()
     loaded, tokenizer = _load_smollm2() if model == "smollm2" else _load(model)
-    check_chat(model, tokenizer)
-    check_vocabulary(model, tokenizer, loaded)
-    messages = (choose_end(tokenizer), choose_pad(model, tokenizer, loaded))
-    check_trained(model, tokenizer, loaded)
-    check_served(model, loaded)
+    checks.check_chat(model, tokenizer)
+    checks.check_vocabulary(model, tokenizer, loaded)
+    messages = (checks.choose_end(tokenizer), checks.choose_pad(model, tokenizer, loaded))
+    checks.check_trained(model, tokenizer, loaded)
+    checks.check_served(model, loaded)
     for message in filter(None, messages):
         echo(message)
     partial = out.with_name(f".{out.name}.partial")
@@ -101,22 +95,20 @@ def _from_gguf(file: Path) -> tuple[Any, Any]:
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    """Load a model and its tokenizer; the files of a local folder are checked first."""
+    from transformers.utils import cached_file
 
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise DeployError(
-            f"the folder {name} has no config.json; use a folder written by save_pretrained"
-        )
+    from learner.errors import ModelUnusable
+    from learner.models.checks import check_config, check_folder
+    from learner.models.loading import load_model, load_tokenizer
+
     try:
-        check_config(name, AutoConfig.from_pretrained(name))
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise DeployError(
-            f"'{name}' could not be loaded as a causal language model: {error}\n"
-            "Use a folder with config.json, tokenizer and safetensors, or the id of a Hugging Face "
-            "model that this machine can download"
-        ) from error
-    return model.eval(), tokenizer
+        if Path(name).is_dir():
+            check_folder(Path(name))
+        check_config(name)
+        model, tokenizer = load_model(name), load_tokenizer(name)
+        if not Path(name).is_dir():
+            check_folder(Path(str(cached_file(name, "config.json"))).parent)
+    except ModelUnusable as error:
+        raise DeployError(str(error)) from error
+    return model, tokenizer

@@ -1,10 +1,11 @@
 """Estimate where serving and learning run on a machine, and what memory and time they need.
 
 The estimates are rough: they tell a machine that fits from one that does not, and minutes from
-hours. They do not consider several GPUs for vLLM, nor its sleep mode, in which chats would wait.
+hours. They do not consider vLLM's sleep mode, in which chats would wait.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,6 +147,7 @@ def plan(
     dtype: Dtype,
     settings: LearnerSettings,
     cache: int,
+    workers: int = 1,
 ) -> Plan:
     """Plan a model on a machine.
 
@@ -156,13 +158,14 @@ def plan(
         dtype: Number format that vLLM serves in; the learner keeps float32 weights.
         settings: The learner's settings, adjusted to this model.
         cache: Bytes of vLLM's key-value cache on a CPU.
+        workers: Number of GPUs that vLLM splits the model over.
 
     """
     trained = shape.parameters if tune == "full" else settings.lora.rank * shape.linear_dimensions
     serving = _serving_bytes(shape, dtype, on_gpu=bool(machine.gpus))
     frozen = shape.parameters if tune == "lora" else 0
     needs = _learner_bytes(shape, trained, frozen, settings.ppo.micro_tokens)
-    placed = _place(machine, serving, cache, sum(needs.values()))
+    placed = _place(machine, serving, cache, sum(needs.values()), workers)
     return Plan(
         shape=shape,
         tune=tune,
@@ -221,7 +224,8 @@ class _Placement:
     @property
     def serving_environment(self) -> dict[str, str]:
         if self.gpu_share is None:
-            return {}
+            # Compiling takes a minute or more, and makes decoding here at most half as fast again.
+            return {"PLAUDIT_SERVING_ENFORCE_EAGER": "1"}
         share = str(self.gpu_share)
         return {"CUDA_VISIBLE_DEVICES": self.gpus[0], "PLAUDIT_SERVING_GPU_MEMORY_SHARE": share}
 
@@ -230,36 +234,79 @@ class _Placement:
         return {} if self.gpu_share is None else {"CUDA_VISIBLE_DEVICES": self.gpus[1]}
 
 
-def _place(machine: Machine, serving: int, cache: int, learner: int) -> _Placement:
+def _place(machine: Machine, serving: int, cache: int, learner: int, workers: int) -> _Placement:
     if not machine.gpus:
         need = PROGRAM_BYTES + serving + cache + learner
         place = f"serving and learning share {machine.cores} cores and {size_text(machine.memory)}"
         return _Placement(
             place, cache, problem=_memory_problem(need, machine.memory, "this machine")
         )
-    first = machine.gpus[0]
-    minimum = serving + _MIN_GPU_CACHE
-    if len(machine.gpus) > 1:
-        cache = max(0, int(first * USABLE_SHARE) - serving)
-        smallest = min(range(1, len(machine.gpus)), key=machine.gpus.__getitem__)
-        problem = _memory_problem(minimum, first, "GPU 0, used for serving,") or _memory_problem(
-            learner, machine.gpus[smallest], f"GPU {smallest}, used for learning,"
+    numbers = [str(number) for number in range(len(machine.gpus))]
+    own, others = numbers[:workers], numbers[workers:]
+    if len(own) < workers:
+        problem = (
+            f"vLLM's arguments split the model over {workers} GPUs, but there are only "
+            f"{len(own)}; lower --tensor-parallel-size or --pipeline-parallel-size"
         )
-        others = ",".join(map(str, range(1, len(machine.gpus))))
-        place = f"serving on GPU 0, learning on GPU {others}"
-        return _Placement(place, cache, USABLE_SHARE, ("0", others), problem=problem)
-    share = math.floor(100 * (USABLE_SHARE - learner / first)) / 100
-    if share * first >= minimum:
-        cache = int(share * first) - serving
-        return _Placement("serving and learning share GPU 0", cache, share, ("0", "0"))
-    cache = max(0, int(first * USABLE_SHARE) - serving)
-    problem = _memory_problem(max(minimum, learner), first, "GPU 0") or (
-        f"serving and learning need {size_text(minimum + learner)} together, but GPU 0 has "
-        f"{size_text(first)}. They would have to take turns through vLLM's sleep mode, and chats "
+        return _Placement(f"serving on GPU {','.join(own)}", 0, USABLE_SHARE, problem=problem)
+    part = math.ceil(serving / workers)
+    if others:
+        return _separate_gpus(machine.gpus, own, others, part, learner)
+    return _share_gpus(own, min(machine.gpus), part, learner)
+
+
+def _separate_gpus(
+    sizes: Sequence[int], own: Sequence[str], others: Sequence[str], part: int, learner: int
+) -> _Placement:
+    """Return the placement of serving and learning on GPUs of their own.
+
+    Args:
+        sizes: Bytes of each GPU.
+        own: Numbers of the GPUs for serving.
+        others: Numbers of the GPUs for learning.
+        part: Bytes of vLLM's weights on each GPU for serving.
+        learner: Bytes of the learner.
+
+    """
+    label, memory = f"GPU {','.join(own)}", min(sizes[: len(own)])
+    smallest = min(range(len(own), len(sizes)), key=sizes.__getitem__)
+    problem = _memory_problem(
+        part + _MIN_GPU_CACHE, memory, f"{label}, used for serving,"
+    ) or _memory_problem(learner, sizes[smallest], f"GPU {smallest}, used for learning,")
+    return _Placement(
+        f"serving on {label}, learning on GPU {','.join(others)}",
+        len(own) * max(0, int(memory * USABLE_SHARE) - part),
+        USABLE_SHARE,
+        (",".join(own), ",".join(others)),
+        problem=problem,
+    )
+
+
+def _share_gpus(own: Sequence[str], memory: int, part: int, learner: int) -> _Placement:
+    """Return the placement of serving and learning on the same GPUs, the learner on the last.
+
+    Args:
+        own: Numbers of the GPUs.
+        memory: Bytes of the smallest of them.
+        part: Bytes of vLLM's weights on each.
+        learner: Bytes of the learner.
+
+    """
+    label, last, workers = f"GPU {','.join(own)}", own[-1], len(own)
+    minimum = part + _MIN_GPU_CACHE
+    share = math.floor(100 * (USABLE_SHARE - learner / memory)) / 100
+    gpus = (",".join(own), last)
+    if share * memory >= minimum:
+        cache = workers * (int(share * memory) - part)
+        return _Placement(f"serving and learning share {label}", cache, share, gpus)
+    cache = workers * max(0, int(memory * USABLE_SHARE) - part)
+    problem = _memory_problem(max(minimum, learner), memory, f"GPU {last}") or (
+        f"serving and learning need {size_text(minimum + learner)} together, but GPU {last} has "
+        f"{size_text(memory)}. They would have to take turns through vLLM's sleep mode, and chats "
         "would wait for minutes; use a second GPU or a smaller model"
     )
     return _Placement(
-        "serving and learning take turns on GPU 0", cache, USABLE_SHARE, ("0", "0"), True, problem
+        f"serving and learning take turns on {label}", cache, USABLE_SHARE, gpus, True, problem
     )
 
 

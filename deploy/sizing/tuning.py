@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.errors import DeployError
-from deploy.sizing.model_checks import serves_adapters
+from deploy.sizing.architectures import serves_adapters
 from learner.settings import LearnerSettings, Tune, tune_for
 from protos.checkpoints.registry import Registry
 from protos.checkpoints.shared_registry import open_registry

@@ -22,6 +22,7 @@ from serving.settings import ServingSettings
 ROUTES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/v1/chat/completions"): "Answer a chat, with up to 128 choices, streamed or whole.",
     ("POST", "/v1/completions"): "Complete a text.",
+    ("POST", "/v1/responses"): "Answer a chat in the form of OpenAI's Responses API.",
     ("GET", "/v1/models"): "List the name that clients give as `model`.",
     ("GET", "/v1/models/{model_id:path}"): "Return the model of that name.",
     ("POST", "/tokenize"): "Return the token ids of a text or a chat.",

@@ -28,6 +28,7 @@ from feedback.api.schema import (
 from feedback.api.service import FeedbackService, needs_view
 from feedback.api.translate import feedback_object
 from feedback.control.keys import Caller
+from feedback.disk import DiskLow, DiskReserve
 from feedback.log.event_log import EventLog, LogError
 from feedback.log.events import feedback_kind
 from feedback.log.group_commit import GroupCommit
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100
 RETRY_AFTER_SECONDS: Final = 2
+DISK_RETRY_SECONDS: Final = 60
 
 _QUERY_PARAMETERS: Final = {
     "completion_id": "Return only the feedback on this completion.",
@@ -151,9 +153,17 @@ def _query(request: Request) -> Mapping[str, str]:
 
 
 def _translate(error: Exception) -> ApiError | None:
-    if not isinstance(error, LogError | ViewError):
+    if not isinstance(error, LogError | ViewError | DiskLow):
         return None
     logger.warning("Feedback could not be stored or read: %s", error)
+    if isinstance(error, DiskLow):
+        return ApiError(
+            503,
+            "disk_low",
+            "Feedback cannot be stored: the server's disk is almost full. Try again later; an "
+            "operator has to free some space.",
+            headers={"Retry-After": str(DISK_RETRY_SECONDS)},
+        )
     return ApiError(
         503,
         "log_unavailable",
@@ -212,6 +222,7 @@ def feedback_router(
     secret: Secret,
     *,
     lineage: Callable[[], Lineage] = Lineage,
+    reserve: DiskReserve | None = None,
     clients: int = 64,
 ) -> APIRouter:
     """Return the routes POST and GET /v1/feedback, and GET and DELETE /v1/feedback/{id}.
@@ -223,10 +234,11 @@ def feedback_router(
         view: This replica's view; the routes update it when they need its latest state.
         secret: The installation's secret.
         lineage: Returns which versions learned from which feedback; empty by default.
+        reserve: Space that new feedback leaves free on the disk; None for none.
         clients: Number of requests that may use the log at once; more wait.
 
     """
-    api = FeedbackApi(FeedbackService(log, view, secret, lineage), clients)
+    api = FeedbackApi(FeedbackService(log, view, secret, lineage, reserve=reserve), clients)
     router = APIRouter(tags=["feedback"])
     create = _handle(api.create)
     # Starlette's plain route takes the votes, which is a fifth faster; FastAPI's route behind it

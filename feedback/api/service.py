@@ -11,6 +11,7 @@ from typing import Any
 from feedback.api.http_errors import ApiError
 from feedback.api.schema import CandidateRef, FeedbackRequest, iter_choices
 from feedback.api.translate import event_from_request, feedback_object
+from feedback.disk import DiskReserve
 from feedback.errors import FeedbackError
 from feedback.log.event_log import EventLog
 from feedback.log.events import event_target, feedback_kind
@@ -43,6 +44,7 @@ class FeedbackService:
         secret: Secret,
         lineage: Callable[[], Lineage] = Lineage,
         clock: Clock = time.time,
+        reserve: DiskReserve | None = None,
     ) -> None:
         """Serve from `log` and `view`.
 
@@ -52,6 +54,7 @@ class FeedbackService:
             secret: The installation's secret.
             lineage: Returns which versions learned from which feedback.
             clock: Returns the Unix time in seconds.
+            reserve: Space that new feedback leaves free on the disk; None for none.
 
         """
         self.log = log
@@ -59,6 +62,7 @@ class FeedbackService:
         self.secret = secret
         self._lineage = lineage
         self._clock = clock
+        self._reserve = reserve
 
     def build_event(
         self, request: FeedbackRequest, owner: str, idempotency_key: str | None
@@ -89,6 +93,7 @@ class FeedbackService:
         again. Where two events with one key race, also on two replicas, the log's first counts.
 
         Raises:
+            DiskLow: Less than the reserve is free on the disk; nothing was written.
             LogUnavailable: They may or may not be in the log.
             ViewError: The view failed before anything was written.
 
@@ -98,6 +103,8 @@ class FeedbackService:
             self.view.follow(self.log)
         first = self._first_events(events)
         new = [event for event in events if first[event.event_id] is event]
+        if new and self._reserve is not None:
+            self._reserve.check()
         self.log.append("feedback", [feedback_record(event) for event in new])
         if keyed:
             with suppress(FeedbackError):  # all are durable; at worst a race goes unnoticed

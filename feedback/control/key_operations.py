@@ -31,6 +31,8 @@ def make_key(
     name: str | None = None,
     rate: float = 0,
     quota: int = 0,
+    token_quota: int = 0,
+    byte_quota: int = 0,
     expires_ms: int | None = None,
     trusted_users: bool = False,
     secret: Secret | None = None,
@@ -45,6 +47,8 @@ def make_key(
         name: Name of the key; None uses its id.
         rate: Requests allowed per minute; 0 for no limit.
         quota: Completions allowed per day, UTC; 0 for no limit.
+        token_quota: Tokens that requests may ask for per day, UTC; 0 for no limit.
+        byte_quota: Bytes that requests may send per day, UTC; 0 for no limit.
         expires_ms: Time of expiry in milliseconds since the epoch; None for never.
         trusted_users: Whether the `user`s sent with the key are real people, so that all their
             votes count in full.
@@ -68,6 +72,7 @@ def make_key(
             f"a key '{name}' exists already; rotate it, revoke it, or choose another name"
         )
     made = KeyMade(id=key_id, name=name, role=role, rate=rate, quota=quota, by=by)
+    made.token_quota, made.byte_quota = token_quota, byte_quota
     made.expires_ms, made.trusted_users = expires_ms or 0, trusted_users
     token = _new_token()
     made.owner = "" if secret is None else owner_of(secret, token)
@@ -127,6 +132,7 @@ def rotate_key(
         raise KeyRejected(f"the key '{key.name}' has expired; say when the new one does: --expires")
     made = KeyMade(id=f"key-{secrets.token_hex(4)}", name=key.name, role=key.role, by=by)
     made.rate, made.quota = key.rate, key.quota
+    made.token_quota, made.byte_quota = key.token_quota, key.byte_quota
     made.expires_ms = (key.expires_ms or 0) if expires_ms is None else expires_ms
     made.trusted_users = key.trusted_users if trusted_users is None else trusted_users
     made.owner = key.owner or owner or ""

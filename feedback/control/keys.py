@@ -23,6 +23,9 @@ from protos.plaudit.v1.policy_pb2 import KeyMade, KeyRevoked
 
 Role = Literal["user", "annotator", "operator"]
 
+# What a key uses up each day.
+UsageKind = Literal["requests", "tokens", "bytes"]
+
 # Each role includes the permissions of those before it.
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
@@ -64,6 +67,8 @@ class Key:
         account: Id of the first key of this owner; usage is counted by it.
         rotated: Whether another key has taken over its owner.
         trusted_users: Whether its users are real people, so that the votes of all count in full.
+        token_quota: Tokens that requests may ask for per day, UTC; 0 for no limit.
+        byte_quota: Bytes that requests may send per day, UTC; 0 for no limit.
 
     """
 
@@ -79,6 +84,12 @@ class Key:
     account: str = ""
     rotated: bool = False
     trusted_users: bool = False
+    token_quota: int = 0
+    byte_quota: int = 0
+
+    def quota_of(self, kind: UsageKind) -> int:
+        """Return the quota of one kind of usage; 0 for none."""
+        return {"requests": self.quota, "tokens": self.token_quota, "bytes": self.byte_quota}[kind]
 
     @property
     def bounded(self) -> bool:
@@ -156,6 +167,8 @@ class KeyRing:
             owner=made.owner,
             account=made.id if replaced is None else replaced.account,
             trusted_users=made.trusted_users,
+            token_quota=made.token_quota,
+            byte_quota=made.byte_quota,
         )
         ids = self._ids if role is None else {**self._ids, made.digest: made.id}
         older = {

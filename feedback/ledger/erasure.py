@@ -25,8 +25,7 @@ def apply_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> None:
     number = record_forgetting(db, event)
     if number is None:
         return
-    person = event.forgetting
-    search = ForgettingSearch(event.owner, person.subject, person.until_ms)
+    search = ForgettingSearch.of(event)
     last_seq = max_seq(db)
     prompted = _erase_completions(db, search)
     voted = erase_events(db, search)
@@ -49,7 +48,8 @@ def erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) 
     """Drop a late completion of a forgotten person, and erase the events that waited for it."""
     record_erased_completions(db, [completion.completion_id])
     queue_erasure(db, "completions", [RecordKey(completion.completion_id)])
-    search = ForgettingSearch(completion.owner, completion.subject, 0, {completion.completion_id})
+    search = ForgettingSearch(completion.owner, completion.subject, 0)
+    search.completions.add(completion.completion_id)
     erase_events(db, search)
     if search.events:
         mark_for_wiping(db)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from feedback.ledger.erasure import apply_forgetting, erase_late_completion, queue_erasure
-from feedback.ledger.rows import max_seq, restrict_to_recorded
+from feedback.ledger.rows import completions_column, max_seq, restrict_to_recorded
 from feedback.log.event_log import LogRecord
 from feedback.log.events import (
     FORGETTING,
@@ -67,7 +67,7 @@ class RecordIngester:
         if self._has_forgotten and is_forgotten(self._db, completion):
             erase_late_completion(self._db, completion)
             return set()
-        self._store(completion, record.value, after_seq)
+        self._store(completion, record, after_seq)
         if not self._has_waiting:
             return set()
         rows = self._db.execute(
@@ -132,18 +132,19 @@ class RecordIngester:
         row = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()
         return bool(row[0])
 
-    def _store(self, completion: CompletionRecord, value: bytes, after_seq: int) -> None:
+    def _store(self, completion: CompletionRecord, record: LogRecord, after_seq: int) -> None:
         self._db.execute(
             "INSERT OR IGNORE INTO completions "
-            "(completion_id, owner, messages_hash, chat, after_seq, value) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "(completion_id, owner, messages_hash, chat, after_seq, value, created_ms) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 completion.completion_id,
                 completion.owner,
                 messages_hash(completion),
                 bool(completion.messages) and not completion.multimodal,
                 after_seq,
-                value,
+                record.value,
+                record.timestamp_ms,
             ),
         )
         self._completion_cache.pop(completion.completion_id, None)
@@ -169,7 +170,8 @@ class RecordIngester:
         row = self._db.execute(
             "INSERT OR IGNORE INTO events "
             "(event_id, owner, subject, target, retracts, value, topic, partition, offset, "
-            "seq, dead) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING arrival",
+            "seq, dead, completions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "RETURNING arrival",
             (
                 event.event_id,
                 event.owner,
@@ -182,6 +184,7 @@ class RecordIngester:
                 record.offset,
                 self._seq + 1 if usable else None,
                 reason is not None,
+                completions_column(event),
             ),
         ).fetchone()
         if row is None:

@@ -3,12 +3,13 @@
 `learner.data.preferences` turns joined events into training examples.
 """
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from feedback.log.events import event_candidates, feedback_kind
+from feedback.log.events import event_candidates, event_completion_ids, feedback_kind
 from feedback.privacy import forgetting
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
@@ -16,6 +17,8 @@ from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 # events.seq is null while the event waits for a completion, and if it is a dead letter, unless the
 # learner set it aside after it was numbered.
 # needs has one row for each completion that a waiting event waits for.
+# events.completions lists the ids of the completions that the event refers to, as JSON.
+# completions.created_ms is when the record was appended to the log, in milliseconds.
 # completions.after_seq is the last seq that had been assigned when the completion arrived.
 # erasures describes what a row of forgotten erased: the first seq as of which any of it could be
 # learned from, and the last seq that had been assigned.
@@ -35,7 +38,8 @@ CREATE TABLE IF NOT EXISTS events (
     arrival INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, seq INTEGER UNIQUE,
     dead INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL, subject TEXT NOT NULL,
     target TEXT NOT NULL, retracts TEXT, value BLOB NOT NULL, topic TEXT NOT NULL,
-    partition INTEGER NOT NULL, offset INTEGER NOT NULL);
+    partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+    completions TEXT NOT NULL DEFAULT '[]');
 CREATE INDEX IF NOT EXISTS events_target ON events (owner, subject, target, seq);
 CREATE INDEX IF NOT EXISTS events_retracts ON events (retracts, owner, seq)
     WHERE retracts IS NOT NULL;
@@ -46,7 +50,7 @@ CREATE INDEX IF NOT EXISTS needs_arrival ON needs (arrival);
 CREATE TABLE IF NOT EXISTS completions (
     arrival INTEGER PRIMARY KEY AUTOINCREMENT, completion_id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL, messages_hash BLOB NOT NULL, chat INTEGER NOT NULL,
-    after_seq INTEGER NOT NULL, value BLOB NOT NULL);
+    after_seq INTEGER NOT NULL, value BLOB NOT NULL, created_ms INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS completions_prompts
     ON completions (chat, messages_hash, after_seq, arrival);
 CREATE TABLE IF NOT EXISTS dead_letters (
@@ -54,6 +58,29 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     type TEXT NOT NULL, value BLOB NOT NULL, reason TEXT NOT NULL,
     mirrored INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (topic, partition, offset))
 """
+VERSION: Final = 2  # of the schema
+
+
+def migrate(db: sqlite3.Connection, _: int) -> None:
+    """Add the columns of version 2 to an older file, and fill them."""
+    columns = {row[1] for row in db.execute("PRAGMA table_info(completions)")}
+    if not columns or "created_ms" in columns:  # a new file, or one that lost its version
+        return
+    db.execute("ALTER TABLE completions ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE events ADD COLUMN completions TEXT NOT NULL DEFAULT '[]'")
+    for arrival, value in db.execute("SELECT arrival, value FROM completions").fetchall():
+        created_ms = CompletionRecord.FromString(value).created_ms
+        db.execute("UPDATE completions SET created_ms = ? WHERE arrival = ?", (created_ms, arrival))
+    for arrival, value in db.execute("SELECT arrival, value FROM events").fetchall():
+        ids = completions_column(FeedbackEvent.FromString(value))
+        db.execute("UPDATE events SET completions = ? WHERE arrival = ?", (ids, arrival))
+
+
+def completions_column(event: FeedbackEvent) -> str:
+    """Return what `events.completions` has for an event."""
+    return json.dumps(sorted(event_completion_ids(event)))
+
+
 # Parameters: after, upto (sequence numbers).
 EFFECTIVE_EVENTS: Final = """
 SELECT seq, value FROM events AS e
@@ -88,6 +115,20 @@ class JoinedEvent:
     seq: int
     event: FeedbackEvent
     completions: dict[str, CompletionRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPrompt:
+    """The prompt of a chat, as it was recorded.
+
+    Attributes:
+        messages: Role and text of each message.
+        token_ids: Token ids that the model was prompted with; empty if they were not recorded.
+
+    """
+
+    messages: list[dict[str, str]]
+    token_ids: list[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ cannot use. Other events keep their numbers, and no number is assigned twice.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,15 +25,24 @@ from typing import Any, Final
 from feedback.errors import FeedbackError
 from feedback.failpoints import failpoint
 from feedback.ledger.intake import RecordIngester, restore_events, set_event_aside
+from feedback.ledger.retention import (
+    RetentionLimits,
+    delete_completions,
+    expired_completions,
+    used_bytes,
+)
 from feedback.ledger.rows import (
     EFFECTIVE_EVENTS,
     PROMPTS,
     SCHEMA,
+    VERSION,
     DeadLetter,
     Erasure,
     JoinedEvent,
     LedgerCounts,
+    RecordedPrompt,
     max_seq,
+    migrate,
     restrict_to_recorded,
 )
 from feedback.ledger.sampling import sample_evenly
@@ -58,7 +67,8 @@ from protos.plaudit.v1.policy_pb2 import Lessons
 logger = logging.getLogger(__name__)
 
 FOLLOWED_TOPICS: Final[tuple[Topic, ...]] = ("completions", "feedback")
-_VERSION: Final = 1  # of the schema
+_JOINED_TOGETHER: Final = 200
+_EXPIRED_TOGETHER: Final = 500
 _NO_END: Final = 2**63 - 1
 _MIRRORED_TOGETHER: Final = 8  # dead letters, each of which may be as large as a record can be
 
@@ -82,7 +92,9 @@ class Ledger:
 
         """
         self.path = path
-        self._db = connect(path, SCHEMA, version=_VERSION, synchronous="FULL", busy_seconds=10)
+        self._db = connect(
+            path, SCHEMA, version=VERSION, synchronous="FULL", busy_seconds=10, migrate=migrate
+        )
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -256,6 +268,30 @@ class Ledger:
             )
         return len(rows)
 
+    def expire(self, log: EventLog, limits: RetentionLimits, now_ms: int) -> int:
+        """Delete answers without feedback that are over the limits; return their number.
+
+        They are deleted from the log first, then here. Call it while no cycle runs, since `prompts`
+        returns theirs no more.
+
+        Raises:
+            LogUnavailable: Some may be deleted and others not; call this again.
+
+        """
+        with self._lock:
+            expired = expired_completions(self._db, limits, now_ms)
+        for start in range(0, len(expired), _EXPIRED_TOGETHER):
+            batch = expired[start : start + _EXPIRED_TOGETHER]
+            log.expire("completions", [RecordKey(key) for key in batch])
+            with self._lock, transaction(self._db):
+                delete_completions(self._db, batch)
+        return len(expired)
+
+    def used_bytes(self) -> int:
+        """Return the size of the rows, in bytes."""
+        with self._lock:
+            return used_bytes(self._db)
+
     def erasures(self, owner: str, subject: str) -> list[Erasure]:
         """Return what each request to forget a person has erased, oldest first."""
         with self._lock:
@@ -296,9 +332,23 @@ class Ledger:
             upto_seq: Number of the snapshot; reproducible up to `max_seq`. None: the current one.
 
         """
+        return list(self.stream_events(after_seq, upto_seq))
+
+    def stream_events(
+        self, after_seq: int = 0, upto_seq: int | None = None
+    ) -> Iterator[JoinedEvent]:
+        """Yield what `effective_events` returns, with few of them in memory at once."""
         with self._lock:
             upto = max_seq(self._db) if upto_seq is None else upto_seq
-            rows = self._db.execute(EFFECTIVE_EVENTS, {"after": after_seq, "upto": upto}).fetchall()
+        while batch := self._join_next(after_seq, upto):
+            yield from batch
+            after_seq = batch[-1].seq
+
+    def _join_next(self, after_seq: int, upto_seq: int) -> list[JoinedEvent]:
+        """Return the next few effective events; none at the end."""
+        numbers = {"after": after_seq, "upto": upto_seq, "limit": _JOINED_TOGETHER}
+        with self._lock:
+            rows = self._db.execute(f"{EFFECTIVE_EVENTS} LIMIT :limit", numbers).fetchall()
             events = [(seq, FeedbackEvent.FromString(value)) for seq, value in rows]
             needed = {c for _, event in events for c in event_completion_ids(event)}
             records = self._completions(needed)
@@ -310,21 +360,26 @@ class Ledger:
             joined.append(JoinedEvent(seq, restricted, completions))
         return joined
 
+    def count_effective(self, after_seq: int, upto_seq: int) -> int:
+        """Return the number of `effective_events`, without reading them."""
+        with self._lock:
+            sql = f"SELECT COUNT(*) FROM ({EFFECTIVE_EVENTS})"
+            row = self._db.execute(sql, {"after": after_seq, "upto": upto_seq}).fetchone()
+            return int(row[0])
+
     def count_votes(self, after_seq: int, upto_seq: int) -> dict[str, int]:
         """Count the votes among `effective_events`, by kind."""
         kinds = (
-            str(feedback_kind(joined.event))
-            for joined in self.effective_events(after_seq, upto_seq)
+            str(feedback_kind(joined.event)) for joined in self.stream_events(after_seq, upto_seq)
         )
         return dict(Counter(kind for kind in kinds if kind not in NON_TRAINING_KINDS))
 
     def prompts(
         self, limit: int, upto_seq: int | None = None, *, max_characters: int | None = None
-    ) -> list[list[dict[str, str]]]:
-        """Return distinct message lists of chat completions, even over owners and time.
+    ) -> list[RecordedPrompt]:
+        """Return distinct prompts of chat completions, even over owners and time.
 
-        Owners take turns, each with its latest first. Each prompt is
-        `[{"role": ..., "content": ...}, ...]`. Text completions and prompts that could
+        Owners take turns, each with its latest first. Text completions and prompts that could
         not be recorded are left out.
 
         Args:
@@ -340,10 +395,11 @@ class Ledger:
             upto = _NO_END if upto_seq is None else upto_seq
             owners = self._db.execute(PROMPTS, {"upto": upto}).fetchall()
             for index in sample_evenly([owner for _, owner in owners], limit):
-                messages = self._completion(owners[index][0]).messages
-                size = sum(len(message.content) for message in messages)
+                record = self._completion(owners[index][0])
+                size = sum(len(message.content) for message in record.messages)
                 if max_characters is None or size <= max_characters:
-                    found.append([{"role": m.role, "content": m.content} for m in messages])
+                    messages = [{"role": m.role, "content": m.content} for m in record.messages]
+                    found.append(RecordedPrompt(messages, list(record.prompt_token_ids)))
         return found
 
     def _completion(self, arrival: int) -> CompletionRecord:

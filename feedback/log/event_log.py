@@ -129,6 +129,17 @@ class EventLog(Protocol):
         """
         ...
 
+    def expire(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Delete records that are no longer needed; like `erase`, but their bytes may stay longer.
+
+        SQLite writes new records over them.
+
+        Raises:
+            LogUnavailable: Some may be deleted and others not; repeat the call.
+
+        """
+        ...
+
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Return up to `limit` records at or after `positions`, in order within a partition.
 

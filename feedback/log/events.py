@@ -82,7 +82,8 @@ def _retraction_defect(event: FeedbackEvent) -> str | None:
 
 
 def _forgetting_defect(event: FeedbackEvent) -> str | None:
-    if event.forgetting.subject and event.forgetting.until_ms > 0:
+    person = event.forgetting
+    if bool(person.subject) != person.unnamed and person.until_ms > 0:
         return None
     return "the forgetting request names no person or no time"
 

@@ -189,6 +189,16 @@ class KafkaLog:
             batch = keys[start : start + _TOMBSTONES]
             self._produce(topic, batch, lambda _, partitions: range(partitions))
 
+    def expire(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Write tombstones for these keys, as `erase` does.
+
+        Raises:
+            LogUnavailable: Some tombstones may be missing; repeat the call.
+            LogError: The log is closed.
+
+        """
+        self.erase(topic, keys)
+
     def _produce(
         self,
         topic: Topic,

@@ -1,6 +1,7 @@
 """Create the topics on Kafka with settings that keep every record, or check them."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, get_args
 
@@ -9,6 +10,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from feedback.log.event_log import MAX_RECORD_BYTES, LogError, LogUnavailable, Topic
+
+logger = logging.getLogger("plaudit.feedback")
 
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 _PARTITIONS: Final[Mapping[Topic, int]] = {"completions": 6, "feedback": 6}
@@ -42,6 +45,8 @@ def lease_topic(prefix: str) -> str:
 def check_topics(client: Mapping[str, Any], prefix: str, replication: int | None) -> None:
     """Create the missing topics; reject existing ones whose settings would lose records.
 
+    Settings that only may lose some are logged as warnings.
+
     Args:
         client: Options for kafka-python's clients.
         prefix: Prefix of the topic names on Kafka.
@@ -70,7 +75,8 @@ def check_topics(client: Mapping[str, Any], prefix: str, replication: int | None
 
 
 def _create(admin: KafkaAdminClient, missing: Mapping[Topic, str], copies: int) -> None:
-    configs = {**_CONFIGS, "min.insync.replicas": str(max(1, copies - 1))}
+    # An acknowledged record is then on two brokers; with two copies, both must be up to write.
+    configs = {**_CONFIGS, "min.insync.replicas": str(min(2, copies))}
     for topic, name in missing.items():
         options = {
             "num_partitions": _PARTITIONS.get(topic, 1),
@@ -85,20 +91,79 @@ def _create(admin: KafkaAdminClient, missing: Mapping[Topic, str], copies: int) 
 def _check(admin: KafkaAdminClient, present: Mapping[Topic, str]) -> None:
     if not present:
         return
-    if "policies" in present:
-        (found,) = admin.describe_topics([present["policies"]])
-        if len(found["partitions"]) != 1:
-            raise LogError(
-                f"the Kafka topic {present['policies']} has {len(found['partitions'])} partitions; "
-                "it must have exactly one, because its records must stay in order"
-            )
+    partitions = _partitions(admin, list(present.values()))
+    if "policies" in present and len(partitions[present["policies"]]) != 1:
+        raise LogError(
+            f"the Kafka topic {present['policies']} has {len(partitions[present['policies']])} "
+            "partitions; it must have exactly one, because its records must stay in order"
+        )
     for name, config in _configs(admin, list(present.values())).items():
-        policy, retention = config["cleanup.policy"], config["retention.ms"]
-        if "delete" in policy and retention != "-1":
-            raise LogError(
-                f"the Kafka topic {name} deletes old records (cleanup.policy={policy}, "
-                f"retention.ms={retention}); set cleanup.policy=compact, or retention.ms=-1"
+        copies = max(len(partition["replica_nodes"]) for partition in partitions[name])
+        for loss in topic_losses(config, copies):
+            raise LogError(f"the Kafka topic {name} {loss}")
+        for risk in topic_risks(config, copies):
+            logger.warning("The Kafka topic %s %s", name, risk)
+
+
+def topic_losses(config: Mapping[str, str], copies: int) -> Iterator[str]:
+    """Yield what in a topic's settings loses records, and what to set instead.
+
+    Args:
+        config: The topic's settings.
+        copies: Its replication factor.
+
+    """
+    policy = config["cleanup.policy"]
+    for limit in ("retention.ms", "retention.bytes"):
+        if "delete" in policy and config[limit] != "-1":
+            yield (
+                f"deletes old records (cleanup.policy={policy}, {limit}={config[limit]}); set "
+                f"cleanup.policy=compact, or {limit}=-1"
             )
+    if copies > 1 and config["unclean.leader.election.enable"] == "true":
+        yield (
+            "may elect a leader that lacks acknowledged records "
+            "(unclean.leader.election.enable=true); set it to false"
+        )
+
+
+def topic_risks(config: Mapping[str, str], copies: int) -> Iterator[str]:
+    """Yield what in a topic's settings may lose or refuse some records, and what to set instead."""
+    if copies > 1 and int(config["min.insync.replicas"]) < 2:
+        yield (
+            "acknowledges records that only one broker has (min.insync.replicas="
+            f"{config['min.insync.replicas']}), which are lost with it; set it to 2"
+        )
+    if int(config["max.message.bytes"]) < MAX_RECORD_BYTES:
+        yield (
+            f"refuses records above {config['max.message.bytes']} bytes, which are set aside "
+            f"unused; set max.message.bytes={MAX_RECORD_BYTES}"
+        )
+
+
+def list_risks(client: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return what `topic_risks` says of each topic.
+
+    Raises:
+        KafkaError: Kafka is unavailable or refused the request.
+
+    """
+    admin = KafkaAdminClient(**client)
+    try:
+        names = [name_of(prefix, topic) for topic in TOPICS]
+        partitions = _partitions(admin, names)
+        return [
+            f"the Kafka topic {name} {risk}"
+            for name, config in _configs(admin, names).items()
+            for risk in topic_risks(config, max(len(p["replica_nodes"]) for p in partitions[name]))
+        ]
+    finally:
+        admin.close()
+
+
+def _partitions(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return each topic's partitions, by the topic's name."""
+    return {found["name"]: found["partitions"] for found in admin.describe_topics(list(names))}
 
 
 def _configs(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:

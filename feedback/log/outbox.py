@@ -89,6 +89,15 @@ class OutboxLog:
             self._outbox.erase(topic, keys)
         self._log.erase(topic, keys)
 
+    def expire(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Delete from the log itself; the outbox keeps nothing that it has forwarded.
+
+        Raises:
+            LogUnavailable: See `EventLog.expire`.
+
+        """
+        self._log.expire(topic, keys)
+
     def read(self, topic: Topic, positions: Positions, limit: int = 1000) -> list[LogRecord]:
         """Read from the log itself."""
         return self._log.read(topic, positions, limit)

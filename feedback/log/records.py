@@ -133,12 +133,16 @@ def _framed(parts: Sequence[str]) -> bytes:
 def messages_hash(record: CompletionRecord) -> bytes:
     """Return a SHA-256 digest that is equal for completions of the same prompt.
 
-    The prompt is the messages, or the prompt of a text completion as text or as token ids. A
-    prompt that was not recorded, for example because of images, differs from all others.
+    The prompt is the messages and what else the chat template was given, or the prompt of a text
+    completion as text or as token ids. A prompt that was not recorded, for example because of
+    images, differs from all others.
     """
     text = [part for m in record.messages for part in (m.role, m.content)]
+    others = [m.others_json for m in record.messages]
     if record.multimodal:
         form, parts = "unrecorded", [record.completion_id]
+    elif any(others) or record.template_json:
+        form, parts = "chat", [*text, *others, record.template_json]
     elif text:
         form, parts = "messages", text
     elif record.prompt:

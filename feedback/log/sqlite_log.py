@@ -9,7 +9,7 @@ may, rarely, damage a file when one connection commits while another makes a che
 (https://www.sqlite.org/wal.html#walresetbug); commits make the checkpoints, so the lock covers
 both.
 
-Not supported: several partitions (there is only 0), retention by age, network file systems (WAL
+Not supported: several partitions (there is only 0), network file systems (WAL
 needs shared memory).
 """
 
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
 MAX_BATCH_CALLS: Final = 512
 _READ_BYTES: Final = 32 << 20  # at which a read ends
+_SCANNED_TOGETHER: Final = 5000
 _WIPE_SECONDS: Final = 3600.0
 _VERSION: Final = 1  # of the schema
 _SCHEMA = ";".join(
@@ -73,6 +74,7 @@ class _Append:
     rows: list[tuple[str, str, bytes, int]]
     delete_before: int = 0  # deletes the records below this offset
     erased: Sequence[RecordKey] = ()
+    expired: Sequence[int] = ()  # ids
     wipes: bool = False
     done: "Future[None]" = field(default_factory=Future)
 
@@ -160,11 +162,39 @@ class SqliteLog:
         """
         self._commit_soon(_Append(topic, [], erased=keys, wipes=True), _WIPE_SECONDS)
 
+    def expire(self, topic: Topic, keys: Sequence[RecordKey]) -> None:
+        """Delete the oldest records with these keys; new records are written over their bytes.
+
+        Raises:
+            LogUnavailable: The file cannot be read or written.
+            LogError: The log is closed.
+
+        """
+        ids = self._ids(topic, {key.key for key in keys})
+        self._commit_soon(_Append(topic, [], expired=ids), self._append_seconds)
+
+    def _ids(self, topic: Topic, keys: set[str]) -> list[int]:
+        """Return the ids of the first records with these keys, of each the oldest."""
+        found: dict[str, int] = {}
+        last = 0
+        while len(found) < len(keys):
+            rows = self._select(
+                f"SELECT id, key FROM {_table(topic)} WHERE id > ? ORDER BY id LIMIT ?",
+                (last, _SCANNED_TOGETHER),
+            )
+            if not rows:
+                break
+            last = rows[-1][0]
+            for number, key, *_ in rows:
+                if key in keys:
+                    found.setdefault(key, number)
+        return list(found.values())
+
     def _commit_soon(self, call: _Append, seconds: float) -> None:
         with self._state:
             if self._closed:
                 raise LogError(f"the log {self.path} is closed")
-            if not (call.rows or call.delete_before or call.wipes):
+            if not (call.rows or call.delete_before or call.wipes or call.expired):
                 return
             self._queue.put(call)
         try:
@@ -331,6 +361,9 @@ class SqliteLog:
         self._write.executemany(
             f"INSERT INTO {table} (key, type, value, timestamp_ms) VALUES (?, ?, ?, ?)", call.rows
         )
+        if call.expired:
+            sql = f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
+            self._write.execute(sql, (json.dumps(list(call.expired)),))
         if not (call.delete_before or call.erased):
             return
         gone = self._write.execute(

@@ -9,7 +9,7 @@ record that cannot be decoded cannot be attributed to anyone.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS forgotten (
     subject TEXT NOT NULL, until_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS forgotten_subject ON forgotten (owner, subject, until_ms);
 CREATE TABLE IF NOT EXISTS erased_completions (completion_id TEXT PRIMARY KEY) WITHOUT ROWID
-"""
+"""  # the last holds ids of events too, where those have times after the request
 # Completions come last: after a crash they still identify the feedback that refers to them.
 ERASE_ORDER: Final[tuple[Topic, ...]] = ("dead-letter", "feedback", "completions")
 
@@ -46,6 +46,7 @@ class ForgettingSearch:
         owner: Owner of the records.
         subject: The person to forget.
         until_ms: Time up to which records are covered, in milliseconds since the epoch.
+        ahead: Ids of records that are covered although their times are later.
         completions: Ids of the completions found.
         events: Ids of the events found, including retractions.
 
@@ -54,11 +55,20 @@ class ForgettingSearch:
     owner: str
     subject: str
     until_ms: int
+    ahead: frozenset[str] = frozenset()
     completions: set[str] = field(default_factory=set)
     events: set[str] = field(default_factory=set)
 
+    @classmethod
+    def of(cls, event: FeedbackEvent) -> "ForgettingSearch":
+        """Return the search for what a forgetting request covers."""
+        person = event.forgetting
+        return cls(event.owner, person.subject, person.until_ms, frozenset(person.ahead))
+
     def _is_by_subject(self, message: CompletionRecord | FeedbackEvent) -> bool:
-        return message.subject == self.subject and message.created_ms <= self.until_ms
+        return message.subject == self.subject and (
+            message.created_ms <= self.until_ms or record_id(message) in self.ahead
+        )
 
     def completion(self, record: CompletionRecord) -> bool:
         """Return whether a completion is covered, and remember it."""
@@ -92,6 +102,11 @@ class ForgettingSearch:
             return False
 
 
+def record_id(message: CompletionRecord | FeedbackEvent) -> str:
+    """Return the id of a completion or an event."""
+    return message.event_id if isinstance(message, FeedbackEvent) else message.completion_id
+
+
 def event_key(event: FeedbackEvent) -> RecordKey:
     """Return the key of an event's record in the log."""
     record = feedback_record(event)
@@ -107,14 +122,20 @@ def search_log(log: EventLog, search: ForgettingSearch) -> dict[Topic, set[Recor
     """
     found: dict[Topic, set[RecordKey]] = {topic: set() for topic in ERASE_ORDER}
     for topic in ("completions", "feedback", "dead-letter"):
-        for record in _iter_records(log, topic):
+        for record in iter_records(log, topic):
             key = _matching_key(record, search)
             if key is not None:
                 found[topic].add(key)
     return found
 
 
-def _iter_records(log: EventLog, topic: Topic) -> Iterable[LogRecord]:
+def iter_records(log: EventLog, topic: Topic) -> Iterator[LogRecord]:
+    """Yield all records of a topic.
+
+    Raises:
+        LogUnavailable: The log did not return its records.
+
+    """
     positions: dict[int, int] = {}
     while batch := log.read(topic, positions):
         yield from batch
@@ -142,6 +163,7 @@ def record_forgetting(db: sqlite3.Connection, event: FeedbackEvent) -> int | Non
         "VALUES (?, ?, ?, ?) RETURNING number",
         (event.event_id, event.owner, event.forgetting.subject, event.forgetting.until_ms),
     ).fetchone()
+    record_erased_completions(db, event.forgetting.ahead)
     return None if row is None else int(row[0])
 
 
@@ -154,13 +176,16 @@ def is_forgotten(db: sqlite3.Connection, message: CompletionRecord | FeedbackEve
     """Return whether a late message belongs to a person who was forgotten afterwards."""
     key = (message.owner, message.subject, message.created_ms)
     sql = "SELECT 1 FROM forgotten WHERE owner = ? AND subject = ? AND until_ms >= ? LIMIT 1"
-    return bool(message.subject) and db.execute(sql, key).fetchone() is not None
+    return db.execute(sql, key).fetchone() is not None or _is_erased(db, record_id(message))
 
 
 def is_forgotten_event(db: sqlite3.Connection, event: FeedbackEvent) -> bool:
     """Return whether a late event is a forgotten person's, or refers to an erased completion."""
-    sql = "SELECT 1 FROM erased_completions WHERE completion_id = ?"
     return is_forgotten(db, event) or any(
-        db.execute(sql, (completion,)).fetchone() is not None
-        for completion in event_completion_ids(event)
+        _is_erased(db, completion) for completion in event_completion_ids(event)
     )
+
+
+def _is_erased(db: sqlite3.Connection, erased_id: str) -> bool:
+    sql = "SELECT 1 FROM erased_completions WHERE completion_id = ?"
+    return db.execute(sql, (erased_id,)).fetchone() is not None

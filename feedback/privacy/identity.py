@@ -32,9 +32,8 @@ _FORMAT: Final = 1
 # Big-endian: format, key id, nonce, choices, expiry (unix seconds), policy version
 _PAYLOAD: Final = struct.Struct(">B4s8sHII")
 _TAG_BYTES: Final = 16
-_ID: Final = re.compile(
-    rf"(?:{_PREFIX}|cmpl-)([A-Za-z0-9_-]{{{(_PAYLOAD.size + _TAG_BYTES) * 4 // 3}}})", re.ASCII
-)
+_SIGNED: Final = rf"[A-Za-z0-9_-]{{{(_PAYLOAD.size + _TAG_BYTES) * 4 // 3}}}"
+_ID: Final = re.compile(rf"(?:{_PREFIX}|cmpl-|resp_)({_SIGNED})", re.ASCII)
 
 
 class IdentityError(FeedbackError):
@@ -179,6 +178,11 @@ def prompt_split_key(secret: Secret) -> bytes:
     return _digest(secret.identity, b"prompt-split")
 
 
+def policy_event_key(secret: Secret) -> bytes:
+    """Return the key that policy events are signed with."""
+    return _digest(secret.identity, b"policy-events")
+
+
 def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:
     """Return a feedback event's id: equal for equal owner and key, random without a key."""
     if idempotency_key is None:
@@ -203,8 +207,8 @@ def create_completion_id(
 ) -> str:
     """Create a completion id, 61 characters, that accepts votes for 30 days.
 
-    The prefix `chatcmpl-` is not signed and may be replaced by `cmpl-`, which OpenAI uses for
-    text completions.
+    The prefix `chatcmpl-` is not signed and may be replaced by `cmpl-` or `resp_`, which OpenAI
+    uses for text completions and for responses.
 
     Args:
         secret: Secret of the installation.

@@ -132,22 +132,25 @@ def _add(db: sqlite3.Connection, event: FeedbackEvent, kind: str, position: LogP
 def _forget(db: sqlite3.Connection, event: FeedbackEvent) -> None:
     if forgetting.record_forgetting(db, event) is None:
         return
-    person = event.forgetting
-    key = (event.owner, person.subject, person.until_ms)
+    search = forgetting.ForgettingSearch.of(event)
+    person = (event.owner, search.subject)
+    deletion = "DELETE FROM completions WHERE owner = ? AND subject = ? AND "
     rows = db.execute(
-        "DELETE FROM completions WHERE owner = ? AND subject = ? AND created_ms <= ? "
-        "RETURNING completion_id",
-        key,
+        f"{deletion} created_ms <= ? RETURNING completion_id", (*person, search.until_ms)
     )
-    found = {row[0] for row in rows.fetchall()}
-    forgetting.record_erased_completions(db, found)
-    _erase_events(db, forgetting.ForgettingSearch(*key, found))
+    search.completions |= {row[0] for row in rows.fetchall()}
+    for ahead in search.ahead:
+        rows = db.execute(f"{deletion} completion_id = ? RETURNING completion_id", (*person, ahead))
+        search.completions |= {row[0] for row in rows.fetchall()}
+    forgetting.record_erased_completions(db, search.completions)
+    _erase_events(db, search)
 
 
 def _erase_late_completion(db: sqlite3.Connection, completion: CompletionRecord) -> None:
-    ids = {completion.completion_id}
-    forgetting.record_erased_completions(db, ids)
-    _erase_events(db, forgetting.ForgettingSearch(completion.owner, completion.subject, 0, ids))
+    search = forgetting.ForgettingSearch(completion.owner, completion.subject, 0)
+    search.completions.add(completion.completion_id)
+    forgetting.record_erased_completions(db, search.completions)
+    _erase_events(db, search)
 
 
 def _erase_events(db: sqlite3.Connection, search: forgetting.ForgettingSearch) -> None:

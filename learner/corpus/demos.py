@@ -22,23 +22,25 @@ from learner.corpus.kinds.requests import (
 )
 from learner.corpus.kinds.small_talk import small_talk
 from learner.corpus.kinds.sums import sum_question
+from learner.corpus.kinds.told import told_question
 from learner.corpus.kinds.unknown import unknown_question
 from learner.corpus.kinds.world import world_question
 from learner.corpus.tables import wordings
 
 _KINDS: tuple[tuple[Callable[[random.Random], Draft], float], ...] = (
-    (fact_question, 0.42),
-    (howto_question, 0.07),
-    (small_talk, 0.105),
-    (unknown_question, 0.14),
-    (world_question, 0.06),
-    (sum_question, 0.05),
-    (suggestion_request, 0.035),
+    (fact_question, 0.36),
+    (told_question, 0.06),
+    (howto_question, 0.06),
+    (small_talk, 0.09),
+    (unknown_question, 0.13),
+    (world_question, 0.055),
+    (sum_question, 0.1),
+    (suggestion_request, 0.03),
     (opinion_question, 0.02),
-    (list_request, 0.03),
-    (story_request, 0.025),
+    (list_request, 0.025),
+    (story_request, 0.035),
     (sentence_request, 0.015),
-    (difference_question, 0.025),
+    (difference_question, 0.02),
 )
 _OPENER_RATE = 0.06  # share of the questions with words before them; as many with a sentence
 _PROMPT_DRAWS = 1200
@@ -98,9 +100,9 @@ def demonstrate(rng: random.Random, draft: Draft) -> Demonstration:
 def demonstrations(seed: int = 0) -> Iterator[Demonstration]:
     """Yield demonstrations without end, the same for the same seed.
 
-    About half ask for a fact. One in seven asks for something that the assistant does not know
-    and says so. The rest are small talk, how-tos and requests. The responses to one prompt vary
-    in length, politeness, detail, tone, wording and whether they end with a question,
+    Four in ten ask for a fact. One in eight asks for something that the assistant does not know
+    and says so. The rest are small talk, how-tos, sums and requests. The responses to one prompt
+    vary in length, politeness, detail, tone, wording and whether they end with a question,
     independently of each other.
     """
     rng = random.Random(f"demonstrations {seed}")

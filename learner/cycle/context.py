@@ -1,6 +1,6 @@
 """What the stages of one learning cycle share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,7 +35,7 @@ _MAX_EXAMPLE_TOKENS: Final = 2048
 
 
 def training_examples(
-    events: Sequence[JoinedEvent],
+    events: Iterable[JoinedEvent],
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     micro_tokens: int,
@@ -108,7 +108,7 @@ class CycleData:
         """Training examples by split."""
         inputs, unusable = self.inputs, dict[int, str]()
         found = training_examples(
-            self._ledger.effective_events(upto_seq=self._upto_seq),
+            self._ledger.stream_events(upto_seq=self._upto_seq),
             inputs.reference,
             inputs.tokenizer,
             inputs.settings.reward.micro_tokens,

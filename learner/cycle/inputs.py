@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.home import HomeUnusable
+from feedback.ledger.rows import RecordedPrompt
 from feedback.ledger.store import Ledger
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.privacy.identity import load_or_create_secret, prompt_split_key
@@ -35,8 +36,6 @@ from protos.checkpoints.registry import CheckpointInvalid
 from protos.checkpoints.shared_registry import open_registry
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 _MAX_DEMONSTRATION_PROMPTS: Final = 600  # added to the prompts of users
 _MAX_USER_PROMPTS: Final = 4000
@@ -89,7 +88,7 @@ class CycleInputs:
     @property
     def vocabulary(self) -> int:
         """Number of token ids that the model knows."""
-        return int(self.reference.get_input_embeddings().weight.shape[0])
+        return vocabulary_size(self.reference)
 
     @property
     def pad(self) -> int:
@@ -134,6 +133,11 @@ class CycleInputs:
         return model
 
 
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Return the number of token ids that a model knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def load_inputs(
     home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int
 ) -> CycleInputs:
@@ -153,8 +157,13 @@ def load_inputs(
         max_characters=_CHARACTERS_PER_TOKEN * settings.ppo.max_prompt_tokens,
     )
     split_secret = load_split_secret(home)
-    prompts, held_out = _load_prompts(
-        user_prompts, tokenizer, settings, split_secret, generated=knows_corpus
+    demonstrations = (
+        _encode_demonstrations(tokenizer, settings.seed, _MAX_DEMONSTRATION_PROMPTS)
+        if knows_corpus
+        else []
+    )
+    prompts, held_out = _split_prompts(
+        [*user_prompts, *demonstrations], settings, split_secret, vocabulary_size(reference)
     )
     samplers = SamplerFactory(reference, tokenizer, settings)
     text, held_out_rows = (
@@ -250,13 +259,13 @@ def _pack_text(tokenizer: PreTrainedTokenizerBase, settings: LearnerSettings) ->
 def _sample_text(
     samplers: SamplerFactory,
     reference: PreTrainedModel,
-    conversations: Sequence[list[dict[str, str]]],
+    prompts: Sequence[RecordedPrompt],
     tokenizer: PreTrainedTokenizerBase,
     settings: LearnerSettings,
 ) -> tuple[Rows, Rows]:
     """Return what `_pack_text` returns, but let the reference policy write the text."""
     row = settings.ppo.text_row
-    prefixes = _text_prefixes(conversations, tokenizer, row // 2)
+    prefixes = _text_prefixes(prompts, tokenizer, row // 2)
     if not prefixes:
         return _EMPTY, _EMPTY
     count = max(2, 4 * settings.ppo.text_rows)
@@ -271,7 +280,7 @@ _EMPTY: Final = Rows(*(torch.zeros((0, 1), dtype=torch.long) for _ in range(3)))
 
 
 def _text_prefixes(
-    conversations: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, limit: int
+    prompts: Sequence[RecordedPrompt], tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> list[list[int]]:
     """Encode the users' last messages, without the chat template, as prefixes of plain text.
 
@@ -279,17 +288,18 @@ def _text_prefixes(
     PPO from changing what people want changed.
     """
     size = limit * _CHARACTERS_PER_TOKEN
-    texts = dict.fromkeys(messages[-1]["content"][:size] for messages in conversations if messages)
+    last = (prompt.messages[-1]["content"][:size] for prompt in prompts if prompt.messages)
+    texts = dict.fromkeys(last)
     encoded = _encode_usable(
-        "texts", texts, lambda text: tokenizer(text, split_special_tokens=True)["input_ids"]
+        texts, lambda text: tokenizer(text, split_special_tokens=True)["input_ids"]
     )
     return [ids[:limit] for _, ids in encoded if ids]
 
 
 def _encode_usable(
-    what: str, items: Iterable[Item], encode: Callable[[Item], list[int]]
-) -> Iterator[tuple[Item, list[int]]]:
-    """Yield each item with its token ids; leave out those that cannot be encoded, and say so."""
+    items: Iterable[str], encode: Callable[[str], list[int]]
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield each text with its token ids; leave out those that cannot be encoded, and say so."""
     left_out, reason = 0, ""
     for item in items:
         try:
@@ -302,8 +312,8 @@ def _encode_usable(
         yield item, ids
     if left_out:
         logger.warning(
-            "%d %s of users are left out, because they cannot be encoded; the first reason: %s",
-            *(left_out, what, reason),
+            "%d texts of users are left out, because they cannot be encoded; the first reason: %s",
+            *(left_out, reason),
         )
 
 
@@ -320,48 +330,67 @@ def _sampled_rows(samples: Sequence[Sample], pad: int) -> Rows:
     return Rows(torch.tensor(ids), torch.tensor(labels), positions_NT)
 
 
-def _load_prompts(
-    user_prompts: Sequence[list[dict[str, str]]],
-    tokenizer: PreTrainedTokenizerBase,
+def _split_prompts(
+    recorded: Sequence[RecordedPrompt],
     settings: LearnerSettings,
     split_secret: bytes,
-    *,
-    generated: bool,
+    vocabulary: int,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Encode distinct, short enough prompts for PPO, and held-out ones for the gate.
+    """Return distinct, short enough prompts for PPO, and held-out ones for the gate.
+
+    They are the token ids that the model was prompted with: rendered again, the messages would
+    lack the tools and whatever else the chat template was given.
 
     Args:
-        user_prompts: Conversations up to the answer.
-        tokenizer: Tokenizer with a chat template.
+        recorded: Prompts of users, and those of demonstrations.
         settings: Settings of the learner.
         split_secret: Secret of the split of the prompts.
-        generated: Whether to add prompts of the generated demonstrations.
+        vocabulary: Number of token ids that the model knows.
 
     """
-    demonstrations = (
-        islice(_demonstration_prompts(settings.seed), _MAX_DEMONSTRATION_PROMPTS)
-        if generated
-        else ()
-    )
-    distinct: dict[str, list[dict[str, str]]] = {}
-    for messages in (*user_prompts, *demonstrations):
-        if messages:
-            distinct.setdefault(prompt_key(messages), messages)
     learned: list[list[int]] = []
     held_out: list[list[int]] = []
-    for key, ids in _encode_usable(
-        "prompts", distinct, lambda key: encode_chat(tokenizer, distinct[key], answer=True)
-    ):
+    for ids, key in _distinct_prompts(recorded, vocabulary).items():
         split = prompt_split(
             key,
             held_out_share=settings.reward.held_out_share,
             judge_share=settings.reward.judge_share,
             secret=split_secret,
         )
-        (held_out if split == "held_out" else learned).append(ids)
+        (held_out if split == "held_out" else learned).append(list(ids))
     limit = settings.ppo.max_prompt_tokens
     short = [[p for p in part if len(p) <= limit] for part in (learned, held_out)]
     return short[0], _repeat_prompts(short[1], settings.gate.prompts)
+
+
+def _distinct_prompts(
+    recorded: Sequence[RecordedPrompt], vocabulary: int
+) -> dict[tuple[int, ...], str]:
+    """Return the key of each prompt by its token ids; report those that cannot be used."""
+    distinct: dict[tuple[int, ...], str] = {}
+    unusable = 0
+    for prompt in recorded:
+        if not prompt.token_ids or max(prompt.token_ids) >= vocabulary:
+            unusable += 1
+        else:
+            distinct.setdefault(tuple(prompt.token_ids), prompt_key(prompt.messages))
+    if unusable:
+        logger.warning(
+            "%d prompts of users are left out, because their token ids were not recorded or "
+            "belong to another model",
+            unusable,
+        )
+    return distinct
+
+
+def _encode_demonstrations(
+    tokenizer: PreTrainedTokenizerBase, seed: int, count: int
+) -> list[RecordedPrompt]:
+    """Return the prompts of the first generated demonstrations, which nobody has recorded."""
+    return [
+        RecordedPrompt(messages, encode_chat(tokenizer, messages, answer=True))
+        for messages in islice(_demonstration_prompts(seed), count)
+    ]
 
 
 def _demonstration_prompts(seed: int) -> Iterator[list[dict[str, str]]]:

@@ -6,14 +6,16 @@ published under a lost lease: see `Published.leader` in the policy events.
 
 import logging
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from filelock import FileLock, Timeout
-from kafka import KafkaConsumer
+from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
+from kafka.structs import TopicPartition
 
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import lease_topic
@@ -94,21 +96,35 @@ class KafkaLease:
         self._poll_seconds = poll_seconds
         self._closed = threading.Event()
         self._held = threading.Event()
+        self._losses = 0
+        self._losses_at_acquire = 0
         self._thread = threading.Thread(target=self._run, name="learner-lease", daemon=True)
         self._thread.start()
 
     def acquire(self, seconds: float) -> bool:
         """Wait for the lease for at most `seconds`; return whether it is held."""
-        return self._held.wait(seconds)
+        losses = self._losses
+        if not self._held.wait(seconds):
+            return False
+        self._losses_at_acquire = losses
+        return self.held()
 
     def held(self) -> bool:
-        """Return whether the lease is held, as far as this process knows."""
-        return self._held.is_set()
+        """Return whether the lease has been held since `acquire`, as far as this process knows.
+
+        A lease that was lost and came back is not held: another learner may have led meanwhile.
+        """
+        return self._held.is_set() and self._losses == self._losses_at_acquire
 
     def close(self) -> None:
         """Leave the group, so that another learner gets the lease at once."""
         self._closed.set()
         self._thread.join(self._session_seconds)
+
+    def lose(self) -> None:
+        """Note that the lease was lost, even if it comes back at once."""
+        self._losses += 1
+        self._held.clear()
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -117,7 +133,7 @@ class KafkaLease:
             except (KafkaError, OSError) as error:
                 logger.warning("the lease is lost while Kafka is unavailable: %s", error)
             finally:
-                self._held.clear()
+                self.lose()
             self._closed.wait(self._poll_seconds)
 
     def _hold_membership(self) -> None:
@@ -131,7 +147,7 @@ class KafkaLease:
             heartbeat_interval_ms=int(self._session_seconds * 1000 / 4),
         )
         try:
-            consumer.subscribe([lease_topic(self._settings.prefix)])
+            consumer.subscribe([lease_topic(self._settings.prefix)], listener=_LossListener(self))
             while not self._closed.is_set():
                 consumer.poll(timeout_ms=int(self._poll_seconds * 1000))
                 if consumer.assignment():
@@ -140,3 +156,24 @@ class KafkaLease:
                     self._held.clear()
         finally:
             consumer.close()
+
+
+class _LossListener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Tells a lease that its partition was taken away.
+
+    After a pause, the loss and the next assignment may both happen within one `poll`.
+    """
+
+    def __init__(self, lease: KafkaLease) -> None:
+        self._lease = lease
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        if revoked:
+            self._lease.lose()
+
+    def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        if lost:
+            self._lease.lose()
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Do nothing: the lease looks at the assignment after each poll."""

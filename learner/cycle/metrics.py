@@ -44,6 +44,7 @@ _GAUGES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("plaudit_learner_lag_events", "Log records not yet in the ledger", ()),
     ("plaudit_learner_ledger_events", "Feedback events in the ledger", ()),
     ("plaudit_learner_waiting_events", "Feedback events whose completions are missing", ()),
+    ("plaudit_learner_ledger_bytes", "Size of the ledger's rows, without deleted ones", ()),
     ("plaudit_learner_dead_letters", "Records set aside as unusable", ()),
     ("plaudit_learner_live_policy_version", "Live version; 0 if there is none", ()),
     ("plaudit_learner_trial_policy_version", "Version on trial; 0 if there is none", ()),
@@ -100,6 +101,11 @@ class Metrics:
         }
         self._trials = self._counter("plaudit_learner_duels_total", "Trials by outcome")
         self._cycles = self._counter("plaudit_learner_cycles_total", "Cycles by outcome")
+        self._expired = Counter(
+            "plaudit_learner_expired_completions_total",
+            "Answers without feedback that retention has deleted",
+            registry=self.registry,
+        )
         for name in _UNKNOWN_AT_FIRST:
             self._set(name, math.nan)
         # Create the series at zero: Prometheus does not see the increase that creates a series.
@@ -134,6 +140,11 @@ class Metrics:
         self._set("plaudit_learner_ledger_events", counts.events)
         self._set("plaudit_learner_waiting_events", counts.waiting)
         self._set("plaudit_learner_dead_letters", counts.dead_letters)
+
+    def set_retention(self, ledger_bytes: int, expired: int) -> None:
+        """Show the size of the ledger, and count the answers that have expired."""
+        self._set("plaudit_learner_ledger_bytes", ledger_bytes)
+        self._expired.inc(expired)
 
     def set_policies(self, state: PolicyState) -> None:
         """Show which versions are live and on trial, and whether publishing is on hold."""

@@ -132,7 +132,8 @@ class PolicyTraining:
 
     def _ppo_inputs(self) -> PPOInputs:
         inputs, settings = self.inputs, self.inputs.settings
-        reward = self.reward_models().load("reward.pt")
+        models = self.reward_models()
+        reward = models.load()
         policy = inputs.prepare_for_training(self._seed(SeedSalt.ADAPTER), self.load_parent())
         return PPOInputs(
             policy=policy,
@@ -144,7 +145,7 @@ class PolicyTraining:
             text=inputs.text,
             text_by_reference=inputs.text_by_reference,
             off_policy=off_policy_answers(
-                self.ledger.effective_events(upto_seq=self.state.upto_seq),
+                self.ledger.stream_events(upto_seq=self.state.upto_seq),
                 version=self.state.parent,
                 ppo=settings.ppo,
                 reward=settings.reward,
@@ -152,6 +153,7 @@ class PolicyTraining:
                 vocabulary=inputs.vocabulary,
                 split_secret=inputs.split_secret,
             ),
+            posteriors=models.load_posteriors(),
         )
 
     def train_in_processes(

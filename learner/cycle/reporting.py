@@ -7,7 +7,7 @@ nothing. When a cycle restarts without a forgotten person, the notes are deleted
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -57,18 +57,23 @@ class Reporter:
 
     def add_data(
         self,
-        events: Sequence[JoinedEvent],
+        events: Iterable[JoinedEvent],
         examples: Mapping[Split, Sequence[PreferenceExample]],
         inputs: CycleInputs,
     ) -> None:
         """Note what the cycle learns from and which weights it trains."""
+        kinds: Counter[str] = Counter()
+        raters: set[tuple[str, str]] = set()
+        for joined in events:
+            kinds[str(feedback_kind(joined.event))] += 1
+            raters.add((joined.event.owner, joined.event.subject))
         lora = inputs.settings.lora
         adapters = f"adapters (LoRA) of rank {lora.rank} on frozen weights"
         self._update(
             tuned=adapters if inputs.settings.tune == "lora" else "all weights",
             data=Data(
-                votes=dict(Counter(str(feedback_kind(j.event)) for j in events)),
-                raters=len({(j.event.owner, j.event.subject) for j in events}),
+                votes=dict(kinds),
+                raters=len(raters),
                 opinions={split: len(part) for split, part in examples.items()},
                 prompts=len(inputs.prompts),
                 held_out_prompts=len({tuple(p) for p in inputs.held_out_prompts}),

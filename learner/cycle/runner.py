@@ -148,8 +148,8 @@ def _restart_if_tuning_changed(context: CycleContext) -> None:
             f"it trained '{state.tuning}' so far, and the settings now ask for "
             f"'{context.settings.tuning}'",
         )
-    elif state.stage in ("ppo", "gate") and "judge_gain_lower_bound" not in state.figures:
-        _restart(context, "an earlier release trained its judge")
+    elif in_training and "reward_posterior_share" not in state.figures:
+        _restart(context, "an earlier release trained its models")
 
 
 def _restart(context: CycleContext, reason: str) -> None:
@@ -160,7 +160,7 @@ def _restart(context: CycleContext, reason: str) -> None:
     _delete_trained(context.folder)
     context.replace_data()
     forgettings = ledger.last_forgetting()
-    events = len(ledger.effective_events(state.after_seq, state.upto_seq))
+    events = ledger.count_effective(state.after_seq, state.upto_seq)
     state.restart(events=events, forgettings=forgettings)
     state.save(context.folder)
 

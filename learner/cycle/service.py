@@ -20,14 +20,14 @@ from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog, LogUnavailable
 from feedback.log.kafka_offsets import OffsetReporter
 from feedback.log.kafka_settings import KafkaSettings
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from learner.cycle.context import CycleContext
 from learner.cycle.lease import FileLease, KafkaLease, Lease
 from learner.cycle.metrics import Metrics
 from learner.cycle.publishing import Publisher
 from learner.cycle.runner import run_cycle
 from learner.cycle.state import CycleState, latest_cycle
-from learner.cycle.waiting import Trials, VoteReader, VoteWatch
+from learner.cycle.waiting import Expiry, Trials, VoteReader, VoteWatch
 from learner.errors import Interrupted
 from learner.settings import LearnerSettings
 
@@ -180,6 +180,7 @@ class _Learner:
         self._votes = VoteReader(
             home, settings, ledger, self._publisher.trusted_owners, self._raise_if_stopped
         )
+        self._expiry = Expiry(ledger, log, metrics, settings)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def _stopped(self) -> bool:
@@ -262,6 +263,7 @@ class _Learner:
         self._report_waiting(watch, older)
         while not (self._stop.wait(self._settings.poll_seconds) or self._stopped()):
             self._follower.raise_if_failed()
+            self._expiry.run_if_due()
             policies = self._publisher.state()
             if policies.challenger:
                 self._wait_for_trial()
@@ -283,7 +285,7 @@ class _Learner:
         """Count the votes of earlier cycles that no published version learned from."""
         if last is None or last.outcome == "published":
             return 0
-        return len(self._ledger.effective_events(last.after_seq, last.upto_seq))
+        return self._ledger.count_effective(last.after_seq, last.upto_seq)
 
     def _report_waiting(self, watch: VoteWatch, older: int) -> None:
         self._metrics.set_stage("waiting")
@@ -300,5 +302,5 @@ class _Learner:
             upto_seq=upto,
             forgettings=forgettings,
             trusted_owners=self._publisher.trusted_owners(),
-            events=len(self._ledger.effective_events(after, upto)),
+            events=self._ledger.count_effective(after, upto),
         )

@@ -23,9 +23,9 @@ from learner.gate.evaluation import (
     evaluate_candidate,
     reason_of_weak_judge,
 )
-from learner.gate.judge import Judge, fit_judge
+from learner.gate.judge import fit_judge
 from learner.models.saving import model_exists
-from learner.models.training_state import load_state, save_state
+from learner.ppo.reward import PessimisticScore
 from learner.ppo.trainer import Iteration, iteration_figures
 from learner.report.contents import Outcome
 from learner.reward.evaluation import RewardReport
@@ -57,14 +57,15 @@ class StageResult:
 
 def train_reward_model(context: CycleContext) -> StageResult:
     """Train the reward model; end the cycle if votes do not predict other votes."""
-    events = context.ledger.effective_events(upto_seq=context.state.upto_seq)
+    events = context.ledger.stream_events(upto_seq=context.state.upto_seq)
     context.reporter.add_data(events, context.data.examples, context.inputs)
-    model, report, figures = _train(context)
+    model, report, score, figures = _train(context)
     probe = context.data.probe_result
     figures |= {"probe_gain": probe.gain, "probe_gain_lower_bound": probe.gain_lower_bound}
     result = _check_reward_model(context, report, probe, figures)
     if result is None:
-        context.reward_models.save(model, "reward.pt")
+        assert score is not None, "there are enough votes"
+        context.reward_models.save(model, score)
         result = StageResult("judge", figures, tuning=context.settings.tuning)
     context.metrics.set_reward_model(figures)
     return result
@@ -121,14 +122,16 @@ def train_judge(context: CycleContext) -> StageResult:
     if not report.gain_lower_bound >= settings.gate.min_judge_gain:
         reason = reason_of_weak_judge(report.gain_lower_bound, settings.gate)
         return _end("reward_model_weak", [reason], figures)
-    save_state(context.folder / "judge.pt", judge.state())
+    context.reward_models.save_judge(judge)
     return StageResult("ppo", figures)
 
 
-def _train(context: CycleContext) -> tuple[RewardModel, RewardReport, dict[str, float]]:
-    """Train the reward model; return it, its report, and the report as figures."""
+def _train(
+    context: CycleContext,
+) -> tuple[RewardModel, RewardReport, PessimisticScore | None, dict[str, float]]:
+    """Train the reward model; return it, its report, PPO's score, and the figures of both."""
     number, data = context.state.number, context.data
-    model, report = context.reward_models.train(
+    model, report, score = context.reward_models.train(
         data.examples["reward"],
         data.examples["held_out"],
         SeedSalt.REWARD_MODEL,
@@ -136,7 +139,10 @@ def _train(context: CycleContext) -> tuple[RewardModel, RewardReport, dict[str, 
         on_epoch=lambda report: logger.info("cycle %d: %s", number, report),
         raise_if_stopped=context.raise_if_stopped,
     )
-    return model, report, {f"reward_{k}": float(v) for k, v in asdict(report).items()}
+    figures = {f"reward_{k}": float(v) for k, v in asdict(report).items()}
+    if score is not None:
+        figures["reward_posterior_share"] = score.posterior_share.item()
+    return model, report, score, figures
 
 
 def train_policy(context: CycleContext) -> StageResult:
@@ -175,7 +181,7 @@ def run_gate(context: CycleContext) -> StageResult:
             candidate_sampler=inputs.sampler(candidate),
             live_sampler=inputs.sampler(live),
             first_sampler=inputs.sampler(inputs.reference) if state.parent > 1 else None,
-            judge=_load_judge(context),
+            judge=context.reward_models.load_judge(),
             judge_gain_lower_bound=state.figures["judge_gain_lower_bound"],
             features=inputs.features,
             prompts=inputs.held_out_prompts,
@@ -188,13 +194,6 @@ def run_gate(context: CycleContext) -> StageResult:
     )
     context.reporter.add_gate_results(result.figures, inputs, live=live, candidate=candidate)
     return _announce_gate(context, result)
-
-
-def _load_judge(context: CycleContext) -> Judge:
-    saved = load_state(context.folder / "judge.pt")
-    assert saved is not None, "an earlier stage writes judge.pt"
-    device = context.inputs.reference.device
-    return Judge(**{name: tensor.to(device) for name, tensor in saved.items()})
 
 
 def _announce_gate(context: CycleContext, result: GateResult) -> StageResult:

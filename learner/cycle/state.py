@@ -27,6 +27,7 @@ class SeedSalt(IntEnum):
     PPO = 4
     GATE = 5
     ADAPTER = 6
+    POSTERIOR = 7
 
 
 class CycleState(BaseModel):

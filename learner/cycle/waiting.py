@@ -3,14 +3,18 @@
 import logging
 import math
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from feedback.control.policies import PolicyState
+from feedback.control.reports import ReportPruner
 from feedback.errors import FeedbackError
+from feedback.ledger.retention import RetentionLimits, Schedule
 from feedback.ledger.store import Ledger
+from feedback.log.event_log import EventLog
 from learner.cycle.context import training_examples
 from learner.cycle.inputs import load_reference, load_split_secret
 from learner.cycle.metrics import Metrics
@@ -125,7 +129,7 @@ class VoteWatch:
         rows = upto - self._after
         if self._found or rows < self._next_rows:
             return self._found
-        votes = len(self._ledger.effective_events(self._after, upto))
+        votes = self._ledger.count_effective(self._after, upto)
         if self._next_votes <= votes < self._latest:
             evidence = self._safe_look(upto)
             if evidence.missing == 0:
@@ -157,6 +161,40 @@ class VoteWatch:
         growth = max(math.ceil(_LOOK_GROWTH * votes), (self.needed - votes) // 4)
         self._next_votes = min(self.needed, votes + growth)
         logger.info("%d new votes, about %d are needed: %s", votes, self.needed, self.reason)
+
+
+class Expiry:
+    """Deletes old answers without feedback, and old reports, once an hour."""
+
+    def __init__(
+        self, ledger: Ledger, log: EventLog, metrics: Metrics, settings: LearnerSettings
+    ) -> None:
+        """Delete what is over the limits in `settings`."""
+        self._ledger = ledger
+        self._log = log
+        self._metrics = metrics
+        self._reports = ReportPruner(log)
+        self._schedule = Schedule()
+        self._limits = RetentionLimits(
+            age_ms=int(settings.retention_days * 86_400_000),
+            size=int(settings.retention_gib * (1 << 30)),
+        )
+
+    def run_if_due(self) -> None:
+        """Delete what has expired, if an hour has passed; call this only between cycles.
+
+        Raises:
+            LogUnavailable: Some may be deleted and others not; call this again later.
+
+        """
+        if not self._schedule.due():
+            return
+        now_ms = int(time.time() * 1000)
+        self._reports.run(now_ms)
+        expired = self._ledger.expire(self._log, self._limits, now_ms)
+        self._metrics.set_retention(self._ledger.used_bytes(), expired)
+        if expired:
+            logger.info("%d answers without feedback have expired", expired)
 
 
 class Trials:
@@ -223,7 +261,7 @@ class Trials:
         # Votes on the challenger's answers are newer than the votes that it learned from.
         after = self._publisher.learned_upto(policies.challenger)
         votes = trial_votes(
-            self._ledger.effective_events(after, last),
+            self._ledger.stream_events(after, last),
             live=policies.live,
             challenger=policies.challenger,
             bound=OwnerBound(self._max_owner_votes, self._publisher.trusted_owners()),

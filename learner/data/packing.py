@@ -5,15 +5,16 @@ Conversations in one row are independent: positions restart at each.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from learner.data.tokenizer import encode_chat, encode_text, end_token_ids, pad_token_id
+from learner.errors import DataUnusable
 
 IGNORED: Final = -100  # label of a token without a loss
 
@@ -88,8 +89,17 @@ def pack_documents(
     return Rows(packed_NT, packed_NT, torch.arange(row).expand(count, row).contiguous())
 
 
+class Conversation(NamedTuple):
+    """Messages, and the tools that the assistant was offered."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+
+
 def encode_conversation(
-    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
+    messages: list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Return token ids and labels of a conversation; only the assistant's tokens have labels.
 
@@ -102,16 +112,42 @@ def encode_conversation(
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = encode_chat(tokenizer, messages[:turn], answer=True)
+        prompt = encode_chat(tokenizer, messages[:turn], answer=True, tools=tools)
         added = prompt[len(ids) :]
-        answer = [*encode_text(tokenizer, message["content"].strip()), end]
+        if message.get("tool_calls"):
+            answer = _encode_call(tokenizer, messages[: turn + 1], prompt, end, tools)
+        else:
+            answer = [*encode_text(tokenizer, message["content"].strip()), end]
         ids += added + answer
         labels += [IGNORED] * len(added) + answer
     return ids, labels
 
 
+def _encode_call(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, Any]],
+    prompt: list[int],
+    end: int,
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> list[int]:
+    """Return the tokens of the last message, a tool call, as the chat template writes them.
+
+    Raises:
+        DataUnusable: The template writes no tool calls, or the prompt before them differently.
+
+    """
+    whole = encode_chat(tokenizer, messages, answer=False, tools=tools)
+    answer = whole[len(prompt) :]
+    if whole[: len(prompt)] != prompt or end not in answer[1:]:
+        raise DataUnusable(
+            "the model's chat template does not write this tool call as an answer to the messages "
+            "before it; write the call as text, or remove this row"
+        )
+    return answer[: answer.index(end, 1) + 1]
+
+
 def pack_conversations(
-    conversations: Iterable[list[dict[str, str]]],
+    conversations: Iterable[list[dict[str, str]] | Conversation],
     tokenizer: PreTrainedTokenizerBase,
     *,
     row: int,
@@ -123,7 +159,8 @@ def pack_conversations(
     A conversation longer than a row is truncated at its end.
 
     Args:
-        conversations: Messages of each conversation; read only as far as needed.
+        conversations: Messages of each conversation, with its tools if any; read only as far as
+            needed.
         tokenizer: Tokenizer of the model.
         row: Tokens in a row.
         tokens: Tokens in all rows, padding included.
@@ -135,8 +172,9 @@ def pack_conversations(
     ids: list[int] = []
     labels: list[int] = []
     positions: list[int] = []
-    for messages in conversations:
-        new_ids, new_labels = encode_conversation(messages, tokenizer)
+    for each in conversations:
+        messages, tools = each if isinstance(each, Conversation) else (each, None)
+        new_ids, new_labels = encode_conversation(messages, tokenizer, tools)
         new_ids, new_labels = new_ids[:row], new_labels[:row]
         if len(ids) + len(new_ids) > row:
             rows.append((ids, labels, positions))

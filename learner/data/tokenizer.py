@@ -7,10 +7,11 @@ by its characters. Only those of the chat template itself become control tokens.
 the tokenizer does not mark as special are not control tokens.
 """
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,6 +23,12 @@ PAD: Final = "<|pad|>"
 END_OF_TEXT: Final = "<|endoftext|>"
 END: Final = "<|end|>"
 SPECIALS: Final = (PAD, END_OF_TEXT, "<|user|>", "<|assistant|>", "<|system|>", END)
+
+EXAMPLE_ANSWER: Final = "xyz"
+EXAMPLE_CHAT: Final = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": EXAMPLE_ANSWER},
+]
 
 CHAT_TEMPLATE: Final = """\
 {%- for message in messages -%}
@@ -85,14 +92,19 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, as_text: bool = Fa
 
 
 def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, answer: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    answer: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[int]:
     """Return the token ids of a conversation.
 
     Args:
         tokenizer: Tokenizer with a chat template.
-        messages: Messages with role and content.
+        messages: Messages with role and content, and tool calls as OpenAI writes them.
         answer: Append the tokens that start an assistant message.
+        tools: Tools that the model is offered; None for none.
 
     Raises:
         ModelUnusable: The tokenizer has no chat template.
@@ -101,9 +113,11 @@ def encode_chat(
     if tokenizer.chat_template is None:
         raise ModelUnusable("the model's tokenizer has no chat template")
     controls = _control_tokens(tokenizer)
-    mark = _unused_mark(messages)
+    given = [_with_parsed_arguments(message) for message in messages]
+    mark = _unused_mark(json.dumps([given, tools], ensure_ascii=False))
     text = tokenizer.apply_chat_template(
-        [_mark_controls(message, controls, mark) for message in messages],
+        [_mark_controls(message, controls, mark) for message in given],
+        tools=_mark_controls(tools, controls, mark),
         tokenize=False,
         add_generation_prompt=answer,
     )
@@ -117,21 +131,40 @@ def encode_chat(
     return ids
 
 
-def _unused_mark(messages: Sequence[dict[str, str]]) -> str:
-    """Return a character for private use that no message contains."""
-    used = {character for message in messages for text in message.values() for character in text}
-    return next(mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in used)
+def _with_parsed_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message with the arguments of its tool calls as objects, as templates take them."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return dict(message)
+    return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]}
 
 
-def _mark_controls(message: dict[str, str], controls: Sequence[str], mark: str) -> dict[str, str]:
-    """Replace the control tokens in a message by their numbers between two marks."""
-    if not any(control in text for text in message.values() for control in controls):
-        return message
+def _with_parsed_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            return dict(call)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _unused_mark(texts: str) -> str:
+    """Return a character for private use that the texts do not contain."""
+    return next(mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in texts)
+
+
+def _mark_controls(value: Any, controls: Sequence[str], mark: str) -> Any:
+    """Replace the control tokens in texts by their numbers between two marks, in any nesting."""
+    if isinstance(value, Mapping):
+        return {name: _mark_controls(each, controls, mark) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mark_controls(each, controls, mark) for each in value]
+    if not isinstance(value, str) or not any(control in value for control in controls):
+        return value
     pattern = re.compile("|".join(map(re.escape, controls)))
-    return {
-        name: pattern.sub(lambda found: f"{mark}{controls.index(found[0])}{mark}", text)
-        for name, text in message.items()
-    }
+    return pattern.sub(lambda found: f"{mark}{controls.index(found[0])}{mark}", value)
 
 
 @contextmanager
@@ -148,6 +181,28 @@ def refused_messages() -> Iterator[None]:
         raise DataUnusable(
             f"the model's chat template refuses the roles or their order ({error}); change the "
             "messages, or remove this row"
+        ) from error
+
+
+def check_template(name: object, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the tokenizer's chat template renders a turn of a user and one of an assistant.
+
+    Raises:
+        ModelUnusable: There is no chat template, or it fails.
+
+    """
+    if tokenizer.chat_template is None:
+        raise ModelUnusable(
+            f"the tokenizer of '{name}' has no chat template, so it cannot chat; "
+            "use an instruction-tuned model, or add chat_template.jinja to its folder"
+        )
+    try:
+        encode_chat(tokenizer, EXAMPLE_CHAT, answer=False)
+        encode_chat(tokenizer, EXAMPLE_CHAT[:1], answer=True)
+    except Exception as error:  # a template is a program, which can raise anything
+        raise ModelUnusable(
+            f"the chat template of '{name}' cannot render a turn of a user and one of an assistant "
+            f"({type(error).__name__}: {error}); fix chat_template.jinja in its folder"
         ) from error
 
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from learner.data.packing import Rows
 from learner.gate.criteria import criteria
-from learner.gate.judge import Judge
 from learner.gate.win_rate import WinRate, estimate_win_rate, win_probabilities
 from learner.gate.writing import distinct_share, fluency
 from learner.models.forward import answer_logits
@@ -24,6 +23,7 @@ from learner.ppo.losses import token_log_probs
 from learner.ppo.rollouts import batch_rollouts, rows_from_samples
 from learner.pretraining.next_token import text_nll
 from learner.reward.features import AnswerFeatures
+from learner.reward.posterior import ScorePosterior
 from learner.sampling.sampler import Sample, Sampler
 from learner.settings import GateSettings, PPOSettings
 
@@ -55,7 +55,7 @@ class GateInputs:
     candidate_sampler: Sampler
     live_sampler: Sampler
     first_sampler: Sampler | None
-    judge: Judge
+    judge: ScorePosterior
     judge_gain_lower_bound: float
     features: AnswerFeatures
     prompts: Sequence[Sequence[int]]

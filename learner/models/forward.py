@@ -69,17 +69,33 @@ def answer_logits(
 ) -> tuple[Tensor, Tensor]:
     """Compute the logits that the answers' tokens were chosen from, and the hidden states there.
 
-    The output head sees only these states, so no logits are computed for the prompts.
-
     Returns:
         Logits [N, V] and hidden states [N, H].
+
+    """
+    logits_NV, states_NH, _ = logits_and_states(model, batch, dtype)
+    return logits_NV, states_NH
+
+
+def logits_and_states(
+    model: PreTrainedModel, batch: AnswerBatch, dtype: Dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the logits that the answers' tokens were chosen from, and hidden states.
+
+    The output head sees only the states that tokens were chosen from, so no logits are computed
+    for the prompts.
+
+    Returns:
+        Logits [N, V], the states that they were computed from [N, H], and the states at every
+        token of the flattened rows [RT, H].
 
     """
     head = model.get_output_embeddings()
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        kept.append(arguments[0].flatten(0, 1)[batch.state_index_N])
+        states_TH = arguments[0].flatten(0, 1)
+        kept.extend((states_TH[batch.state_index_N], states_TH))
         return (kept[0],)
 
     hook = head.register_forward_pre_hook(keep)
@@ -88,7 +104,7 @@ def answer_logits(
             logits_NV: Tensor = model(**model_inputs(batch)).logits
     finally:
         hook.remove()
-    return logits_NV, kept[0]
+    return logits_NV, kept[0], kept[1]
 
 
 def position_ids(mask_BT: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 import transformers.utils.logging
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
@@ -17,6 +16,7 @@ from transformers import (
 from learner.data.tokenizer import end_token_ids
 from learner.errors import ModelUnusable
 from learner.models.adapters import is_adapter, load_adapter, merge_adapter
+from learner.models.checks import check_complete, read_model
 from learner.models.parameters import copy_shared, is_trainable
 from learner.models.precision import freeze
 from learner.settings import PretrainSettings
@@ -66,13 +66,11 @@ def load_model(folder: Path | str, device: torch.device | None = None) -> PreTra
         device: Device of the weights; the CPU by default.
 
     Raises:
-        ModelUnusable: The folder holds no causal language model.
+        ModelUnusable: The folder holds no causal language model, or not all of its weights.
 
     """
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except OSError as error:
-        raise ModelUnusable(f"{folder} holds no causal language model: {error}") from error
+    model, missing = read_model(folder, dtype=torch.float32)
+    check_complete(folder, missing)
     return model.to(device or "cpu").eval()
 
 
@@ -80,13 +78,14 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder.
 
     Raises:
-        ModelUnusable: The folder holds no tokenizer.
+        ModelUnusable: The folder holds no tokenizer, or a damaged one.
 
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except OSError as error:
-        raise ModelUnusable(f"{folder} holds no tokenizer: {error}") from error
+    except Exception as error:  # the tokenizer libraries raise errors of many types
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise ModelUnusable(f"{folder} holds no tokenizer that can be read: {reason}") from error
     return tokenizer
 
 

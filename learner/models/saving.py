@@ -13,7 +13,7 @@ from protos.checkpoints.durable import fsync_tree, partial_path, replace_folder
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
     """Write model and tokenizer to the folder `out`, replacing it atomically; return `out`."""
-    with _atomic_folder(out) as staged:
+    with atomic_folder(out) as staged:
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
     return out
@@ -21,20 +21,21 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
 
 def save_adapter(model: PreTrainedModel, out: Path) -> Path:
     """Write the adapter of a model to the folder `out`, replacing it atomically; return `out`."""
-    with _atomic_folder(out) as staged:
+    with atomic_folder(out) as staged:
         write_adapter(model, staged)
     return out
 
 
 @contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a folder to write to; it replaces `out` at the end."""
     staged = partial_path(out)
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     yield staged
-    for file in staged.iterdir():
-        file.chmod(0o644)  # safetensors makes its files readable only by their owner
+    for file in staged.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # safetensors makes its files readable only by their owner
     fsync_tree(staged)
     replace_folder(staged, out)
 

@@ -3,8 +3,12 @@
 Shapes: B answers, T tokens of a padded row, N tokens without padding.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor
+
+_DUPLICATE_PENALTY: Final = 2.0  # of an answer that the policy always gives and the reference never
 
 
 def token_rewards(
@@ -28,6 +32,21 @@ def token_rewards(
     rows_B = torch.arange(len(scores_B), device=scores_B.device)
     rewards_BT[rows_B, _last_index(mask_BT)] += scores_B
     return rewards_BT
+
+
+def duplicate_penalties(log_probs_BT: Tensor, reference_log_probs_BT: Tensor) -> Tensor:
+    """Return the penalty on the score of each answer for being given again and again, [B].
+
+    The probability of an answer is the expected share of its duplicates among other answers to the
+    prompt. Only what exceeds the reference policy's counts: some questions have one answer.
+
+    Args:
+        log_probs_BT: Log-probabilities of the tokens under the policy, 0 off the answers.
+        reference_log_probs_BT: Log-probabilities of the tokens under the reference policy.
+
+    """
+    own_B, reference_B = (x.sum(-1).exp() for x in (log_probs_BT, reference_log_probs_BT))
+    return _DUPLICATE_PENALTY * (own_B - reference_B).clamp_min(0.0)
 
 
 def _last_index(mask_BT: Tensor) -> Tensor:

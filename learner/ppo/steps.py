@@ -17,6 +17,7 @@ from learner.models.ranks import Ranks
 from learner.ppo.critic import SeparateCritic, ValueHead
 from learner.ppo.losses import clipped_share, policy_loss, token_log_probs, value_loss
 from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.reward import VotePosteriors
 from learner.ppo.rollouts import RolloutBatch
 from learner.ppo.targets import PPOTargets
 from learner.pretraining.next_token import rows_divergence, rows_loss
@@ -44,6 +45,8 @@ class PPOInputs:
         text_by_reference: Whether the reference policy wrote the text. The loss is then the
             divergence from its distributions instead of the likelihood of the tokens.
         off_policy: Answers that people rated, to be replayed.
+        posteriors: What the votes say beside the reward model. Without them the reward model alone
+            scores the answers, and the last policy is the candidate.
 
     """
 
@@ -56,6 +59,7 @@ class PPOInputs:
     text: Rows
     text_by_reference: bool = False
     off_policy: Sequence[OffPolicyAnswer] = ()
+    posteriors: VotePosteriors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,8 @@ class PPOUpdater:
     """The optimizer of one PPO run, for policy and critic.
 
     Attributes:
-        modules: Policy and critic as one module, so that one state holds both.
-        optimizer: Optimizer of both.
+        modules: Policy, critic and best policy as one module, so that one state holds all.
+        optimizer: Optimizer of policy and critic.
 
     """
 
@@ -90,6 +94,7 @@ class PPOUpdater:
         dtype: Dtype,
         ranks: Ranks,
         raise_if_stopped: Callable[[], None],
+        best: PreTrainedModel | None = None,
     ) -> None:
         """Create the optimizer; the models must be sharded already.
 
@@ -99,11 +104,14 @@ class PPOUpdater:
             dtype: Type of the matrix products.
             ranks: Processes that train together.
             raise_if_stopped: Called before every step; its exception stops the training.
+            best: Best policy so far, unsharded and not trained; None if there is no judge.
 
         """
         self._inputs, self._settings = inputs, settings
         self._dtype, self._ranks, self._raise_if_stopped = dtype, ranks, raise_if_stopped
         self.modules = nn.ModuleDict({"policy": inputs.policy, "critic": inputs.critic})
+        if best is not None:
+            self.modules["best"] = best
         policy, critic = (list(trainable_parameters(m)) for m in (inputs.policy, inputs.critic))
         self.optimizer = AdamW(
             [

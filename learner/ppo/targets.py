@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learner.models.forward import answer_logits
+from learner.models.forward import answer_logits, logits_and_states
 from learner.models.ranks import Ranks
-from learner.ppo.advantages import gae, token_rewards, whiten
+from learner.ppo.advantages import duplicate_penalties, gae, token_rewards, whiten
 from learner.ppo.critic import Critic
 from learner.ppo.losses import (
     effective_sample_size,
@@ -21,6 +21,7 @@ from learner.ppo.losses import (
     token_entropies,
     token_log_probs,
 )
+from learner.ppo.reward import VotePosteriors, pessimistic
 from learner.ppo.rollouts import RolloutBatch, finished_share
 from learner.reward.model import RewardModel
 from learner.settings import Dtype, PPOSettings
@@ -34,6 +35,7 @@ class TargetInputs:
         policy: Policy as it is at the start of the iteration.
         reference: Reference policy of the KL penalty.
         reward: Reward model.
+        posteriors: What the votes say beside the reward model; None if it scores alone.
         critic: Critic as it is at the start of the iteration.
         settings: Settings of PPO.
         kl_coef: KL coefficient of this iteration.
@@ -46,6 +48,7 @@ class TargetInputs:
     policy: PreTrainedModel
     reference: PreTrainedModel
     reward: RewardModel
+    posteriors: VotePosteriors | None
     critic: Critic
     settings: PPOSettings
     kl_coef: float
@@ -82,6 +85,8 @@ class RolloutStats:
 
     Attributes:
         score: Normalised score, mean.
+        judged: The judge's probability that people prefer an answer to a typical rated one, mean,
+            minus a deviation of what it does not know; 0 without a judge.
         kl: log p - log p_ref per answer, mean, in nats.
         length: Tokens per answer, mean.
         ended: Share of finished answers.
@@ -94,6 +99,7 @@ class RolloutStats:
     """
 
     score: float
+    judged: float
     kl: float
     length: float
     ended: float
@@ -108,6 +114,8 @@ class _ForwardOutputs:
 
     Attributes:
         scores_A: Normalised scores.
+        judged_SA: Probabilities that people prefer the answers, by draws from the judge's
+            posterior; S is 0 without a judge.
         log_probs_N: Log-probabilities under the policy.
         reference_N: Log-probabilities under the reference policy.
         entropies_N: Entropies of the policy's distributions.
@@ -116,6 +124,7 @@ class _ForwardOutputs:
     """
 
     scores_A: Tensor
+    judged_SA: Tensor
     log_probs_N: Tensor
     reference_N: Tensor
     entropies_N: Tensor
@@ -146,7 +155,7 @@ def compute_targets(
 
 def _forward(batch: RolloutBatch, inputs: TargetInputs) -> _ForwardOutputs:
     tokens_N, temperature = batch.answers.tokens_N, inputs.settings.temperature
-    reference_NV, _ = answer_logits(inputs.reference, batch.answers, inputs.dtype)
+    reference_NV, _, states_TH = logits_and_states(inputs.reference, batch.answers, inputs.dtype)
     reference_N = token_log_probs(reference_NV, tokens_N, temperature)
     del reference_NV  # with a large vocabulary logits take most of the memory
     # With gradients as in the loss: compiled layers round differently without them.
@@ -154,8 +163,13 @@ def _forward(batch: RolloutBatch, inputs: TargetInputs) -> _ForwardOutputs:
         logits_NV, states_NH = (
             x.detach() for x in answer_logits(inputs.policy, batch.answers, inputs.dtype)
         )
+    scores_A = inputs.reward.normalised(inputs.reward(batch.answers))
+    judged_SA = scores_A.new_zeros(0, len(scores_A))
+    if inputs.posteriors is not None:
+        scores_A, judged_SA = inputs.posteriors.score(batch.answers, states_TH, scores_A)
     return _ForwardOutputs(
-        scores_A=inputs.reward.normalised(inputs.reward(batch.answers)),
+        scores_A=scores_A,
+        judged_SA=judged_SA,
         log_probs_N=token_log_probs(logits_NV, tokens_N, temperature),
         reference_N=reference_N,
         entropies_N=token_entropies(logits_NV, temperature),
@@ -165,11 +179,14 @@ def _forward(batch: RolloutBatch, inputs: TargetInputs) -> _ForwardOutputs:
 
 def _rewards(batch: RolloutBatch, outputs: _ForwardOutputs, inputs: TargetInputs) -> Tensor:
     """Return the reward of each token, padded, [A, L]."""
-    penalised_A = outputs.scores_A - inputs.unfinished_penalty
+    log_probs_AL, reference_AL = (
+        batch.answers.padded(x) for x in (outputs.log_probs_N, outputs.reference_N)
+    )
+    scores_A = outputs.scores_A - duplicate_penalties(log_probs_AL, reference_AL)
     return token_rewards(
-        batch.answers.padded(outputs.log_probs_N),
-        batch.answers.padded(outputs.reference_N),
-        torch.where(batch.finished_A, outputs.scores_A, penalised_A),
+        log_probs_AL,
+        reference_AL,
+        torch.where(batch.finished_A, scores_A, scores_A - inputs.unfinished_penalty),
         batch.answers.answer_mask_AL,
         inputs.kl_coef,
     )
@@ -251,9 +268,9 @@ def _rollout_stats(
     nats_N, entropies_N, mismatch_N, weights_N, fresh_N = _gather(
         [_token_figures(*triple) for triple in zip(batches, outputs, targets, strict=True)], ranks
     )
-    scores_A, fresh_A = _gather(
+    scores_A, fresh_A, *judged_SA = _gather(
         [
-            torch.stack([output.scores_A, batch.fresh_A.float()])
+            torch.stack([output.scores_A, batch.fresh_A.float(), *output.judged_SA])
             for batch, output in zip(batches, outputs, strict=True)
         ],
         ranks,
@@ -264,6 +281,9 @@ def _rollout_stats(
     earlier_weights = weights_N[~fresh_N]
     return RolloutStats(
         score=scores_A[counted_A].mean().item(),
+        judged=(
+            pessimistic(torch.stack(judged_SA)[:, counted_A].mean(-1)).item() if judged_SA else 0.0
+        ),
         kl=nats_N[counted_N].sum().item() / int(counted_A.sum()),
         length=int(counted_N.sum()) / int(counted_A.sum()),
         ended=finished_share(batches, ranks),

@@ -5,6 +5,7 @@ and takes a few clipped optimizer steps. Left out: updates of the reward model b
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +34,9 @@ class Iteration:
 
     Attributes:
         number: Number of the iteration, from 1.
-        score: Normalised score of the reward model, mean.
+        score: Normalised score that PPO climbs, mean.
+        judged: The judge's probability that people prefer an answer to a typical rated one, mean,
+            minus a deviation of what it does not know; 0 without a judge.
         kl: Divergence from the reference policy, mean, in nats per answer.
         entropy: Entropy of the policy, mean, in nats per token.
         clip_ratio: Share of tokens whose ratio was clipped.
@@ -52,6 +55,7 @@ class Iteration:
 
     number: int
     score: float
+    judged: float
     kl: float
     entropy: float
     clip_ratio: float
@@ -77,7 +81,11 @@ def run_ppo(
     raise_if_stopped: Callable[[], None] = lambda: None,
     ranks: Ranks | None = None,
 ) -> PreTrainedModel:
-    """Train the policy for the settings' number of iterations, and return it unsharded.
+    """Train the policy for the settings' number of iterations, and return the best one, unsharded.
+
+    The best one is the one whose answers the judge liked best at the start of an iteration: PPO
+    climbs another score, and may leave what people like behind. Nobody has seen answers of the
+    policy after the last iteration, so that it is no candidate. Without a judge it is the one.
 
     An interrupted run is resumed from `state`, and gives the same weights bit for bit on one
     machine with the same number of threads. Any number of processes may resume it; their results
@@ -105,7 +113,7 @@ def run_ppo(
         last = number + 1 == settings.iterations
         if last or (number + 1) % settings.checkpoint_every == 0:
             trainer.save(state, number + 1)
-    return trainer.gather_policy()
+    return trainer.gather_best()
 
 
 class _Trainer:
@@ -136,9 +144,11 @@ class _Trainer:
         # The sampler has an unsharded copy, so that each process samples tokens on its own.
         self._unsharded = inputs.policy if ranks.size == 1 else copy_shared(inputs.policy)
         self._sampler = inputs.sampler(self._unsharded)
+        self._best = None if inputs.posteriors is None else copy_shared(inputs.policy)
+        self._best_judged = -math.inf
         for model in (inputs.policy, inputs.reference, inputs.reward.scalar.trunk):
             ranks.shard(model)
-        self._updater = PPOUpdater(inputs, settings, dtype, ranks, raise_if_stopped)
+        self._updater = PPOUpdater(inputs, settings, dtype, ranks, raise_if_stopped, self._best)
         self._key = f"ppo {seed} {dtype} {settings.model_dump_json()}"
 
     def resume(self, folder: Path) -> int:
@@ -149,6 +159,7 @@ class _Trainer:
             return 0
         self._kl_coef = saved["kl_coef"]
         self._unfinished_penalty = saved["unfinished_penalty"]
+        self._best_judged = saved["best_judged"]
         return int(saved["step"])
 
     def save(self, folder: Path, done: int) -> None:
@@ -156,16 +167,26 @@ class _Trainer:
         extra = {
             "kl_coef": self._kl_coef,
             "unfinished_penalty": self._unfinished_penalty,
+            "best_judged": self._best_judged,
             "step": done,
         }
         updater = self._updater
         save_sharded(folder, updater.modules, updater.optimizer, self._key, extra, self._ranks)
 
-    def gather_policy(self) -> PreTrainedModel:
+    def gather_best(self) -> PreTrainedModel:
+        """Return the best policy, unsharded."""
+        return self._gather_policy() if self._best is None else self._best
+
+    def _gather_policy(self) -> PreTrainedModel:
         """Return the policy with its present weights, unsharded."""
         if self._ranks.size > 1:
             copy_unsharded(self._inputs.policy, self._unsharded)
         return self._unsharded
+
+    def _keep_if_best(self, judged: float) -> None:
+        if self._best is not None and judged > self._best_judged:
+            self._best_judged = judged
+            copy_unsharded(self._inputs.policy, self._best)
 
     def iterate(self, number: int) -> Iteration:
         """Do one iteration: sample, score, and take the optimizer steps."""
@@ -177,6 +198,7 @@ class _Trainer:
         sampled = time.monotonic()
         batches = [batch for minibatch in minibatches for batch in minibatch]
         targets, rollout_stats = self._compute_targets(batches, first=number == 0)
+        self._keep_if_best(rollout_stats.judged)
         remaining = iter(targets)
         update_stats = self._updater.update(
             [[(batch, next(remaining)) for batch in minibatch] for minibatch in minibatches],
@@ -209,6 +231,7 @@ class _Trainer:
             policy=self._inputs.policy,
             reference=self._inputs.reference,
             reward=self._inputs.reward,
+            posteriors=self._inputs.posteriors,
             critic=self._inputs.critic,
             settings=self._settings,
             kl_coef=self._kl_coef,
@@ -275,7 +298,7 @@ class _Trainer:
         """Sample the rollouts of these numbers; `picked` has the prompt index of each number."""
         if not numbers:
             return []
-        self.gather_policy()
+        self._gather_policy()
         return self._sampler.sample(
             [self._inputs.prompts[picked[number]] for number in numbers],
             1,

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from learner import corpus
 from learner.data.json_lines import JsonLines, StrictRow
 from learner.data.packing import Rows, pack_documents
+from learner.data.sources import is_dataset, open_rows
 from learner.errors import DataUnusable
 
 _HELD_OUT_SEED = 9_999_991  # of held-out generated text; training never uses this seed
@@ -37,7 +38,8 @@ def documents(text: Sequence[Path] | None, seed: int, *, repeat: bool) -> Iterat
     """Yield the documents of the text files, or of the generated corpus, which is endless.
 
     Args:
-        text: Text files, or JSONL files of {"text": …}; None for the generated corpus.
+        text: Text files, or data with a column `text` in any form that `learner.data.sources`
+            opens; None for the generated corpus.
         seed: Seed of the generated corpus.
         repeat: Repeat the files' documents without end.
 
@@ -59,12 +61,12 @@ def documents(text: Sequence[Path] | None, seed: int, *, repeat: bool) -> Iterat
 def _count_documents(text: Sequence[Path]) -> int:
     """Check all files, and count their documents."""
     for path in text:
-        if path.exists() and not path.is_file():
+        if path.exists() and not (path.is_file() or path.is_dir()):
             raise DataUnusable(
                 f"{path} is not a regular file, but is read more than once; copy it to a file"
             )
-        if path.suffix == ".jsonl":
-            _json_lines(path).check()
+        if _has_rows(path):
+            _rows(path).check()
     return sum(1 for _ in _read_all(text))
 
 
@@ -82,8 +84,8 @@ def _read_all(text: Sequence[Path]) -> Iterator[str]:
 
 
 def _read(path: Path) -> Iterator[str]:
-    if path.suffix == ".jsonl":
-        yield from (row.text for row in _json_lines(path) if row.text.strip())
+    if _has_rows(path):
+        yield from (row.text for row in _rows(path) if row.text.strip())
         return
     try:
         with path.open(encoding="utf-8") as stream:
@@ -94,8 +96,12 @@ def _read(path: Path) -> Iterator[str]:
         raise DataUnusable(f"{path} cannot be read as UTF-8 text: {error}") from error
 
 
-def _json_lines(path: Path) -> JsonLines[_Document]:
-    return JsonLines(path, _DOCUMENTS, '{"text": "..."}')
+def _has_rows(path: Path) -> bool:
+    return path.suffix == ".jsonl" or is_dataset(path)
+
+
+def _rows(path: Path) -> JsonLines[_Document]:
+    return open_rows(path, _DOCUMENTS, '{"text": "..."}')
 
 
 def held_out_text(

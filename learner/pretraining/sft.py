@@ -5,14 +5,15 @@ Not supported: conversations across two rows, and weights of turns.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter, field_validator
 from transformers import PreTrainedTokenizerBase
 
 from learner import corpus
-from learner.data.json_lines import ChatMessage, JsonLines, StrictRow
+from learner.data.json_lines import ChatMessage, StrictRow
 from learner.data.packing import (
+    Conversation,
     Rows,
     concat_rows,
     encode_conversation,
@@ -20,7 +21,10 @@ from learner.data.packing import (
     pack_conversations,
     pack_documents,
 )
-from learner.data.tokenizer import refused_messages
+from learner.data.shapes import demonstrations
+from learner.data.sources import open_rows
+from learner.data.tokenizer import check_template, refused_messages
+from learner.models.checks import check_folder
 from learner.models.loading import best_device, load_model, load_tokenizer
 from learner.models.saving import model_exists, save_model
 from learner.pretraining.documents import documents
@@ -28,16 +32,19 @@ from learner.pretraining.next_token import TrainingStage, train
 from learner.pretraining.progress import OnAdvance, packing_progress, progress_or_bar
 from learner.settings import Dtype, SftSettings
 
-Messages = list[dict[str, str]]
-
 
 class _Demonstration(StrictRow):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
 
     @field_validator("messages")
     @classmethod
     def _check_roles(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
-        answers = [message.content for message in messages if message.role == "assistant"]
+        answers = [
+            message.content or ("" if not message.tool_calls else "a call")
+            for message in messages
+            if message.role == "assistant"
+        ]
         if not answers:
             raise ValueError("no message has the role 'assistant'; add an answer to learn")
         if messages[0].role == "assistant":
@@ -46,9 +53,9 @@ class _Demonstration(StrictRow):
             raise ValueError("an answer of the assistant is empty; write it, or remove this row")
         return messages
 
-    def plain(self) -> Messages:
-        """Return the messages as dictionaries."""
-        return [{"role": message.role, "content": message.content} for message in self.messages]
+    def conversation(self) -> Conversation:
+        """Return the messages as dictionaries, and the tools."""
+        return Conversation([message.whole() for message in self.messages], self.tools)
 
 
 _DEMONSTRATIONS: Final = TypeAdapter(_Demonstration)
@@ -72,8 +79,8 @@ def sft(
     Args:
         base: Folder of the pre-trained model.
         out: Folder to write the model to.
-        data: JSONL file of {"messages": [{"role", "content"}, …]}; None for generated
-            conversations.
+        data: Conversations in any form that `learner.data.sources` opens, in the shapes of
+            `learner.data.shapes.demonstrations`; None for generated conversations.
         text: Text files to mix in, so that text completion does not regress. If None, the
             generated corpus is mixed into generated conversations, and nothing into others.
         settings: Hyperparameters; defaults if None.
@@ -82,15 +89,18 @@ def sft(
 
     Raises:
         DataUnusable: A file is missing, empty or malformed.
-        ModelUnusable: `base` holds no model, or its tokenizer has no chat template.
+        ModelUnusable: `base` holds no model that can be trained, or its tokenizer has no chat
+            template that works.
 
     """
     if model_exists(out):
         return out
     settings = settings or SftSettings()
+    check_folder(base)
+    tokenizer = load_tokenizer(base)
+    check_template(base, tokenizer)
     work = out.with_name(f".{out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(base)
     model = load_model(base, best_device())
     with progress_or_bar(progress) as on_advance:
         rows = _pack_rows(data, text, tokenizer, settings, on_advance)
@@ -139,11 +149,11 @@ def _pack_rows(
 
 def conversations(
     data: Path | None, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> Iterator[Messages]:
-    """Yield conversations without end: those of the file repeatedly, or generated ones.
+) -> Iterator[Conversation]:
+    """Yield conversations without end: those of the data repeatedly, or generated ones.
 
     Args:
-        data: JSONL file of {"messages": [...]}; None for generated conversations.
+        data: See `sft`.
         tokenizer: Tokenizer that all rows of the file are checked with before the first is used.
         seed: Seed of the generated conversations.
 
@@ -153,14 +163,15 @@ def conversations(
 
     """
     if data is None:
-        yield from corpus.conversations(seed)
+        yield from map(Conversation, corpus.conversations(seed))
         return
 
     def encode(row: _Demonstration) -> None:
         with refused_messages():
-            encode_conversation(row.plain(), tokenizer)
+            messages, tools = row.conversation()
+            encode_conversation(messages, tokenizer, tools)
 
-    rows = JsonLines(data, _DEMONSTRATIONS, _FORM)
+    rows = open_rows(data, _DEMONSTRATIONS, _FORM, demonstrations)
     rows.check(encode)
     while True:
-        yield from (row.plain() for row in rows)
+        yield from (row.conversation() for row in rows)

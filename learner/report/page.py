@@ -37,9 +37,11 @@ _FIGURES: Final = {
     "gain_upper_bound": "upper bound of the gain (95%)",
     "epochs": "epochs",
     "doubted_raters": "doubted raters",
+    "posterior_share": "share of the linear posterior in PPO's reward",
 }
 _CURVES: Final = {
     "score": "reward",
+    "judged": "judge",
     "kl": "KL",
     "entropy": "entropy",
     "clip_ratio": "clipped",
@@ -139,8 +141,9 @@ def _ppo(report: Report) -> str:
     return (
         f"## PPO\n\n![Reward, KL and entropy by iteration]({CHART_FILE})\n\n"
         + _table(("iteration", *_CURVES.values()), rows)
-        + "\n\nReward: normalised mean. KL: nats per answer. Entropy: nats per token. "
-        "Clipped: share of tokens. Length: tokens per answer."
+        + "\n\nReward: normalised mean. Judge: wins over typical rated answers; the candidate is "
+        "the policy at the start of the iteration in which it is highest. KL: nats per answer. "
+        "Entropy: nats per token. Clipped: share of tokens. Length: tokens per answer."
     )
 
 

@@ -1,4 +1,4 @@
-"""Batches of training examples for the reward model: answers to score, and their labels."""
+"""Batches of training examples for the reward model: answers to score, labels and losses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ from torch import Tensor
 from learner.data.answers import AnswerBatch, build_answer_batch, split_prompt
 from learner.data.batching import group_by_length
 from learner.data.preferences import PreferenceExample
-from learner.reward.likelihoods import approval_log_likelihoods, pair_log_likelihoods
+from learner.reward.likelihoods import (
+    approval_log_likelihoods,
+    mixture_losses,
+    pair_log_likelihoods,
+)
 from learner.reward.model import RewardModel
 from learner.settings import RewardSettings
 
@@ -137,3 +141,20 @@ def preference_labels(
         *columns(pairs, (torch.long, torch.long, torch.long, torch.long, torch.float32)),
         *columns(approvals, (torch.long, torch.float32, torch.long, torch.float32)),
     )
+
+
+def example_losses(
+    model: RewardModel, batch: PreferenceBatch, reliability: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of each training example in nats, [E], and the answers' scores, [A].
+
+    Args:
+        model: Reward model in training or evaluation.
+        batch: Examples of one forward pass.
+        reliability: Reliability of the rater of every example, indexed by `batch.members`.
+
+    """
+    scores_A = model(batch.answers)
+    meant_E, opposite_E = batch.labels.log_likelihoods(scores_A, model.log_tie, model.offset)
+    reliability_E = meant_E.new_tensor([reliability[i] for i in batch.members])
+    return mixture_losses(meant_E, opposite_E, reliability_E), scores_A

@@ -9,10 +9,13 @@ from torch import Tensor
 from learner.data.owner_bound import relative_weights
 from learner.data.preferences import PreferenceExample
 from learner.data.work import working_on
-from learner.reward.batches import build_preference_batches, preference_labels
+from learner.reward.batches import (
+    build_preference_batches,
+    example_losses,
+    preference_labels,
+)
 from learner.reward.calibration import ScoredPair, calibration
 from learner.reward.linear import PENALTIES, cross_fit, standardise
-from learner.reward.losses import example_losses
 from learner.reward.model import RewardModel
 from learner.reward.reliability import Reliabilities
 from learner.reward.statistics import (
@@ -94,7 +97,7 @@ def evaluate(
     found = _score(model, held_out, reliabilities, settings)
     accuracy, effective_pairs = pair_accuracy(found.pairs)
     temperature, calibrated_error, uncalibrated_error = calibration(found.pairs)
-    gains = _gains(found.scores_A, found.examples, reliabilities)
+    gains = calibrated_gains(found.scores_A, found.examples, reliabilities)
     weights = relative_weights(found.examples)
     gain_lower_bound, gain_upper_bound = mean_bounds(gains, weights)
     return RewardReport(
@@ -170,7 +173,7 @@ def pair_accuracy(pairs: Sequence[ScoredPair]) -> tuple[float, float]:
     return correct / max(total, 1e-9), total * total / max(squares, 1e-9)
 
 
-def _gains(
+def calibrated_gains(
     scores_A: Tensor | None, examples: Sequence[PreferenceExample], reliabilities: Reliabilities
 ) -> list[KeyedValue]:
     """Return the prompt of each example, and what the scores add to its log-likelihood, in nats.

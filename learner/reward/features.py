@@ -76,12 +76,40 @@ class AnswerFeatures:
 
         """
         states_AD = self._states(rows, owners, raise_if_stopped)
-        prompts, answers = (
-            self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            for ids in ([row.prompt for row in rows], [row.answers[0] for row in rows])
+        return self._with_structure(
+            states_AD, [row.prompt for row in rows], [row.answers[0] for row in rows]
         )
-        structures_AD = structures(prompts, answers).to(states_AD.device)
-        return torch.cat([states_AD, structures_AD], dim=-1)
+
+    @torch.no_grad()
+    def of_batch(self, batch: AnswerBatch, states_TH: Tensor) -> Tensor:
+        """Return the features of a batch's answers, [A, D]; every row has one answer.
+
+        Args:
+            batch: Answers.
+            states_TH: The model's hidden states at every token of the flattened rows.
+
+        """
+        states_AD = _mean_states(self.model, batch, states_TH)
+        lengths = batch.answer_mask_AL.sum(-1).tolist()
+        prompts, answers = [], []
+        rows = zip(batch.ids_RT.tolist(), batch.last_index_A.tolist(), lengths, strict=True)
+        for ids, last, length in rows:
+            end = last % len(ids) + 1
+            prompts.append(ids[: end - length])
+            answers.append(ids[end - length : end])
+        return self._with_structure(states_AD, prompts, answers)
+
+    def _with_structure(
+        self,
+        states_AD: Tensor,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+    ) -> Tensor:
+        texts = (
+            self.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)
+            for ids in (prompts, answers)
+        )
+        return torch.cat([states_AD, structures(*texts).to(states_AD.device)], dim=-1)
 
     @torch.no_grad()
     def _states(
@@ -102,7 +130,9 @@ class AnswerFeatures:
                 batch = build_answer_batch(
                     [rows[i] for i in members], pad=self.pad, device=self.model.device
                 )
-                states = _mean_states(self.model, batch, self.dtype)
+                with compute_in(self.dtype, batch.ids_RT):
+                    output = trunk_of(self.model)(**model_inputs(batch))
+                states = _mean_states(self.model, batch, output.last_hidden_state.flatten(0, 1))
             states_of_answer.update(zip(members, states, strict=True))
         return torch.stack([states_of_answer[i] for i in range(len(rows))])
 
@@ -112,16 +142,14 @@ def feature_groups(features_AD: Tensor) -> tuple[int, int]:
     return features_AD.shape[1] - STRUCTURE_SIZE, STRUCTURE_SIZE
 
 
-def _mean_states(model: PreTrainedModel, batch: AnswerBatch, dtype: Dtype) -> Tensor:
+def _mean_states(model: PreTrainedModel, batch: AnswerBatch, states_TH: Tensor) -> Tensor:
     """Return the state of each answer of a batch, [A, D]; every row has one answer."""
-    with compute_in(dtype, batch.ids_RT):
-        states = trunk_of(model)(**model_inputs(batch)).last_hidden_state.flatten(0, 1)
     embedding = model.get_input_embeddings()
     lengths_A = batch.answer_mask_AL.sum(-1)
     first_A = batch.last_index_A - lengths_A + 1
     index_AL = first_A[:, None] + torch.arange(batch.answer_mask_AL.shape[1], device=model.device)
     index_N = index_AL[batch.answer_mask_AL]
-    values_ND = torch.cat([embedding(batch.tokens_N).float(), states[index_N].float()], dim=-1)
+    values_ND = torch.cat([embedding(batch.tokens_N).float(), states_TH[index_N].float()], dim=-1)
     count = len(lengths_A)
     answer_N = torch.arange(count, device=model.device).repeat_interleave(lengths_A)
     sums_AD = values_ND.new_zeros(count, values_ND.shape[1]).index_add(0, answer_N, values_ND)

@@ -1,9 +1,10 @@
 """Likelihoods of feedback given scores: pairs with ties, and graded approvals.
 
-Each function also returns the likelihood of the opposite feedback, for raters who are not
-reliable (see `learner.reward.losses`).
+A rater means what they say with the probability that is their reliability, and the opposite
+otherwise, so each example's likelihood is a mixture of the two (Crowd-BT, see
+`learner.reward.reliability`).
 
-Shapes: P pairs, M approvals.
+Shapes: P pairs, M approvals, E training examples.
 """
 
 import torch
@@ -60,6 +61,18 @@ def approval_log_likelihoods(scores_M: Tensor, approvals_M: Tensor) -> tuple[Ten
         approvals_M * up_M + (1 - approvals_M) * down_M,
         (1 - approvals_M) * up_M + approvals_M * down_M,
     )
+
+
+def mixture_losses(meant_E: Tensor, opposite_E: Tensor, reliability_E: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each training example in nats, [E].
+
+    Args:
+        meant_E: Log-likelihood of each example if the rater meant it.
+        opposite_E: Log-likelihood of each example if the rater meant the opposite.
+        reliability_E: Probability that each example is meant; 1 gives `-meant_E`.
+
+    """
+    return -torch.logaddexp(reliability_E.log() + meant_E, (1 - reliability_E).log() + opposite_E)
 
 
 def pair_information(differences_P: Tensor, log_tie: Tensor, reliability_P: Tensor) -> Tensor:

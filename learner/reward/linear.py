@@ -13,8 +13,11 @@ from torch import Tensor
 from learner.data.owner_bound import relative_weights
 from learner.data.preferences import PreferenceExample
 from learner.reward.batches import preference_labels
-from learner.reward.likelihoods import approval_information, pair_information
-from learner.reward.losses import mixture_losses
+from learner.reward.likelihoods import (
+    approval_information,
+    mixture_losses,
+    pair_information,
+)
 
 PENALTIES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 _FOLDS: Final = 8  # of prompts

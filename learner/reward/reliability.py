@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from learner.reward.losses import mixture_losses
+from learner.reward.likelihoods import mixture_losses
 
 # Beta prior: nine votes in ten are meant, with the weight of five votes.
 _PRIOR_ALPHA: Final = 4.5

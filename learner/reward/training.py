@@ -13,10 +13,9 @@ from learner.data.owner_bound import effective_votes, relative_weights
 from learner.data.preferences import PreferenceExample
 from learner.data.work import working_on
 from learner.models.parameters import trainable_parameters
-from learner.reward.batches import build_preference_batches
+from learner.reward.batches import build_preference_batches, example_losses
 from learner.reward.evaluation import RewardReport, evaluate
 from learner.reward.linear import LinearFits, cross_fit, standardise
-from learner.reward.losses import example_losses
 from learner.reward.model import RewardModel, load_weights
 from learner.reward.reliability import Reliabilities
 from learner.settings import RewardSettings

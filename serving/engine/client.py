@@ -1,18 +1,27 @@
 """The engine client of vLLM, with `generate` wrapped to assign policies and record answers."""
 
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from serving.context import RequestContext, request_context
 from serving.engine.merge import merge_streams
 from serving.engine.recorder import CompletionRecordBuilder, Recorder
-from serving.engine.vllm_patches import check_constraint, skip_logprob_detokenization
+from serving.engine.vllm_patches import (
+    check_constraint,
+    prompt_length,
+    skip_logprob_detokenization,
+)
 from serving.policies.policy_table import ChoiceAssignment, PolicyTable
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
     from vllm.outputs import RequestOutput
     from vllm.sampling_params import SamplingParams
+
+# Below these an answer is almost the same each time that it is sampled.
+_MIN_DUEL_TEMPERATURE: Final = 0.3
+_MIN_DUEL_TOP_P: Final = 0.5
+_MAX_DUEL_MIN_P: Final = 0.5
 
 
 class RecordingEngine:
@@ -23,7 +32,13 @@ class RecordingEngine:
     """
 
     def __init__(
-        self, inner: "EngineClient", recorder: Recorder, model: str, policies: PolicyTable
+        self,
+        inner: "EngineClient",
+        recorder: Recorder,
+        model: str,
+        policies: PolicyTable,
+        *,
+        share_prefixes: bool = False,
     ) -> None:
         """Wrap an engine client.
 
@@ -32,12 +47,14 @@ class RecordingEngine:
             recorder: Writes the records of answers.
             model: Model name, for the records.
             policies: The policies that are loaded.
+            share_prefixes: Whether requests of all owners share the cache of prefixes.
 
         """
         self.inner = inner
         self.recorder = recorder
         self.model = model
         self.policies = policies
+        self.share_prefixes = share_prefixes
 
     def __getattr__(self, name: str) -> Any:
         """Return the attribute of vLLM's client."""
@@ -51,10 +68,17 @@ class RecordingEngine:
         recorded = context is not None and context.recorded
         if sampling_params.structured_outputs is not None:
             await check_constraint(self.inner, sampling_params)
+        if context is not None:
+            _count_tokens(context, prompt, sampling_params)
+        if context is not None and not self.share_prefixes:
+            prompt = salt_prompt(prompt, context.owner)
         await self.policies.wait_until_open()
         assignments = self.policies.assign_choices(
             sampling_params.n,
-            may_duel=recorded and context is not None and context.messages is not None,
+            may_duel=recorded
+            and context is not None
+            and context.messages is not None
+            and is_blind(sampling_params),
         )
         with self.policies.running(assignments):
             if context is not None and recorded:
@@ -125,7 +149,7 @@ class RecordingEngine:
         from vllm.sampling_params import RequestOutputKind
 
         streams = []
-        for number, assignment in enumerate(assignments):
+        for number, assignment in enumerate(self.policies.shuffled(assignments)):
             part = params.clone()
             part.n = len(assignment.choices)
             if part.seed is not None:
@@ -154,3 +178,42 @@ class RecordingEngine:
                 yield output
         finally:
             await stream.aclose()
+
+
+def is_blind(params: "SamplingParams") -> bool:
+    """Return whether a client cannot compute which policy an answer with these parameters is from.
+
+    A single choice always comes from the live policy. Where answers are the same each time (at a
+    temperature near 0, with a seed, or from one possible token), its answer to the same prompt is
+    that of the live policy in a duel too. Log-probabilities would give it away as well.
+    """
+    return (
+        params.temperature >= _MIN_DUEL_TEMPERATURE
+        and params.top_k != 1
+        and params.top_p >= _MIN_DUEL_TOP_P
+        and params.min_p <= _MAX_DUEL_MIN_P
+        and params.seed is None
+        and params.logprobs is None
+        and params.prompt_logprobs is None
+    )
+
+
+def _count_tokens(context: RequestContext, prompt: Any, params: "SamplingParams") -> None:
+    """Count the tokens that a request asks for, beyond those that its body named.
+
+    Each prompt of a batch comes here by itself, with its share of what the body named.
+    """
+    asked = prompt_length(prompt) + params.n * (params.max_tokens or 0)
+    named = min(asked, context.asked_tokens)
+    context.asked_tokens -= named
+    context.add_tokens(asked - named)
+
+
+def salt_prompt(prompt: Any, owner: str) -> Any:
+    """Return a prompt of vLLM whose cached prefixes only requests of the same owner use.
+
+    Otherwise the time to the first token tells whether somebody has sent the same beginning.
+    """
+    if not isinstance(prompt, Mapping):
+        return prompt
+    return {**prompt, "cache_salt": f"{owner} {prompt.get('cache_salt') or ''}"}

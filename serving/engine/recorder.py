@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from feedback.disk import DiskLow, DiskReserve
 from feedback.log.event_log import EventLog, LogError, NewRecord
+from protos.messages import build_message
 from protos.plaudit.v1.completion_pb2 import (
     Choice,
     CompletionRecord,
@@ -172,13 +174,21 @@ class CompletionRecordBuilder:
             subject=context.subject,
             created_ms=self.created_ms,
             model=self.model,
-            messages=[Message(role=r, content=c) for r, c in context.messages or ()],
+            messages=_messages(context),
+            template_json=context.template_json,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_token_ids,
             multimodal=context.multimodal,
             sampling=self.sampling,
             choices=[_choice(i, draft) for i, draft in enumerate(self.drafts)],
         )
+
+
+def _messages(context: RequestContext) -> list[Message]:
+    """Return the messages with their texts as vLLM has read them, and whole as they were sent."""
+    texts = context.messages or []
+    sent = context.sent if len(context.sent) == len(texts) else [None] * len(texts)
+    return [build_message(r, text, whole) for (r, text), whole in zip(texts, sent, strict=True)]
 
 
 def _choice(index: int, draft: _ChoiceBuilder) -> Choice:
@@ -200,16 +210,25 @@ class Recorder:
     """Writes records to the log, off the event loop."""
 
     def __init__(
-        self, log: EventLog, on_failure: Callable[[str], None], *, strict: bool = False
+        self,
+        log: EventLog,
+        on_failure: Callable[[str], None],
+        *,
+        strict: bool = False,
+        reserve: DiskReserve | None = None,
     ) -> None:
         """Write to `log`.
 
         Args:
             log: The event log.
-            on_failure: Called with a message for each record that could not be written.
+            on_failure: Called with a message for each record that could not be written; while the
+                disk is almost full, only for the first.
             strict: Whether an answer fails if its record could not be written.
+            reserve: Space that records leave free on the disk; None for none.
 
         """
+        self._reserve = reserve
+        self._disk_low = False
         self.log = log
         self.on_failure = on_failure
         self.strict = strict
@@ -230,11 +249,16 @@ class Recorder:
     async def _try_write(self, record: CompletionRecord) -> bool:
         new = NewRecord(record.completion_id, RECORD_TYPE, record.SerializeToString())
         try:
+            if self._reserve is not None:
+                self._reserve.check()
             await asyncio.to_thread(self.log.append, "completions", [new])
-        except LogError as error:
+        except (LogError, DiskLow) as error:
             metrics.RECORD_FAILURES.inc()
-            self.on_failure(f"completion {record.completion_id} was not recorded: {error}")
+            disk_was_low, self._disk_low = self._disk_low, isinstance(error, DiskLow)
+            if not (self._disk_low and disk_was_low):  # a message for each would fill the disk
+                self.on_failure(f"completion {record.completion_id} was not recorded: {error}")
             return False
+        self._disk_low = False
         return True
 
     def write_shielded(self, record: CompletionRecord) -> None:

@@ -5,14 +5,19 @@ signature that these functions use. vLLM is imported inside them: importing it t
 """
 
 import asyncio
-from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Iterable
+import signal
+from argparse import SUPPRESS, Namespace
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from multiprocessing.context import ForkContext, ForkProcess
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastapi import FastAPI
+
+from serving.engine import plugin
+from serving.errors import ServingError
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +52,58 @@ def parse_arguments(arguments: list[str]) -> Namespace:
     return args
 
 
+class _ForkedEngine(ForkProcess):
+    """The engine's process, forked from the server."""
+
+    def run(self) -> None:
+        signal.set_wakeup_fd(-1)  # the pipe of the server's event loop
+        plugin.register()  # vLLM loads its plug-ins once, in the server
+        super().run()
+
+
+class _ForkContext(ForkContext):
+    Process = _ForkedEngine
+
+
+def import_once() -> None:
+    """Make vLLM import itself once, on a CPU; call this before the engine is started.
+
+    vLLM 0.32 starts its engine as a new program there, for fear of OpenMP threads, of which the
+    server has none, and looks at a model's class in yet another, for the sake of CUDA.
+    """
+    import torch
+    from vllm.model_executor.models import registry
+    from vllm.v1.engine import utils
+
+    torch.set_num_threads(1)
+    utils.get_mp_context = _ForkContext
+    registry._run_in_subprocess = lambda function: function()
+
+
+def parse_given(arguments: list[str]) -> Namespace:
+    """Parse arguments of a user by themselves: only what they name is in the result.
+
+    Raises:
+        ServingError: vLLM knows no such argument, or refuses a value.
+
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    def fail(message: str) -> NoReturn:
+        raise ServingError(
+            f"vLLM does not take these arguments: {message}; 'vllm serve --help=all' lists them"
+        )
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    parser.error = fail
+    for action in parser._actions:
+        action.default = SUPPRESS
+    parser._defaults.clear()
+    given: Namespace = parser.parse_args(arguments)
+    return given
+
+
 @asynccontextmanager
 async def run_engine(args: Namespace) -> "AsyncIterator[EngineClient]":
     """Start an engine as vLLM's server does, and stop it at the end."""
@@ -65,6 +122,12 @@ async def build_server_app(args: Namespace, engine: Any) -> FastAPI:
     app: FastAPI = build_app(args, tasks, engine.model_config)
     await init_app_state(engine, app.state, args, tasks)
     return app
+
+
+def prompt_length(prompt: Any) -> int:
+    """Return the number of tokens of a prompt as vLLM's server passes it to the engine."""
+    tokens = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+    return len(tokens or ())
 
 
 def restrict_routes(app: FastAPI, allowed: Iterable[str]) -> None:
@@ -96,6 +159,9 @@ def patch_system_fingerprint(handler: Any, fingerprint: Callable[[], str]) -> No
 
 def patch_conversations(app: FastAPI, note: Callable[[list[Any]], None]) -> None:
     """Call `note` with the messages of each chat as vLLM has read them, before it answers."""
+    responses = getattr(app.state, "openai_serving_responses", None)
+    if responses is not None:
+        _note_preprocessed(responses.online_renderer, note)
     handler = getattr(app.state, "openai_serving_chat", None)
     if handler is None:
         return
@@ -108,6 +174,17 @@ def patch_conversations(app: FastAPI, note: Callable[[list[Any]], None]) -> None
         return rendered
 
     _override(handler, render_chat_request=render_chat_request)
+
+
+def _note_preprocessed(renderer: Any, note: Callable[[list[Any]], None]) -> None:
+    preprocess = type(renderer).preprocess_chat
+
+    async def preprocess_chat(self: Any, *args: Any, **kwargs: Any) -> Any:
+        preprocessed = await preprocess(self, *args, **kwargs)
+        note(preprocessed[0])
+        return preprocessed
+
+    _override(renderer, preprocess_chat=preprocess_chat)
 
 
 def patch_stream_errors(app: FastAPI, reshape: Callable[[str], str]) -> None:
@@ -207,3 +284,22 @@ def reload_worker_weights(worker: Any, weights_path: str) -> None:
     for module in model.modules():
         if isinstance(module, ParallelLMHead):
             module.quant_method.process_weights_after_loading(module)
+
+
+def load_worker_adapter(worker: Any, name: str, number: int, path: str) -> None:
+    """Load an adapter into a worker.
+
+    Raises:
+        ServingError: The worker does not list it afterwards.
+
+    """
+    from vllm.lora.request import LoRARequest
+
+    worker.add_lora(LoRARequest(name, number, path))
+    if number not in worker.list_loras():
+        raise ServingError("the worker does not list the adapter")
+
+
+def workers_of(engine: Any) -> int:
+    """Return the number of workers that an engine's model is split over."""
+    return int(engine.vllm_config.parallel_config.world_size)

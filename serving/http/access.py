@@ -1,14 +1,16 @@
 """Authorisation: find the caller of a request by its API key, or refuse the request.
 
 `ROUTES` lists the role that each route requires; any other route requires an operator. Without
-keys every caller is an operator, so a server without keys must listen on a loopback address, and
-refuses operator requests that come from another site's page or through a proxy.
+keys every caller has the role that a setting names, so a server without keys must listen on a
+loopback address. On every route it refuses what another site's page could have sent, and what came
+through a proxy never counts as more than a user's.
 """
 
+import functools
 import ipaddress
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,8 +18,9 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from feedback.api.http_errors import ApiError
-from feedback.control.keys import Caller, Key, KeyRing, Role, key_owner, utc_text
+from feedback.control.keys import Caller, Key, KeyRing, Role, UsageKind, key_owner, utc_text
 from feedback.privacy.identity import LOCAL_OWNER, Secret
+from serving.http.quotas import Cost, Quotas
 from serving.http.usage import Usage
 
 _READ: Final = ("GET", "HEAD")
@@ -25,7 +28,9 @@ _OUTDATED_RETRY_SECONDS: Final = 10
 MAX_PATH: Final = 1024
 # Added by proxies. A request through one cannot be known to come from this machine.
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+COMPLETIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
+# Requests that count towards a key's quota.
+METERED: Final = COMPLETIONS | {"/tokenize", "/detokenize"}
 _VOTES: Final = "/v1/feedback"
 # Methods, path and required role (None: no key required). The first match counts.
 ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] = (
@@ -33,7 +38,7 @@ ROUTES: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], Role | None], ...]] 
     (_READ, re.compile(r"/(livez|readyz|health|metrics)/?"), None),
     (_READ, re.compile(r"/|/page(/.*)?|/docs|/openapi\.json"), None),
     (_READ, re.compile(r"/v1/(me|models(/.+)?)"), "user"),
-    (("POST",), re.compile(r"/v1/(chat/)?completions"), "user"),
+    (("POST",), re.compile(r"/v1/((chat/)?completions|responses)"), "user"),
     (("POST",), re.compile(r"/(de)?tokenize"), "user"),
     (("GET", "POST"), re.compile(r"/v1/feedback"), "user"),
     (("GET", "DELETE"), re.compile(r"/v1/feedback/[^/]+"), "user"),
@@ -116,6 +121,8 @@ class Access:
         usage: Usage,
         clock: Callable[[], float] = time.monotonic,
         *,
+        local_role: Role = "user",
+        closed: Collection[str] = (),
         vote_rate: float = 0,
         outdated: Callable[[], bool] = lambda: False,
         wall_clock: Callable[[], float] = time.time,
@@ -125,8 +132,10 @@ class Access:
         Args:
             secret: The installation's secret.
             keys: Returns the current keys.
-            usage: Completions per key and day.
+            usage: What keys have used, by day.
             clock: Returns a time in seconds, for rate limits.
+            local_role: Role of callers while there are no keys.
+            closed: Paths that need an operator's key, although `ROUTES` says otherwise.
             vote_rate: Votes allowed per minute and owner, of keys whose users are not trusted; 0
                 for no limit.
             outdated: Returns whether the keys may lack revocations, because the log could not be
@@ -135,11 +144,13 @@ class Access:
 
         """
         self._secret = secret
+        self._local_role: Role = local_role
+        self._closed = frozenset(closed)
         self._vote_rate = vote_rate
         self._outdated = outdated
         self._wall_clock = wall_clock
         self._keys = keys
-        self._usage = usage
+        self._quotas = Quotas(usage)
         self._clock = clock
         self._buckets: dict[str, _TokenBucket] = {}  # by account
         self._callers: dict[str, Caller] = {}
@@ -148,17 +159,18 @@ class Access:
         """Return the caller of an HTTP request.
 
         Raises:
-            ApiError: 401 no valid key, 403 role not allowed, 429 over the key's limits, 503 keys
-                outdated.
+            ApiError: 401 no valid key, 403 role not allowed, 415 not JSON, 429 over the key's
+                limits, 503 keys outdated.
 
         """
         method, path = scope["method"], scope["path"]
-        required_role = role_for(method, path)
+        closed = path.rstrip("/") in self._closed
+        required_role = "operator" if closed else role_for(method, path)
         keys = self._keys()
-        if required_role is None or not keys.required:
-            if required_role == "operator" and _is_foreign_request(Headers(scope=scope)):
-                raise _keys_needed_error()
-            return Caller(LOCAL_OWNER, "operator" if required_role else "user", LOCAL_OWNER)
+        if not keys.required:
+            return self._admit_local(Headers(scope=scope), method, required_role)
+        if required_role is None:
+            return Caller(LOCAL_OWNER, "user", LOCAL_OWNER)
         if self._outdated():
             raise outdated_keys_error()
         token = bearer_token(Headers(scope=scope))
@@ -175,16 +187,50 @@ class Access:
             raise _role_error(key.role)
         if method == "POST" and path == _VOTES:
             self._limit_votes(key)
-        self._limit(key, method == "POST" and path in COMPLETIONS)
-        return caller
-
-    def _limit(self, key: Key, completion: bool) -> None:
         if key.rate and (wait := self._wait(key.account, key.rate)):
             raise _rate_limit_error(key, wait)
-        if key.quota and completion:
-            if self._usage.used(key.account) >= key.quota:
-                raise _quota_error(key)
-            self._usage.add(key.account)
+        if method == "POST":  # before its body is read
+            self._quotas.check(key, Cost(int(path in METERED), int(path in COMPLETIONS), bytes=1))
+        return caller
+
+    def spend(self, scope: Scope, cost: Cost) -> Callable[[], None]:
+        """Count what an admitted request uses; return what takes it back.
+
+        Raises:
+            ApiError: 429, it would exceed a quota of its key; nothing is counted.
+
+        """
+        key = self._key(scope)
+        if key is None:
+            return lambda: None
+        self._quotas.check(key, cost)
+        self._quotas.add(key, cost)
+        negative = Cost(-cost.requests, -cost.tokens, -cost.bytes)
+        return functools.partial(self._quotas.add, key, negative)
+
+    def adder(self, scope: Scope, kind: UsageKind) -> Callable[[int], None]:
+        """Return a function that counts more of what an admitted request uses."""
+        key = self._key(scope)
+        if key is None or not key.quota_of(kind):
+            return lambda _: None
+        return lambda amount: self._quotas.add(key, Cost(**{kind: amount}))
+
+    def _key(self, scope: Scope) -> Key | None:
+        """Return the key of an admitted request; None where none is required."""
+        keys = self._keys()
+        return keys.find(bearer_token(Headers(scope=scope))) if keys.required else None
+
+    def _admit_local(self, headers: Headers, method: str, required_role: Role | None) -> Caller:
+        """Return the caller of a request while there are no keys."""
+        if not _is_local(headers):
+            raise _keys_needed_error()
+        if method not in (*_READ, "OPTIONS") and not _is_json(headers):
+            raise _content_type_error()
+        forwarded = any(name in headers for name in _PROXY_HEADERS)
+        caller = Caller(LOCAL_OWNER, "user" if forwarded else self._local_role, LOCAL_OWNER)
+        if required_role is not None and not caller.may(required_role):
+            raise _keys_needed_error() if forwarded else _local_role_error(self._local_role)
+        return caller
 
     def _limit_votes(self, key: Key) -> None:
         rate = self._vote_rate
@@ -197,13 +243,25 @@ class Access:
         return self._buckets.setdefault(account, _TokenBucket(rate, now)).wait(rate, now)
 
 
-def _is_foreign_request(headers: Headers) -> bool:
-    """Return whether a request came through a proxy, a foreign host name or another origin."""
-    if any(name in headers for name in _PROXY_HEADERS):
-        return True
+def _is_local(headers: Headers) -> bool:
+    """Return whether a request names a loopback host, and comes from no other site's page.
+
+    A site may bind its own name to 127.0.0.1, and a browser then takes this server for that site;
+    but the browser still sends that name as `Host`.
+    """
     host = headers.get("host", "")
     name = urlsplit(f"//{host}").hostname or ""
-    return not is_loopback(name) or _origin_host(headers) not in (None, host)
+    return is_loopback(name) and _origin_host(headers) in (None, host)
+
+
+def _is_json(headers: Headers) -> bool:
+    """Return whether a body is declared as JSON, or absent.
+
+    Pages may send other types to any site without asking, some browsers without `Origin`.
+    """
+    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return empty or kind == "application/json"
 
 
 def _origin_host(headers: Headers) -> str | None:
@@ -246,10 +304,25 @@ def _role_error(role: Role) -> ApiError:
 
 def _keys_needed_error() -> ApiError:
     message = (
-        "While there are no API keys, operator requests are accepted only from pages and "
-        "programs of this machine. Create a key: plaudit keys create --role operator."
+        "While there are no API keys, requests are accepted only from pages and programs of this "
+        "machine, under a name such as localhost, and from operators only without a proxy. Create "
+        "a key: plaudit keys create --role operator."
     )
     return ApiError(403, "keys_needed", message)
+
+
+def _local_role_error(role: Role) -> ApiError:
+    message = (
+        f"While there are no API keys, everybody here has the role '{role}', which may not do "
+        "this. Create a key (plaudit keys create --role operator), or set "
+        "PLAUDIT_SERVING_LOCAL_ROLE."
+    )
+    return ApiError(403, "role_not_allowed", message)
+
+
+def _content_type_error() -> ApiError:
+    message = "Send the body as JSON, with the header 'Content-Type: application/json'."
+    return ApiError(415, "unsupported_media_type", message, "Content-Type")
 
 
 def _rate_limit_error(key: Key, wait: float) -> ApiError:
@@ -265,8 +338,3 @@ def _vote_limit_error(rate: float, wait: float) -> ApiError:
     )
     headers = {"Retry-After": str(max(1, -int(-wait // 1)))}
     return ApiError(429, "rate_limit_exceeded", message, headers=headers)
-
-
-def _quota_error(key: Key) -> ApiError:
-    message = f"This key has used its {key.quota} completions of today. Try again tomorrow (UTC)."
-    return ApiError(429, "insufficient_quota", message)

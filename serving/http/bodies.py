@@ -37,6 +37,13 @@ _WHOLE: Final = {
     "priority": _INT64,
 }
 _KINDS: Final[dict[type, str]] = {str: "a string", list: "a list", dict: "a JSON object"}
+# Fields of /v1/responses that chats lack.
+_RESPONSE_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "input": (str, list),
+    "instructions": (str,),
+    "text": (dict,),
+    "tools": (list,),
+}
 # Fields that vLLM reads before it has checked their type.
 _TYPES: Final[dict[str, type]] = {
     "model": str,
@@ -113,6 +120,42 @@ def _check_values(body: dict[str, Any]) -> None:
                 raise ApiError(400, "integer_out_of_range", message)
         if dict in kinds or list in kinds:
             pending += [child for child in children if isinstance(child, dict | list)]
+
+
+def as_chat(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a chat with the fields of a body of `/v1/responses`, to be checked.
+
+    Raises:
+        ApiError: 400, a field is of another type than vLLM reads, or asks for what is not served.
+
+    """
+    if body.get("background"):
+        message = "Answers in the background are not supported: leave out 'background'."
+        raise ApiError(400, "unsupported", message, "background")
+    for name, kinds in _RESPONSE_TYPES.items():
+        if not isinstance(body.get(name), (*kinds, type(None))):
+            allowed = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ApiError(400, "invalid_type", f"'{name}' must be {allowed}.", name)
+    given = body.get("input")
+    text_format = (body.get("text") or {}).get("format")
+    chat = {
+        **body,
+        "n": 1,
+        "prompt": None,
+        "messages": given if isinstance(given, list) else [],
+        "max_tokens": body.get("max_output_tokens"),
+        "tools": [_as_chat_tool(i, tool) for i, tool in enumerate(body.get("tools") or ())],
+    }
+    if isinstance(text_format, dict) and "schema" in text_format:
+        chat["response_format"] = {"json_schema": {"schema": text_format["schema"]}}
+    return chat
+
+
+def _as_chat_tool(i: int, tool: Any) -> dict[str, Any]:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        message = f"'tools[{i}]' must be of type 'function': the server itself runs no tools."
+        raise ApiError(400, "unsupported", message, f"tools[{i}]")
+    return {"type": "function", "function": tool}
 
 
 def check_fields(body: dict[str, Any]) -> None:

@@ -35,9 +35,9 @@ _ERROR: Final[dict[str, Any]] = {
         }
     },
 }
-_ALWAYS: Final = (400, 404, 405, 414, 500)
-_WITH_KEY: Final = (401, 403, 429, 503)
-_WITH_BODY: Final = (413,)
+_ALWAYS: Final = (400, 404, 405, 408, 414, 431, 500, 503)
+_WITH_KEY: Final = (401, 403, 429)
+_WITH_BODY: Final = (413, 415)
 # Beside those that several routes share.
 _OWN: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("post", "/v1/feedback"): (200, 409, 410),
@@ -45,11 +45,9 @@ _OWN: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("post", "/v1/policies/rollback"): (409,),
     ("post", "/v1/policies/hold"): (409,),
     ("post", "/v1/policies/resume"): (409,),
-    ("get", "/livez"): (503,),
-    ("get", "/readyz"): (503,),
-    ("get", "/health"): (503,),
     ("post", "/v1/chat/completions"): (501,),
     ("post", "/v1/completions"): (501,),
+    ("post", "/v1/responses"): (501,),
     ("post", "/tokenize"): (501,),
 }
 _STYLE: Final = (

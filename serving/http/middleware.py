@@ -6,8 +6,9 @@ context variable.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from pydantic_core import to_json
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,14 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feedback.api.http_errors import ApiError
 from feedback.api.requests import read_body
 from feedback.privacy.identity import Secret, create_completion_id, subject_of
+from protos.messages import template_json
 from serving import metrics
 from serving.context import RequestContext, request_context
-from serving.http.access import Access, check_target
-from serving.http.bodies import check_fields, count_choices, is_batch, parse_body
+from serving.http.access import METERED, Access, check_target
+from serving.http.bodies import as_chat, check_fields, count_choices, is_batch, parse_body
+from serving.http.quotas import Cost, asked_tokens, count_bytes
 from serving.http.responses import RequestId, shape_responses
 from serving.http.schema_bounds import check_constraints
 
-PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
+_RESPONSES: Final = "/v1/responses"
+PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-", _RESPONSES: "resp_"}
 BODY_PATHS = frozenset({*PREFIXES, "/tokenize", "/detokenize"})
 
 
@@ -68,11 +72,19 @@ class CompletionMiddleware:
             check_target(scope)
             caller = self.access.admit(scope)
             scope.setdefault("state", {})["caller"] = caller
-            context = None
+            context, take_back = None, _take_nothing_back
             if scope["method"] == "POST" and scope["path"] in BODY_PATHS:
                 body = await _read(Request(scope, receive), self.max_body_bytes)
-                context = self._check(caller.owner, scope["path"], body)
+                size = len(body)
+                context, body = self._check(caller.owner, scope["path"], body)
                 receive = _replay(body, receive)
+                asked = context.asked_tokens if context is not None else 0
+                cost = Cost(int(scope["path"] in METERED), asked, size)
+                take_back = self.access.spend(scope, cost)
+                if context is not None:
+                    context.add_tokens = self.access.adder(scope, "tokens")
+            elif scope["method"] == "POST":
+                receive = count_bytes(receive, self.access.adder(scope, "bytes"))
         except ApiError as error:
             metrics.REFUSED.labels(str(error.status)).inc()
             await error.response()(scope, receive, send)
@@ -83,29 +95,33 @@ class CompletionMiddleware:
             MutableHeaders(scope=scope)["x-request-id"] = base_id
         token = request_context.set(context)
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _on_refusal(send, take_back))
         finally:
             request_context.reset(token)
 
-    def _check(self, owner: str, path: str, content: bytes) -> RequestContext | None:
-        """Check a body; return the context of a completion, and None for other routes.
+    def _check(self, owner: str, path: str, content: bytes) -> tuple[RequestContext | None, bytes]:
+        """Check a body; return the context of a completion (None for other routes) and the body.
 
         Raises:
             ApiError: The body is refused, or there is no policy that could answer.
 
         """
-        body = parse_body(content)
+        parsed = parse_body(content)
+        body = as_chat(parsed) if path == _RESPONSES else parsed
         check_fields(body)
         check_constraints(body)
         if path not in PREFIXES:
-            return None
+            return None, content
         if not self.ready():
             raise ApiError(503, "not_ready", "No policy is live yet; try again soon.")
-        return self._context(owner, path, body)
+        context = self._context(owner, path, body)
+        if path == _RESPONSES:  # its handler takes the id from the body
+            content = to_json({**parsed, "request_id": context.completion_id})
+        return context, content
 
     def _context(self, owner: str, path: str, body: dict[str, Any]) -> RequestContext:
         choices = count_choices(body)
-        chat = path == "/v1/chat/completions"
+        chat = path != "/v1/completions"
         messages, multimodal = _messages(body) if chat else (None, False)
         prompt = body.get("prompt")
         recorded = chat or not is_batch(prompt)
@@ -120,7 +136,25 @@ class CompletionMiddleware:
             prompt="" if chat else _prompt_text(prompt),
             multimodal=multimodal,
             recorded=recorded,
+            asked_tokens=asked_tokens(path, body, choices),
+            sent=body["messages"] if messages and not multimodal else (),
+            template_json=template_json(body) if chat else "",
         )
+
+
+def _take_nothing_back() -> None:
+    """Do nothing: the request was not counted."""
+
+
+def _on_refusal(send: Send, action: Callable[[], None]) -> Send:
+    """Return `send` such that `action` is called if the status is that of an error."""
+
+    async def watch(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            action()
+        await send(message)
+
+    return watch
 
 
 def _prompt_text(prompt: Any) -> str:

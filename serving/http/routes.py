@@ -22,6 +22,7 @@ ALLOWED_PATHS = frozenset(
         "/detokenize",
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/responses",
     }
 )
 

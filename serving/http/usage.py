@@ -1,7 +1,8 @@
-"""How many completions each key has used today, in a SQLite file that a home's replicas share.
+"""What each key has used today (completions, tokens, bytes), in a file that replicas share.
 
-Counts are kept in memory and written every second, so that no request waits for a disk. Counts of
-other replicas are known a second later, and a killed process loses up to a second's counts.
+The replicas of a home share the SQLite file. Counts are kept in memory and written every second, so
+that no request waits for a disk. Counts of other replicas are known a second later, and a killed
+process loses up to a second's counts.
 Replicas with separate homes count separately.
 """
 
@@ -13,21 +14,24 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+from feedback.control.keys import UsageKind
 from feedback.log.sqlite import connect, transaction
 
 logger = logging.getLogger("plaudit.serving")
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS usage (
-    day INTEGER NOT NULL, key_id TEXT NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (day, key_id))
+CREATE TABLE IF NOT EXISTS amounts (
+    day INTEGER NOT NULL, key_id TEXT NOT NULL, kind TEXT NOT NULL, used INTEGER NOT NULL,
+    PRIMARY KEY (day, key_id, kind))
 """
-_VERSION: Final = 1  # of the schema
+_VERSION: Final = 2  # of the schema; version 1 had the table `usage`, of requests alone
+KINDS: Final[tuple[UsageKind, ...]] = get_args(UsageKind)
 _DAY_SECONDS: Final = 86_400
 _KEPT_DAYS: Final = 31
 
-_Counts = Counter[tuple[int, str]]
+_Counts = Counter[tuple[int, str, UsageKind]]
 
 
 def usage_file(home: Path) -> Path:
@@ -36,7 +40,7 @@ def usage_file(home: Path) -> Path:
 
 
 class Usage:
-    """Completions per key and day (UTC). All methods but `write` are for the event loop."""
+    """Amounts per key and day (UTC). All methods but `write` are for the event loop."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file at `path`; `clock` returns the Unix time in seconds.
@@ -46,7 +50,14 @@ class Usage:
             SchemaTooNew: A newer release has written the file.
 
         """
-        self._db = connect(path, _SCHEMA, version=_VERSION, synchronous="NORMAL", busy_seconds=5)
+        self._db = connect(
+            path,
+            _SCHEMA,
+            version=_VERSION,
+            synchronous="NORMAL",
+            busy_seconds=5,
+            migrate=_migrate,
+        )
         self._clock = clock
         self._lock = threading.Lock()
         self._new: _Counts = Counter()  # not written yet
@@ -58,14 +69,14 @@ class Usage:
         self.write(self._new)
         self._db.close()
 
-    def used(self, key_id: str) -> int:
-        """Return how many completions a key has requested today."""
-        entry = (self._today(), key_id)
+    def used(self, key_id: str, kind: UsageKind = "requests") -> int:
+        """Return how much a key has used today."""
+        entry = (self._today(), key_id, kind)
         return self._written[entry] + self._writing[entry] + self._new[entry]
 
-    def add(self, key_id: str) -> None:
-        """Count one more completion of a key."""
-        self._new[self._today(), key_id] += 1
+    def add(self, key_id: str, kind: UsageKind = "requests", amount: int = 1) -> None:
+        """Count what a key has used."""
+        self._new[self._today(), key_id, kind] += amount
 
     async def follow(self, seconds: float = 1.0) -> None:
         """Write new counts and read those of other replicas, every `seconds`, until cancelled."""
@@ -91,13 +102,24 @@ class Usage:
             if new:
                 with transaction(self._db):
                     self._db.executemany(
-                        "INSERT INTO usage VALUES (?, ?, ?) "
-                        "ON CONFLICT (day, key_id) DO UPDATE SET used = used + excluded.used",
+                        "INSERT INTO amounts VALUES (?, ?, ?, ?) ON CONFLICT (day, key_id, kind) "
+                        "DO UPDATE SET used = used + excluded.used",
                         [(*entry, count) for entry, count in new.items()],
                     )
-                    self._db.execute("DELETE FROM usage WHERE day < ?", (today - _KEPT_DAYS,))
-            rows = self._db.execute("SELECT key_id, used FROM usage WHERE day = ?", (today,))
-            return Counter({(today, key_id): used for key_id, used in rows})
+                    self._db.execute("DELETE FROM amounts WHERE day < ?", (today - _KEPT_DAYS,))
+            rows = self._db.execute(
+                "SELECT key_id, kind, used FROM amounts WHERE day = ?", (today,)
+            )
+            return Counter({(today, key_id, kind): used for key_id, kind, used in rows})
 
     def _today(self) -> int:
         return int(self._clock() // _DAY_SECONDS)
+
+
+def _migrate(db: sqlite3.Connection, _: int) -> None:
+    """Take over the counts of requests that earlier releases wrote."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'usage'").fetchone() is None:
+        return
+    db.execute(_SCHEMA)
+    db.execute("INSERT INTO amounts SELECT day, key_id, 'requests', used FROM usage")
+    db.execute("DROP TABLE usage")

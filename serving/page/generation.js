@@ -6,7 +6,7 @@ import {
 } from "./conversations.js";
 import { model, onUp } from "./connection.js";
 import { noteVersion } from "./live.js";
-import { sampling, settings } from "./settings.js";
+import { browserUser, sampling, settings } from "./settings.js";
 import { onTabMessage, postToTabs } from "./tabs.js";
 
 const TOO_LONG = "This conversation is longer than the model's context. Start a new chat.";
@@ -77,6 +77,7 @@ async function stream(parent, turn, candidates) {
       model: model.get() ?? "plaudit",
       messages: messagesFor(parent, turn),
       n: candidates.length,
+      user: browserUser(),
       ...sampling(),
     };
     for await (const chunk of chatChunks(body, control.signal)) {

@@ -1,6 +1,6 @@
 // The drawer with the settings of this chat.
 import { touch } from "./conversations.js";
-import { change, DEFAULTS, settings } from "./settings.js";
+import { browserUser, change, DEFAULTS, settings } from "./settings.js";
 import { Dialog, html, useStore } from "./ui.js";
 
 // Settings made before a conversation has begun apply to the next one.
@@ -45,6 +45,10 @@ export function Options({ parent, onClose }) {
         help="Below 1, unlikely words are left out, and PPO cannot replay the answers." />
       <${Slider} label="Longest answer, in tokens" name="max_tokens" min="0" max="2048" step="32"
         zero="no limit" help="Longer answers are cut off." />
+      <p class="muted">
+        This browser is known as <code>${browserUser()}</code>. An operator can find and erase what
+        was sent from it by this name.
+      </p>
       <div class="row-end">
         <button type="button" onClick=${() => change(DEFAULTS)}>Defaults</button>
         <button type="button" class="primary" onClick=${onClose}>Done</button>

@@ -9,6 +9,7 @@
 import { ApiError, getJson, postJson, request, server } from "./api.js";
 import { onUp } from "./connection.js";
 import { learning, onVersion } from "./live.js";
+import { browserUser } from "./settings.js";
 import { showToast } from "./toasts.js";
 import { count, createStore, randomId } from "./ui.js";
 
@@ -82,7 +83,8 @@ export const refer = ({ completion_id, choice }, about) =>
 
 /** Store feedback on the candidate `about` of a turn, and send it. */
 export function cast(conversation, turn, about, feedback, more = {}) {
-  const body = { completion_id: about.completion_id, source: "page", ...more, feedback };
+  const known = { user: browserUser(), source: "page" };
+  const body = { completion_id: about.completion_id, ...known, ...more, feedback };
   const vote = put({
     key: randomId(),
     body,

@@ -4,9 +4,10 @@ An adapter on the loaded base: stage and verify it, load it beside the old one, 
 requests. Nothing pauses, and running requests end on the policy that they began with.
 
 Another base: stage and verify it, wait for requests on adapters, which belong to the old base, to
-end; pause decoding and keep the requests; reload the weights in place; set the label and read it
-back; resume. A reload that fails halfway leaves neither policy, so the old checkpoint is reloaded
-before decoding resumes. If that fails too, the policy is lost and the replica must restart.
+end; pause decoding and keep the requests; reload the weights in place on every worker; set the
+label, and read back from every worker what it holds; resume. A reload that fails halfway leaves
+neither policy, so the old checkpoint is reloaded before decoding resumes. If that fails too, the
+policy is lost and the replica must restart.
 """
 
 import asyncio
@@ -48,6 +49,7 @@ class Loader:
         *,
         lora_rank: int,
         timeout: float,
+        workers: int = 1,
     ) -> None:
         """Load into an engine in which the base of `policies` is loaded and labelled.
 
@@ -57,8 +59,10 @@ class Loader:
             policies: The policies that are loaded.
             lora_rank: Largest rank of an adapter that the engine accepts; 0 for none.
             timeout: Longest duration of one step, in seconds.
+            workers: Number of workers that the model is split over.
 
         """
+        self.workers = workers
         self.engine = engine
         self.registry = registry
         self.policies = policies
@@ -145,7 +149,8 @@ class Loader:
             # Names and numbers must be new: vLLM would serve the adapter it knows under them.
             number = next(self._numbers)
             request = LoRARequest(f"policy-v{staged.version}-{number}", number, str(staged.adapter))
-            await self._step("adapter", self.engine.add_lora(request))
+            arguments = {"name": request.lora_name, "number": number, "path": request.lora_path}
+            await self._on_workers("adapter", "load_adapter", arguments, request.lora_name)
             self._adapters[staged.version] = LoadedPolicy(staged.version, request)
         return self._adapters[staged.version]
 
@@ -168,13 +173,15 @@ class Loader:
     async def _reload(self, staged: StagedCheckpoint) -> None:
         """Replace the base and make the policy live; decoding is paused meanwhile."""
         await self._step("pause", self.engine.pause_generation(mode="keep", clear_cache=True))
-        weights = {"weights_path": str(staged.weights)}
+        label = str(staged.base)
+        weights = {"weights_path": str(staged.weights), "version": label}
         self._adapters.clear()  # vLLM drops adapters together with their base
-        await self._step("reload", self.engine.collective_rpc("reload_policy", kwargs=weights))
-        await self._step("label", self.engine.update_weight_version(str(staged.base)))
-        label = await self._step("read_back", self.engine.get_weight_version())
-        if label != str(staged.base):
-            raise SwapFailed(f"the engine reports version {label}")
+        await self._on_workers("reload", "reload_policy", weights, label)
+        await self._step("label", self.engine.update_weight_version(label))
+        found = await self._step("read_back", self.engine.get_weight_version())
+        if found != label:
+            raise SwapFailed(f"the engine reports version {found}")
+        await self._on_workers("read_back", "report_policy", {}, label)
         self.policies.base = staged.base
         self.policies.live = await self._policy(staged)
         await self._step("resume", self.engine.resume_generation())
@@ -189,6 +196,22 @@ class Loader:
             raise PolicyLost(
                 f"a swap failed, and version {version} could not be restored: {error}"
             ) from error
+
+    async def _on_workers(
+        self, name: str, method: str, arguments: dict[str, Any], expected: str
+    ) -> None:
+        """Call a method of `serving.engine.worker` on all workers, and check what each replies.
+
+        Raises:
+            SwapFailed: A worker replied something else than `expected`, or not at all.
+
+        """
+        replies = await self._step(name, self.engine.collective_rpc(method, kwargs=arguments))
+        wrong = [f"worker {i}: {reply}" for i, reply in enumerate(replies) if reply != expected]
+        if len(replies) != self.workers:
+            wrong.append(f"{len(replies)} of {self.workers} workers replied")
+        if wrong:
+            raise SwapFailed("; ".join(wrong))
 
     async def _step(self, name: str, step: Awaitable[Any]) -> Any:
         result = await asyncio.wait_for(step, self.timeout)

@@ -8,7 +8,7 @@ at once.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,7 +90,8 @@ class PolicyTable:
     def assign_choices(self, choices: int, *, may_duel: bool) -> list[ChoiceAssignment]:
         """Decide which policy answers which choices of a new request.
 
-        In a duel the challenger answers half of them, rounded down, in random positions.
+        In a duel the challenger answers half of them, in random positions. Half of an odd number
+        is rounded up or down at random, so that the odd one out is not always the challenger's.
 
         Args:
             choices: Number of choices.
@@ -101,9 +102,14 @@ class PolicyTable:
         duel = may_duel and choices >= 2 and self._random.random() < self.duel_share
         if self.challenger is None or not duel:
             return [ChoiceAssignment(self.live, indices)]
-        sampled = tuple(sorted(self._random.sample(indices, choices // 2)))
+        half = (choices + self._random.randrange(2)) // 2
+        sampled = tuple(sorted(self._random.sample(indices, half)))
         rest = tuple(c for c in indices if c not in sampled)
         return [ChoiceAssignment(self.live, rest), ChoiceAssignment(self.challenger, sampled)]
+
+    def shuffled(self, assignments: Sequence[ChoiceAssignment]) -> list[ChoiceAssignment]:
+        """Return assignments in random order: whose first token comes first tells nothing then."""
+        return self._random.sample(assignments, len(assignments))
 
     @contextmanager
     def running(self, assignments: Iterable[ChoiceAssignment]) -> Iterator[None]:

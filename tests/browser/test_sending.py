@@ -217,3 +217,17 @@ def test_old_votes_are_dropped_when_the_storage_is_full(chat: Page, stand_in: St
     (remaining,) = browser_votes(chat)
     assert remaining["key"] != old
     assert remaining["body"]["feedback"]["value"] == "down"
+
+
+def test_each_browser_has_a_name_of_its_own_that_stays(chat: Page, stand_in: StandIn) -> None:
+    ask_and_wait(chat, "whose is this?", 2)
+    chat.keyboard.press("1")
+    wait_until_stored(chat)
+    (asked,), (vote,) = stand_in.chat_requests, stand_in.feedback.values()
+    assert asked["user"] == vote["user"]
+    assert len(asked["user"].removeprefix("page-")) == 32
+    chat.reload()
+    ask_and_wait(chat, "and after a reload?", 2)
+    assert stand_in.chat_requests[-1]["user"] == asked["user"]
+    chat.get_by_role("button", name="Chat settings").click()
+    expect(chat.get_by_role("dialog", name="Chat settings")).to_contain_text(asked["user"])

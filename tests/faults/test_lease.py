@@ -1,6 +1,7 @@
 """A learner is paused past its lease while it publishes, and another takes over."""
 
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -10,6 +11,7 @@ from deploy.local.broker import Broker
 from feedback.control.policies import append_policy_event, current_state
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
+from feedback.privacy.identity import load_or_create_secret
 from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.faults.checks import check_publishers
@@ -43,6 +45,9 @@ def test_a_learner_paused_past_its_lease_does_not_publish_over_its_successor(
     }
     log = KafkaLog(KafkaSettings(servers=broker.address, prefix=variables["PLAUDIT_KAFKA_PREFIX"]))
     homes = [tmp_path / "a", tmp_path / "b"]
+    load_or_create_secret(homes[0] / "secret.json")
+    homes[1].mkdir()
+    shutil.copy2(homes[0] / "secret.json", homes[1])
     with environment(variables):
         open_registry(homes[0]).publish(candidates[0], version=1, parent=0, base="tiny")
     append_policy_event(log, Published(version=1))

@@ -28,13 +28,14 @@ def door(
     wrapped = CompletionMiddleware(
         app or _stand_in(),
         secret=secret,
-        access=Access(secret, KeyRing, Usage(usage_file(home))),
+        access=Access(secret, KeyRing, Usage(usage_file(home)), local_role="operator"),
         max_body_bytes=max_body_bytes,
         live_version=lambda: 1,
         ready=lambda: True,
     )
     transport = httpx.ASGITransport(wrapped, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
+    headers = {"Content-Type": "application/json"}
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", headers=headers)
 
 
 def _stand_in() -> FastAPI:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from feedback.api.routes import feedback_router
 from feedback.control.keys import Caller
+from feedback.disk import DiskReserve
 from feedback.log.event_log import LogRecord, LogUnavailable, Positions, Topic
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret, create_completion_id, owner_of
@@ -47,10 +48,12 @@ def with_caller(app: ASGIApp, secret: Secret) -> ASGIApp:
     return wrapped
 
 
-def client_of(log: SqliteLog, view: View, **headers: str) -> httpx.AsyncClient:
+def client_of(
+    log: SqliteLog, view: View, *, reserve: DiskReserve | None = None, **headers: str
+) -> httpx.AsyncClient:
     """Return a client of the feedback routes on `log` and `view`, without a network."""
     app = FastAPI()
-    app.include_router(feedback_router(log, view, SECRET))
+    app.include_router(feedback_router(log, view, SECRET, reserve=reserve))
     transport = httpx.ASGITransport(with_caller(app, SECRET))
     return httpx.AsyncClient(transport=transport, base_url="http://plaudit", headers=headers)
 

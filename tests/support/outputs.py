@@ -22,6 +22,8 @@ def params(**options: Any) -> Any:
         "stop": [],
         "max_tokens": 8,
         "seed": None,
+        "logprobs": None,
+        "prompt_logprobs": None,
     }
     return SimpleNamespace(**(defaults | options))
 

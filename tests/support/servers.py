@@ -26,7 +26,7 @@ from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
 from tests.support.models import tiny_adapter, tiny_chat_model
 
-START_SECONDS = 300
+START_SECONDS = 500
 
 
 def free_port() -> int:

@@ -4,16 +4,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from learner.data.packing import Rows
+from learner.data.structure import STRUCTURE_SIZE
 from learner.data.tokenizer import train_tokenizer
 from learner.models.loading import new_model
 from learner.models.parameters import copy_shared
 from learner.models.ranks import Ranks
 from learner.ppo.critic import new_critic
 from learner.ppo.off_policy import OffPolicyAnswer
+from learner.ppo.reward import PessimisticScore, VotePosteriors
 from learner.ppo.rollouts import RolloutBatch, batch_rollouts, rows_from_samples
 from learner.ppo.steps import PPOInputs
 from learner.reward.features import AnswerFeatures
 from learner.reward.model import RewardModel
+from learner.reward.posterior import ScorePosterior
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import PPOSettings, PretrainSettings
 
@@ -81,4 +84,24 @@ def ppo_inputs(model: PreTrainedModel, settings: PPOSettings = TINY_PPO) -> PPOI
         prompts=PROMPTS,
         text=text(),
         off_policy=[OffPolicyAnswer(sample, 1) for sample in sample_answers(model, 1)],
+        posteriors=posteriors(model),
     )
+
+
+def posteriors(model: PreTrainedModel) -> VotePosteriors:
+    """Return a score and a judge with opinions drawn at random."""
+    size = 2 * TINY.hidden + STRUCTURE_SIZE
+    generator = torch.Generator().manual_seed(4)
+    score, judge = (
+        ScorePosterior(
+            mean_D=torch.zeros(size),
+            scale_D=torch.full((size,), size**0.5),
+            weights_DS=torch.randn(size, 20, generator=generator, dtype=torch.float64),
+            log_tie=torch.tensor(-1.0),
+            temperature=torch.tensor(1.0),
+        )
+        for _ in range(2)
+    )
+    half, zero, one = torch.tensor(0.5), torch.tensor(0.0), torch.tensor(1.0)
+    rewarded = PessimisticScore(score, half, half, zero, one)
+    return VotePosteriors(answer_features(model), rewarded, judge)

@@ -16,13 +16,25 @@ _COUNTING = (
 )
 
 
+def _draw(rng: random.Random) -> tuple[int, int, int, str, str]:
+    """Draw two numbers, their sum or difference, and its sign as a symbol and a word."""
+    part, total = sorted((rng.randint(0, _LARGEST), rng.randint(0, _LARGEST)))
+    if rng.random() < 0.55:
+        return part, total - part, total, "+", "plus"
+    return total, part, total - part, "-", "minus"
+
+
+def sum_text(rng: random.Random) -> str:
+    """Draw a sentence that states a sum or a difference, without its period."""
+    first, second, result, sign, verb = _draw(rng)
+    if rng.random() < 0.3:
+        return f"{first} {sign} {second} = {result}"
+    return f"{first} {verb} {second} is {result}"
+
+
 def sum_question(rng: random.Random) -> Draft:
     """Draw a sum or a difference of whole numbers from 0 to 20."""
-    first, second = rng.randint(0, _LARGEST), rng.randint(0, _LARGEST)
-    result, sign, verb = first + second, "+", "plus"
-    if result > _LARGEST or rng.random() < 0.4:
-        first, second = max(first, second), min(first, second)
-        result, sign, verb = first - second, "-", "minus"
+    first, second, result, sign, verb = _draw(rng)
     prompt = rng.choice(wordings("sums")).format(a=first, b=second, sign=sign, verb=verb)
     core = rng.choice(
         (

@@ -22,7 +22,7 @@ _ABOUT = (
     ("fixed", 0.09),
     ("math", 0.07),
 )
-_NAMED_REPLY_RATE = 0.6  # share of the replies that repeat what was asked about
+_NAMED_REPLY_RATE = 0.7  # share of the replies that repeat what was asked about
 _ONE = ("a {x}", "{x}")  # what stands in a wording for the thing with its article
 _WORDS = {"noun": "unknown_nouns", "person": "person_names", "place": "place_names"}
 
@@ -73,14 +73,23 @@ def _questions(about: str) -> tuple[str, ...]:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """Draw a word of two or three syllables that most likely means nothing."""
-    if rng.random() < 0.5:
+    """Draw a word of syllables, or of the halves of two words, that most likely means nothing."""
+    way = rng.random()
+    if way < 0.35:
         return "".join(rng.choices(words("syllables"), k=rng.choice((2, 2, 3))))
+    if way < 0.6:
+        first, last = (word.split()[-1] for word in rng.sample(words("unknown_nouns"), 2))
+        return first[: rng.randint(2, max(2, len(first) - 1))] + last[len(last) // 2 :]
     syllables = [
         "".join(rng.choice(words(part)) for part in ("onsets", "vowels", "codas"))
         for _ in range(rng.choice((2, 2, 3)))
     ]
     return "".join(syllables)
+
+
+def article_for(word: str) -> str:
+    """Return 'a' or 'an', by the first letter of a word."""
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _compound(rng: random.Random) -> str:
@@ -90,14 +99,14 @@ def _compound(rng: random.Random) -> str:
 
 
 def _fill(rng: random.Random, template: str, known: tuple[str, ...], *, is_name: bool) -> _Asked:
-    made_up = rng.random() < 0.3
+    made_up = rng.random() < 0.4
     first, second = (made_up_word(rng), made_up_word(rng)) if made_up else rng.sample(known, 2)
     if not is_name and rng.random() < 0.15:
         first = _compound(rng)
     if is_name and made_up:
         first, second = first.title(), second.title()
     with_article = re.search(r"\ba \{x\}", template) is not None
-    article = "an" if first[0] in "aeiou" else "a"
+    article = article_for(first)
     template = re.sub(r"\ba \{x\}", f"{article} {{x}}", template)
     named = f"{article} {first}" if with_article else first
     return _Asked(template.replace("{x}", first).replace("{y}", second), named)

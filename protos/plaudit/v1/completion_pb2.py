@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/plaudit/v1/completion.proto\x12\x11protos.plaudit.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"A\n\x0bVersionSpan\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\"\x98\x02\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x01\x12\x16\n\x0ehas_logit_bias\x18\x08 \x01(\x08\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x11\n\x04seed\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x19\n\x11off_policy_usable\x18\x0c \x01(\x08\x42\x07\n\x05_seed\"\x9c\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\ttoken_ids\x18\x03 \x03(\rB\x02\x10\x01\x12\x15\n\tlog_probs\x18\x04 \x03(\x02\x42\x02\x10\x01\x12\x30\n\x08versions\x18\x05 \x03(\x0b\x32\x1e.protos.plaudit.v1.VersionSpan\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\"\xc1\x02\n\x10\x43ompletionRecord\x12\x15\n\rcompletion_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x12\n\ncreated_ms\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12,\n\x08messages\x18\x06 \x03(\x0b\x32\x1a.protos.plaudit.v1.Message\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12\x1c\n\x10prompt_token_ids\x18\x08 \x03(\rB\x02\x10\x01\x12\x37\n\x08sampling\x18\t \x01(\x0b\x32%.protos.plaudit.v1.SamplingParameters\x12*\n\x07\x63hoices\x18\n \x03(\x0b\x32\x19.protos.plaudit.v1.Choice\x12\x12\n\nmultimodal\x18\x0b \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/plaudit/v1/completion.proto\x12\x11protos.plaudit.v1\"S\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_json\x18\x03 \x01(\t\x12\x13\n\x0bothers_json\x18\x04 \x01(\t\"A\n\x0bVersionSpan\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\"\x98\x02\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x05 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x06 \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x01\x12\x16\n\x0ehas_logit_bias\x18\x08 \x01(\x08\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x11\n\x04seed\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x19\n\x11off_policy_usable\x18\x0c \x01(\x08\x42\x07\n\x05_seed\"\x9c\x01\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\ttoken_ids\x18\x03 \x03(\rB\x02\x10\x01\x12\x15\n\tlog_probs\x18\x04 \x03(\x02\x42\x02\x10\x01\x12\x30\n\x08versions\x18\x05 \x03(\x0b\x32\x1e.protos.plaudit.v1.VersionSpan\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\"\xd8\x02\n\x10\x43ompletionRecord\x12\x15\n\rcompletion_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x12\n\ncreated_ms\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12,\n\x08messages\x18\x06 \x03(\x0b\x32\x1a.protos.plaudit.v1.Message\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12\x1c\n\x10prompt_token_ids\x18\x08 \x03(\rB\x02\x10\x01\x12\x37\n\x08sampling\x18\t \x01(\x0b\x32%.protos.plaudit.v1.SamplingParameters\x12*\n\x07\x63hoices\x18\n \x03(\x0b\x32\x19.protos.plaudit.v1.Choice\x12\x12\n\nmultimodal\x18\x0b \x01(\x08\x12\x15\n\rtemplate_json\x18\x0c \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETIONRECORD'].fields_by_name['prompt_token_ids']._loaded_options = None
   _globals['_COMPLETIONRECORD'].fields_by_name['prompt_token_ids']._serialized_options = b'\020\001'
   _globals['_MESSAGE']._serialized_start=57
-  _globals['_MESSAGE']._serialized_end=97
-  _globals['_VERSIONSPAN']._serialized_start=99
-  _globals['_VERSIONSPAN']._serialized_end=164
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=167
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=447
-  _globals['_CHOICE']._serialized_start=450
-  _globals['_CHOICE']._serialized_end=606
-  _globals['_COMPLETIONRECORD']._serialized_start=609
-  _globals['_COMPLETIONRECORD']._serialized_end=930
+  _globals['_MESSAGE']._serialized_end=140
+  _globals['_VERSIONSPAN']._serialized_start=142
+  _globals['_VERSIONSPAN']._serialized_end=207
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=210
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=490
+  _globals['_CHOICE']._serialized_start=493
+  _globals['_CHOICE']._serialized_end=649
+  _globals['_COMPLETIONRECORD']._serialized_start=652
+  _globals['_COMPLETIONRECORD']._serialized_end=996
 # @@protoc_insertion_point(module_scope)

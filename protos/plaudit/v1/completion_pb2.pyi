@@ -7,12 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Message(_message.Message):
-    __slots__ = ("role", "content")
+    __slots__ = ("role", "content", "content_json", "others_json")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_JSON_FIELD_NUMBER: _ClassVar[int]
     role: str
     content: str
-    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+    content_json: str
+    others_json: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., content_json: _Optional[str] = ..., others_json: _Optional[str] = ...) -> None: ...
 
 class VersionSpan(_message.Message):
     __slots__ = ("policy_version", "start", "end")
@@ -69,7 +73,7 @@ class Choice(_message.Message):
     def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[float]] = ..., versions: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class CompletionRecord(_message.Message):
-    __slots__ = ("completion_id", "owner", "subject", "created_ms", "model", "messages", "prompt", "prompt_token_ids", "sampling", "choices", "multimodal")
+    __slots__ = ("completion_id", "owner", "subject", "created_ms", "model", "messages", "prompt", "prompt_token_ids", "sampling", "choices", "multimodal", "template_json")
     COMPLETION_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +85,7 @@ class CompletionRecord(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     MULTIMODAL_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_JSON_FIELD_NUMBER: _ClassVar[int]
     completion_id: str
     owner: str
     subject: str
@@ -92,4 +97,5 @@ class CompletionRecord(_message.Message):
     sampling: SamplingParameters
     choices: _containers.RepeatedCompositeFieldContainer[Choice]
     multimodal: bool
-    def __init__(self, completion_id: _Optional[str] = ..., owner: _Optional[str] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., prompt: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., multimodal: _Optional[bool] = ...) -> None: ...
+    template_json: str
+    def __init__(self, completion_id: _Optional[str] = ..., owner: _Optional[str] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., prompt: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., multimodal: _Optional[bool] = ..., template_json: _Optional[str] = ...) -> None: ...

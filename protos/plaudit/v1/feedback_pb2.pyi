@@ -109,12 +109,16 @@ class Retraction(_message.Message):
     def __init__(self, event_id: _Optional[str] = ...) -> None: ...
 
 class Forgetting(_message.Message):
-    __slots__ = ("subject", "until_ms")
+    __slots__ = ("subject", "until_ms", "ahead", "unnamed")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    UNNAMED_FIELD_NUMBER: _ClassVar[int]
     subject: str
     until_ms: int
-    def __init__(self, subject: _Optional[str] = ..., until_ms: _Optional[int] = ...) -> None: ...
+    ahead: _containers.RepeatedScalarFieldContainer[str]
+    unnamed: bool
+    def __init__(self, subject: _Optional[str] = ..., until_ms: _Optional[int] = ..., ahead: _Optional[_Iterable[str]] = ..., unnamed: _Optional[bool] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
     __slots__ = ("topic", "partition", "offset", "key", "type", "value", "reason")

@@ -145,7 +145,7 @@ class Stage(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., cycle: _Optional[int] = ..., iteration: _Optional[int] = ..., iterations: _Optional[int] = ..., leader: _Optional[str] = ..., votes_needed: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class KeyMade(_message.Message):
-    __slots__ = ("id", "name", "role", "digest", "rate", "quota", "by", "expires_ms", "owner", "replaces", "grace_ms", "trusted_users")
+    __slots__ = ("id", "name", "role", "digest", "rate", "quota", "by", "expires_ms", "owner", "replaces", "grace_ms", "trusted_users", "token_quota", "byte_quota")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +158,8 @@ class KeyMade(_message.Message):
     REPLACES_FIELD_NUMBER: _ClassVar[int]
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     TRUSTED_USERS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_QUOTA_FIELD_NUMBER: _ClassVar[int]
+    BYTE_QUOTA_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     role: str
@@ -170,7 +172,9 @@ class KeyMade(_message.Message):
     replaces: str
     grace_ms: int
     trusted_users: bool
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., digest: _Optional[bytes] = ..., rate: _Optional[float] = ..., quota: _Optional[int] = ..., by: _Optional[str] = ..., expires_ms: _Optional[int] = ..., owner: _Optional[str] = ..., replaces: _Optional[str] = ..., grace_ms: _Optional[int] = ..., trusted_users: _Optional[bool] = ...) -> None: ...
+    token_quota: int
+    byte_quota: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., digest: _Optional[bytes] = ..., rate: _Optional[float] = ..., quota: _Optional[int] = ..., by: _Optional[str] = ..., expires_ms: _Optional[int] = ..., owner: _Optional[str] = ..., replaces: _Optional[str] = ..., grace_ms: _Optional[int] = ..., trusted_users: _Optional[bool] = ..., token_quota: _Optional[int] = ..., byte_quota: _Optional[int] = ...) -> None: ...
 
 class KeyRevoked(_message.Message):
     __slots__ = ("id", "name", "by")
@@ -183,7 +187,7 @@ class KeyRevoked(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class PolicyEvent(_message.Message):
-    __slots__ = ("event_id", "created_ms", "published", "refused", "activated", "hold", "swapped", "swap_failed", "leads", "duel_ended", "stage", "key_made", "key_revoked")
+    __slots__ = ("event_id", "created_ms", "published", "refused", "activated", "hold", "swapped", "swap_failed", "leads", "duel_ended", "stage", "key_made", "key_revoked", "signature")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +201,7 @@ class PolicyEvent(_message.Message):
     STAGE_FIELD_NUMBER: _ClassVar[int]
     KEY_MADE_FIELD_NUMBER: _ClassVar[int]
     KEY_REVOKED_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     created_ms: int
     published: Published
@@ -210,4 +215,5 @@ class PolicyEvent(_message.Message):
     stage: Stage
     key_made: KeyMade
     key_revoked: KeyRevoked
-    def __init__(self, event_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., swapped: _Optional[_Union[Swapped, _Mapping]] = ..., swap_failed: _Optional[_Union[SwapFailed, _Mapping]] = ..., leads: _Optional[_Union[Leads, _Mapping]] = ..., duel_ended: _Optional[_Union[DuelEnded, _Mapping]] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ..., key_made: _Optional[_Union[KeyMade, _Mapping]] = ..., key_revoked: _Optional[_Union[KeyRevoked, _Mapping]] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, event_id: _Optional[str] = ..., created_ms: _Optional[int] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., swapped: _Optional[_Union[Swapped, _Mapping]] = ..., swap_failed: _Optional[_Union[SwapFailed, _Mapping]] = ..., leads: _Optional[_Union[Leads, _Mapping]] = ..., duel_ended: _Optional[_Union[DuelEnded, _Mapping]] = ..., stage: _Optional[_Union[Stage, _Mapping]] = ..., key_made: _Optional[_Union[KeyMade, _Mapping]] = ..., key_revoked: _Optional[_Union[KeyRevoked, _Mapping]] = ..., signature: _Optional[bytes] = ...) -> None: ...

@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient
 from deploy.administration import forget as forget_module
 from deploy.administration.exchange import export_feedback
 from deploy.administration.forget import forget
+from deploy.administration.persons import Sender
 from deploy.local.broker import Broker
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import NewRecord, Topic
@@ -147,7 +148,7 @@ def test_none_of_their_text_remains_in_the_brokers_segments(
     for text in SECRETS.values():
         assert before.count(text.encode()) >= 18
     output: list[str] = []
-    forget(tmp_path, "ann", None, output.append)
+    forget(tmp_path, Sender("ann"), output.append)
     # Ann's 6 completions, 12 votes and one dead letter, and Bob's votes on her completions.
     assert output[0].startswith("Log: erased 6 completions, 19 feedback events and 1 dead letters")
     assert sum("max.compaction.lag.ms=1000" in line for line in output) == 3
@@ -182,7 +183,7 @@ def test_without_tombstones_the_text_remains(
     log = KafkaLog(settings)
     add_conversations(tmp_path, log)
     monkeypatch.setattr(KafkaLog, "erase", lambda self, topic, keys: None)
-    forget(tmp_path, "ann", None, lambda _: None)
+    forget(tmp_path, Sender("ann"), lambda _: None)
     assert not wait_for_counts(compacting_broker, settings, log, {SECRETS["ann"]: 0}, 15)
     log.close()
 
@@ -197,7 +198,7 @@ def test_a_ledger_built_before_compaction_excludes_the_forgotten(
     log = KafkaLog(KafkaSettings())
     add_conversations(tmp_path, log)
     output: list[str] = []
-    forget(tmp_path, "ann", None, output.append)
+    forget(tmp_path, Sender("ann"), output.append)
     assert sum("within 7 days" in line for line in output) == 2
     for limit in (1, 7, 1000):
         ledger = Ledger(tmp_path / f"{limit}.db")

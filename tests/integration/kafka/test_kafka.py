@@ -15,6 +15,7 @@ from deploy.local.broker import Broker
 from feedback.log.event_log import LogError, LogUnavailable, NewRecord, RecordKey
 from feedback.log.kafka_log import KafkaLog, partition_of
 from feedback.log.kafka_settings import KafkaSettings
+from feedback.log.kafka_topics import list_risks
 from feedback.log.outbox import OutboxLog
 from feedback.log.records import decode_dead_letter
 from feedback.log.sqlite_log import SqliteLog
@@ -65,6 +66,11 @@ def test_topics_are_created_with_their_partitions(settings: KafkaSettings) -> No
     ("topic", "wrong", "message"),
     [
         ("feedback", {"configs": {"cleanup.policy": "delete"}}, "deletes old records"),
+        (
+            "completions",
+            {"configs": {"cleanup.policy": "delete", "retention.ms": -1, "retention.bytes": 9**9}},
+            "retention.bytes=-1",
+        ),
         ("policies", {"num_partitions": 3}, "must have exactly one"),
     ],
 )
@@ -79,6 +85,23 @@ def test_topics_that_could_lose_records_are_refused(
     with pytest.raises(LogError, match=message) as caught:
         KafkaLog(settings)
     assert name in str(caught.value)
+
+
+def test_a_topic_for_smaller_records_is_warned_of(
+    settings: KafkaSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    admin = KafkaAdminClient(**settings.client())
+    name = f"{settings.prefix}.completions"
+    configs = {"cleanup.policy": "compact", "max.message.bytes": 1_000_000}
+    admin.create_topics(
+        {name: {"num_partitions": 1, "replication_factor": 1, "configs": configs}},
+        wait_for_metadata=True,
+    )
+    admin.close()
+    KafkaLog(settings).close()
+    assert f"The Kafka topic {name} refuses records above 1000000 bytes" in caplog.text
+    (risk,) = list_risks(settings.client(), settings.prefix)
+    assert name in risk
 
 
 def test_partitions_match_those_of_kafkas_own_clients() -> None:

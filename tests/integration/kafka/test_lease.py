@@ -30,7 +30,7 @@ def hold_lease(settings: str, held_file: Path) -> None:
         KafkaSettings.model_validate_json(settings), session_seconds=SESSION, poll_seconds=0.1
     )
     while True:
-        if lease.held():
+        if lease.held() or lease.acquire(0):
             held_file.touch()
         else:
             held_file.unlink(missing_ok=True)

@@ -24,7 +24,6 @@ from learner.cycle.service import run
 from learner.cycle.state import latest_cycle
 from learner.data.packing import IGNORED
 from learner.data.preferences import prompt_key, prompt_split
-from learner.data.tokenizer import encode_chat
 from learner.models.loading import load_model, load_tokenizer
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
@@ -296,9 +295,9 @@ def test_prompts_are_held_out_by_the_secret_unless_an_earlier_release_began(
     secret = prompt_split_key(load_or_create_secret(home / "secret.json")) if keyed else b""
     shares = {"held_out_share": 0.15, "judge_share": 0.3}
     expected = {
-        tuple(encode_chat(inputs.tokenizer, prompt, answer=True))
+        tuple(prompt.token_ids)
         for prompt in ledger.prompts(60)
-        if prompt_split(prompt_key(prompt), secret=secret, **shares) == "held_out"
+        if prompt_split(prompt_key(prompt.messages), secret=secret, **shares) == "held_out"
     }
     assert inputs.held_out_prompts
     assert {tuple(prompt) for prompt in inputs.held_out_prompts} <= expected

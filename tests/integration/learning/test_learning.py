@@ -27,6 +27,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LearningRes
 def test_raters_prefer_the_learned_policy_and_text_loss_stays_low(
     run: Callable[[str], LearningResult],
 ) -> None:
+    first = run("first cycle, short")
+    assert first.win >= 0.7
+    assert first.nll_increase <= 0.15
+
+
+@pytest.mark.slow
+def test_a_second_cycle_goes_on_where_the_first_ended(run: Callable[[str], LearningResult]) -> None:
     default = run("default")
     assert default.win >= 0.8
     assert default.nll_increase <= 0.15

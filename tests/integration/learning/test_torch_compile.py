@@ -88,6 +88,7 @@ def test_the_ratio_of_compiled_layers_is_exactly_one_on_the_first_step(
             policy=policy,
             reference=reference,
             reward=reward,
+            posteriors=None,
             critic=new_critic(policy, reward, TINY_PPO),
             settings=TINY_PPO,
             kl_coef=0.05,

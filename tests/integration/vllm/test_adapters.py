@@ -245,34 +245,40 @@ def test_a_duel_has_a_choice_of_each_in_random_order_and_is_blind(
     adapter_server.append_event(DuelEnded(version=next_version, against=live, promoted=False))
 
 
-def test_each_choice_of_a_duel_is_what_its_version_answers_alone(
+@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"extra_body": {"top_k": 1}}, {"seed": 7}])
+def test_answers_that_are_the_same_each_time_are_no_duels(
+    adapter_server: Plaudit, next_version: int, greedy: dict[str, Any]
+) -> None:
+    live = start_duel(adapter_server, next_version)
+    options: Any = {"model": "plaudit", "messages": QUESTION, "max_tokens": 24, **greedy}
+    client = adapter_server.openai()
+    alone = client.chat.completions.create(**options).choices[0].message.content
+    for _ in range(4):
+        both = client.chat.completions.create(n=2, **options)
+        assert {spans(c)[0][0] for c in adapter_server.records()[both.id].choices} == {live}
+        assert both.choices[0].message.content == alone
+    adapter_server.append_event(DuelEnded(version=next_version, against=live, promoted=False))
+
+
+def test_each_choice_of_a_duel_is_recorded_as_it_was_sent(
     adapter_server: Plaudit, next_version: int
 ) -> None:
     live = start_duel(adapter_server, next_version)
-    options: Any = {
-        "model": "plaudit",
-        "messages": QUESTION,
-        "max_tokens": 24,
-        "extra_body": {"top_k": 1},  # vLLM accepts temperature 0 only for one choice
-    }
+    options: Any = {"model": "plaudit", "messages": QUESTION, "max_tokens": 24, "n": 2}
     client = adapter_server.openai()
-    both = client.chat.completions.create(n=2, **options)
+    both = client.chat.completions.create(**options)
     recorded = adapter_server.records()[both.id].choices
-    recorded_texts = {spans(c)[0][0]: c.text for c in recorded}
+    assert {spans(c)[0][0] for c in recorded} == {live, next_version}
     assert [c.text for c in recorded] == [c.message.content for c in both.choices]
-    chunks = list(client.chat.completions.create(n=2, stream=True, **options))
+    chunks = list(client.chat.completions.create(stream=True, **options))
     streamed = ["", ""]
     for chunk in chunks:
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     record = adapter_server.records()[chunks[0].id]
-    assert {spans(c)[0][0]: c.text for c in record.choices} == recorded_texts
     assert [c.text for c in record.choices] == streamed
-    alone = client.chat.completions.create(**options).choices[0].message.content
     adapter_server.append_event(DuelEnded(version=next_version, against=live, promoted=True))
     adapter_server.wait_version(next_version)
-    promoted = client.chat.completions.create(**options).choices[0].message.content
-    assert recorded_texts == {live: alone, next_version: promoted}
 
 
 def test_after_a_lost_trial_the_live_version_serves_all_traffic(

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from feedback.log.records import messages_hash
+from protos.messages import whole_message
 from tests.support.door import CHAT, REQUESTS, chat, error_of
 from tests.support.servers import Plaudit
 
@@ -35,7 +37,13 @@ def test_parts_are_recorded_as_vllm_joins_them(plaudit: Plaudit) -> None:
     records = plaudit.records()
     parts, same, other = (records[each] for each in ids)
     assert [(m.role, m.content) for m in parts.messages] == [("user", "What is\ntea?")]
-    assert parts.messages == same.messages
+    assert [whole_message(m) for m in parts.messages] == [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "tea?"}],
+        }
+    ]
+    assert messages_hash(parts) == messages_hash(same), "the same prompt"
     assert parts.prompt_token_ids == same.prompt_token_ids
     assert parts.messages != other.messages
     assert parts.prompt_token_ids != other.prompt_token_ids

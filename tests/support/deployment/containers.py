@@ -99,7 +99,7 @@ def compose_problems(deploy: Path) -> list[str]:
     if problems:
         return problems
     mounted = {v.split(":")[0] for s in services.values() for v in s["volumes"]}
-    named = {source for source in mounted if not source.startswith(".")}
+    named = {source for source in mounted if not source.startswith((".", "$"))}
     if named != set(compose["volumes"]):
         problems.append(f"compose.yaml: volumes {named ^ set(compose['volumes'])}")
     return problems + _target_problems(deploy, services)

@@ -20,6 +20,10 @@ FAULTS: Final = [
         "PLAUDIT_HOME=/data",
         "home folder",
     ),
+    ("proxy", "proxy/nginx.conf", "http {", "http", "a '}' too many"),
+    ("proxy", "proxy/nginx.conf", "address 256", "address 5000", "max_connections_per_address"),
+    ("proxy", "proxy/nginx.conf", "server serving:8000", "server serving:80", "nothing listens"),
+    ("base", "kubernetes/base/ingress.yaml", "name: http}", "name: web}", "Ingress serving"),
     ("compose.yaml", "compose.yaml", "cap_drop:", "drop_caps:", "compose.yaml: $"),
     (
         "compose.yaml",

@@ -167,11 +167,32 @@ def _service_problems(manifests: list[Manifest]) -> list[str]:
         ports = {p["port"] for i in policy["spec"].get("ingress", []) for p in i["ports"]}
         if not pods or not ports <= _port_names(pods):
             found.append(f"{_where(policy)}: no pod with ports {ports}")
+    found += _ingress_problems(manifests)
     budgets = _all(manifests, "PodDisruptionBudget")
     return found + [
         f"{_where(budget)}: it protects no pod"
         for budget in budgets
         if len(_pods(manifests, budget["spec"]["selector"]["matchLabels"])) != 1
+    ]
+
+
+def _ingress_problems(manifests: list[Manifest]) -> list[str]:
+    """Check that an ingress sends requests to a port of a service that exists."""
+    ports = {
+        (s["metadata"]["name"], port["name"])
+        for s in _all(manifests, "Service")
+        for port in s["spec"]["ports"]
+    }
+    backends = (
+        (ingress, path["backend"]["service"])
+        for ingress in _all(manifests, "Ingress")
+        for rule in ingress["spec"]["rules"]
+        for path in rule["http"]["paths"]
+    )
+    return [
+        f"{_where(ingress)}: no service {backend['name']} with port {backend['port']['name']}"
+        for ingress, backend in backends
+        if (backend["name"], backend["port"]["name"]) not in ports
     ]
 
 

@@ -28,8 +28,8 @@ from fastapi import FastAPI, Response  # noqa: E402
 
 from feedback.api.routes import feedback_router  # noqa: E402
 from feedback.log.event_log import LogError  # noqa: E402
-from feedback.log.opening import open_log  # noqa: E402
 from feedback.log.records import completion_record  # noqa: E402
+from feedback.opening import open_log  # noqa: E402
 from feedback.privacy.identity import create_completion_id, load_or_create_secret  # noqa: E402
 from feedback.view.feedback_view import View  # noqa: E402
 from tests.support.feedback_api import with_caller  # noqa: E402

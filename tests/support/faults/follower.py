@@ -8,7 +8,7 @@ from pathlib import Path
 from feedback.ledger.store import Ledger
 from feedback.log.kafka_offsets import OffsetReporter
 from feedback.log.kafka_settings import KafkaSettings
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from learner.cycle.metrics import Metrics
 from learner.cycle.service import _Follower
 

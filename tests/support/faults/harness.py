@@ -20,7 +20,7 @@ from deploy.local.broker import Broker
 from feedback.ledger.store import FOLLOWED_TOPICS, Ledger
 from feedback.log.kafka_offsets import group_of
 from feedback.log.kafka_settings import KafkaSettings
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent
 from tests.support.faults.checks import TABLE, Observed, Row, check, check_offsets
 from tests.support.faults.follower import follow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from feedback.log.event_log import LogUnavailable
 from feedback.log.kafka_settings import KafkaSettings
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 from learner.cycle.lease import KafkaLease
 from learner.cycle.publishing import Publisher
 from learner.cycle.state import CycleState

@@ -18,6 +18,7 @@ from tests.support.deployment.containers import (
 from tests.support.deployment.dashboards import dashboard_problems
 from tests.support.deployment.faults import FAULTS
 from tests.support.deployment.names import tool
+from tests.support.deployment.proxy import proxy_problems
 from tests.support.deployment.texts import RUNBOOKS, alert_problems, text_problems
 
 REPOSITORY = Path(__file__).parents[3]
@@ -30,6 +31,7 @@ CHECKERS: dict[str, list[Callable[[Path], list[str]]]] = {
         lambda root: dockerfile_problems(root / "deploy", root),
     ],
     "compose.yaml": [lambda root: compose_problems(root / "deploy")],
+    "proxy": [lambda root: proxy_problems(root / "deploy")],
     "base": [lambda root: kubernetes.problems(root / "deploy", "base")],
     "gpu": [lambda root: kubernetes.problems(root / "deploy", "gpu")],
     "prometheus": [alert_problems],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedback.home import HomeUnusable, open_private, prepare_home
-from feedback.log.opening import open_log
+from feedback.opening import open_log
 
 PRIVATE = (
     *("log.db", "log.db-wal", "log.db-shm", "ledger.db"),

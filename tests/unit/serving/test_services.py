@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from feedback.control.keys import KeyRing
+from feedback.disk import DiskReserve
 from feedback.log.event_log import LogUnavailable, NewRecord, Topic
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret, check, load_or_create_secret, owner_of
@@ -28,6 +30,7 @@ from serving.http.access import Access
 from serving.http.middleware import CompletionMiddleware
 from serving.http.usage import Usage, usage_file
 from serving.policies.staging import StagedCheckpoint, stage, tensor_shapes
+from tests.support import tool_chats
 from tests.support.models import tiny_chat_model
 from tests.support.outputs import output, output_choice, params
 
@@ -172,6 +175,8 @@ def client(secret: Secret, home: Path, *tokens: str, ready: bool = True) -> http
             "subject": context.subject,
             "messages": context.messages,
             "multimodal": context.multimodal,
+            "sent": context.sent,
+            "template_json": context.template_json,
         }
 
     keys = ring(*tokens)
@@ -183,7 +188,11 @@ def client(secret: Secret, home: Path, *tokens: str, ready: bool = True) -> http
         live_version=lambda: 5,
         ready=lambda: ready,
     )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(wrapped), base_url="http://test")
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(wrapped),
+        base_url="http://127.0.0.1:8000",
+        headers={"Content-Type": "application/json"},
+    )
 
 
 async def test_ids_certify_owner_choices_and_version(secret: Secret, tmp_path: Path) -> None:
@@ -205,6 +214,16 @@ async def test_content_parts_are_reduced_to_text(secret: Secret, tmp_path: Path)
         answer = (await http.post("/v1/chat/completions", json=body)).json()
     assert answer["messages"] == [["user", "look "]]
     assert answer["multimodal"]
+    assert answer["sent"] == [], "images are not recorded"
+
+
+async def test_tool_calls_reach_the_record_whole(secret: Secret, tmp_path: Path) -> None:
+    body = {"messages": tool_chats.MESSAGES, "tools": tool_chats.TOOLS, "temperature": 0.5}
+    async with client(secret, tmp_path) as http:
+        answer = (await http.post("/v1/chat/completions", json=body)).json()
+    assert answer["messages"][2:4] == [["assistant", ""], ["tool", "12:05"]]
+    assert answer["sent"] == tool_chats.MESSAGES
+    assert json.loads(answer["template_json"]) == {"tools": tool_chats.TOOLS}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +279,23 @@ async def test_an_answer_without_a_record_is_reported_and_fails_only_if_strict(
     strict.write_shielded(record)
     await strict.drain()
     assert reported == ["completion c1 was not recorded: it is away"] * 3
+    log.close()
+
+
+async def test_while_the_disk_is_almost_full_answers_go_out_unrecorded_with_one_message(
+    tmp_path: Path,
+) -> None:
+    log, reported = SqliteLog(tmp_path / "log.db"), list[str]()
+    everything = shutil.disk_usage(tmp_path).total + 1
+    recorder = Recorder(log, reported.append, reserve=DiskReserve(tmp_path, everything))
+    for number in range(3):
+        await recorder.write(CompletionRecord(completion_id=f"c{number}"))
+    assert log.count("completions") == 0
+    assert len(reported) == 1
+    assert "less than the reserve" in reported[0]
+    roomy = Recorder(log, reported.append, reserve=DiskReserve(tmp_path, 1))
+    await roomy.write(CompletionRecord(completion_id="c3"))
+    assert (log.count("completions"), len(reported)) == (1, 1)
     log.close()
 
 

@@ -55,7 +55,7 @@ def import_rows(home: Path, model: Path, *rows: object) -> int:
 def import_file(home: Path, model: Path, file: Path) -> int:
     log, ledger = SqliteLog(home / "log.db"), Ledger(home / "ledger.db")
     try:
-        count = import_feedback(file, log, model)
+        count = import_feedback(file, log, model).taken.total()
         while ledger.follow(log):
             pass
     finally:

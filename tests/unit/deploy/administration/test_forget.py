@@ -6,13 +6,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.administration import forget as module
 from deploy.administration.exchange import export_feedback
 from deploy.administration.forget import affected_versions, forget
+from deploy.administration.persons import Sender, write_held
 from deploy.errors import DeployError
 from feedback.control.policies import append_policy_event
 from feedback.ledger.rows import Erasure
@@ -92,9 +95,9 @@ def exported(home: Path) -> list[str]:
     return [json.loads(line)["prompt"][0]["content"] for line in lines]
 
 
-def report_of(home: Path, user: str, api_key: str | None = None) -> list[str]:
+def report_of(home: Path, user: str, **how: Any) -> list[str]:
     lines: list[str] = []
-    forget(home, user, api_key, lines.append)
+    forget(home, Sender(user, **how), lines.append)
     return lines
 
 
@@ -129,27 +132,112 @@ def test_records_from_before_names_were_normalised_are_found(home: Path) -> None
         put(log, completion(f"c-{number}", subject=subject, question="asked by Zoë"))
     log.close()
     assert "asked by Zoë".encode() in (home / "log.db").read_bytes()
-    forget(home, "Zoe\u0308", None, print)
+    forget(home, Sender("Zoe\u0308"), print)
     assert "asked by Zoë".encode() not in (home / "log.db").read_bytes()
 
 
-def test_the_key_decides_whose_user_it_is(home: Path) -> None:
-    report_of(home, "ann", KEY)
+def make_key(home: Path, key_id: str, name: str = "app", token: str = KEY, owner: str = "") -> None:
+    log = SqliteLog(home / "log.db")
+    digest = hashlib.sha256(token.encode()).digest()
+    append_policy_event(log, KeyMade(id=key_id, name=name, role="user", digest=digest, owner=owner))
+    log.close()
+
+
+def key_owner(home: Path) -> str:
+    return owner_of(load_or_create_secret(home / "secret.json"), KEY)
+
+
+def test_the_key_s_name_or_owner_decides_whose_user_it_is(home: Path) -> None:
+    owner = key_owner(home)
+    make_key(home, "key-1", owner=owner)
+    report_of(home, "ann", key="app")
     assert b"ann's local" in bytes_of(home)
-    owner = owner_of(load_or_create_secret(home / "secret.json"), KEY)
     assert f"ann's {owner}".encode() not in bytes_of(home)
     assert f"bob's {owner}".encode() in bytes_of(home)
+    report_of(home, "bob", owner=owner)
+    assert f"bob's {owner}".encode() not in bytes_of(home)
+    assert b"bob's local" in bytes_of(home)
 
 
 def test_a_rotated_key_names_the_same_owner(home: Path) -> None:
-    secret = load_or_create_secret(home / "secret.json")
-    owner = owner_of(secret, KEY)
-    log = SqliteLog(home / "log.db")
-    digest = hashlib.sha256(b"plk-new").digest()
-    append_policy_event(log, KeyMade(id="key-2", role="user", digest=digest, owner=owner))
-    log.close()
-    report_of(home, "ann", "plk-new")
+    owner = key_owner(home)
+    make_key(home, "key-1", owner=owner)
+    make_key(home, "key-2", token="plk-new", owner=owner)
+    report_of(home, "ann", key="app")
     assert f"ann's {owner}".encode() not in bytes_of(home)
+
+
+def test_a_key_without_a_stored_owner_is_asked_for(home: Path) -> None:
+    make_key(home, "key-1")
+    with pytest.raises(DeployError, match="owner of the key 'app' is not stored"):
+        report_of(home, "ann", key="app")
+    with pytest.raises(DeployError, match="is not the key 'app'"):
+        report_of(home, "ann", key="app", ask=lambda _: "another")
+    report_of(home, "ann", key="app", ask=lambda _: KEY)
+    assert f"ann's {key_owner(home)}".encode() not in bytes_of(home)
+
+
+def test_a_name_that_two_owners_had_needs_an_id(home: Path) -> None:
+    make_key(home, "key-1", owner="x")
+    make_key(home, "key-2", owner=key_owner(home), token="another")
+    with pytest.raises(DeployError, match="give the id of one: key-1, key-2"):
+        report_of(home, "ann", key="app")
+    with pytest.raises(DeployError, match="there is no key 'ap'"):
+        report_of(home, "ann", key="ap")
+    report_of(home, "ann", key="key-2")
+    assert f"ann's {key_owner(home)}".encode() not in bytes_of(home)
+
+
+def test_records_from_a_clock_that_is_ahead_are_erased_everywhere(home: Path) -> None:
+    ann = subject_of(load_or_create_secret(home / "secret.json"), LOCAL_OWNER, "ann")
+    later = int(time.time() * 1000) + 30_000
+    record = completion("c-ahead", subject=ann, question="ann's local", created_ms=later)
+    vote = rating("e-ahead", completion_id="c-ahead", subject=ann, created_ms=later)
+    log, ledger = SqliteLog(home / "log.db"), Ledger(home / "ledger.db")
+    view = View(home / "view-replica-0.db")
+    put(log, record, vote)
+    ledger.follow(log)
+    view.follow(log)
+    report_of(home, "ann")
+    assert b"ann's local" not in bytes_of(home)
+    put(log, record, rating("e-late", completion_id="c-ahead", subject=ann, created_ms=later))
+    put(log, completion("c-new", subject=ann, question="asked afterwards", created_ms=later))
+    ledger.follow(log)
+    view.follow(log)
+    ledger.erase_forgotten(log)
+    assert {r.key for r in log.read("completions", {})} >= {"c-new"}
+    assert b"ann's local" not in bytes_of(home)
+    assert b"asked afterwards" in bytes_of(home)
+    for opened in (log, ledger, view):
+        opened.close()
+
+
+def test_whoever_gave_no_name_can_be_forgotten(home: Path) -> None:
+    log = SqliteLog(home / "log.db")
+    put(
+        log,
+        completion("c-nobody", question="without a name"),
+        rating("e", completion_id="c-nobody"),
+    )
+    log.close()
+    report_of(home, "")
+    assert b"without a name" not in bytes_of(home)
+    assert b"ann's local" in bytes_of(home)
+
+
+def test_what_is_held_about_a_person_is_written_first(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "held.jsonl"
+    assert write_held(home, Sender("ann"), out) == 5
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(row.get("eventId", row["completionId"]) for row in rows) == [
+        *("c-local-ann", "c-out", "e0-c-local-ann", "e1-c-local-ann", "on bob's")
+    ]
+    assert rows[0]["messages"][0]["content"] == "ann's local"
+    assert out.stat().st_mode & 0o077 == 0
+    with pytest.raises(DeployError, match="exists already"):
+        write_held(home, Sender("ann"), out)
+    report_of(home, "ann")
+    assert write_held(home, Sender("ann"), tmp_path / "after.jsonl") == 0
 
 
 def test_running_it_again_is_harmless_and_an_unknown_person_is_reported(home: Path) -> None:
@@ -158,7 +246,7 @@ def test_running_it_again_is_harmless_and_an_unknown_person_is_reported(home: Pa
     assert report_of(home, "ann")[1].startswith("Log: erased 0 completions, 0 feedback events")
     assert exported(home) == left
     lines = report_of(home, "nobody")
-    assert any("Found nothing of 'nobody'" in line and "--api-key" in line for line in lines)
+    assert any("Found nothing of 'nobody'" in line and "--key" in line for line in lines)
     assert exported(home) == left
 
 
@@ -208,8 +296,6 @@ def test_what_cannot_be_done_is_reported(home: Path, tmp_path: Path) -> None:
     with pytest.raises(DeployError, match=r"no secret\.json"):
         report_of(tmp_path, "ann")
     assert not (tmp_path / "secret.json").exists()
-    with pytest.raises(DeployError, match="name the person"):
-        report_of(home, "")
     (home / "ledger.db").unlink()
     assert any("no learner has run" in line for line in report_of(home, "ann"))
 
@@ -227,6 +313,8 @@ def test_a_topic_that_is_never_compacted_is_reported() -> None:
 def test_it_is_a_command(home: Path) -> None:
     command = [sys.executable, "-m", "deploy.commands.main", "feedback", "forget"]
     options = ["--subject", "ann", "--home", str(home)]
+    both = subprocess.run([*command, *options, "--unnamed"], capture_output=True, text=True)
+    assert "one of the two" in both.stdout
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Versions that learned from this person: 2, 3." in done.stdout

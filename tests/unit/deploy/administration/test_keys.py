@@ -76,14 +76,17 @@ def test_a_key_expires_and_is_rotated(tmp_path: Path) -> None:
     assert read_ring(tmp_path).find(old) is None
 
 
-def test_a_key_of_an_earlier_version_is_rotated_with_its_token(tmp_path: Path) -> None:
+def test_a_key_of_an_earlier_version_is_rotated_with_its_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = SqliteLog(tmp_path / "log.db")
     _, old = make_key(log, KeyRing(), "user", by="test", name="anna")
     log.close()
-    rotate = ("keys", "rotate", "anna", "--home", str(tmp_path), "--api-key")
+    rotate = ("keys", "rotate", "anna", "--home", str(tmp_path))
     with pytest.raises(KeyRejected, match="not the key 'anna'"):
-        run_command(*rotate, "plk-x")
-    token = run_command(*rotate, old).split()[-1]
+        run_command(*rotate, "--api-key", "plk-x")
+    monkeypatch.setenv("PLAUDIT_API_KEY", old)  # arguments can be read by others
+    token = run_command(*rotate).split()[-1]
     key = read_ring(tmp_path).find(token)
     assert key is not None
     assert key.owner == owner_of(load_or_create_secret(tmp_path / "secret.json"), old)

@@ -87,6 +87,9 @@ def test_a_home_is_read_if_no_server_answers(tmp_path: Path) -> None:
     log.close()
     assert status.answer == "does not answer (ConnectError)"
     assert status.lag == 1
+    assert set(status.storage) == {"ledger.db", "log.db"}
+    assert min(status.storage.values()) > 0
+    assert status.disk_free is not None
     assert status.learning is not None
     assert (status.learning["live"], status.learning["held"]) == (1, True)
     shown = screen_text(status)

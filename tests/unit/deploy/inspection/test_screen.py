@@ -18,6 +18,8 @@ def test_the_screen_shows_the_whole_status() -> None:
                 "reasons": ["too far"],
                 "seconds": {"reward": 30.0, "ppo": 60.0},
             },
+            storage={"ledger.db": 900, "log.db": 5 << 20},
+            disk_free=3 << 30,
             errors=(LoggedError("serving", "2026-01-01 10:00:00,000", "the disk is full"),),
         )
     )
@@ -28,6 +30,7 @@ def test_the_screen_shows_the_whole_status() -> None:
         "4: refused: too far; took 0:01:30",
         "12 (comparison 10, rating 2); 5 not learned from yet",
         "2 log records are not in the ledger yet",
+        "ledger.db 900 B, log.db 5 MiB; 3.0 GiB of the disk are free",
         "replica-0, replica-1",
         "Last refused: a candidate from version 2, 0:10:00 ago: kl; text",
         "serving 2026-01-01 10:00:00,000 the disk is full",

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.commands.main import app
 from deploy.errors import DeployError
 from deploy.local.up import needs_key, up
-from deploy.settings import UpSettings
+from deploy.settings import VLLM_ARGUMENTS, UpSettings
 from feedback.control.history import History
 from feedback.log.event_log import LogUnavailable
 from feedback.log.sqlite_log import SqliteLog
@@ -39,6 +41,17 @@ def test_others_are_not_served_without_keys(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="every API key is revoked"):
         require_valid_key("0.0.0.0", history, tmp_path)
     log.close()
+
+
+def test_a_refused_argument_of_vllm_is_reported_before_anything_is_trained(tmp_path: Path) -> None:
+    ports = ["--port", str(free_port()), "--learner-port", str(free_port())]
+    vllm = ["--", "--tensor-parallel-size", "2", "--load-format", "dummy"]
+    result = CliRunner(env={VLLM_ARGUMENTS: None}).invoke(
+        app, ["up", "--home", str(tmp_path), *ports, *vllm]
+    )
+    assert isinstance(result.exception, ServingError)
+    assert "--load-format is refused: a swap loads the safetensors" in str(result.exception)
+    assert not (tmp_path / "registry").exists()
 
 
 class SilentHandler(StatusHandler):
@@ -84,3 +97,13 @@ def test_a_wrong_kafka_address_is_reported_before_anything_is_trained(
     with pytest.raises(LogUnavailable, match="cannot reach Kafka"):
         up(settings, lines.append)
     assert lines == []
+
+
+def test_a_closed_readiness_check_means_that_keys_are_needed() -> None:
+    class Closed(StatusHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+    with http_server(Closed) as server:
+        assert needs_key(UpSettings(port=server.server_port)) is True

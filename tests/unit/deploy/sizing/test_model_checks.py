@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from deploy.errors import DeployError
-from deploy.sizing import models
+from deploy.sizing import model_checks, models
 from deploy.sizing.model_checks import chat_end_token, check_served, choose_end, choose_pad
 from deploy.sizing.models import import_model
 from learner.data.tokenizer import end_token_ids
@@ -24,7 +24,7 @@ def own(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the import of vLLM; one test checks its registry."""
-    monkeypatch.setattr(models, "check_served", lambda *_: None)
+    monkeypatch.setattr(model_checks, "check_served", lambda *_: None)
 
 
 def change(file: Path, **values: Any) -> None:
@@ -94,7 +94,7 @@ def test_a_folder_without_a_model_or_weights_is_refused(own: Path, tmp_path: Pat
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "could not be loaded" in refused(tmp_path / "absent", tmp_path / "out")
+    assert "has no usable config.json" in refused(tmp_path / "absent", tmp_path / "out")
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(own: Path, tmp_path: Path) -> None:

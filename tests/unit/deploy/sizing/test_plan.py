@@ -56,7 +56,8 @@ def test_bytes_of_training_all_weights_on_a_cpu() -> None:
     assert found.activations == 100 * (2 * 68 * 20 + 3 * 4 * 50)
     assert found.learner == 16_000 + 8_000 + 16_000 + 332_000
     assert found.gpu_share is None
-    assert found.serving_environment == found.learner_environment == {}
+    assert found.serving_environment == {"PLAUDIT_SERVING_ENFORCE_EAGER": "1"}
+    assert found.learner_environment == {}
     assert found.problem is None
 
 
@@ -144,12 +145,31 @@ def test_one_gpu_too_small_for_either_is_a_problem() -> None:
     assert "GPU 0 has 16.0 GiB" in found.problem
 
 
+def test_a_model_that_vllm_splits_takes_the_first_gpus() -> None:
+    found = planned(BIG, gpus(24, 16, 40), dtype="bfloat16", workers=2)
+    assert found.place == "serving on GPU 0,1, learning on GPU 2"
+    assert found.serving_environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert found.learner_environment == {"CUDA_VISIBLE_DEVICES": "2"}
+    assert found.cache == 2 * (int(16 * GIB * 0.9) - GIB // 2), "the smaller one bounds both"
+    shared = planned(BIG, gpus(40, 40), dtype="bfloat16", workers=2)
+    assert shared.place == "serving and learning share GPU 0,1"
+    assert shared.serving_environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert shared.learner_environment["CUDA_VISIBLE_DEVICES"] == "1"
+    problem = planned(BIG, gpus(40, 40), dtype="bfloat16", workers=4).problem
+    assert problem is not None
+    assert "over 4 GPUs, but there are only 2; lower --tensor-parallel-size" in problem
+
+
 def test_processes_start_with_the_environment_of_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLAUDIT_SERVING_GPU_MEMORY_SHARE", "0.3")  # set by hand
     found = planned(BIG, gpus(24, 40), dtype="bfloat16")
     serving, learner = children(UpSettings(home=tmp_path), "bfloat16", found, Tuning("lora", 16))
+    assert serving.environment["PLAUDIT_SERVING_LOCAL_ROLE"] == "operator"
+    settings = UpSettings(home=tmp_path, local_role="user")
+    closed, _ = children(settings, "bfloat16", found, Tuning("lora", 16))
+    assert closed.environment["PLAUDIT_SERVING_LOCAL_ROLE"] == "user"
     assert serving.environment["PLAUDIT_SERVING_LORA_RANK"] == "16"
     assert serving.environment["PLAUDIT_SERVING_COSTS"].startswith("What it costs here: ")
     assert serving.environment["PLAUDIT_SERVING_GPU_MEMORY_SHARE"] == "0.3"

@@ -1,14 +1,18 @@
 """Votes that arrive while others are appended, or while the log is away."""
 
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
 
+from feedback.disk import DiskReserve
 from feedback.log.event_log import LogUnavailable, Topic
+from feedback.log.events import feedback_kind
 from feedback.log.sqlite_log import SqliteLog
 from feedback.view.feedback_view import View
 from tests.support.feedback_api import (
@@ -37,6 +41,26 @@ async def test_503_while_the_log_is_away(new_view: Callable[[], View]) -> None:
         error = answer.json()["error"]
         assert (error["type"], error["code"]) == ("server_error", "log_unavailable")
         assert "Try again" in error["message"]
+
+
+async def test_503_while_the_disk_is_almost_full_and_what_is_stored_stays_readable(
+    log: SqliteLog, new_view: Callable[[], View], tmp_path: Path
+) -> None:
+    view, voted = new_view(), new_completion_id()
+    async with client_of(log, view, reserve=DiskReserve(tmp_path, 1)) as client:
+        first = await client.post("/v1/feedback", json=body(voted))
+        assert first.status_code == 201
+    reserve = DiskReserve(tmp_path, shutil.disk_usage(tmp_path).total + 1)
+    async with client_of(log, view, reserve=reserve) as client:
+        answer = await client.post("/v1/feedback", json=body(voted))
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("server_error", "disk_low")
+        assert "an operator has to free some space" in error["message"]
+        assert (await client.get(f"/v1/feedback/{first.json()['id']}")).status_code == 200
+        assert (await client.delete(f"/v1/feedback/{first.json()['id']}")).status_code == 200
+    assert [feedback_kind(e) for e in stored_events(log)] == ["rating", "retraction"]
 
 
 class Slow(SqliteLog):

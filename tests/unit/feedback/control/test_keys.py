@@ -22,7 +22,8 @@ from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret, owner_of
 from protos.plaudit.v1.policy_pb2 import KeyMade
-from serving.http.access import Access, is_loopback
+from serving.http.access import METERED, Access, is_loopback
+from serving.http.quotas import Cost
 from serving.http.usage import Usage
 
 SECRET = Secret("00000001", {"00000001": b"k" * 32}, b"i" * 32)
@@ -68,8 +69,11 @@ class Home:
 
     def status(self, token: str, method: str = "GET", path: str = "/v1/models") -> int:
         headers = [(b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
         try:
-            self.access.admit({"type": "http", "method": method, "path": path, "headers": headers})
+            self.access.admit(scope)
+            cost = Cost(requests=int(path in METERED))
+            self.take_back = self.access.spend(scope, cost)
         except ApiError as error:
             self.error = error
             return error.status
@@ -190,8 +194,12 @@ def test_a_quota_limits_completions_per_day(tmp_path: Path) -> None:
     assert [home.chat(token) for _ in range(3)] == [200, 200, 429]
     assert home.error.code == "insufficient_quota"
     assert home.status(token) == 200, "other requests do not count"
+    assert home.status(token, "POST", "/tokenize") == 429
     day[0] += 1
     assert home.chat(token) == 200
+    home.take_back()
+    assert [home.status(token, "POST", path) for path in ("/tokenize", "/detokenize")] == [200] * 2
+    assert home.chat(token) == 429
     home.usage.close()
     home.log.close()
 
@@ -246,13 +254,22 @@ def test_a_ring_of_expired_keys_is_not_usable(home: Home) -> None:
 
 
 def test_a_rotated_key_keeps_owner_role_name_and_limits(home: Home) -> None:
-    old = home.make("annotator", name="anna", rate=60, quota=9, secret=SECRET)
+    old = home.make(
+        "annotator",
+        name="anna",
+        rate=60,
+        quota=9,
+        token_quota=8,
+        byte_quota=7,
+        secret=SECRET,
+    )
     assert home.owner(old) == owner_of(SECRET, old), "as for keys without a stored owner"
     new = home.rotate("anna")
     assert home.status(old) == 401
     assert home.owner(new) == owner_of(SECRET, old)
     first, second = home.ring().keys.values()
     assert (second.name, second.role, second.rate, second.quota) == ("anna", "annotator", 60, 9)
+    assert (second.token_quota, second.byte_quota) == (8, 7)
     assert second.account == first.id
     assert (first.rotated, second.rotated) == (True, False)
     assert home.history.snapshot().audit_entries[-1].text == "rotated the key 'anna' (annotator)"

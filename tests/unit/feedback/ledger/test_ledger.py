@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feedback.ledger import intake
-from feedback.ledger.rows import LedgerCounts
+from feedback.ledger import intake, store
+from feedback.ledger.rows import LedgerCounts, RecordedPrompt
 from feedback.ledger.store import Ledger, LedgerError
 from feedback.log.event_log import (
     MAX_RECORD_BYTES,
@@ -253,20 +253,27 @@ def test_completions_that_do_not_fit_together_are_dead_letters(
     assert ledger.counts() == LedgerCounts(1, 5, 0, 4, 1)
 
 
+def prompted(completion_id: str, question: str, token_ids: list[int]) -> CompletionRecord:
+    record = completion(completion_id, question=question)
+    record.prompt_token_ids.extend(token_ids)
+    return record
+
+
 def test_prompts_are_distinct_and_the_latest_first(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion("1", question="one"), completion("2", question="two"))
     put(log, rating("e", completion_id="1"))
     ledger.follow(log)
-    put(log, completion("3", question="one"), completion("4", question="four"))
+    put(log, completion("3", question="one"), prompted("4", "four", [7, 8]))
     put(log, CompletionRecord(completion_id="5", owner="o", prompt="text"))
     multimodal = completion("6", question="seen")
     multimodal.multimodal = True
     put(log, multimodal)
     ledger.follow(log)
-    contents = [[m["content"] for m in prompt] for prompt in ledger.prompts(10)]
+    contents = [[m["content"] for m in prompt.messages] for prompt in ledger.prompts(10)]
     assert contents == [["four"], ["one"], ["two"]]
-    assert ledger.prompts(1) == [[{"role": "user", "content": "four"}]]
-    before = [[m["content"] for m in prompt] for prompt in ledger.prompts(10, upto_seq=1)]
+    (latest,) = ledger.prompts(1)
+    assert latest == RecordedPrompt([{"role": "user", "content": "four"}], [7, 8])
+    before = [[m["content"] for m in prompt.messages] for prompt in ledger.prompts(10, upto_seq=1)]
     assert before == [["two"], ["one"]]
 
 
@@ -276,7 +283,7 @@ def test_the_prompts_of_one_owner_do_not_displace_those_of_others(
     put(log, completion("a", owner="anna", question="Anna's"))
     put(log, *(completion(f"f{i}", owner="flood", question=f"{i}") for i in range(9)))
     ledger.follow(log)
-    contents = [prompt[0]["content"] for prompt in ledger.prompts(4)]
+    contents = [prompt.messages[0]["content"] for prompt in ledger.prompts(4)]
     assert contents == ["8", "Anna's", "5", "2"]
 
 
@@ -485,7 +492,8 @@ def test_a_retry_does_not_bring_back_a_vote_that_a_later_one_superseded(
 def test_prompts_that_are_too_long_are_left_out(log: SqliteLog, ledger: Ledger) -> None:
     put(log, completion("1", question="x" * 11), completion("2", question="x" * 10))
     ledger.follow(log)
-    assert ledger.prompts(9, max_characters=10) == [[{"role": "user", "content": "x" * 10}]]
+    (prompt,) = ledger.prompts(9, max_characters=10)
+    assert prompt.messages == [{"role": "user", "content": "x" * 10}]
 
 
 def test_a_record_that_causes_an_error_is_a_dead_letter_and_stops_no_other(
@@ -537,3 +545,33 @@ def test_a_vote_that_waited_and_causes_an_error_stops_no_other(
     put(log, rating("e2"))
     ledger.follow(log)
     assert effective_ids(ledger) == ["e2"]
+
+
+def test_a_stream_of_votes_holds_few_at_once_and_yields_the_same(
+    log: SqliteLog, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_JOINED_TOGETHER", 3)
+    put(log, *(completion(f"c{n}") for n in range(10)))
+    put(log, *(rating(f"e{n}", completion_id=f"c{n}") for n in range(10)))
+    put(log, retraction("r", "e4"))
+    ledger.follow(log)
+    expected = [f"e{n}" for n in range(10) if n != 4]
+    assert [joined.event.event_id for joined in ledger.stream_events()] == expected
+    assert effective_ids(ledger) == expected
+    assert ledger.count_effective(0, 11) == 9
+    assert ledger.count_effective(2, 10) == 8, "before the retraction"
+    stream, read = ledger.stream_events(), []
+    monkeypatch.setattr(ledger, "_completions", lambda ids: read.append(set(ids)) or {})
+    with pytest.raises(KeyError):
+        next(stream)
+    assert read == [{"c0", "c1", "c2"}]
+
+
+def test_votes_that_come_during_a_stream_are_not_in_it(log: SqliteLog, ledger: Ledger) -> None:
+    put(log, completion("c1"), rating("e1"), rating("e2", choice=1))
+    ledger.follow(log)
+    stream = ledger.stream_events()
+    assert next(stream).event.event_id == "e1"
+    put(log, retraction("r", "e2"), rating("e3", subject="other"))
+    ledger.follow(log)
+    assert [joined.event.event_id for joined in stream] == ["e2"]

@@ -141,7 +141,15 @@ def test_only_equal_messages_have_equal_hashes() -> None:
 
     same = [chat(("user", "hi")), completion("other id", owner="o", question="hi")]
     assert messages_hash(same[0]) == messages_hash(same[1])
+    parts = chat(("user", "hi"))
+    parts.messages[0].content_json = '[{"type":"text","text":"hi"}]'
+    assert messages_hash(parts) == messages_hash(same[0]), "the chat template gets the same text"
+    named, with_tools = chat(("user", "hi")), chat(("user", "hi"))
+    named.messages[0].others_json = '{"name":"anna"}'
+    with_tools.template_json = '{"tools":[]}'
     distinct = [
+        named,
+        with_tools,
         chat(("user", "hi")),
         chat(("system", "hi")),
         chat(("user", "hi"), ("user", "")),

@@ -29,7 +29,13 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-STORES: tuple[Callable[[Path], Closable], ...] = (SqliteLog, Ledger, View, Usage)
+# Each store with the version of its schema.
+STORES: tuple[tuple[Callable[[Path], Closable], int], ...] = (
+    (SqliteLog, 1),
+    (Ledger, 2),
+    (View, 1),
+    (Usage, 2),
+)
 TABLE = "CREATE TABLE IF NOT EXISTS numbers (n INTEGER)"
 
 
@@ -58,29 +64,30 @@ def test_a_new_file_and_its_wal_are_for_their_owner_alone(tmp_path: Path) -> Non
     assert modes == {"n.db": 0o600, "n.db-wal": 0o600, "n.db-shm": 0o600}
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(("store", "version"), STORES)
 def test_a_file_of_a_newer_version_is_refused(
-    store: Callable[[Path], Closable], tmp_path: Path
+    store: Callable[[Path], Closable], version: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.db"
     store(path).close()
-    assert user_version(path) == 2, "version 1, not marked"
-    set_user_version(path, 4)
+    assert user_version(path) == 2 * version, "not marked"
+    set_user_version(path, 2 * version + 2)
     before = path.read_bytes()
-    with pytest.raises(SchemaTooNew, match=r"file\.db has schema version 2, .* up to 1; install"):
+    message = rf"file\.db has schema version {version + 1}, .* up to {version}; install"
+    with pytest.raises(SchemaTooNew, match=message):
         store(path)
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(("store", "version"), STORES)
 def test_a_file_without_a_version_gets_one(
-    store: Callable[[Path], Closable], tmp_path: Path
+    store: Callable[[Path], Closable], version: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.db"
     store(path).close()
     set_user_version(path, 1)  # of release 0.1, with bytes to wipe
     store(path).close()
-    assert user_version(path) == 3
+    assert user_version(path) == 2 * version + 1
 
 
 def test_an_older_file_is_migrated_once(tmp_path: Path) -> None:

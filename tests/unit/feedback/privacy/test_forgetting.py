@@ -65,7 +65,8 @@ def test_forgetting_erases_ledger_and_view(log: SqliteLog, ledger: Ledger, view:
     view.follow(log)
     assert effective_ids(ledger) == ["b2", "b3"]
     assert viewed_ids(view) == ["b2", "b3"]
-    assert ledger.prompts(9) == [[{"role": "user", "content": "bob's question"}]]
+    (prompt,) = ledger.prompts(9)
+    assert prompt.messages == [{"role": "user", "content": "bob's question"}]
     assert view.messages_hash("c1") is None
     for path in (ledger.path, view.path):
         assert b"ann's secret" not in bytes_of(path)

@@ -3,42 +3,34 @@
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
-from learner.cycle.inputs import _load_prompts, _text_prefixes
-from learner.data.tokenizer import encode_chat, train_tokenizer
-from learner.errors import ModelUnusable
-from learner.settings import LearnerSettings, RewardSettings
+from feedback.ledger.rows import RecordedPrompt
+from learner.cycle.inputs import _split_prompts, _text_prefixes
+from learner.settings import LearnerSettings, PPOSettings, RewardSettings
 
-SETTINGS = LearnerSettings(reward=RewardSettings(held_out_share=1e-9))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer(["Hello there, how are you?"], vocabulary=300, context=64)
+SETTINGS = LearnerSettings(
+    reward=RewardSettings(held_out_share=1e-9), ppo=PPOSettings(max_prompt_tokens=3)
+)
 
 
-def asked(content: str, role: str = "user") -> list[dict[str, str]]:
-    return [{"role": role, "content": content}]
+def asked(content: str, *token_ids: int) -> RecordedPrompt:
+    return RecordedPrompt([{"role": "user", "content": content}], list(token_ids))
 
 
-def test_a_prompt_that_the_chat_template_refuses_is_left_out(
-    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+def test_prompts_are_taken_as_they_were_recorded_once_each(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    user_prompts = [asked("Hi"), asked("{}", role="tool"), asked("Hello"), []]
-    prompts, held_out = _load_prompts(user_prompts, tokenizer, SETTINGS, b"", generated=False)
-    expected = [encode_chat(tokenizer, asked(text), answer=True) for text in ("Hi", "Hello")]
-    assert (prompts, held_out) == (expected, [])
-    assert "1 prompts of users are left out" in caplog.text
-    assert "This model knows the roles" in caplog.text
-
-
-def test_a_model_without_a_chat_template_is_still_an_error(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenizer, "chat_template", None)
-    with pytest.raises(ModelUnusable, match="no chat template"):
-        _load_prompts([asked("Hi")], tokenizer, SETTINGS, b"", generated=False)
+    """What a chat template would make of the messages now plays no part."""
+    prompts = [
+        asked("Hi", 5, 6, 7),
+        asked("Hi there", 5, 6, 7),
+        asked("never recorded"),
+        asked("of another model", 5, 9),
+        asked("too long", 1, 2, 3, 4),
+        RecordedPrompt([{"role": "tool", "content": "{}"}], [8]),
+    ]
+    assert _split_prompts(prompts, SETTINGS, b"", 9) == ([[5, 6, 7], [8]], [])
+    assert "2 prompts of users are left out" in caplog.text
 
 
 def test_a_text_that_cannot_be_tokenised_is_left_out() -> None:
@@ -52,6 +44,6 @@ def test_a_text_that_cannot_be_tokenised_is_left_out() -> None:
         return {"input_ids": [ord(c) for c in text]}
 
     fake: Any = tokenizer
-    conversations = [asked("ab"), asked("poison"), [], asked("x" * 1_000_000)]
+    conversations = [asked("ab"), asked("poison"), RecordedPrompt([], []), asked("x" * 1_000_000)]
     assert _text_prefixes(conversations, fake, 3) == [[97, 98], [120, 120, 120]]
     assert len(read[-1]) == 3 * 64, "a long text is cut before it is tokenised"

@@ -87,7 +87,12 @@ def test_setting_the_same_stage_again_keeps_its_start(monkeypatch: pytest.Monkey
 
 def test_the_disk_of_the_home_folder_is_shown(tmp_path: Path) -> None:
     registry = CollectorRegistry()
-    show_disk(tmp_path, registry)
+    (tmp_path / "log.db").write_bytes(b"x" * 10)
+    (tmp_path / "log.db-wal").write_bytes(b"x" * 5)
+    (tmp_path / "log.db-shm").write_bytes(b"x" * 7)
+    show_disk(tmp_path, registry, reserve=3)
+    assert registry.get_sample_value("plaudit_home_databases_bytes") == 15
+    assert registry.get_sample_value("plaudit_disk_reserve_bytes") == 3
     free = registry.get_sample_value("plaudit_disk_free_bytes")
     size = registry.get_sample_value("plaudit_disk_size_bytes")
     assert free is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -34,8 +35,8 @@ class FakeLedger:
     def last_forgetting(self) -> int:
         return self.forgettings
 
-    def effective_events(self, *_: int) -> list[int]:
-        return list(range(10 - self.forgettings))
+    def count_effective(self, *_: int) -> int:
+        return 10 - self.forgettings
 
 
 class FakePublisher:
@@ -245,3 +246,12 @@ def test_a_note_that_was_lost_with_the_machine_is_no_death(cycle: Cycle) -> None
     cycle.context.folder.mkdir(parents=True)
     cycle.context.folder.joinpath("deaths.json").write_text('{"deaths": [{"sta')
     assert cycle.run({"reward": refuse}).outcome == "refused"
+
+
+def test_a_cycle_whose_models_an_earlier_release_trained_restarts(cycle: Cycle) -> None:
+    cycle.state.stage, cycle.state.tuning = "gate", "full"
+    cycle.state.figures = {"judge_gain_lower_bound": 0.1}
+    inputs = SimpleNamespace(settings=SimpleNamespace(tuning="full"))
+    cycle.context.data = cast(Any, SimpleNamespace(inputs=inputs, close=lambda: None))
+    assert cycle.run({"reward": refuse}).outcome == "refused"
+    assert cycle.publisher.reported == ["reward"]

@@ -3,6 +3,7 @@
 The votes of these homes are for the answers that contain a certain token, or random.
 """
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +14,13 @@ from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret, prompt_split_key
 from learner.cycle import waiting
-from learner.cycle.waiting import VoteReader, VoteWatch
+from learner.cycle.metrics import Metrics
+from learner.cycle.waiting import Expiry, VoteReader, VoteWatch
 from learner.data.preferences import split_examples
 from learner.errors import Interrupted
 from learner.reward.evidence import ENOUGH, Evidence
 from learner.settings import LearnerSettings
+from tests.support.feedback_samples import completion, put, rating
 from tests.support.learning import make_home
 
 SETTINGS = LearnerSettings(min_events=100, early_share=0.2)
@@ -30,8 +33,8 @@ class Votes:
         self.found = list(found)
         self.looks: list[int] = []
 
-    def effective_events(self, after: int, upto: int) -> list[int]:
-        return list(range(after, upto))
+    def count_effective(self, after: int, upto: int) -> int:
+        return upto - after
 
     def look(self, _: int, upto: int) -> Evidence:
         self.looks.append(upto)
@@ -159,3 +162,25 @@ def test_a_look_ends_when_the_learner_must_stop(tmp_path: Path) -> None:
 
     with pytest.raises(Interrupted):
         replace(stopped, raise_if_stopped=interrupt).look(0, 60)
+
+
+def test_answers_without_feedback_expire_between_cycles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, ledger, metrics = SqliteLog(tmp_path / "log.db"), Ledger(tmp_path / "ledger.db"), Metrics()
+    put(log, completion("c1"), completion("c2"), rating("e1", completion_id="c2"))
+    ledger.follow(log)
+    month = LearnerSettings(retention_days=31)
+    Expiry(ledger, log, metrics, month).run_if_due()
+    assert ledger.counts().completions == 2
+    later = time.time() + 40 * 86_400
+    monkeypatch.setattr("time.time", lambda: later)
+    expiry = Expiry(ledger, log, metrics, month)
+    expiry.run_if_due()
+    expiry.run_if_due()
+    assert [record.key for record in log.read("completions", {})] == ["c2"]
+    value = metrics.registry.get_sample_value
+    assert value("plaudit_learner_expired_completions_total") == 1
+    assert value("plaudit_learner_ledger_bytes") == ledger.used_bytes() > 0
+    ledger.close()
+    log.close()

@@ -161,7 +161,7 @@ def test_a_pipe_can_be_read_more_than_once(tmp_path: Path) -> None:
         ("[]", "one text"),
         ("null", "content: must be text, but is null"),
         ('"hi", "tool_calls": []', None),
-        ('"hi", "tool_calls": [{"id": "c"}]', "tool calls cannot be used"),
+        ('"hi", "tool_calls": [{"id": "c"}]', "a tool call needs a 'function' with a 'name'"),
     ],
 )
 def test_contents_of_messages(tmp_path: Path, content: str, problem: str | None) -> None:

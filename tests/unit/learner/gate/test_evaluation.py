@@ -16,7 +16,7 @@ from learner.gate.evaluation import (
     answer_log_probs,
     evaluate_candidate,
 )
-from learner.gate.judge import Judge
+from learner.reward.posterior import ScorePosterior
 from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import GateSettings
 from tests.support.tiny import (
@@ -39,12 +39,12 @@ MET = {
 }
 
 
-def new_judge() -> Judge:
+def new_judge() -> ScorePosterior:
     """Return a judge that likes long answers and knows nothing else."""
     size = 2 * TINY.hidden + STRUCTURE_SIZE
     weights_DS = torch.zeros(size, 50, dtype=torch.float64)
     weights_DS[2 * TINY.hidden] = 1.0
-    return Judge(
+    return ScorePosterior(
         torch.zeros(size), torch.ones(size), weights_DS, torch.tensor(-1.0), torch.tensor(1.0)
     )
 

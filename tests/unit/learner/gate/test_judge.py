@@ -8,8 +8,9 @@ from learner.data.owner_bound import OwnerBound
 from learner.data.preferences import PreferenceExample
 from learner.data.structure import STRUCTURE_SIZE
 from learner.gate.criteria import criteria
-from learner.gate.judge import Judge, JudgeReport, fit_judge
+from learner.gate.judge import JudgeReport, fit_judge
 from learner.gate.win_rate import WinRate, estimate_win_rate, win_probabilities
+from learner.reward.posterior import ScorePosterior
 from learner.reward.reliability import Reliabilities
 from learner.settings import GateSettings
 
@@ -27,7 +28,7 @@ MET = {
 }
 
 
-def simulate(votes: int, taste: float, seed: int) -> tuple[Judge, JudgeReport]:
+def simulate(votes: int, taste: float, seed: int) -> tuple[ScorePosterior, JudgeReport]:
     """Fit a judge to noisy comparisons by raters who like the first state, or nothing."""
     generator = torch.Generator().manual_seed(seed)
     features_AD = torch.randn(2 * votes, SIZE, generator=generator)
@@ -40,7 +41,7 @@ def simulate(votes: int, taste: float, seed: int) -> tuple[Judge, JudgeReport]:
     return fit_judge(features_AD, examples, Reliabilities(), seed=seed)
 
 
-def win_rate(judge: Judge, shift: Tensor, seed: int = 0) -> WinRate:
+def win_rate(judge: ScorePosterior, shift: Tensor, seed: int = 0) -> WinRate:
     """Return the win rate of answers whose features are shifted, on 40 prompts."""
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randn(40, SIZE, generator=generator) for _ in range(2))
@@ -102,7 +103,7 @@ def test_the_votes_of_one_key_do_not_turn_the_judge() -> None:
         ranks = (0, 1) if first == honest else (1, 0)
         votes.append(PreferenceExample(f"{i:064x}", ((1, 2), (1, 3)), (1, 1), ranks, (), rater))
 
-    def fit(examples: list[PreferenceExample]) -> tuple[Judge, JudgeReport]:
+    def fit(examples: list[PreferenceExample]) -> tuple[ScorePosterior, JudgeReport]:
         return fit_judge(features_AD, examples, Reliabilities(), seed=0)
 
     judge, report = fit(OwnerBound().weigh(votes))
@@ -115,4 +116,4 @@ def test_the_same_votes_give_the_same_judge() -> None:
     (judge, report), (again, repeated) = simulate(30, 1.0, 0), simulate(30, 1.0, 0)
     assert report == repeated
     assert all(torch.equal(tensor, again.state()[name]) for name, tensor in judge.state().items())
-    assert torch.equal(Judge(**judge.state()).weights_DS, judge.weights_DS)
+    assert torch.equal(ScorePosterior(**judge.state()).weights_DS, judge.weights_DS)

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from learner.ppo.advantages import adapted_kl_coef, gae, token_rewards, whiten
+from learner.ppo.advantages import (
+    adapted_kl_coef,
+    duplicate_penalties,
+    gae,
+    token_rewards,
+    whiten,
+)
 
 
 def test_score_is_added_at_the_last_token_and_the_kl_penalty_at_each() -> None:
@@ -12,6 +18,16 @@ def test_score_is_added_at_the_last_token_and_the_kl_penalty_at_each() -> None:
     reference = torch.tensor([[0.0, -2.0, -2.0, 0.0], [0.0, 0.0, -1.0, -1.0]])
     rewards = token_rewards(log_probs, reference, torch.tensor([1.0, -2.0]), mask, kl_coef=0.1)
     assert rewards.flatten().tolist() == pytest.approx([0, -0.1, 1.0, 0, 0, 0, 0.2, -2.0])
+
+
+def test_an_answer_that_is_given_again_and_again_is_penalised() -> None:
+    """Probabilities 0.5, 0.9, 0.9 and 1.0; the reference has 0.1, 0.9, 0.95 and 0.0."""
+    own, reference = (
+        torch.tensor([[p**0.5, p**0.5] for p in probabilities]).log()
+        for probabilities in ((0.5, 0.9, 0.9, 1.0), (0.1, 0.9, 0.95, 1e-30))
+    )
+    found = duplicate_penalties(own, reference).tolist()
+    assert found == pytest.approx([0.8, 0.0, 0.0, 2.0], abs=1e-5)
 
 
 def test_gae_against_brute_force() -> None:

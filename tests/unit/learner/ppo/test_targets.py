@@ -23,6 +23,7 @@ def test_ratio_is_exactly_one_on_the_first_step(model: PreTrainedModel, separate
             policy=inputs.policy,
             reference=inputs.reference,
             reward=inputs.reward,
+            posteriors=None,
             critic=inputs.critic,
             settings=settings,
             kl_coef=0.05,

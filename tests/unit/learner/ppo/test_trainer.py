@@ -46,7 +46,7 @@ def test_killed_and_resumed_ppo_gives_the_same_weights(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
     whole = ppo_inputs(model)
-    run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole")
+    candidate = run_ppo(whole, TINY_PPO, seed=5, state=tmp_path / "whole")
     seen: list[int] = []
 
     def kill(iteration: Iteration) -> None:
@@ -58,9 +58,11 @@ def test_killed_and_resumed_ppo_gives_the_same_weights(
     with pytest.raises(Interrupted):
         run_ppo(first, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
     second = ppo_inputs(model)
-    run_ppo(second, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
+    resumed = run_ppo(second, TINY_PPO, seed=5, state=tmp_path / "part", on_iteration=kill)
     assert seen == [1, 2, 2, 3]
     pairs = zip(whole.policy.parameters(), second.policy.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    pairs = zip(candidate.parameters(), resumed.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(StateUnusable):
         run_ppo(ppo_inputs(model), TINY_PPO, seed=6, state=tmp_path / "part")
@@ -95,3 +97,36 @@ def test_ppo_changes_the_policy_but_not_the_reference_or_the_reward_model(
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert found[0].kl == 0
     assert found[-1].kl != 0
+
+
+def test_the_candidate_is_the_policy_whose_answers_the_judge_liked_best(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    inputs = ppo_inputs(model)
+    found: list[Iteration] = []
+    policies = [[p.clone() for p in inputs.policy.parameters()]]  # at the start of each iteration
+
+    def note(iteration: Iteration) -> None:
+        found.append(iteration)
+        policies.append([p.detach().clone() for p in inputs.policy.parameters()])
+
+    settings = TINY_PPO.model_copy(update={"iterations": 6, "learning_rate": 3e-2})
+    candidate = run_ppo(inputs, settings, seed=0, state=tmp_path / "s", on_iteration=note)
+    judged = [iteration.judged for iteration in found]
+    best = judged.index(max(judged))
+    assert 0 < best < 5, "neither the first policy nor the last"
+    pairs = zip(candidate.parameters(), policies[best], strict=True)
+    assert all(torch.equal(own, expected) for own, expected in pairs)
+
+
+def test_without_a_judge_the_last_policy_is_the_candidate(
+    model: PreTrainedModel, tmp_path: Path
+) -> None:
+    inputs = replace(ppo_inputs(model), posteriors=None)
+    last: list[torch.Tensor] = []
+
+    def note(_: Iteration) -> None:
+        last[:] = [p.detach().clone() for p in inputs.policy.parameters()]
+
+    candidate = run_ppo(inputs, TINY_PPO, seed=0, state=tmp_path / "s", on_iteration=note)
+    assert all(torch.equal(a, b) for a, b in zip(candidate.parameters(), last, strict=True))

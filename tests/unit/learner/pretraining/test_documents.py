@@ -30,6 +30,15 @@ def test_json_lines_that_are_not_text_are_refused(tmp_path: Path, value: str) ->
         next(documents([file], 0, repeat=True))
 
 
+def test_a_json_array_of_texts_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('[{"text": "a", "source": 1}, {"text": " "},\n{"text": "b"}]')
+    assert read(file) == ["a", "b"]
+    file.write_text('[{"text": "a"}, {"words": "b"}]')
+    with pytest.raises(DataUnusable, match=r"a\.json, row 2: text: is missing"):
+        read(file)
+
+
 def test_text_is_split_at_empty_lines(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("\n\n one\r\ntwo \r\n\r\n\r\n\n \n\nthree\u2028four", newline="")
@@ -43,7 +52,7 @@ def test_all_files_are_checked_before_the_first_document(tmp_path: Path) -> None
     with pytest.raises(DataUnusable, match=r"bad\.txt cannot be read as UTF-8"):
         next(documents([good, bad], 0, repeat=True))
     with pytest.raises(DataUnusable, match="not a regular file"):
-        next(documents([tmp_path], 0, repeat=True))
+        next(documents([Path("/dev/null")], 0, repeat=True))
 
 
 def test_held_out_text_is_the_last_twentieth(tmp_path: Path) -> None:

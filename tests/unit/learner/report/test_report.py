@@ -42,8 +42,8 @@ SETTINGS = GateSettings(
 
 
 def iteration(number: int, score: float = 0.0) -> dict[str, float]:
-    return {"number": float(number), "score": score, "kl": 2.0 * number, "entropy": 1.0,
-            "clip_ratio": 0.125, "length": 20.5}  # fmt: skip
+    return {"number": float(number), "score": score, "judged": 0.5, "kl": 2.0 * number,
+            "entropy": 1.0, "clip_ratio": 0.125, "length": 20.5}  # fmt: skip
 
 
 REPORT = Report(
@@ -128,7 +128,7 @@ def test_a_report_survives_json() -> None:
         "| held-out accuracy | 0.812 | 0.700 |  |",
         "| gain over chance, nats per example | 0.250 |  | 0.125 |",
         "| new thing | 2 |  |  |",
-        "| 3 | 0.750 | 6 | 1 | 0.125 | 20.50 |",
+        "| 3 | 0.750 | 0.500 | 6 | 1 | 0.125 | 20.50 |",
         "before: Hello there.",
         "reward 24 s, ppo 48 s",
     ],

@@ -8,17 +8,23 @@ import inspect
 import threading
 import typing
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from fastapi import FastAPI
 
+from serving.context import RequestContext, request_context
 from serving.engine import vllm_patches
 from serving.engine.arguments import engine_arguments
+from serving.engine.client import RecordingEngine, salt_prompt
+from serving.engine.passthrough import REFUSED, check_names, split_arguments
 from serving.engine.worker import PolicyWorker
+from serving.errors import ServingError
 from serving.http.routes import ALLOWED_PATHS
+from serving.policies.policy_table import PolicyTable
 from serving.settings import ServingSettings
 
 
@@ -53,6 +59,116 @@ def test_vllm_s_parser_accepts_the_arguments(tmp_path: Any, gpu: bool) -> None:
     assert (args.enable_lora, args.max_lora_rank, args.max_loras) == (True, 8, 4)
 
 
+@pytest.mark.parametrize(("domains", "allowed"), [((), False), (("example.org",), True)])
+def test_no_url_is_fetched_unless_its_host_is_allowed(
+    tmp_path: Any, domains: tuple[str, ...], allowed: bool
+) -> None:
+    from urllib3.util import parse_url
+    from vllm.multimodal.media.connector import MediaConnector
+
+    settings = ServingSettings(home=tmp_path, media_domains=domains)
+    args = vllm_patches.parse_arguments(engine_arguments(settings, tmp_path, gpu=False))
+    connector = MediaConnector(allowed_media_domains=args.allowed_media_domains)
+    for url in ("http://example.org/cat.png", "http://127.0.0.1:1/cat.png"):
+        refused = nullcontext()
+        if not allowed or "127" in url:
+            refused = pytest.raises(ValueError, match="allowed domains")
+        with refused:
+            connector._assert_url_in_allowed_media_domains(parse_url(url))
+
+
+def test_a_prefix_is_shared_by_requests_of_one_owner_alone() -> None:
+    from vllm.v1.engine import input_processor
+
+    assert '.get("cache_salt")' in inspect.getsource(input_processor), "vLLM takes it elsewhere"
+    prompt = {"prompt_token_ids": [1, 2]}
+    ann, bob = (salt_prompt(prompt, owner) for owner in ("ann", "bob"))
+    assert prompt == {"prompt_token_ids": [1, 2]}
+    assert ann == salt_prompt(prompt, "ann") == {**prompt, "cache_salt": "ann "}
+    assert ann["cache_salt"] != bob["cache_salt"]
+    chosen = salt_prompt({**prompt, "cache_salt": "ann "}, "bob")
+    assert chosen["cache_salt"] == "bob ann ", "a client cannot choose another owner's salt"
+
+
+async def test_the_engine_gets_the_owner_s_salt_unless_prefixes_are_shared() -> None:
+    from vllm.sampling_params import SamplingParams
+
+    seen: list[Any] = []
+
+    class Inner:
+        async def generate(self, prompt: Any, *_: Any, **__: Any) -> Any:
+            seen.append(prompt)
+            for output in ():
+                yield output
+
+    context = RequestContext("c", "ann", "", None, recorded=False)
+    for shares in (False, True):
+        engine = RecordingEngine(
+            cast(Any, Inner()), cast(Any, None), "m", PolicyTable(1, 0.5), share_prefixes=shares
+        )
+        token = request_context.set(context)
+        async for _ in engine.generate({"prompt_token_ids": [1]}, SamplingParams(), "r"):
+            pass
+        request_context.reset(token)
+    assert [prompt.get("cache_salt") for prompt in seen] == ["ann ", None]
+
+
+def test_arguments_of_the_user_follow_and_win(tmp_path: Any) -> None:
+    extra = split_arguments(
+        "--tensor_parallel_size=2 --tool-call-parser hermes --enable-auto-tool-choice "
+        "--max-num-seqs 7 --gpu-memory-utilization 0.8"
+    )
+    given = vllm_patches.parse_given(extra)
+    check_names(vars(given))
+    arguments = engine_arguments(ServingSettings(home=tmp_path), tmp_path, True, 0, given)
+    assert "0.5" not in arguments, "two limits of the memory"
+    args = vllm_patches.parse_arguments([*arguments, *extra])
+    assert (args.tensor_parallel_size, args.distributed_executor_backend) == (2, "mp")
+    assert (args.tool_call_parser, args.max_num_seqs) == ("hermes", 7)
+    assert args.gpu_memory_utilization == 0.8
+
+
+def test_the_model_and_the_device_decide_what_nobody_says(tmp_path: Any) -> None:
+    unset = ServingSettings(home=tmp_path)
+    cpu, gpu = (
+        vllm_patches.parse_arguments(engine_arguments(unset, tmp_path, on_gpu))
+        for on_gpu in (False, True)
+    )
+    assert (cpu.max_model_len, cpu.max_num_seqs) == (-1, 64)
+    assert (gpu.max_model_len, gpu.max_num_seqs) == (-1, None)
+    assert cpu.distributed_executor_backend == "uni"
+    chosen = ServingSettings(home=tmp_path, max_model_len=64, max_num_seqs=3)
+    args = vllm_patches.parse_arguments(engine_arguments(chosen, tmp_path, True))
+    assert (args.max_model_len, args.max_num_seqs) == (64, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nope"], "unrecognized arguments: --nope"),
+        (["--tensor-parallel-size", "two"], "invalid int value"),
+    ],
+)
+def test_what_vllm_does_not_take_is_an_error_in_words(arguments: list[str], message: str) -> None:
+    with pytest.raises(ServingError, match=message):
+        vllm_patches.parse_given(arguments)
+
+
+def test_refused_arguments_are_refused_by_any_name(tmp_path: Any) -> None:
+    """An abbreviation or a positional argument is no way around the refusal."""
+    for arguments in (["other/model"], ["--logprobs-m", "raw_logprobs"], ["--load-f", "dummy"]):
+        with pytest.raises(ServingError, match="is refused"):
+            check_names(vars(vllm_patches.parse_given(arguments)))
+
+
+def test_all_refused_arguments_exist() -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    actions = make_arg_parser(FlexibleArgumentParser())._actions
+    assert REFUSED.keys() <= {action.dest.replace("_", "-") for action in actions}
+
+
 def test_the_server_is_started_and_built_as_before() -> None:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -63,6 +179,26 @@ def test_the_server_is_started_and_built_as_before() -> None:
     accepts(build_app, "args", ("generate",), "model_config")
     accepts(init_app_state, "engine", "state", "args", ("generate",))
     assert isinstance(current_platform.is_cpu(), bool)
+
+
+def test_vllm_starts_its_engine_through_the_names_that_are_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.model_executor.models import registry
+    from vllm.v1.engine import utils
+
+    assert "get_mp_context()" in inspect.getsource(utils.CoreEngineProcManager.__init__)
+    lazy = inspect.getsource(registry._LazyRegisteredModel.inspect_model_cls)
+    assert "_run_in_subprocess(" in lazy
+    monkeypatch.setattr(utils, "get_mp_context", None)
+    monkeypatch.setattr(registry, "_run_in_subprocess", None)
+    threads = torch.get_num_threads()
+    try:
+        vllm_patches.import_once()
+    finally:
+        torch.set_num_threads(threads)
+    assert utils.get_mp_context().get_start_method() == "fork"
+    assert registry._run_in_subprocess(lambda: 3) == 3
 
 
 def test_vllm_s_app_has_the_allowed_routes_and_loses_the_others(tmp_path: Any) -> None:
@@ -283,11 +419,15 @@ def test_workers_reload_weights_from_a_path_and_take_the_extension() -> None:
     from vllm.v1.worker.cpu_worker import CPUWorker
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     from vllm.v1.worker.gpu_worker import Worker
+    from vllm.v1.worker.worker_base import WorkerBase
 
     for worker in (Worker, CPUWorker):
         accepts(worker.reload_weights, "self", weights_path="folder")
+        accepts(worker.add_lora, "self", "request")
+        accepts(worker.list_loras, "self")
         for name in set(dir(PolicyWorker)) - set(dir(object)):
             assert not hasattr(worker, name) or name.startswith("__"), name
+        assert "self.rank" in inspect.getsource(WorkerBase.__init__)
     accepts(GPUModelRunner.reload_weights, "self", weights_path="folder")
     accepts(GPUModelRunner.get_model, "self")
 
@@ -316,7 +456,7 @@ def test_output_heads_are_packed_again_after_a_reload(monkeypatch: pytest.Monkey
             self.paths.append(weights_path)
 
     worker = Worker()
-    worker.reload_policy("folder")
+    assert worker.reload_policy("folder", "3") == "3"
     assert worker.paths == ["folder"]
     assert packed == [head]
 
@@ -331,7 +471,6 @@ def test_the_engine_client_has_the_methods_that_swapping_calls() -> None:
     accepts(AsyncLLM.collective_rpc, "self", "reload_policy", kwargs={"weights_path": "folder"})
     accepts(AsyncLLM.update_weight_version, "self", "1")
     accepts(AsyncLLM.get_weight_version, "self")
-    accepts(AsyncLLM.add_lora, "self", "request")
     accepts(AsyncLLM.remove_lora, "self", 1)
     assert isinstance(AsyncLLM.errored, property)
     request = LoRARequest("policy-v2-1", 1, "folder")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from feedback.api.http_errors import ApiError
+from feedback.privacy.identity import LOCAL_OWNER, check, load_or_create_secret
 from serving.http.bodies import (
     MAX_BIASES,
     MAX_CHOICES,
@@ -18,6 +19,7 @@ from serving.http.bodies import (
     count_choices,
     parse_body,
 )
+from serving.http.middleware import BODY_PATHS
 from tests.support.door import CHAT, REQUESTS, chat, door, error_of
 
 # Requests of public bug reports, with the code that refuses them; None for those that vLLM answers.
@@ -52,7 +54,7 @@ async def test_requests_of_bug_reports(tmp_path: Path, name: str) -> None:
         assert error_of(response)["code"] == CASES[name]
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize("path", sorted(BODY_PATHS))
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -79,7 +81,7 @@ async def test_no_route_of_vllm_gets_what_it_cannot_take(
 
 async def test_bodies_of_every_route_of_vllm_are_bounded(tmp_path: Path) -> None:
     async with door(tmp_path, max_body_bytes=2048) as http:
-        for path in (CHAT, "/v1/completions", "/tokenize", "/detokenize"):
+        for path in BODY_PATHS:
             response = await http.post(path, content=b" " * 4096)
             assert (response.status_code, error_of(response)["code"]) == (413, "too_large")
 
@@ -170,3 +172,52 @@ def test_the_largest_body_is_checked_in_a_moment() -> None:
     started = time.thread_time()
     check_fields(parse_body(content))
     assert time.thread_time() - started < 0.5
+
+
+async def test_a_response_has_an_id_that_is_signed_and_can_be_voted_on(tmp_path: Path) -> None:
+    body = {"input": [{"role": "user", "content": "hi"}], "request_id": "mine", "user": "ann"}
+    async with door(tmp_path) as http:
+        response = await http.post("/v1/responses", json=body)
+    answer = response.json()
+    assert answer["id"].startswith("resp_")
+    assert answer["asked"] == {**body, "request_id": answer["id"]}
+    assert response.headers["x-request-id"] == answer["id"]
+    secret = load_or_create_secret(tmp_path / "secret.json")
+    assert check(secret, answer["id"], LOCAL_OWNER).choices == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("background", True, "unsupported"),
+        ("tools", [{"type": "web_search_preview"}], "unsupported"),
+        ("tools", [{"type": "function", "name": 1}], "invalid_type"),
+        ("tools", {}, "invalid_type"),
+        ("input", 7, "invalid_type"),
+        ("input", [{}] * (MAX_MESSAGES + 1), "array_above_max_length"),
+        ("instructions", ["x"], "invalid_type"),
+        ("text", "x", "invalid_type"),
+        ("max_output_tokens", 2**31, "integer_out_of_range"),
+        ("user", "a" * 257, "string_above_max_length"),
+        ("kv_transfer_params", {"a": 1}, "unsupported"),
+    ],
+)
+async def test_fields_of_responses_are_bounded(
+    tmp_path: Path, field: str, value: Any, code: str
+) -> None:
+    async with door(tmp_path) as http:
+        response = await http.post("/v1/responses", json={"input": "hi", field: value})
+    assert (response.status_code, error_of(response)["code"]) == (400, code)
+
+
+async def test_schemas_of_responses_are_bounded(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(40):
+        deep = {"type": "object", "properties": {"a": deep}}
+    text = {"format": {"type": "json_schema", "name": "n", "schema": deep}}
+    tool = {"type": "function", "name": "f", "parameters": deep}
+    async with door(tmp_path) as http:
+        for fields in ({"text": text}, {"tools": [tool]}):
+            response = await http.post("/v1/responses", json={"input": "hi", **fields})
+            assert response.status_code == 400
+            assert "deep" in error_of(response)["message"]

@@ -28,7 +28,7 @@ async def test_the_schema_and_the_page_are_served(app: FastAPI) -> None:
 def test_an_operation_has_its_statuses_and_security(app: FastAPI) -> None:
     paths = openapi_schema(app)["paths"]
     vote = paths["/v1/feedback"]["post"]
-    statuses = {200, 201, 400, 401, 403, 404, 405, 409, 410, 413, 414, 429, 500, 503}
+    statuses = {200, 201, 400, 401, 403, 404, 405, 408, 409, 410, 413, 414, 415, 429, 431, 500, 503}
     assert {int(status) for status in vote["responses"]} == statuses
     assert vote["security"] == [{"key": []}]
     assert "security" not in paths["/livez"]["get"]

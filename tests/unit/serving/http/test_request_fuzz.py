@@ -82,6 +82,6 @@ def test_any_bytes_are_an_object_or_a_400(content: bytes) -> None:
 async def test_any_host_gets_an_answer(tmp_path: Path, host: str) -> None:
     async with door(tmp_path) as http:
         response = await http.post(CHAT, json={}, headers={"Host": host.encode("latin-1")})
-    assert response.status_code in (200, 400)
-    if response.status_code == 400:
+    assert response.status_code in (200, 400, 403)
+    if response.status_code != 200:
         error_of(response)

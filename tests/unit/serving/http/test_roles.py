@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from feedback.control.key_operations import make_key, revoke_key
@@ -22,12 +23,14 @@ from protos.plaudit.v1.policy_pb2 import Published
 from serving.engine.vllm_patches import restrict_routes
 from serving.http.access import Access, role_for
 from serving.http.documentation import documentation_router
-from serving.http.middleware import CompletionMiddleware
+from serving.http.middleware import BODY_PATHS, CompletionMiddleware
 from serving.http.routes import ALLOWED_PATHS, health_router, models_router
 from serving.services import Services, follow_history, mount_routes
 from serving.settings import ServingSettings
 from tests.support.feedback_api import metric_value
 
+THUMB = {"completion_id": "x", "feedback": {"kind": "rating", "choice": 0, "value": "up"}}
+JSON = {"Content-Type": "application/json"}
 MESSAGE = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -36,11 +39,9 @@ def stand_ins() -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     async def answer(_: Any) -> Any:
-        from starlette.responses import JSONResponse
-
         return JSONResponse({"object": "answer"})
 
-    posted = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
+    posted = BODY_PATHS
     for path in sorted(ALLOWED_PATHS - {"/metrics"}):
         app.router.add_route(path, answer, methods=["POST" if path in posted else "GET"])
     app.router.routes.append(Mount("/metrics", Starlette(routes=[Route("/", answer)])))
@@ -108,6 +109,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
             services.secret,
             lambda: services.history.keys,
             services.usage,
+            local_role="operator",
             outdated=services.keys_outdated,
         ),
         max_body_bytes=2048,
@@ -185,6 +187,7 @@ MATRIX = (
     Row("GET", "/openapi.json", OPEN),
     Row("POST", "/v1/chat/completions", USERS, body(**MESSAGE)),
     Row("POST", "/v1/completions", USERS, body(prompt="Once")),
+    Row("POST", "/v1/responses", USERS, body(input="hi")),
     Row("POST", "/tokenize", USERS, body(prompt="Once")),
     Row("POST", "/detokenize", USERS, body(tokens=[1])),
     Row("GET", "/v1/feedback", USERS),
@@ -306,28 +309,100 @@ async def test_with_keys_me_says_whose(keyed: Server) -> None:
         ("plaudit.example", None, 403),  # a proxy lets others in
     ],
 )
-async def test_without_keys_another_site_s_page_is_no_operator(
+async def test_without_keys_another_site_s_page_reaches_no_route(
     server: Server, host: str, origin: str | None, status: int
 ) -> None:
     headers = {"Origin": origin} if origin else {}
     async with server.client(host=host) as http:
-        answer = await http.post("/v1/policies/hold", headers=headers)
-        chat = await http.post("/v1/chat/completions", headers=headers, json=MESSAGE)
-    assert answer.status_code == status
-    assert chat.status_code == 200
+        answers = [
+            await http.post("/v1/policies/hold", headers=headers),
+            await http.post("/v1/chat/completions", headers=headers, json=MESSAGE),
+            *[await http.get(path, headers=headers) for path in ("/v1/feedback", "/", "/metrics")],
+            await http.options("/v1/feedback", headers=headers),
+        ]
+    refused = [answer.status_code == 403 for answer in answers]
+    assert refused == [status == 403] * len(answers)
     if status == 403:
-        assert "plaudit keys create" in answer.json()["error"]["message"]
+        assert "plaudit keys create" in answers[0].json()["error"]["message"]
     assert server.services.history.poll().held == (status == 200)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+async def test_without_keys_a_page_cannot_post_without_asking_the_browser(
+    server: Server, kind: str | None
+) -> None:
+    """A form or a Blob is sent to another site without a preflight request."""
+    headers = {"Content-Type": kind} if kind else {}
+    async with server.client() as http:
+        for path in ("/v1/feedback", "/v1/chat/completions", "/v1/policies/hold"):
+            answer = await http.post(path, content=b"{}", headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                415,
+                "unsupported_media_type",
+            )
+    assert not server.services.history.poll().held
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
 async def test_without_keys_nobody_is_an_operator_through_a_proxy(
     server: Server, header: str
 ) -> None:
-    async with server.client(host="127.0.0.1:8000") as http:  # as nginx names it by itself
-        answer = await http.post("/v1/policies/hold", headers={header: "198.51.100.7"})
+    headers = {header: "198.51.100.7"}
+    async with server.client() as http:  # the host as nginx names it by itself
+        answer = await http.post("/v1/policies/hold", headers=headers)
+        me = await http.get("/v1/me", headers=headers)
     assert answer.status_code == 403
+    assert me.json()["role"] == "user"
     assert not server.services.history.poll().held
+
+
+async def test_without_keys_nobody_is_an_operator_unless_a_setting_says_so(
+    server: Server,
+) -> None:
+    """A proxy on this machine need not add any header."""
+    services = server.services
+    server.wrapped.access = Access(services.secret, lambda: services.history.keys, services.usage)
+    async with server.client() as http:
+        held = await http.post("/v1/policies/hold")
+        vote = await http.post("/v1/feedback", json={"source": "annotator", **THUMB})
+        me = await http.get("/v1/me")
+    assert (held.status_code, held.json()["error"]["code"]) == (403, "role_not_allowed")
+    assert "PLAUDIT_SERVING_LOCAL_ROLE" in held.json()["error"]["message"]
+    assert (vote.status_code, vote.json()["error"]["param"]) == (403, "source")
+    assert me.json()["role"] == "user"
+
+
+async def test_metrics_and_readiness_can_be_closed(keyed: Server) -> None:
+    services = keyed.services
+    keyed.wrapped.access = Access(
+        services.secret,
+        lambda: services.history.keys,
+        services.usage,
+        closed=ServingSettings(home=Path(), closed_routes=("/metrics", "/readyz")).closed_routes,
+    )
+    for path in ("/metrics", "/metrics/", "/readyz"):
+        statuses = []
+        for who in ("none", "user", "operator"):
+            async with keyed.client(who) as http:
+                statuses.append((await http.get(path)).status_code)
+        assert statuses in ([401, 403, 200], [401, 403, 307]), path
+    async with keyed.client() as http:
+        assert (await http.get("/livez")).status_code == 200
+
+
+async def test_a_refused_request_spends_no_quota(keyed: Server) -> None:
+    services = keyed.services
+    _, token = make_key(services.log, services.history.keys, "user", by="test", quota=2)
+    services.history.poll()
+    keyed.tokens["limited"] = token
+    app = keyed.wrapped.app
+    refuse = JSONResponse({"error": {"message": "no", "code": 400}}, 400)  # as vLLM may
+    sent = [(app, "{"), (app, '{"n": 0}'), *[(refuse, "{}")] * 3, *[(app, "{}")] * 3]
+    statuses = []
+    async with keyed.client("limited") as http:
+        for keyed.wrapped.app, body in sent:
+            statuses.append((await http.post("/v1/chat/completions", content=body)).status_code)
+    assert statuses == [400] * 5 + [200, 200, 429]
 
 
 @pytest.fixture
@@ -408,7 +483,7 @@ async def test_a_model_is_found_by_its_name_and_shows_no_folder(server: Server) 
 
 async def test_an_operation_s_body_has_a_bound(server: Server) -> None:
     async with server.client() as http:
-        answer = await http.post("/v1/policies/hold", content=b" " * 300_000)
+        answer = await http.post("/v1/policies/hold", content=b" " * 300_000, headers=JSON)
     assert answer.status_code == 413
 
 

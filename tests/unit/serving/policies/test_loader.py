@@ -4,14 +4,17 @@ import asyncio
 import shutil
 from collections.abc import Container
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
+from serving.engine.worker import PolicyWorker
 from serving.errors import CheckpointIncompatible, PolicyLost, SwapFailed
 from serving.policies.loader import Loader
 from serving.policies.policy_table import ChoiceAssignment, PolicyTable
@@ -20,13 +23,43 @@ from serving.policies.swapper import Swapper
 from tests.support.models import tiny_adapter, tiny_chat_model
 
 
+class FakeWorker(PolicyWorker):
+    """A worker of which each of the next `failures` calls fails."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.weights = ""
+        self.adapters: list[int] = []
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("out of memory")
+
+    def reload_weights(self, weights_path: str) -> None:
+        self._fail()
+        self.weights = Path(weights_path).name
+
+    @property
+    def model_runner(self) -> Any:
+        return SimpleNamespace(get_model=lambda: torch.nn.Linear(1, 1))
+
+    def add_lora(self, request: Any) -> None:
+        self._fail()
+        self.adapters.append(request.lora_int_id)
+
+    def list_loras(self) -> list[int]:
+        return self.adapters
+
+
 class Engine:
     """Records the calls that it gets; fails those in `failing`."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
         self.calls: list[str] = []
         self.failing: list[str] = []
         self.label = "1"
+        self.workers = [FakeWorker() for _ in range(workers)]
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -40,17 +73,18 @@ class Engine:
     async def resume_generation(self) -> None:
         self._note("resume")
 
-    async def collective_rpc(self, _: str, kwargs: dict[str, str]) -> None:
-        self._note(f"reload {Path(kwargs['weights_path']).name}")
+    async def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> list[str]:
+        if method == "reload_policy":
+            self._note(f"reload {Path(kwargs['weights_path']).name}")
+        if method == "load_adapter":
+            self._note(f"add {Path(kwargs['path']).name}")
+        return [getattr(worker, method)(**kwargs) for worker in self.workers]
 
     async def update_weight_version(self, label: str) -> None:
         self.label = label
 
     async def get_weight_version(self) -> str:
         return self.label
-
-    async def add_lora(self, request: Any) -> None:
-        self._note(f"add {Path(request.lora_path).name}")
 
     async def remove_lora(self, number: int) -> None:
         self._note(f"remove {number}")
@@ -174,6 +208,55 @@ async def test_a_challenger_stands_beside_the_live_version(loader: Loader) -> No
     assert (loader.policies.challenger.version, loader.policies.live.version) == (2, 1)
     with pytest.raises(CheckpointIncompatible, match="needs the weights of version 4"):
         await loader.load_challenger(5)
+
+
+@pytest.fixture
+def split_loader(made: FolderRegistry) -> Loader:
+    """Load into an engine whose model is split over three workers."""
+    return Loader(Engine(3), made, PolicyTable(1), lora_rank=8, timeout=5, workers=3)
+
+
+async def test_every_worker_of_a_split_model_swaps(split_loader: Loader) -> None:
+    await split_loader.swap(5)
+    workers = split_loader.engine.workers
+    assert [worker.weights for worker in workers] == ["v000004"] * 3
+    assert [worker.report_policy() for worker in workers] == ["4"] * 3
+    assert [worker.adapters for worker in workers] == [[1]] * 3
+
+
+async def test_a_worker_that_fails_in_the_middle_puts_the_old_version_back(
+    split_loader: Loader,
+) -> None:
+    workers = split_loader.engine.workers
+    workers[1].failures = 1
+    with pytest.raises(SwapFailed, match="worker 1: RuntimeError: out of memory"):
+        await split_loader.swap(4)
+    assert [worker.weights for worker in workers] == ["v000001"] * 3
+    assert (split_loader.policies.base, split_loader.engine.label) == (1, "1")
+    assert split_loader.engine.calls[-1] == "resume"
+
+
+async def test_a_worker_that_cannot_go_back_loses_the_policy(split_loader: Loader) -> None:
+    split_loader.engine.workers[2].failures = 2
+    with pytest.raises(PolicyLost, match="worker 2"):
+        await split_loader.swap(4)
+    assert split_loader.policy_lost
+    assert "resume" not in split_loader.engine.calls, "no token from two policies"
+
+
+async def test_an_adapter_that_one_worker_lacks_does_not_go_live(split_loader: Loader) -> None:
+    split_loader.engine.workers[0].failures = 1
+    with pytest.raises(SwapFailed, match="worker 0: RuntimeError"):
+        await split_loader.swap(2)
+    assert split_loader.policies.live.version == 1
+    await split_loader.swap(2)
+    assert split_loader.policies.live.version == 2
+
+
+async def test_a_worker_that_does_not_reply_fails_the_swap(made: FolderRegistry) -> None:
+    loader = Loader(Engine(1), made, PolicyTable(1), lora_rank=8, timeout=5, workers=2)
+    with pytest.raises(PolicyLost, match="1 of 2 workers replied"):
+        await loader.swap(4)
 
 
 def test_staging_says_what_is_under_an_adapter(made: FolderRegistry) -> None:

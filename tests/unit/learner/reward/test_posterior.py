@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from learner.data.preferences import PreferenceExample
-from learner.gate.posterior import Posterior, draw_weights, posterior
+from learner.data.structure import structures
 from learner.reward.linear import LinearFits
+from learner.reward.posterior import Posterior, draw_weights, fit_scores, posterior
+from learner.reward.reliability import Reliabilities
 
 
 def thumbs(*approvals: float) -> list[PreferenceExample]:
@@ -53,3 +55,25 @@ def test_draws_have_the_mixtures_moments() -> None:
     assert drawn.mean().item() == pytest.approx(0.0, abs=0.03)
     assert drawn.var().item() == pytest.approx(1 + (0.25 + 0.0625) / 2, abs=0.03)
     assert torch.equal(drawn, draw_weights(parts, draws=20_000, seed=0)[0])
+
+
+def test_a_best_length_in_the_middle_is_learned_from_two_hundred_votes() -> None:
+    """Raters like 26 words best; the answers have 1 to 60, and their states say nothing."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(1, 61, (400,), generator=generator).tolist()
+    states = torch.randn(400 + 5, 4, generator=generator)
+    asked = [2, 10, 26, 42, 60]
+    texts = [" ".join(f"w{i}" for i in range(count)) for count in (*words, *asked)]
+    features = torch.cat([states, structures(["Why?"] * 405, texts)], dim=1)
+    likes = [-abs(count - 26) / 5 for count in words]
+    chance = torch.rand(200, generator=generator).tolist()
+    votes = [
+        PreferenceExample(
+            f"{i:064x}", ((1, 2), (1, 3)), (1, 1),
+            (0, 1) if chance[i] < 1 / (1 + math.exp(likes[2 * i + 1] - likes[2 * i])) else (1, 0),
+        )
+        for i in range(200)
+    ]  # fmt: skip
+    scores = fit_scores(features[:400], votes, Reliabilities(), seed=0)[0]
+    shortest, short, best, long, longest = scores.scores(features[400:]).mean(1 - 1).tolist()
+    assert shortest < short < best > long > longest

@@ -1,4 +1,7 @@
-"""Open the event log of an installation: on Kafka if it is configured, else on SQLite."""
+"""Open the event log of an installation: on Kafka if it is configured, else on SQLite.
+
+On Kafka policy events are signed. Whoever can write the SQLite file can read the secret beside it.
+"""
 
 from pathlib import Path
 
@@ -8,13 +11,14 @@ from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.outbox import OutboxLog
 from feedback.log.sqlite_log import SqliteLog
+from feedback.privacy.signing import SignedLog
 
 
 def open_log(home: Path, *, outbox: str | None = None) -> EventLog:
     """Open the log that the settings (PLAUDIT_KAFKA_*) select.
 
     Args:
-        home: Folder of the SQLite log or of the outbox.
+        home: Folder of the SQLite log or of the outbox, and of the installation's secret.
         outbox: Name of the outbox for completions on their way to Kafka; None sends them to
             Kafka directly.
 
@@ -30,5 +34,7 @@ def open_log(home: Path, *, outbox: str | None = None) -> EventLog:
         prepare_home(home)
     if not settings.servers:
         return SqliteLog(home / "log.db")
-    log = KafkaLog(settings)
-    return OutboxLog(log, SqliteLog(home / f"{outbox}.db")) if outbox else log
+    log: EventLog = KafkaLog(settings)
+    if outbox:
+        log = OutboxLog(log, SqliteLog(home / f"{outbox}.db"))
+    return SignedLog(log, home / "secret.json")
