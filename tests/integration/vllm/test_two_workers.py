@@ -21,7 +21,10 @@ from tests.support.streams import GREETING, running_streams, spans, wait_for_swa
 TOKENS = 12
 STREAM_TOKENS = 24
 
-pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two cores")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two cores"),
+]
 
 
 @pytest.fixture(scope="module")
