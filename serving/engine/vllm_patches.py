@@ -5,18 +5,15 @@ signature that these functions use. vLLM is imported inside them: importing it t
 """
 
 import asyncio
-import signal
 from argparse import SUPPRESS, Namespace
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from multiprocessing.context import ForkContext, ForkProcess
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastapi import FastAPI
 
-from serving.engine import plugin
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -52,31 +49,13 @@ def parse_arguments(arguments: list[str]) -> Namespace:
     return args
 
 
-class _ForkedEngine(ForkProcess):
-    """The engine's process, forked from the server."""
-
-    def run(self) -> None:
-        signal.set_wakeup_fd(-1)  # the pipe of the server's event loop
-        plugin.register()  # vLLM loads its plug-ins once, in the server
-        super().run()
-
-
-class _ForkContext(ForkContext):
-    Process = _ForkedEngine
-
-
 def import_once() -> None:
-    """Make vLLM import itself once, on a CPU; call this before the engine is started.
+    """Make vLLM look at a model's class in this process, on a CPU; call it before the engine starts.
 
-    vLLM 0.32 starts its engine as a new program there, for fear of OpenMP threads, of which the
-    server has none, and looks at a model's class in yet another, for the sake of CUDA.
+    vLLM 0.32 does so in a process of its own, for the sake of CUDA, which imports everything again.
     """
-    import torch
     from vllm.model_executor.models import registry
-    from vllm.v1.engine import utils
 
-    torch.set_num_threads(1)
-    utils.get_mp_context = _ForkContext
     registry._run_in_subprocess = lambda function: function()
 
 
