@@ -50,9 +50,9 @@ def parse_arguments(arguments: list[str]) -> Namespace:
 
 
 def import_once() -> None:
-    """Make vLLM look at a model's class in this process, on a CPU; call it before the engine starts.
+    """Make vLLM look at a model's class in this process; call it before the engine starts, on a CPU.
 
-    vLLM 0.32 does so in a process of its own, for the sake of CUDA, which imports everything again.
+    vLLM 0.32 does so in a process of its own, for the sake of CUDA, and imports everything again.
     """
     from vllm.model_executor.models import registry
 
