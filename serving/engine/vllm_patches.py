@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str]) -> Namespace:
 
 
 def import_once() -> None:
-    """Make vLLM look at a model's class in this process; call it before the engine starts, on a CPU.
+    """Make vLLM look at a model's class in this process; on a CPU, before the engine starts.
 
     vLLM 0.32 does so in a process of its own, for the sake of CUDA, and imports everything again.
     """
