@@ -21,7 +21,6 @@ from learner.data.packing import pack_documents
 from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
 from learner.gate.evaluation import answer_kl
-from learner.gate.judge import fit_judge
 from learner.models.adapters import add_adapter
 from learner.models.loading import load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import copy_shared
@@ -36,6 +35,7 @@ from learner.pretraining.next_token import text_nll
 from learner.reward.evaluation import RewardReport
 from learner.reward.features import AnswerFeatures
 from learner.reward.model import RewardModel
+from learner.reward.posterior import fit_scores
 from learner.reward.probe import ProbeResult, probe
 from learner.reward.training import train_reward
 from learner.sampling.sampler import Sample, TransformersSampler
@@ -212,7 +212,7 @@ class Laboratory:
         *,
         uniform_raters: bool = False,
     ) -> tuple[RewardModel, RewardReport, ProbeResult, VotePosteriors]:
-        """Train a reward model, PPO's score and the judge.
+        """Train a reward model, PPO's score and the posterior of all votes.
 
         With `uniform_raters`, all votes count as one rater's.
         """
@@ -247,9 +247,11 @@ class Laboratory:
             typical,
             seed=self.seed,
         )
-        others = [*parts["judge"], *parts["held_out"]]
-        judge, _ = fit_judge(self.features.of_examples(others), others, known, seed=self.seed)
-        return model, report, probed, VotePosteriors(self.features, score, judge)
+        examples = [example for part in parts.values() for example in part]
+        all_votes, _ = fit_scores(
+            self.features.of_examples(examples), examples, known, seed=self.seed
+        )
+        return model, report, probed, VotePosteriors(self.features, score, all_votes)
 
     def ppo(
         self,

@@ -125,6 +125,11 @@ class CycleData:
         return self._bound.weigh([*self.examples["judge"], *self.examples["held_out"]])
 
     @cached_property
+    def all_examples(self) -> list[PreferenceExample]:
+        """All training examples."""
+        return self._bound.weigh([e for part in self.examples.values() for e in part])
+
+    @cached_property
     def probe_result(self) -> ProbeResult:
         """The probe's gain and the raters' reliabilities, from all examples not held out.
 

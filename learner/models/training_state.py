@@ -135,7 +135,7 @@ def load_sharded(
     if not folder.exists():
         return None
     # `load` reads only the entries that are named here.
-    empty = {"kl_coef": 0.0, "unfinished_penalty": 0.0, "best_judged": 0.0, "step": 0}
+    empty = {"kl_coef": 0.0, "unfinished_penalty": 0.0, "best_preferred": 0.0, "step": 0}
     state: dict[str, Any] = {"key": "", "extra": empty}
     with _quiet():
         load(state, checkpoint_id=folder, no_dist=ranks.size == 1)

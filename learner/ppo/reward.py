@@ -151,21 +151,21 @@ class VotePosteriors:
     Attributes:
         features: Features that the posteriors read, of the reference policy's states.
         rewarded: Score that PPO climbs.
-        judge: The gate's judge, which learned from other votes; it chooses the candidate.
+        all_votes: Posterior of all votes, the judge's too; it chooses the candidate.
 
     """
 
     features: AnswerFeatures
     rewarded: PessimisticScore
-    judge: ScorePosterior
+    all_votes: ScorePosterior
 
     def score(
         self, batch: AnswerBatch, states_TH: Tensor, model_scores_A: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the scores of a batch's answers, [A], and how the judge likes them, [S, A].
+        """Return the scores of a batch's answers, [A], and how people like them, [S, A].
 
-        The judge gives probabilities that people prefer an answer to a typical rated one, one for
-        each draw from its posterior.
+        The latter are probabilities that people prefer an answer to a typical rated one, one for
+        each draw from the posterior of all votes.
 
         Args:
             batch: Answers; every row has one.
@@ -174,5 +174,5 @@ class VotePosteriors:
 
         """
         features_AD = self.features.of_batch(batch, states_TH)
-        judged_SA = self.judge.scores(features_AD).sigmoid()
-        return self.rewarded.scores(features_AD, model_scores_A), judged_SA.float()
+        preferred_SA = self.all_votes.scores(features_AD).sigmoid()
+        return self.rewarded.scores(features_AD, model_scores_A), preferred_SA.float()

@@ -85,8 +85,8 @@ class RolloutStats:
 
     Attributes:
         score: Normalised score, mean.
-        judged: The judge's probability that people prefer an answer to a typical rated one, mean,
-            minus a deviation of what it does not know; 0 without a judge.
+        preferred: Probability that people prefer an answer to a typical rated one, as all votes
+            tell, mean, minus a deviation of what is not known; 0 without posteriors.
         kl: log p - log p_ref per answer, mean, in nats.
         length: Tokens per answer, mean.
         ended: Share of finished answers.
@@ -99,7 +99,7 @@ class RolloutStats:
     """
 
     score: float
-    judged: float
+    preferred: float
     kl: float
     length: float
     ended: float
@@ -114,8 +114,8 @@ class _ForwardOutputs:
 
     Attributes:
         scores_A: Normalised scores.
-        judged_SA: Probabilities that people prefer the answers, by draws from the judge's
-            posterior; S is 0 without a judge.
+        preferred_SA: Probabilities that people prefer the answers, by draws from the posterior
+            of all votes; S is 0 without it.
         log_probs_N: Log-probabilities under the policy.
         reference_N: Log-probabilities under the reference policy.
         entropies_N: Entropies of the policy's distributions.
@@ -124,7 +124,7 @@ class _ForwardOutputs:
     """
 
     scores_A: Tensor
-    judged_SA: Tensor
+    preferred_SA: Tensor
     log_probs_N: Tensor
     reference_N: Tensor
     entropies_N: Tensor
@@ -164,12 +164,12 @@ def _forward(batch: RolloutBatch, inputs: TargetInputs) -> _ForwardOutputs:
             x.detach() for x in answer_logits(inputs.policy, batch.answers, inputs.dtype)
         )
     scores_A = inputs.reward.normalised(inputs.reward(batch.answers))
-    judged_SA = scores_A.new_zeros(0, len(scores_A))
+    preferred_SA = scores_A.new_zeros(0, len(scores_A))
     if inputs.posteriors is not None:
-        scores_A, judged_SA = inputs.posteriors.score(batch.answers, states_TH, scores_A)
+        scores_A, preferred_SA = inputs.posteriors.score(batch.answers, states_TH, scores_A)
     return _ForwardOutputs(
         scores_A=scores_A,
-        judged_SA=judged_SA,
+        preferred_SA=preferred_SA,
         log_probs_N=token_log_probs(logits_NV, tokens_N, temperature),
         reference_N=reference_N,
         entropies_N=token_entropies(logits_NV, temperature),
@@ -268,9 +268,9 @@ def _rollout_stats(
     nats_N, entropies_N, mismatch_N, weights_N, fresh_N = _gather(
         [_token_figures(*triple) for triple in zip(batches, outputs, targets, strict=True)], ranks
     )
-    scores_A, fresh_A, *judged_SA = _gather(
+    scores_A, fresh_A, *preferred_SA = _gather(
         [
-            torch.stack([output.scores_A, batch.fresh_A.float(), *output.judged_SA])
+            torch.stack([output.scores_A, batch.fresh_A.float(), *output.preferred_SA])
             for batch, output in zip(batches, outputs, strict=True)
         ],
         ranks,
@@ -281,9 +281,7 @@ def _rollout_stats(
     earlier_weights = weights_N[~fresh_N]
     return RolloutStats(
         score=scores_A[counted_A].mean().item(),
-        judged=(
-            pessimistic(torch.stack(judged_SA)[:, counted_A].mean(-1)).item() if judged_SA else 0.0
-        ),
+        preferred=_preferred(preferred_SA, counted_A),
         kl=nats_N[counted_N].sum().item() / int(counted_A.sum()),
         length=int(counted_N.sum()) / int(counted_A.sum()),
         ended=finished_share(batches, ranks),
@@ -293,6 +291,12 @@ def _rollout_stats(
             effective_sample_size(earlier_weights).item() if len(earlier_weights) else 1.0
         ),
     )
+
+
+def _preferred(preferred_SA: Sequence[Tensor], counted_A: Tensor) -> float:
+    if not preferred_SA:
+        return 0.0
+    return pessimistic(torch.stack(list(preferred_SA))[:, counted_A].mean(-1)).item()
 
 
 def _token_figures(batch: RolloutBatch, outputs: _ForwardOutputs, targets: PPOTargets) -> Tensor:

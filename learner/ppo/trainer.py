@@ -35,8 +35,8 @@ class Iteration:
     Attributes:
         number: Number of the iteration, from 1.
         score: Normalised score that PPO climbs, mean.
-        judged: The judge's probability that people prefer an answer to a typical rated one, mean,
-            minus a deviation of what it does not know; 0 without a judge.
+        preferred: Probability that people prefer an answer to a typical rated one, as all votes
+            tell, mean, minus a deviation of what is not known; 0 without posteriors.
         kl: Divergence from the reference policy, mean, in nats per answer.
         entropy: Entropy of the policy, mean, in nats per token.
         clip_ratio: Share of tokens whose ratio was clipped.
@@ -55,7 +55,7 @@ class Iteration:
 
     number: int
     score: float
-    judged: float
+    preferred: float
     kl: float
     entropy: float
     clip_ratio: float
@@ -83,9 +83,10 @@ def run_ppo(
 ) -> PreTrainedModel:
     """Train the policy for the settings' number of iterations, and return the best one, unsharded.
 
-    The best one is the one whose answers the judge liked best at the start of an iteration: PPO
-    climbs another score, and may leave what people like behind. Nobody has seen answers of the
-    policy after the last iteration, so that it is no candidate. Without a judge it is the one.
+    The best one is the one whose answers people like best, as the posterior of all votes tells at
+    the start of an iteration: PPO climbs a score that part of the votes taught, and may leave what
+    people like behind. The policy that PPO started from is no candidate, nor is the one after the
+    last iteration, of which no answers were sampled. Where no other is left, the last one is it.
 
     An interrupted run is resumed from `state`, and gives the same weights bit for bit on one
     machine with the same number of threads. Any number of processes may resume it; their results
@@ -144,8 +145,9 @@ class _Trainer:
         # The sampler has an unsharded copy, so that each process samples tokens on its own.
         self._unsharded = inputs.policy if ranks.size == 1 else copy_shared(inputs.policy)
         self._sampler = inputs.sampler(self._unsharded)
-        self._best = None if inputs.posteriors is None else copy_shared(inputs.policy)
-        self._best_judged = -math.inf
+        choose = inputs.posteriors is not None and settings.iterations > 1
+        self._best = copy_shared(inputs.policy) if choose else None
+        self._best_preferred = -math.inf
         for model in (inputs.policy, inputs.reference, inputs.reward.scalar.trunk):
             ranks.shard(model)
         self._updater = PPOUpdater(inputs, settings, dtype, ranks, raise_if_stopped, self._best)
@@ -159,7 +161,7 @@ class _Trainer:
             return 0
         self._kl_coef = saved["kl_coef"]
         self._unfinished_penalty = saved["unfinished_penalty"]
-        self._best_judged = saved["best_judged"]
+        self._best_preferred = saved["best_preferred"]
         return int(saved["step"])
 
     def save(self, folder: Path, done: int) -> None:
@@ -167,7 +169,7 @@ class _Trainer:
         extra = {
             "kl_coef": self._kl_coef,
             "unfinished_penalty": self._unfinished_penalty,
-            "best_judged": self._best_judged,
+            "best_preferred": self._best_preferred,
             "step": done,
         }
         updater = self._updater
@@ -183,9 +185,9 @@ class _Trainer:
             copy_unsharded(self._inputs.policy, self._unsharded)
         return self._unsharded
 
-    def _keep_if_best(self, judged: float) -> None:
-        if self._best is not None and judged > self._best_judged:
-            self._best_judged = judged
+    def _keep_if_best(self, preferred: float) -> None:
+        if self._best is not None and preferred > self._best_preferred:
+            self._best_preferred = preferred
             copy_unsharded(self._inputs.policy, self._best)
 
     def iterate(self, number: int) -> Iteration:
@@ -198,7 +200,8 @@ class _Trainer:
         sampled = time.monotonic()
         batches = [batch for minibatch in minibatches for batch in minibatch]
         targets, rollout_stats = self._compute_targets(batches, first=number == 0)
-        self._keep_if_best(rollout_stats.judged)
+        if number > 0:
+            self._keep_if_best(rollout_stats.preferred)
         remaining = iter(targets)
         update_stats = self._updater.update(
             [[(batch, next(remaining)) for batch in minibatch] for minibatch in minibatches],

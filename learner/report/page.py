@@ -41,7 +41,7 @@ _FIGURES: Final = {
 }
 _CURVES: Final = {
     "score": "reward",
-    "judged": "judge",
+    "preferred": "preferred",
     "kl": "KL",
     "entropy": "entropy",
     "clip_ratio": "clipped",

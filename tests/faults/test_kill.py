@@ -124,6 +124,7 @@ def test_kills_neither_lose_nor_duplicate_events(running: Plaudit, tmp_path: Pat
     voters = [Voter(plaudit, i) for i in range(4)]
     for voter in voters:
         voter.start()
+    wait_until("no chats after the swap", 60, lambda: sum(v.chats for v in voters) > 20)
     home = str(plaudit.home)
     for _ in range(4):
         wait_until("no learner runs", 60, lambda: processes("deploy.commands.main", "learn", home))

@@ -99,7 +99,7 @@ def test_ppo_changes_the_policy_but_not_the_reference_or_the_reward_model(
     assert found[-1].kl != 0
 
 
-def test_the_candidate_is_the_policy_whose_answers_the_judge_liked_best(
+def test_the_candidate_is_the_policy_whose_answers_people_like_best(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
     inputs = ppo_inputs(model)
@@ -112,14 +112,14 @@ def test_the_candidate_is_the_policy_whose_answers_the_judge_liked_best(
 
     settings = TINY_PPO.model_copy(update={"iterations": 6, "learning_rate": 3e-2})
     candidate = run_ppo(inputs, settings, seed=0, state=tmp_path / "s", on_iteration=note)
-    judged = [iteration.judged for iteration in found]
-    best = judged.index(max(judged))
-    assert 0 < best < 5, "neither the first policy nor the last"
+    preferred = [iteration.preferred for iteration in found[1:]]  # the first one is no candidate
+    best = 1 + preferred.index(max(preferred))
+    assert 1 < best < 5, "neither the first candidate nor the last"
     pairs = zip(candidate.parameters(), policies[best], strict=True)
     assert all(torch.equal(own, expected) for own, expected in pairs)
 
 
-def test_without_a_judge_the_last_policy_is_the_candidate(
+def test_without_posteriors_the_last_policy_is_the_candidate(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
     inputs = replace(ppo_inputs(model), posteriors=None)

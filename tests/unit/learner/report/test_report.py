@@ -42,7 +42,7 @@ SETTINGS = GateSettings(
 
 
 def iteration(number: int, score: float = 0.0) -> dict[str, float]:
-    return {"number": float(number), "score": score, "judged": 0.5, "kl": 2.0 * number,
+    return {"number": float(number), "score": score, "preferred": 0.5, "kl": 2.0 * number,
             "entropy": 1.0, "clip_ratio": 0.125, "length": 20.5}  # fmt: skip
 
 
