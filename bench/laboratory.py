@@ -21,6 +21,7 @@ from learner.data.packing import pack_documents
 from learner.data.preferences import PreferenceExample, prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, end_token_ids, pad_token_id
 from learner.gate.evaluation import answer_kl
+from learner.gate.judge import JudgeReport, fit_judge
 from learner.models.adapters import add_adapter
 from learner.models.loading import load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import copy_shared
@@ -35,8 +36,9 @@ from learner.pretraining.next_token import text_nll
 from learner.reward.evaluation import RewardReport
 from learner.reward.features import AnswerFeatures
 from learner.reward.model import RewardModel
-from learner.reward.posterior import fit_scores
+from learner.reward.posterior import ScorePosterior, fit_scores
 from learner.reward.probe import ProbeResult, probe
+from learner.reward.reliability import Reliabilities
 from learner.reward.training import train_reward
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import (
@@ -252,6 +254,14 @@ class Laboratory:
             self.features.of_examples(examples), examples, known, seed=self.seed
         )
         return model, report, probed, VotePosteriors(self.features, score, all_votes)
+
+    def judge(
+        self, votes: Sequence[PreferenceExample], reliabilities: Reliabilities
+    ) -> tuple[ScorePosterior, JudgeReport]:
+        """Fit the gate's judge to the votes that the reward model does not learn from."""
+        others = [vote for vote in votes if prompt_split(vote.key, **SHARES) != "reward"]
+        features_AD = self.features.of_examples(others)
+        return fit_judge(features_AD, others, reliabilities, seed=self.seed)
 
     def ppo(
         self,

@@ -1,6 +1,7 @@
 """Mark tests by folder, group those that share a server, and start the shared Kafka broker."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,10 @@ from tests.support.servers import free_port
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Servers and commands start often: without cached bytecode, half of their time is compiling it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Programs under test get ctrl-C as in a terminal. A shell starts background jobs with the signal
+# ignored, and what is ignored stays so in every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS: Final = Path(__file__).parent
 # Each test is marked by its folder; `uv run pytest` skips these markers (pyproject.toml).
