@@ -142,9 +142,10 @@ class PPOSettings(_Frozen):
     """Proximal policy optimisation (PPO) against the reward model."""
 
     iterations: int = Field(14, ge=1)
-    """Number of iterations. Unless set: 12 for large models."""
+    """Number of iterations. Unless set: fewer, from 4, where the cycle's minutes are too few."""
     rollouts: int = Field(96, ge=1)
-    """Number of answers in an iteration. Unless set: 16 for large models."""
+    """Number of answers in an iteration. Unless set: fewer, from 16, where the cycle's minutes are
+    too few."""
     live_share: float = Field(0.25, ge=0, le=1)
     """Largest share of off-policy answers in an iteration: served earlier and rated by people."""
     max_staleness: int = Field(4, ge=0)
@@ -154,9 +155,11 @@ class PPOSettings(_Frozen):
     minibatches: int = Field(2, ge=1)
     """Number of optimizer steps in a pass. Unless set: 1 for large models."""
     max_tokens: int = Field(112, ge=1)
-    """Largest number of tokens in a sampled answer. Unless set: 64 for large models."""
+    """Largest number of tokens in a sampled answer. Unless set: the 95th percentile of the recorded
+    answers where it is higher; until 20 are recorded, 64 for large models."""
     max_prompt_tokens: int = Field(256, ge=1)
-    """Number of tokens above which a prompt is left out."""
+    """Number of tokens above which a prompt is left out. Unless set: the 95th percentile of the
+    recorded prompts where it is higher."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature. Unless set: the model's own default."""
     learning_rate: float = Field(3e-4, gt=0)
@@ -192,7 +195,8 @@ class PPOSettings(_Frozen):
     text_row: int = Field(128, ge=8)
     """Number of tokens in a row of text."""
     micro_tokens: int = Field(4096, ge=1)
-    """Largest number of padded tokens in a forward pass. Unless set: 1024 for large models."""
+    """Largest number of padded tokens in a forward pass. Unless set: as many as an eighth of the
+    memory holds, up to 16384 on a GPU."""
     checkpoint_every: int = Field(4, ge=1)
     """Iterations between two saves of the training state. Unless set: 1 for large models."""
 
@@ -260,6 +264,8 @@ class LearnerSettings(BaseSettings):
     """Address that serves the metrics."""
     metrics_port: int = Field(8001, ge=0, le=65535)
     """Port that serves the metrics; 0 serves none."""
+    cycle_minutes: float | None = Field(None, gt=0)
+    """Minutes that a learning cycle may take. Unless set: 30 on a processor, 20 on GPUs."""
     threads: int = Field(0, ge=0)
     """Number of CPU threads of torch; 0 leaves the choice to torch."""
     processes: int = Field(0, ge=0)
@@ -313,8 +319,8 @@ class LearnerSettings(BaseSettings):
     ) -> "LearnerSettings":
         """Return these settings with defaults that fit a model; explicitly set values are kept.
 
-        A model above `LARGE_MODEL_PARAMETERS` is tuned by adapters, compiled, and trained on
-        fewer and shorter answers.
+        A model above `LARGE_MODEL_PARAMETERS` is tuned by adapters, compiled, and trained in
+        fewer steps. `learner.sizing` chooses what depends on traffic, memory and time.
 
         Args:
             parameters: Number of parameters of the model.
@@ -329,29 +335,30 @@ class LearnerSettings(BaseSettings):
         ppo = _with_defaults(self.ppo, temperature=temperature)
         if own_text:
             ppo = _with_defaults(ppo, text_coef=OWN_TEXT_COEF)
-        if tune == "lora":
-            reward = _with_defaults(reward, learning_rate=REWARD_LORA_RATE)
-            ppo = _with_defaults(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
         if large:
             reward = _with_defaults(reward, **_LARGE_MODEL_REWARD)
             ppo = _with_defaults(ppo, **_LARGE_MODEL_PPO)
             gate = _with_defaults(gate, **_LARGE_MODEL_GATE)
+        if tune == "lora":
+            reward = _with_defaults(reward, learning_rate=REWARD_LORA_RATE)
+            ppo = _with_defaults(ppo, learning_rate=LORA_RATE, critic_learning_rate=LORA_RATE)
         compiled = large if self.compiled is None else self.compiled
         return self.model_copy(
             update={"tune": tune, "compiled": compiled, "reward": reward, "ppo": ppo, "gate": gate}
         )
 
+    def with_ppo(self, **values: int) -> "LearnerSettings":
+        """Return these settings with `values` for what was not set explicitly in section `ppo`."""
+        return self.model_copy(update={"ppo": _with_defaults(self.ppo, **values)})
+
 
 _LARGE_MODEL_REWARD: Final = {"learning_rate": 2e-5, "epochs": 2, "batch": 8, "normalise_on": 32}
 _LARGE_MODEL_PPO: Final = {
-    "iterations": 12,
-    "rollouts": 16,
     "minibatches": 1,
     "max_tokens": 64,
     "learning_rate": 2e-5,
     "critic_learning_rate": 2e-5,
     "text_rows": 2,
-    "micro_tokens": 1024,
     "checkpoint_every": 1,
 }
 _LARGE_MODEL_GATE: Final = {"prompts": 48, "distinct_prompts": 8}
@@ -363,6 +370,11 @@ def tune_for(parameters: int, wanted: Tune | None = None) -> Tune:
 
 
 def _with_defaults(section: _Section, **values: Any) -> _Section:
-    """Return the section with these values for the fields that were not set explicitly."""
+    """Return the section with these values for the fields that were not set explicitly.
+
+    `model_fields_set` stays what was set explicitly.
+    """
     chosen = {k: v for k, v in values.items() if k not in section.model_fields_set}
-    return section.model_copy(update=chosen)
+    copied = section.model_copy(update=chosen)
+    copied.model_fields_set.intersection_update(section.model_fields_set)
+    return copied

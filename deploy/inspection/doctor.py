@@ -149,7 +149,7 @@ def check_memory(planned: Callable[[], Plan], available: int | None) -> Finding:
     need = PROGRAM_BYTES + (0 if on_gpu else plan.serving + plan.cache + plan.learner)
     text = f"Plaudit needs about {need / GIB:.1f} GiB"
     if available is None or available >= need:
-        return Finding("ok", "memory", f"{text}; {plan.place}")
+        return Finding("ok", "memory", " ".join([f"{text}; {plan.place}.", *plan.sizing]))
     return Finding(
         "warning",
         "memory",
@@ -287,7 +287,7 @@ def _plan(settings: UpSettings, first: Path | None) -> Plan:
         shape = shape_of(Path(settings.model))
     else:
         shape = default_shape()
-    return plan_here(shape, parse_dtype(settings.dtype), settings.tune)
+    return plan_here(shape, parse_dtype(settings.dtype), settings.tune, settings.home)
 
 
 def _size(folder: Path | None) -> int:

@@ -22,13 +22,14 @@ from deploy.sizing.machine import (
     shape_of,
     this_machine,
 )
-from deploy.sizing.plan import ModelShape, Plan
+from deploy.sizing.plan import Plan
 from deploy.sizing.processor import Dtype, parse_dtype
 from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
 from feedback.home import prepare_home
 from feedback.opening import open_log
 from learner.settings import LearnerSettings
+from learner.sizing import ModelShape
 from protos.checkpoints.shared_registry import open_registry
 from serving.services import require_valid_key
 
@@ -146,14 +147,14 @@ def _first_policy(settings: UpSettings, dtype: Dtype, echo: Callable[[str], None
     if shape is None:
         shape, first_start = _known_shape(settings), True
     if shape is not None:
-        planned = plan_here(shape, dtype, settings.tune)
+        planned = plan_here(shape, dtype, settings.tune, settings.home)
         echo("\n".join([*planned.lines(), costs(settings.model, planned)]))
     ensure_first_policy(
         settings.home, settings.model, dtype, echo, from_scratch=settings.from_scratch
     )
     if shape is None:
         shape = shape_of(open_registry(settings.home).path(FIRST_VERSION))
-        planned = plan_here(shape, dtype, settings.tune)
+        planned = plan_here(shape, dtype, settings.tune, settings.home)
         echo("\n".join([*planned.lines(), costs(settings.model, planned)]))
     if first_start and settings.model == "default":
         suggestion = suggest_model(this_machine(), dtype, LearnerSettings())

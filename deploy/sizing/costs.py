@@ -2,9 +2,10 @@
 
 from typing import Final
 
-from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan, size_text, time_text
+from deploy.sizing.plan import GIB, Machine, Plan, plan, size_text, time_text
 from deploy.sizing.processor import Dtype
 from learner.settings import LearnerSettings, tune_for
+from learner.sizing import ModelShape
 
 COSTS_VARIABLE: Final = "PLAUDIT_SERVING_COSTS"
 SMOLLM2_SHAPE: Final = ModelShape(
@@ -14,6 +15,7 @@ SMOLLM2_SHAPE: Final = ModelShape(
     hidden=576,
     vocabulary=49_152,
     linear_dimensions=305_280,
+    context=8192,
 )
 # Instruct models under the Apache licence, smallest first.
 INSTRUCT_MODELS: Final = {
@@ -24,6 +26,7 @@ INSTRUCT_MODELS: Final = {
         hidden=896,
         vocabulary=151_936,
         linear_dimensions=549_888,
+        context=32_768,
     ),
     "Qwen/Qwen2.5-1.5B-Instruct": ModelShape(
         "Qwen2ForCausalLM",
@@ -32,6 +35,7 @@ INSTRUCT_MODELS: Final = {
         hidden=1536,
         vocabulary=151_936,
         linear_dimensions=1_154_048,
+        context=32_768,
     ),
     "Qwen/Qwen2.5-7B-Instruct": ModelShape(
         "Qwen2ForCausalLM",
@@ -40,6 +44,7 @@ INSTRUCT_MODELS: Final = {
         hidden=3584,
         vocabulary=152_064,
         linear_dimensions=2_523_136,
+        context=32_768,
     ),
 }
 _BFLOAT16: Final = 2  # bytes of a weight in a model's files

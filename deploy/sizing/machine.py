@@ -2,35 +2,37 @@
 
 import json
 import os
-import time
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import psutil
 from safetensors import SafetensorError
 
 from deploy.errors import DeployError
 from deploy.settings import VLLM_ARGUMENTS
 from deploy.sizing.models import default_model
-from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
+from deploy.sizing.plan import GIB, Machine, Plan, plan
 from deploy.sizing.processor import Dtype, query_gpus
 from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
+from feedback.ledger.rows import RecordedLengths
+from feedback.ledger.store import Ledger
+from learner.cycle.state import measured_rate
 from learner.settings import LearnerSettings, Tune
+from learner.sizing import EMBEDDINGS, MAX_PROMPTS, ModelShape, machine_memory
 from protos.checkpoints.shared_registry import open_registry
 from protos.checkpoints.tensors import tensor_shapes
 from serving.engine.passthrough import split_arguments, worker_count
 from serving.settings import ServingSettings
 
 _SIZES: Final = ("num_hidden_layers", "hidden_size", "vocab_size")
-_EMBEDDINGS: Final = ("embed", "wte", "wpe", "lm_head")
+_CONTEXT: Final = "max_position_embeddings"
 
 
 @cache
 def this_machine() -> Machine:
     """Measure this machine once; GPUs count only if vLLM's GPU build is installed."""
-    return Machine(available_cores(), psutil.virtual_memory().total, _gpus(), matmul_flops())
+    return Machine(available_cores(), machine_memory(), _gpus())
 
 
 def available_cores() -> int:
@@ -50,17 +52,6 @@ def serving_workers() -> int:
 
     """
     return worker_count(split_arguments(os.environ.get(VLLM_ARGUMENTS, "")))
-
-
-def matmul_flops(size: int = 1024, times: int = 16) -> float:
-    """Measure the operations per second of a float32 matrix product, the fastest of a few."""
-    matrix = np.ones((size, size), np.float32)
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - started)
-    return float(2 * size**3 / min(seconds))
 
 
 def default_shape() -> ModelShape:
@@ -86,7 +77,7 @@ def shape_of(folder: Path) -> ModelShape:
             ) from error
         for name, shape in shapes.items():
             parameters += int(np.prod(shape))
-            if len(shape) == 2 and not any(e in name for e in _EMBEDDINGS):
+            if len(shape) == 2 and not any(part in name for part in EMBEDDINGS):
                 linear_dimensions += sum(shape)
     if not parameters:
         raise DeployError(
@@ -99,6 +90,7 @@ def shape_of(folder: Path) -> ModelShape:
         hidden=config["hidden_size"],
         vocabulary=config["vocab_size"],
         linear_dimensions=linear_dimensions,
+        context=config.get(_CONTEXT),
     )
 
 
@@ -108,12 +100,13 @@ def _configuration(folder: Path) -> tuple[str, dict[str, int]]:
     Importing transformers takes seconds, so it is asked only where a model has names of its own.
     """
     stored = json.loads((folder / "config.json").read_text())
-    sizes = {name: stored[name] for name in _SIZES if name in stored}
-    if len(sizes) < len(_SIZES):
+    sizes = {name: stored[name] for name in (*_SIZES, _CONTEXT) if name in stored}
+    if not sizes.keys() >= set(_SIZES):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder).get_text_config()
-        sizes = {name: getattr(config, name) for name in _SIZES}
+        found = {name: getattr(config, name, None) for name in (*_SIZES, _CONTEXT)}
+        sizes = {name: value for name, value in found.items() if value is not None}
     return (stored.get("architectures") or [""])[0], sizes
 
 
@@ -145,13 +138,28 @@ def tuning_here(home: Path, requested: Tune | None = None) -> Tuning | None:
     return tuning_of(home, choose_tune(shape.architecture, shape.parameters, requested))
 
 
-def plan_here(shape: ModelShape, dtype: Dtype, requested: Tune | None = None) -> Plan:
+def recorded_lengths(home: Path) -> RecordedLengths:
+    """Return the lengths of prompts and answers in a home's ledger; none before its first start."""
+    file = home / "ledger.db"
+    if not file.is_file():
+        return RecordedLengths()
+    ledger = Ledger(file)
+    try:
+        return ledger.lengths(MAX_PROMPTS)
+    finally:
+        ledger.close()
+
+
+def plan_here(
+    shape: ModelShape, dtype: Dtype, requested: Tune | None = None, home: Path | None = None
+) -> Plan:
     """Plan a model on this machine with the current settings.
 
     Args:
         shape: Shape of the model.
         dtype: Number format that vLLM serves in.
         requested: What to train; None to choose by the settings and the model's size.
+        home: Home folder with recorded answers and measured cycles; None before there is one.
 
     Raises:
         DeployError: The model does not fit, or vLLM cannot serve the requested adapters.
@@ -167,6 +175,8 @@ def plan_here(shape: ModelShape, dtype: Dtype, requested: Tune | None = None) ->
         settings=settings.model_copy(update={"tune": tune}).for_model(shape.parameters, 1.0),
         cache=int(ServingSettings.model_fields["kv_cache_gib"].default * GIB),
         workers=serving_workers(),
+        lengths=RecordedLengths() if home is None else recorded_lengths(home),
+        measured_rate=None if home is None else measured_rate(home),
     )
     if result.problem:
         raise DeployError("\n".join([*result.lines(), f"It does not fit: {result.problem}"]))

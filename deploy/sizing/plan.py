@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from deploy.sizing.processor import Dtype
+from feedback.ledger.rows import RecordedLengths
 from learner.settings import LearnerSettings, Tune
+from learner.sizing import Device, ModelShape, Sizing, activation_bytes, cpu_device, gpu_device
 
 GIB: Final = 2**30
 # Memory of PyTorch and vLLM themselves, in the processes of the server and the learner.
@@ -18,38 +20,6 @@ PROGRAM_BYTES: Final = 3 * GIB
 USABLE_SHARE: Final = 0.9  # of the memory of a machine or a GPU
 _FLOAT32: Final = 4  # bytes
 _MIN_GPU_CACHE: Final = GIB  # vLLM's key-value cache and working memory
-# Bytes that a layer keeps for its gradient, per token and hidden unit: 34 in 16 bits (Korthikanti
-# et al. 2022, arXiv:2205.05198, table 2, without attention scores), twice that in float32.
-_ACTIVATION_BYTES: Final = 68
-_LOGIT_COPIES: Final = 3  # per token: logits, their log-softmax, its gradient
-_PROMPT_TOKENS: Final = 32  # of a typical question
-# In measured cycles PPO took half of the time, and ran at 0.6 of the speed of a large matrix
-# product.
-_CYCLE_PER_PPO: Final = 2.0
-_EFFICIENCY: Final = 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The properties of a model that decide what memory and time it needs.
-
-    Attributes:
-        architecture: Name of the model's class in transformers and vLLM.
-        parameters: Number of parameters.
-        layers: Number of transformer blocks.
-        hidden: Size of the hidden states.
-        vocabulary: Number of token embeddings.
-        linear_dimensions: Sum of the input and output sizes of all linear layers; times the rank,
-            it is the number of parameters of an adapter.
-
-    """
-
-    architecture: str
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    linear_dimensions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +30,12 @@ class Machine:
         cores: Number of cores that Plaudit may use.
         memory: Bytes of main memory.
         gpus: Bytes of memory of each GPU.
-        flops: Operations per second of a large float32 matrix product on the processor.
 
     """
 
     cores: int
     memory: int
     gpus: tuple[int, ...]
-    flops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +57,7 @@ class Plan:
         serving_environment: Environment variables of the serving process.
         learner_environment: Environment variables of the learner.
         sleep_mode: Whether vLLM would have to release the GPU while the learner works.
+        sizing: Sizes of a learning cycle and why they are chosen, as sentences.
         seconds: Duration of a learning cycle on the processor; None if the learner uses a GPU.
         problem: Why the model does not fit and what to change; None if it fits.
 
@@ -108,6 +77,7 @@ class Plan:
     serving_environment: dict[str, str]
     learner_environment: dict[str, str]
     sleep_mode: bool
+    sizing: tuple[str, ...]
     seconds: float | None
     problem: str | None
 
@@ -122,12 +92,13 @@ class Plan:
         return (0 if self.gpu_share else PROGRAM_BYTES) + self.serving + self.cache + self.learner
 
     def lines(self) -> list[str]:
-        """Return the plan in words, a few lines."""
+        """Return the plan in words, a line for each sentence."""
         trained = "all of them" if self.tune == "full" else f"{_count(self.trained)} in adapters"
         share = f" ({self.gpu_share:.0%} of the GPU)" if self.gpu_share is not None else ""
         lines = [
             f"Model: {_count(self.shape.parameters)} parameters; training {trained}.",
             f"Placement: {self.place}.",
+            *self.sizing,
             f"Estimated memory: serving {size_text(self.serving)} weights + "
             f"{size_text(self.cache)} cache{share}; learning {size_text(self.learner)} "
             f"({size_text(self.weights)} weights, {size_text(self.gradients)} gradients, "
@@ -148,6 +119,8 @@ def plan(
     settings: LearnerSettings,
     cache: int,
     workers: int = 1,
+    lengths: RecordedLengths = RecordedLengths(),
+    measured_rate: float | None = None,
 ) -> Plan:
     """Plan a model on a machine.
 
@@ -159,12 +132,16 @@ def plan(
         settings: The learner's settings, adjusted to this model.
         cache: Bytes of vLLM's key-value cache on a CPU.
         workers: Number of GPUs that vLLM splits the model over.
+        lengths: Recorded lengths of prompts and answers.
+        measured_rate: Speed of an earlier cycle (`learner.sizing`); None before the first one.
 
     """
+    sizing = Sizing(settings, shape, _learner_device(machine, workers), lengths, measured_rate)
+    sizes = sizing.choose()
     trained = shape.parameters if tune == "full" else settings.lora.rank * shape.linear_dimensions
     serving = _serving_bytes(shape, dtype, on_gpu=bool(machine.gpus))
     frozen = shape.parameters if tune == "lora" else 0
-    needs = _learner_bytes(shape, trained, frozen, settings.ppo.micro_tokens)
+    needs = _learner_bytes(shape, trained, frozen, sizes.apply_to(settings))
     placed = _place(machine, serving, cache, sum(needs.values()), workers)
     return Plan(
         shape=shape,
@@ -177,10 +154,18 @@ def plan(
         serving_environment=placed.serving_environment,
         learner_environment=placed.learner_environment,
         sleep_mode=placed.sleep_mode,
-        seconds=None if machine.gpus else _cycle_seconds(shape, machine, settings),
+        sizing=tuple(sizing.lines(sizes)),
+        seconds=None if machine.gpus else sizes.work / sizing.rate,
         problem=placed.problem,
         **needs,
     )
+
+
+def _learner_device(machine: Machine, workers: int) -> Device:
+    """Return what the learner computes on: the GPUs that serving leaves, or shares if none."""
+    if not machine.gpus:
+        return cpu_device(machine.memory, machine.cores)
+    return gpu_device(machine.gpus[workers:] or machine.gpus[-1:])
 
 
 def _serving_bytes(shape: ModelShape, dtype: Dtype, on_gpu: bool) -> int:
@@ -190,25 +175,25 @@ def _serving_bytes(shape: ModelShape, dtype: Dtype, on_gpu: bool) -> int:
     return shape.parameters * width * (1 if on_gpu else 2)
 
 
-def _learner_bytes(shape: ModelShape, trained: int, frozen: int, tokens: int) -> dict[str, int]:
-    """Return the bytes of weights, gradients, optimizer state and activations in PPO.
+def _learner_bytes(
+    shape: ModelShape, trained: int, frozen: int, settings: LearnerSettings
+) -> dict[str, int]:
+    """Return the bytes of weights, gradients, optimizer state and activations.
 
     Args:
         shape: Shape of the model.
         trained: Number of trained parameters of each model.
         frozen: Number of parameters that the models share.
-        tokens: Tokens of a micro-batch.
+        settings: The learner's settings, with the sizes of a cycle.
 
     """
-    layer_activations = _ACTIVATION_BYTES * shape.hidden * shape.layers
-    logits = _LOGIT_COPIES * _FLOAT32 * shape.vocabulary
     return {
         # Reference, policy, critic and reward model; the gate loads another frozen copy.
         "weights": _FLOAT32 * (2 * frozen + 4 * trained),
         # Policy and critic are trained; AdamW keeps two moments of each.
         "gradients": _FLOAT32 * 2 * trained,
         "optimizer": _FLOAT32 * 2 * 2 * trained,
-        "activations": tokens * (2 * layer_activations + logits),
+        "activations": activation_bytes(shape, settings),
     }
 
 
@@ -318,21 +303,6 @@ def _memory_problem(need: int, have: int, where: str) -> str | None:
         f"{USABLE_SHARE:.0%} can be used; use a smaller model, or lower "
         "PLAUDIT_LEARNER_PPO__MICRO_TOKENS"
     )
-
-
-def _cycle_seconds(shape: ModelShape, machine: Machine, settings: LearnerSettings) -> float:
-    """Return the duration of a learning cycle on the processor.
-
-    A forward pass takes 2 operations per parameter and token, a backward pass 4.
-    """
-    ppo = settings.ppo
-    answers = ppo.iterations * ppo.rollouts * (_PROMPT_TOKENS + ppo.max_tokens / 2)
-    text = ppo.iterations * ppo.epochs * ppo.minibatches * ppo.text_rows * ppo.text_row
-    # Sampling; a forward pass of policy, reference, critic and reward model; training of policy
-    # and critic.
-    per_token = 2 + 2 * 4 + 6 * 2 * ppo.epochs
-    operations = _CYCLE_PER_PPO * shape.parameters * (per_token * answers + 6 * text)
-    return operations / (machine.flops * _EFFICIENCY)
 
 
 def _count(number: int) -> str:

@@ -132,6 +132,20 @@ class RecordedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedLengths:
+    """The numbers of tokens of recorded prompts and answers.
+
+    Attributes:
+        prompts: Length of each prompt whose token ids were recorded.
+        answers: Length of each answer that was not aborted.
+
+    """
+
+    prompts: tuple[int, ...] = ()
+    answers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerCounts:
     """The number of rows in the ledger.
 

@@ -40,6 +40,7 @@ from feedback.ledger.rows import (
     Erasure,
     JoinedEvent,
     LedgerCounts,
+    RecordedLengths,
     RecordedPrompt,
     max_seq,
     migrate,
@@ -391,16 +392,35 @@ class Ledger:
 
         """
         found = []
+        for record in self._prompted(limit, upto_seq):
+            size = sum(len(message.content) for message in record.messages)
+            if max_characters is None or size <= max_characters:
+                messages = [{"role": m.role, "content": m.content} for m in record.messages]
+                found.append(RecordedPrompt(messages, list(record.prompt_token_ids)))
+        return found
+
+    def lengths(self, limit: int, upto_seq: int | None = None) -> RecordedLengths:
+        """Return the lengths of the prompts that `prompts` chooses from, and of their answers.
+
+        Args:
+            limit: Largest number of prompts.
+            upto_seq: As in `prompts`.
+
+        """
+        prompts: list[int] = []
+        answers: list[int] = []
+        for record in self._prompted(limit, upto_seq):
+            prompts.append(len(record.prompt_token_ids))
+            answers += (len(c.token_ids) for c in record.choices if c.finish_reason != "abort")
+        return RecordedLengths(tuple(filter(None, prompts)), tuple(filter(None, answers)))
+
+    def _prompted(self, limit: int, upto_seq: int | None) -> Iterator[CompletionRecord]:
+        """Yield the latest record of each distinct prompt, even over owners and time."""
+        upto = _NO_END if upto_seq is None else upto_seq
         with self._lock:
-            upto = _NO_END if upto_seq is None else upto_seq
             owners = self._db.execute(PROMPTS, {"upto": upto}).fetchall()
             for index in sample_evenly([owner for _, owner in owners], limit):
-                record = self._completion(owners[index][0])
-                size = sum(len(message.content) for message in record.messages)
-                if max_characters is None or size <= max_characters:
-                    messages = [{"role": m.role, "content": m.content} for m in record.messages]
-                    found.append(RecordedPrompt(messages, list(record.prompt_token_ids)))
-        return found
+                yield self._completion(owners[index][0])
 
     def _completion(self, arrival: int) -> CompletionRecord:
         sql = "SELECT value FROM completions WHERE arrival = ?"

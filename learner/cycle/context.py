@@ -92,6 +92,7 @@ class CycleData:
         self._configured = settings
         self._ledger = ledger
         self._upto_seq = state.upto_seq
+        self._state = state
         self._bound = OwnerBound(settings.max_owner_votes, state.trusted_owners)
         self._raise_if_stopped = raise_if_stopped
         self._inputs: CycleInputs | None = None
@@ -100,7 +101,9 @@ class CycleData:
     def inputs(self) -> CycleInputs:
         """Settings for the model, reference policy, prompts and text."""
         if self._inputs is None:
-            self._inputs = load_inputs(self._home, self._configured, self._ledger, self._upto_seq)
+            self._inputs = load_inputs(
+                self._home, self._configured, self._ledger, self._upto_seq, self._state.sizes
+            )
         return self._inputs
 
     @cached_property

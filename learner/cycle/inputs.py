@@ -11,17 +11,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from feedback.home import HomeUnusable
-from feedback.ledger.rows import RecordedPrompt
+from feedback.ledger.rows import RecordedLengths, RecordedPrompt
 from feedback.ledger.store import Ledger
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.privacy.identity import load_or_create_secret, prompt_split_key
 from learner import corpus
+from learner.cycle.state import measured_rate
 from learner.data.packing import IGNORED, Rows, pack_documents
 from learner.data.preferences import prompt_key, prompt_split
 from learner.data.tokenizer import encode_chat, pad_token_id
 from learner.errors import ModelUnusable
 from learner.models.adapters import add_adapter
 from learner.models.compiled import compile_layers
+from learner.models.hardware import learner_device, model_shape
 from learner.models.loading import best_device, load_model, load_tokenizer, sampling_temperature
 from learner.models.parameters import copy_shared, count_parameters, is_trainable
 from learner.models.precision import freeze
@@ -32,13 +34,13 @@ from learner.reward.features import AnswerFeatures
 from learner.sampling.factory import SamplerFactory
 from learner.sampling.sampler import Sample, Sampler
 from learner.settings import LearnerSettings
+from learner.sizing import MAX_PROMPTS, CycleSizes, Sizing
 from protos.checkpoints.registry import CheckpointInvalid
 from protos.checkpoints.shared_registry import open_registry
 
 logger = logging.getLogger(__name__)
 
 _MAX_DEMONSTRATION_PROMPTS: Final = 600  # added to the prompts of users
-_MAX_USER_PROMPTS: Final = 4000
 _CHARACTERS_PER_TOKEN: Final = 64  # above which a text is not tokenised; it is blank or too long
 _TEXT_TOKENS: Final = 100_000
 _HELD_OUT_TEXT_TOKENS: Final = 16_384
@@ -56,8 +58,11 @@ class CycleInputs:
         reference: SFT policy, version 1; frozen and shared by all models if adapters are trained.
         split_secret: Secret of the split of the prompts; empty for the split of earlier releases.
         samplers: Factory of samplers.
+        sizes: Sizes that were chosen for the cycle.
+        sizing: What was chosen and why, as sentences.
         prompts: Token ids of the prompts of PPO.
         held_out_prompts: Token ids of the gate's prompts; PPO never samples on them.
+        left_out_prompts: Number of recorded prompts that are longer than the limit.
         text: Packed text of the pre-training loss.
         text_by_reference: Whether the reference policy wrote the text, because there is neither
             a pre-trained model nor a text file.
@@ -73,8 +78,11 @@ class CycleInputs:
     reference: PreTrainedModel
     split_secret: bytes = field(repr=False)
     samplers: SamplerFactory
+    sizes: CycleSizes
+    sizing: tuple[str, ...]
     prompts: list[list[int]]
     held_out_prompts: list[list[int]]
+    left_out_prompts: int
     text: Rows
     text_by_reference: bool
     held_out_text: Rows
@@ -139,9 +147,20 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
 
 def load_inputs(
-    home: Path, settings: LearnerSettings, ledger: Ledger, upto_seq: int
+    home: Path,
+    settings: LearnerSettings,
+    ledger: Ledger,
+    upto_seq: int,
+    sizes: CycleSizes | None = None,
 ) -> CycleInputs:
-    """Load the inputs of a cycle; the same ledger rows up to `upto_seq` give the same inputs.
+    """Load the inputs of a cycle; the same ledger rows and sizes give the same inputs.
+
+    Args:
+        home: Home folder.
+        settings: Settings of the learner, as configured.
+        ledger: Source of the prompts.
+        upto_seq: Last ledger row that the cycle learns from.
+        sizes: Sizes of the cycle; None to choose them.
 
     Raises:
         ModelUnusable: The registry has no valid version 1.
@@ -151,8 +170,11 @@ def load_inputs(
     knows_corpus = _knows_corpus(home)
     own_text = not (knows_corpus or settings.text)
     reference, tokenizer, settings = load_reference(home, settings)
+    sizing = _sizing(home, settings, reference, ledger.lengths(MAX_PROMPTS, upto_seq))
+    sizes = sizes or sizing.choose()
+    settings = sizes.apply_to(settings)
     user_prompts = ledger.prompts(
-        _MAX_USER_PROMPTS,
+        MAX_PROMPTS,
         upto_seq,
         max_characters=_CHARACTERS_PER_TOKEN * settings.ppo.max_prompt_tokens,
     )
@@ -180,13 +202,44 @@ def load_inputs(
         reference=reference,
         split_secret=split_secret,
         samplers=samplers,
+        sizes=sizes,
+        sizing=tuple(sizing.lines(sizes)),
         prompts=prompts,
         held_out_prompts=held_out,
+        left_out_prompts=_count_left_out(sizing.lengths, user_prompts, settings),
         text=text,
         text_by_reference=own_text,
         held_out_text=held_out_rows,
         base_text_nll=text_nll(base, held_out_rows) if len(held_out_rows) else 0.0,
     )
+
+
+def _sizing(
+    home: Path, settings: LearnerSettings, reference: PreTrainedModel, lengths: RecordedLengths
+) -> Sizing:
+    """Return what the sizes of a cycle are chosen by."""
+    return Sizing(
+        settings=settings,
+        shape=model_shape(reference),
+        device=learner_device(reference.device, settings.processes),
+        lengths=lengths,
+        measured_rate=measured_rate(home),
+    )
+
+
+def _count_left_out(
+    lengths: RecordedLengths, kept: Sequence[RecordedPrompt], settings: LearnerSettings
+) -> int:
+    """Return how many recorded prompts are too long to be learned from, and say so."""
+    limit = settings.ppo.max_prompt_tokens
+    count = len(lengths.prompts) - sum(0 < len(prompt.token_ids) <= limit for prompt in kept)
+    if count:
+        logger.warning(
+            "%d of %d recorded prompts are left out, because they are longer than %d tokens; "
+            "PLAUDIT_LEARNER_PPO__MAX_PROMPT_TOKENS sets another limit",
+            *(count, len(lengths.prompts), limit),
+        )
+    return count
 
 
 def load_reference(

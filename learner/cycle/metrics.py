@@ -59,6 +59,11 @@ _GAUGES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         "Expected calibration error of the reward model, after calibration",
         (),
     ),
+    (
+        "plaudit_learner_left_out_prompts",
+        "Recorded prompts that the last cycle left out, because they are longer than its limit",
+        (),
+    ),
     ("plaudit_learner_doubted_raters", "Raters who mostly disagree with the majority", ()),
     *((name, text, ()) for name, text in _PPO_GAUGES.values()),
     ("plaudit_learner_text_perplexity", "Perplexity of the candidate on held-out text", ()),
@@ -81,6 +86,7 @@ _GAUGES: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
 # Gauges that are NaN at first: a zero would be a figure, and its rise would look like news.
 _UNKNOWN_AT_FIRST: Final = (
     "plaudit_learner_dead_letters",
+    "plaudit_learner_left_out_prompts",
     "plaudit_learner_reward_model_calibration_error_ratio",
     "plaudit_learner_doubted_raters",
     "plaudit_learner_text_perplexity",
@@ -176,6 +182,10 @@ class Metrics:
             figures["reward_calibration_error"],
         )
         self._set("plaudit_learner_doubted_raters", figures["reward_doubted_raters"])
+
+    def set_left_out_prompts(self, count: int) -> None:
+        """Show how many recorded prompts a cycle leaves out, because they are too long."""
+        self._set("plaudit_learner_left_out_prompts", count)
 
     def set_iteration(self, iteration: Iteration) -> None:
         """Show the figures of an iteration of PPO."""

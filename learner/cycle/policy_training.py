@@ -255,7 +255,7 @@ def main(home: Path, state: CycleState, settings: LearnerSettings) -> None:
     """Train as one of several processes; rank 0 prints every iteration's figures as JSON."""
     ledger = Ledger(home / "ledger.db")
     with join_ranks() as ranks:
-        inputs = load_inputs(home, settings, ledger, state.upto_seq)
+        inputs = load_inputs(home, settings, ledger, state.upto_seq, state.sizes)
 
         def print_iteration(iteration: Iteration) -> None:
             if ranks.rank == 0:

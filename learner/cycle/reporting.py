@@ -77,6 +77,8 @@ class Reporter:
                 opinions={split: len(part) for split, part in examples.items()},
                 prompts=len(inputs.prompts),
                 held_out_prompts=len({tuple(p) for p in inputs.held_out_prompts}),
+                left_out_prompts=inputs.left_out_prompts,
+                sizing=inputs.sizing,
             ),
         )
 

@@ -49,6 +49,7 @@ def run_cycle(context: CycleContext) -> CycleState:
 
     """
     state = context.state
+    state.resumed = state.resumed or state.stage != "reward"
     try:
         state.save(context.folder)
         logger.info(
@@ -132,6 +133,8 @@ def _apply(result: StageResult, state: CycleState) -> None:
     state.figures |= result.figures
     if result.tuning is not None:
         state.tuning = result.tuning
+    if result.sizes is not None:
+        state.sizes = result.sizes
     if result.outcome is None:
         state.stage = result.next_stage
     else:
@@ -148,7 +151,7 @@ def _restart_if_tuning_changed(context: CycleContext) -> None:
             f"it trained '{state.tuning}' so far, and the settings now ask for "
             f"'{context.settings.tuning}'",
         )
-    elif in_training and "reward_posterior_share" not in state.figures:
+    elif in_training and state.sizes is None:
         _restart(context, "an earlier release trained its models")
 
 

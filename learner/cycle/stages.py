@@ -33,6 +33,7 @@ from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
 from learner.reward.posterior import ScorePosterior
 from learner.reward.probe import ProbeResult
+from learner.sizing import CycleSizes
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class StageResult:
         next_stage: Stage to run next; "done" if the cycle has ended.
         figures: Figures to add to those of the cycle.
         tuning: Which weights the saved models are trained for; None if the stage saved none.
+        sizes: Sizes that the rest of the cycle must keep; None if the stage chose none.
         outcome: How the cycle ended; None if it goes on.
         reasons: Reasons why nothing is published.
 
@@ -53,14 +55,17 @@ class StageResult:
     next_stage: Stage
     figures: Mapping[str, float] = field(default_factory=dict)
     tuning: str | None = None
+    sizes: CycleSizes | None = None
     outcome: Outcome | None = None
     reasons: Sequence[str] = ()
 
 
 def train_reward_model(context: CycleContext) -> StageResult:
     """Train the reward model; end the cycle if votes do not predict other votes."""
-    events = context.ledger.stream_events(upto_seq=context.state.upto_seq)
-    context.reporter.add_data(events, context.data.examples, context.inputs)
+    events, inputs = context.ledger.stream_events(upto_seq=context.state.upto_seq), context.inputs
+    logger.info("cycle %d: %s", context.state.number, " ".join(inputs.sizing))
+    context.reporter.add_data(events, context.data.examples, inputs)
+    context.metrics.set_left_out_prompts(inputs.left_out_prompts)
     model, report, score, figures = _train(context)
     probe = context.data.probe_result
     figures |= {"probe_gain": probe.gain, "probe_gain_lower_bound": probe.gain_lower_bound}
@@ -68,7 +73,7 @@ def train_reward_model(context: CycleContext) -> StageResult:
     if result is None:
         assert score is not None, "there are enough votes"
         context.reward_models.save(model, score)
-        result = StageResult("judge", figures, tuning=context.settings.tuning)
+        result = StageResult("judge", figures, tuning=inputs.settings.tuning, sizes=inputs.sizes)
     context.metrics.set_reward_model(figures)
     return result
 

@@ -1,5 +1,6 @@
 """The state of a learning cycle: one small JSON file, replaced after every stage."""
 
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, Literal
@@ -8,12 +9,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from learner.errors import StateUnusable
 from learner.report.contents import Outcome
+from learner.sizing import CycleSizes
 from protos.checkpoints.durable import write_bytes
 
 Stage = Literal["reward", "judge", "ppo", "gate", "publish", "done"]
 
 FILE: Final = "state.json"
 DEATHS_FILE: Final = "deaths.json"
+_MEASURED_STAGES: Final = ("reward", "judge", "ppo", "gate")
 _MAX_DEATHS: Final = 5  # in one stage, wherever in it
 
 
@@ -44,6 +47,9 @@ class CycleState(BaseModel):
         trusted_owners: Owners whose users were trusted when the cycle began
             (`learner.data.owner_bound`).
         tuning: Which weights are trained, as `LearnerSettings.tuning`; empty before training.
+        sizes: Sizes that were chosen for the cycle, which stay when it is resumed; None before
+            training.
+        resumed: Whether stages were resumed, so that `seconds` do not tell how long they take.
         stage: Next stage to run.
         outcome: How the cycle ended; None while it runs.
         version: Version that the candidate is published as; 0 until one is reserved.
@@ -63,6 +69,8 @@ class CycleState(BaseModel):
     forgettings: int = 0
     trusted_owners: frozenset[str] = frozenset()
     tuning: str = ""
+    sizes: CycleSizes | None = None
+    resumed: bool = False
     stage: Stage = "reward"
     outcome: Outcome | None = None
     version: int = 0
@@ -84,6 +92,8 @@ class CycleState(BaseModel):
         self.events = events
         self.forgettings = forgettings
         self.stage = "reward"
+        self.sizes = None
+        self.resumed = False
         self.version = 0
         self.figures = {}
 
@@ -175,6 +185,26 @@ def cycle_folder(home: Path, number: int) -> Path:
     return home / "learner" / "cycles" / f"{number:03d}"
 
 
+def measured_rate(home: Path) -> float | None:
+    """Return how fast the last cycle was that ran through the gate without being resumed.
+
+    It is in operations per parameter of PPO in a second of the whole cycle (`learner.sizing`). None
+    if there is no such cycle.
+    """
+    for file in reversed(_state_files(home)):
+        with suppress(OSError, ValidationError):
+            state = CycleState.model_validate_json(file.read_bytes())
+            if state.sizes is not None and not state.resumed and "gate" in state.seconds:
+                seconds = sum(state.seconds.get(stage, 0.0) for stage in _MEASURED_STAGES)
+                return state.sizes.work / max(seconds, 0.1)
+    return None
+
+
+def _state_files(home: Path) -> list[Path]:
+    files = (home / "learner" / "cycles").glob(f"*/{FILE}")
+    return sorted(files, key=lambda path: int(path.parent.name))
+
+
 def latest_cycle(home: Path) -> CycleState | None:
     """Return the state of the latest cycle; None before the first one.
 
@@ -182,9 +212,7 @@ def latest_cycle(home: Path) -> CycleState | None:
         StateUnusable: The state file was not written by this version of the learner.
 
     """
-    files = sorted(
-        (home / "learner" / "cycles").glob(f"*/{FILE}"), key=lambda p: int(p.parent.name)
-    )
+    files = _state_files(home)
     if not files:
         return None
     try:

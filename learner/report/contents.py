@@ -31,6 +31,8 @@ class Data(_Frozen):
         opinions: Number of training examples by split: reward, judge, held_out.
         prompts: Number of prompts of PPO.
         held_out_prompts: Number of distinct prompts of the gate.
+        left_out_prompts: Number of recorded prompts that are longer than the limit.
+        sizing: The sizes of the cycle and why they were chosen, as sentences.
 
     """
 
@@ -39,6 +41,8 @@ class Data(_Frozen):
     opinions: dict[str, int]
     prompts: int
     held_out_prompts: int
+    left_out_prompts: int = 0
+    sizing: tuple[str, ...] = ()
 
 
 class SampledPrompt(_Frozen):

@@ -103,12 +103,14 @@ def _data(report: Report) -> str:
     data, votes = report.data, report.data.votes
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(votes.items())) or "none"
     parts = ", ".join(f"{count} {_plain(part)}" for part, count in data.opinions.items())
+    sizing = "".join(f"\n- {sentence}" for sentence in data.sizing)
     return (
         f"## Data\n\n"
         f"- Votes: {sum(votes.values())} ({kinds}) by {data.raters} raters, {report.events} new "
         f"(ledger rows {report.after_seq + 1} to {report.upto_seq})\n"
         f"- Training examples by split: {parts}\n"
-        f"- Prompts: {data.prompts} for PPO, {data.held_out_prompts} held out for the gate"
+        f"- Prompts: {data.prompts} for PPO, {data.held_out_prompts} held out for the gate, "
+        f"{data.left_out_prompts} left out because they are longer than the limit{sizing}"
     )
 
 

@@ -1,15 +1,18 @@
 """Creates the samplers that the settings ask for."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from learner.data.tokenizer import end_token_ids, pad_token_id
 from learner.sampling.sampler import Sampler, TransformersSampler
-from learner.settings import LearnerSettings
+from learner.settings import LearnerSettings, PPOSettings
 
 if TYPE_CHECKING:
     from learner.sampling.vllm_sampler import VllmEngine
+
+# A token's keys and values take at most a 17th of what it needs in a pass that is trained on.
+_SAMPLED_PER_TRAINED: Final = 16
 
 
 class SamplerFactory:
@@ -33,7 +36,7 @@ class SamplerFactory:
         if self._settings.sampler == "transformers":
             pad = pad_token_id(self._tokenizer)
             return TransformersSampler(
-                model, ends, pad=pad, batch=ppo.rollouts, dtype=self._settings.dtype
+                model, ends, pad=pad, batch=_batch(ppo), dtype=self._settings.dtype
             )
         from learner.sampling.vllm_sampler import VllmEngine, VllmSampler  # takes seconds to import
 
@@ -51,3 +54,9 @@ class SamplerFactory:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+def _batch(ppo: PPOSettings) -> int:
+    """Return the number of answers that are sampled at once, as many as the memory holds."""
+    fitting = _SAMPLED_PER_TRAINED * ppo.micro_tokens // (ppo.max_prompt_tokens + ppo.max_tokens)
+    return max(1, min(ppo.rollouts, fitting))

@@ -1,9 +1,6 @@
 """Defaults that depend on the model."""
 
-from learner.settings import (
-    LearnerSettings,
-    PPOSettings,
-)
+from learner.settings import LORA_RATE, LearnerSettings, PPOSettings
 
 
 def test_large_models_have_other_defaults_but_keep_explicit_settings() -> None:
@@ -17,4 +14,6 @@ def test_large_models_have_other_defaults_but_keep_explicit_settings() -> None:
     assert (large.tune, large.compiled) == ("lora", True)
     assert not LearnerSettings(compiled=False).for_model(135_000_000, 0.6).compiled
     assert large.ppo.max_tokens == 99
-    assert large.ppo.rollouts < settings.ppo.rollouts
+    assert large.ppo.text_rows < settings.ppo.text_rows
+    assert large.ppo.learning_rate == LORA_RATE, "adapters take larger steps, in models of any size"
+    assert large.ppo.model_fields_set == {"max_tokens"}, "what was set can still be told apart"

@@ -83,7 +83,7 @@ def test_packages_that_uv_reinstalls_at_every_call_are_named(
 
 
 def planned() -> Plan:
-    machine = Machine(cores=2, memory=16 * GIB, gpus=(), flops=1e11)
+    machine = Machine(cores=2, memory=16 * GIB, gpus=())
     return plan(
         default_shape(),
         machine,

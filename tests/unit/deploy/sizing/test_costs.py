@@ -7,18 +7,19 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from deploy.sizing.costs import INSTRUCT_MODELS, SMOLLM2_SHAPE, costs, suggest_model
-from deploy.sizing.plan import GIB, Machine, ModelShape, Plan, plan
+from deploy.sizing.plan import GIB, Machine, Plan, plan
 from learner.settings import LearnerSettings
+from learner.sizing import ModelShape
 
 SETTINGS = LearnerSettings()
 
 
-def cpu(flops: float = 1e11) -> Machine:
-    return Machine(cores=2, memory=16 * GIB, gpus=(), flops=flops)
+def cpu() -> Machine:
+    return Machine(cores=2, memory=16 * GIB, gpus=())
 
 
 def gpus(*sizes: int) -> Machine:
-    return Machine(cores=16, memory=128 * GIB, gpus=tuple(s * GIB for s in sizes), flops=1e12)
+    return Machine(cores=16, memory=128 * GIB, gpus=tuple(s * GIB for s in sizes))
 
 
 def smollm2(machine: Machine) -> Plan:

@@ -1,6 +1,7 @@
 """Plans, compared with hand-computed numbers, and the shapes of models."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,24 @@ import pytest
 from deploy.errors import DeployError
 from deploy.local.up import children
 from deploy.settings import UpSettings
-from deploy.sizing.machine import default_shape, matmul_flops, plan_here, shape_of
+from deploy.sizing.machine import default_shape, plan_here, recorded_lengths, shape_of
 from deploy.sizing.models import default_model
-from deploy.sizing.plan import GIB, PROGRAM_BYTES, Machine, ModelShape, Plan, plan
+from deploy.sizing.plan import GIB, PROGRAM_BYTES, Machine, Plan, plan
 from deploy.sizing.tuning import Tuning
+from feedback.ledger.rows import RecordedLengths
+from feedback.ledger.store import Ledger
+from feedback.log.sqlite_log import SqliteLog
+from learner.models.hardware import model_shape
 from learner.models.parameters import count_parameters
 from learner.settings import LearnerSettings, PPOSettings, tune_for
-from tests.support.architectures import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
+from learner.sizing import ModelShape
+from tests.support.architectures import (
+    ARCHITECTURES,
+    save_tiny,
+    tiny_model,
+    tiny_tokenizer,
+)
+from tests.support.feedback_samples import completion, put
 
 # 1000 parameters, 2 layers of width 10, a vocabulary of 50, linear layers of 100 dimensions in all.
 LLAMA = "LlamaForCausalLM"
@@ -27,12 +39,13 @@ PPO = PPOSettings(
     epochs=2,
     minibatches=1,
     max_tokens=16,
+    max_prompt_tokens=84,
     text_rows=3,
     text_row=8,
     micro_tokens=100,
 )
 SETTINGS = LearnerSettings(ppo=PPO)
-CPU = Machine(cores=2, memory=8 * GIB, gpus=(), flops=1e6)
+CPU = Machine(cores=2, memory=8 * GIB, gpus=())
 
 
 def planned(shape: ModelShape = SMALL, machine: Machine = CPU, **changes: object) -> Plan:
@@ -73,13 +86,17 @@ def test_bytes_of_training_adapters() -> None:
 def test_seconds_of_a_cycle() -> None:
     answers = 2 * 10 * (32 + 16 / 2)  # 800 tokens
     text = 2 * 2 * 1 * 3 * 8  # 96 tokens
-    operations = 2 * 1000 * ((2 + 8 + 24) * answers + 6 * text)
-    assert planned().seconds == pytest.approx(operations / (1e6 * 0.6))
-    assert planned().lines()[-1] == "Estimated time of a learning cycle: 2 min."
+    operations = 2 * 10**9 * ((2 + 8 + 24) * answers + 6 * text)
+    found = planned(replace(SMALL, parameters=10**9))
+    assert found.seconds == pytest.approx(operations / (2 * 5e10 * 0.6))
+    assert found.lines()[-1] == "Estimated time of a learning cycle: 15 min."
+    measured = planned(measured_rate=100.0)
+    assert measured.seconds == pytest.approx((34 * answers + 6 * text) / 100)
+    assert "(measured in the last cycle)" in measured.sizing[1]
 
 
 def test_too_little_memory_is_reported_with_advice() -> None:
-    tight = Machine(cores=2, memory=PROGRAM_BYTES, gpus=(), flops=1e6)
+    tight = Machine(cores=2, memory=PROGRAM_BYTES, gpus=())
     problem = planned(machine=tight).problem
     assert problem is not None
     # 3 GiB of programs and .5 GiB of cache, of 3 GiB
@@ -94,7 +111,7 @@ BIG = ModelShape(
 
 
 def gpus(*sizes: int) -> Machine:
-    return Machine(cores=16, memory=128 * GIB, gpus=tuple(s * GIB for s in sizes), flops=1e12)
+    return Machine(cores=16, memory=128 * GIB, gpus=tuple(s * GIB for s in sizes))
 
 
 def test_two_gpus_run_one_process_each() -> None:
@@ -177,12 +194,37 @@ def test_processes_start_with_the_environment_of_the_plan(
     assert learner.environment["CUDA_VISIBLE_DEVICES"] == "1"
 
 
-def test_a_plan_is_described_in_four_lines() -> None:
+def test_a_plan_is_described_in_lines() -> None:
     lines = planned(default_shape(), settings=LearnerSettings()).lines()
     assert lines[0] == "Model: 4.3 million parameters; training all of them."
     assert lines[1] == "Placement: serving and learning share 2 cores and 8.0 GiB."
-    assert lines[2].startswith("Estimated memory: serving 33 MiB weights + 0.5 GiB cache; learning")
-    assert len(lines) == 4
+    assert lines[2] == (
+        "Lengths: prompts of up to 256 tokens (the default until 20 answers are recorded), answers "
+        "of up to 112 (the default until 20 answers are recorded)."
+    )
+    assert lines[3].startswith("A cycle: 14 iterations of 96 answers, for 30 minutes at ")
+    assert lines[4].startswith("Estimated memory: serving 33 MiB weights + 0.5 GiB cache; learning")
+    assert len(lines) == 6
+
+
+def test_the_plan_tells_what_share_of_the_homes_traffic_fits(tmp_path: Path) -> None:
+    assert recorded_lengths(tmp_path) == RecordedLengths()
+    assert not (tmp_path / "ledger.db").exists()
+    log, ledger = SqliteLog(tmp_path / "log.db"), Ledger(tmp_path / "ledger.db")
+    for number in range(20):
+        record = completion(f"c{number}", question=f"question {number}")
+        record.prompt_token_ids.extend([1] * (20 * number + 1))
+        for choice in record.choices:
+            choice.token_ids.extend([1] * 10)
+        put(log, record)
+    ledger.follow(log)
+    ledger.close()
+    lines = plan_here(default_shape(), "float32", "full", tmp_path).lines()
+    assert lines[2] == (
+        "Lengths: prompts of up to 368 tokens (the 95th percentile; 95% of 20 recorded ones fit), "
+        "answers of up to 112 (the default; 100% of 40 recorded ones fit)."
+    )
+    log.close()
 
 
 def test_the_default_model_is_small_enough_to_ship() -> None:
@@ -197,6 +239,7 @@ def test_the_default_model_is_small_enough_to_ship() -> None:
 def test_a_folders_shape_is_read_without_loading_it(name: str, tmp_path: Path) -> None:
     model = tiny_model(name, tiny_tokenizer())
     found = shape_of(save_tiny(name, tmp_path))
+    assert found == model_shape(model), "the learner plans for the same model"
     assert found.parameters == count_parameters(model)
     assert (found.layers, found.hidden, found.vocabulary) == (2, 64, len(tiny_tokenizer()))
     linear_dimensions = [
@@ -236,7 +279,3 @@ def test_a_model_too_large_is_refused_before_any_work() -> None:
 
 def test_large_models_train_adapters() -> None:
     assert (tune_for(30_000_000), tune_for(30_000_001)) == ("full", "lora")
-
-
-def test_the_matrix_rate_is_measured() -> None:
-    assert matmul_flops(size=64, times=2) > 0

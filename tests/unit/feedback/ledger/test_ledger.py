@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feedback.ledger import intake, store
-from feedback.ledger.rows import LedgerCounts, RecordedPrompt
+from feedback.ledger.rows import LedgerCounts, RecordedLengths, RecordedPrompt
 from feedback.ledger.store import Ledger, LedgerError
 from feedback.log.event_log import (
     MAX_RECORD_BYTES,
@@ -487,6 +487,26 @@ def test_a_retry_does_not_bring_back_a_vote_that_a_later_one_superseded(
     ledger.follow(log)
     assert effective_ids(ledger) == ["new"]
     assert ledger.dead_letters() == []
+
+
+def test_lengths_are_those_of_the_prompts_that_are_chosen_and_of_their_answers(
+    log: SqliteLog, ledger: Ledger
+) -> None:
+    """Answers that were cut off by their reader say nothing, nor do unrecorded ones."""
+    answered = prompted("1", "one", [7, 8, 9])
+    answered.choices[0].token_ids.extend([1] * 5)
+    answered.choices[1].token_ids.extend([1] * 4)
+    answered.choices[1].finish_reason = "abort"
+    put(log, prompted("0", "one", [7]), answered, completion("2", question="unrecorded"))
+    put(log, rating("e", completion_id="1"))
+    ledger.follow(log)
+    before = ledger.lengths(10)
+    assert before == RecordedLengths(prompts=(3,), answers=(5,))
+    put(log, prompted("3", "three", [7, 8]))
+    ledger.follow(log)
+    assert sorted(ledger.lengths(10).prompts) == [2, 3]
+    assert ledger.lengths(1).prompts == (2,)
+    assert ledger.lengths(10, upto_seq=1) == before, "later answers do not count in a cycle"
 
 
 def test_prompts_that_are_too_long_are_left_out(log: SqliteLog, ledger: Ledger) -> None:

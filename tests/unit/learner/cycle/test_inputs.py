@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from feedback.ledger.rows import RecordedPrompt
-from learner.cycle.inputs import _split_prompts, _text_prefixes
+from feedback.ledger.rows import RecordedLengths, RecordedPrompt
+from learner.cycle.inputs import _count_left_out, _split_prompts, _text_prefixes
 from learner.settings import LearnerSettings, PPOSettings, RewardSettings
 
 SETTINGS = LearnerSettings(
@@ -31,6 +31,15 @@ def test_prompts_are_taken_as_they_were_recorded_once_each(
     ]
     assert _split_prompts(prompts, SETTINGS, b"", 9) == ([[5, 6, 7], [8]], [])
     assert "2 prompts of users are left out" in caplog.text
+
+
+def test_prompts_that_are_too_long_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that were not even read, because they have too many characters, count too."""
+    read = [asked("Hi", 5, 6, 7), asked("longer", 1, 2, 3, 4), asked("never recorded")]
+    lengths = RecordedLengths(prompts=(3, 4, 900))
+    assert _count_left_out(lengths, read, SETTINGS) == 2
+    assert "2 of 3 recorded prompts are left out, because they are longer than 3" in caplog.text
+    assert _count_left_out(RecordedLengths(prompts=(3,)), read[::2], SETTINGS) == 0
 
 
 def test_a_text_that_cannot_be_tokenised_is_left_out() -> None:

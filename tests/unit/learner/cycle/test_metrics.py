@@ -21,11 +21,19 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_figures_are_nan_until_they_are_known() -> None:
     metrics = Metrics()
-    for name in ("dead_letters", "text_perplexity", "ppo_kl_nats", "ppo_reward"):
+    for name in (
+        "dead_letters",
+        "left_out_prompts",
+        "text_perplexity",
+        "ppo_kl_nats",
+        "ppo_reward",
+    ):
         before = sample(metrics, name)
         assert before is not None
         assert math.isnan(before), name
     metrics.set_ledger(7, LedgerCounts(40, 30, waiting=5, dead_letters=2, max_seq=35))
+    metrics.set_left_out_prompts(3)
+    assert sample(metrics, "left_out_prompts") == 3
     assert sample(metrics, "dead_letters") == 2
     assert sample(metrics, "waiting_events") == 5
     assert sample(metrics, "ledger_events") == 40

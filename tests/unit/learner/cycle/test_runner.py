@@ -12,12 +12,20 @@ from learner.cycle.context import CycleContext
 from learner.cycle.metrics import Metrics
 from learner.cycle.runner import run_cycle
 from learner.cycle.stages import STAGES, StageResult
-from learner.cycle.state import CycleState, DeathRecord, Stage, latest_cycle
+from learner.cycle.state import (
+    CycleState,
+    DeathRecord,
+    Stage,
+    cycle_folder,
+    latest_cycle,
+    measured_rate,
+)
 from learner.data.preferences import PreferenceExample
 from learner.data.work import working_on
 from learner.errors import Interrupted, ModelUnusable
 from learner.report.contents import Report
 from learner.settings import LearnerSettings
+from learner.sizing import CycleSizes
 
 Stages = Mapping[Stage, Callable[[CycleContext], StageResult]]
 
@@ -142,6 +150,50 @@ def test_an_interrupted_stage_is_the_next_one_to_run(cycle: Cycle) -> None:
     saved = latest_cycle(cycle.home)
     assert saved is not None
     assert (saved.stage, saved.outcome, saved.figures) == ("judge", None, {"reward_gain": 0.5})
+
+
+SIZES = CycleSizes(
+    max_prompt_tokens=256, max_tokens=64, micro_tokens=512, rollouts=16, iterations=4, work=1000.0
+)
+
+
+def test_a_resumed_cycle_keeps_its_sizes_and_measures_no_speed(cycle: Cycle) -> None:
+    def train(_: CycleContext) -> StageResult:
+        return StageResult("judge", tuning="full", sizes=SIZES)
+
+    with pytest.raises(Interrupted):
+        cycle.run({"reward": train, "judge": interrupt})
+    cycle.start_again()
+    assert cycle.state.sizes == SIZES
+    inputs = SimpleNamespace(settings=SimpleNamespace(tuning="full"))
+    cycle.context.data = cast(Any, SimpleNamespace(inputs=inputs, close=lambda: None))
+    state = cycle.run({"judge": goes_on("gate"), "gate": refuse})
+    assert cycle.publisher.reported == ["reward", "judge", "judge", "gate"]
+    assert (state.sizes, state.resumed) == (SIZES, True)
+    assert measured_rate(cycle.home) is None
+
+
+def test_the_speed_is_that_of_the_last_whole_cycle(cycle: Cycle) -> None:
+    assert measured_rate(cycle.home) is None
+    seconds = {"reward": 10.0, "judge": 5.0, "ppo": 20.0, "gate": 5.0, "publish": 1000.0}
+    slow = cycle.state.model_copy(update={"sizes": SIZES, "seconds": seconds})
+    slow.save(cycle_folder(cycle.home, 1))
+    assert measured_rate(cycle.home) == 1000 / 40
+    fast = {**seconds, "ppo": 5.0}
+    slow.model_copy(update={"seconds": fast}).save(cycle_folder(cycle.home, 2))
+    assert measured_rate(cycle.home) == 1000 / 25
+    weak = {"reward": 1.0, "judge": 1.0}
+    slow.model_copy(update={"seconds": weak}).save(cycle_folder(cycle.home, 3))
+    slow.model_copy(update={"seconds": weak | seconds, "resumed": True}).save(
+        cycle_folder(cycle.home, 4)
+    )
+    assert measured_rate(cycle.home) == 1000 / 25
+
+
+def test_a_cycle_that_starts_anew_chooses_its_sizes_anew(cycle: Cycle) -> None:
+    cycle.state.sizes, cycle.state.resumed = SIZES, True
+    cycle.state.restart(events=9, forgettings=1)
+    assert (cycle.state.sizes, cycle.state.resumed) == (None, False)
 
 
 def test_a_cycle_restarts_without_a_person_forgotten_meanwhile(cycle: Cycle) -> None:
