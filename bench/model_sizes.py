@@ -32,6 +32,10 @@ class Size:
         """Return the sizes as a worker's specification."""
         return {name: getattr(self, name) for name in self.__slots__}
 
+    def parameters(self) -> int:
+        """Count the parameters of the matrices; the head is the embedding."""
+        return self.trunk_parameters() + self.vocabulary * self.hidden
+
     def trunk_parameters(self) -> int:
         """Count the parameters of the matrices without the embeddings."""
         return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.feed_forward)
@@ -64,6 +68,7 @@ class Size:
 
 
 SIZES = {
+    "tiny": Size(512, 64, 172, 2, 2, batch=8, prompt=16, response=16),
     "5M": Size(4096, 256, 688, 5, 4, batch=16, prompt=16, response=32),
     "0.5B": Size(32768, 1280, 3456, 24, 20, batch=64, prompt=128, response=128),
 }

@@ -5,6 +5,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,24 +15,25 @@ import transformers
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.turns import Turns
+from bench.turns import Memory, Turns
 from learner.data.packing import Rows
 from learner.models.parameters import count_parameters
 from learner.ppo.critic import new_critic
 from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
 from learner.reward.model import RewardModel
-from learner.sampling.sampler import Sample, TransformersSampler
+from learner.sampling.sampler import Sample, Sampler, TransformersSampler
 from learner.settings import PPOSettings
 
 
 class Watch:
     """Stopwatch that pauses PPO between iterations and times them; also wraps the sampler."""
 
-    def __init__(self, sampler: TransformersSampler, turns: Turns, device: str) -> None:
+    def __init__(self, sampler: Sampler, turns: Turns, device: str, memory: Memory) -> None:
         self._sampler = sampler
         self._turns = turns
         self._device = device
+        self._memory = memory
         self._started = self._cpu = self._generating = 0.0
         self._tokens = self._steps = 0
 
@@ -67,6 +69,7 @@ class Watch:
             generating=self._generating,
             tokens=self._tokens,
             optimizer_steps=self._steps,
+            peak_bytes=self._memory.peak(),
         )
         self.begin()
 
@@ -107,36 +110,41 @@ def settings_of(spec: dict[str, Any]) -> PPOSettings:
     )
 
 
-def run(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
-    """Run PPO as long as there are turns."""
+def ppo_inputs(spec: dict[str, Any]) -> PPOInputs:
+    """Return models with random weights and prompts with random tokens."""
     policy, reference = new_model(spec, 0), new_model(spec, 0)
     reward = RewardModel(new_model(spec, 1), pad=0, seed=0, dtype=spec["dtype"])
-    settings = settings_of(spec)
-    critic = new_critic(policy, reward, settings)
     never = spec["vocabulary"]  # an end token that cannot be sampled: answers have full length
-    sampler = TransformersSampler(policy, [never], batch=spec["batch"], dtype=spec["dtype"])
-    watch = Watch(sampler, turns, spec["device"])
     draw = random.Random(0)
-    prompts = [
-        [draw.randrange(spec["vocabulary"]) for _ in range(spec["prompt"])] for _ in range(1024)
-    ]
     no_text = torch.zeros((0, 0), dtype=torch.long)
-    inputs = PPOInputs(
+    return PPOInputs(
         policy=policy,
-        critic=critic,
+        critic=new_critic(policy, reward, settings_of(spec)),
         reference=reference,
         reward=reward,
-        sampler=lambda _: watch,
-        prompts=prompts,
+        sampler=lambda policy: TransformersSampler(
+            policy, [never], batch=spec["batch"], dtype=spec["dtype"]
+        ),
+        prompts=[
+            [draw.randrange(spec["vocabulary"]) for _ in range(spec["prompt"])] for _ in range(1024)
+        ],
         text=Rows(no_text, no_text, no_text),
     )
+
+
+def run(spec: dict[str, Any], turns: Turns, folder: Path) -> None:
+    """Run PPO as long as there are turns."""
+    memory = Memory(spec["device"])
+    settings, inputs = settings_of(spec), ppo_inputs(spec)
+    watch = Watch(inputs.sampler(inputs.policy), turns, spec["device"], memory)
+    inputs = replace(inputs, sampler=lambda _: watch)
     register_optimizer_step_post_hook(watch.count_step)
     turns.report(
         torch=torch.__version__,
         transformers=transformers.__version__,
         threads=torch.get_num_threads(),
-        policy_parameters=count_parameters(policy),
-        trained_parameters=count_parameters(policy) + count_parameters(critic),
+        policy_parameters=count_parameters(inputs.policy),
+        trained_parameters=count_parameters(inputs.policy) + count_parameters(inputs.critic),
         own_critic=settings.separate_critic,
         dtype=spec["dtype"],
         device=spec["device"],

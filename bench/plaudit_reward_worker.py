@@ -10,7 +10,7 @@ import transformers
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench.plaudit_ppo_worker import new_model
-from bench.turns import Turns
+from bench.turns import Memory, Turns
 from learner.data.preferences import PreferenceExample
 from learner.models.parameters import count_parameters
 from learner.reward.evaluation import RewardReport
@@ -23,8 +23,9 @@ from learner.settings import RewardSettings
 class Watch:
     """Stopwatch that pauses the training between epochs and times them."""
 
-    def __init__(self, turns: Turns, device: str) -> None:
+    def __init__(self, turns: Turns, device: str, memory: Memory) -> None:
         self._turns = turns
+        self._memory = memory
         self._device = device
         self._started = self._cpu = 0.0
         self._steps = 0
@@ -41,6 +42,7 @@ class Watch:
             seconds=time.perf_counter() - self._started,
             cpu_seconds=time.process_time() - self._cpu,
             optimizer_steps=self._steps,
+            peak_bytes=self._memory.peak(),
         )
         self.begin()
 
@@ -70,6 +72,7 @@ def main() -> None:
     turns = Turns()
     spec: dict[str, Any] = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
+    memory = Memory(spec["device"])
     model = RewardModel(new_model(spec, 0), pad=0, seed=0, dtype=spec["dtype"])
     examples = rankings(spec)
     turns.report(
@@ -81,7 +84,7 @@ def main() -> None:
         dtype=spec["dtype"],
         device=spec["device"],
     )
-    watch = Watch(turns, spec["device"])
+    watch = Watch(turns, spec["device"], memory)
     register_optimizer_step_post_hook(watch.count_step)
     watch.begin()
     train_reward(

@@ -5,6 +5,7 @@ It uses only the standard library, because workers also run in environments with
 
 import json
 import os
+import resource
 import sys
 
 
@@ -25,3 +26,21 @@ class Turns:
         if not sys.stdin.readline():
             sys.stdout.flush()
             os._exit(0)  # called within a training loop, which has nothing to save
+
+
+class Memory:
+    """Memory that a worker's models and steps take: of the GPU, or else of the process."""
+
+    def __init__(self, device: str) -> None:
+        """Start counting; on a CPU what the process has used until now does not count."""
+        self._device = device
+        self._before = 0
+        self._before = self.peak()
+
+    def peak(self) -> int:
+        """Return the largest number of bytes until now."""
+        if self._device == "cuda":
+            import torch
+
+            return int(torch.cuda.max_memory_allocated())
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._before

@@ -17,6 +17,10 @@ class StateUnusable(LearnerError):
     """Saved state cannot be read, or was saved with other settings than it is resumed with."""
 
 
+class MachinesUnusable(LearnerError):
+    """The machines that train together are not described well, are missing, or share no folder."""
+
+
 class Interrupted(Exception):
     """The learner was asked to stop; the next start resumes from what is saved."""
 

@@ -269,7 +269,13 @@ class LearnerSettings(BaseSettings):
     threads: int = Field(0, ge=0)
     """Number of CPU threads of torch; 0 leaves the choice to torch."""
     processes: int = Field(0, ge=0)
-    """Number of processes that train the policy together (FSDP2); 0 starts one for each GPU."""
+    """Number of processes of a machine that train the policy together; 0 starts one a GPU."""
+    nodes: int = Field(0, ge=0)
+    """Number of machines that train the policy together; 0: as many as a launcher says, else 1."""
+    rendezvous: str = ""
+    """HOST:PORT at which the leading machine waits for the others; empty: as a launcher says."""
+    join_seconds: float = Field(600.0, gt=0)
+    """Seconds that a training run waits for all machines to join."""
     seed: int = 0
     """Seed of all random choices of the learner."""
     min_events: int = Field(100, ge=1)

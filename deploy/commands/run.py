@@ -118,17 +118,32 @@ def learn(
     metrics_port: Annotated[int, typer.Option(help="Port of the Prometheus metrics.")] = 8001,
     dtype: DtypeOption = "auto",
     tune: TuneOption = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Only join the training runs of the learner at PLAUDIT_LEARNER_RENDEZVOUS.",
+        ),
+    ] = False,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
 ) -> None:
     """Run the learner: follow the log, and train and publish new versions from its votes."""
-    from deploy.sizing.machine import tuning_here
-    from deploy.sizing.processor import parse_dtype
-    from learner.cycle.service import run
+    from learner.processes.joining import join as join_runs
+    from learner.processes.machines import find_machines
     from learner.settings import LearnerSettings
 
     _log_to_stderr()
     stop = stop_on_signals()
+    settings = LearnerSettings()
+    machines = find_machines(settings, os.environ, join=join)
+    if not machines.leads:
+        return join_runs(home, settings, machines, stop)
+
+    from deploy.sizing.machine import tuning_here
+    from deploy.sizing.processor import parse_dtype
+    from learner.cycle.service import run
+
     if tune is None and (tuning := tuning_here(home)) is not None:
         tune = tuning.tune
     options = drop_none(dtype=parse_dtype(dtype), metrics_port=metrics_port, tune=tune)

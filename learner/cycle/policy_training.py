@@ -1,52 +1,47 @@
 """PPO in a learning cycle: trains the live policy into a candidate, in one or several processes.
 
 Several processes are started by torchrun for this stage only, each with its own GPU if there are
-GPUs. They read the ledger and the cycle's folder; the process of rank 0 writes the candidate.
+GPUs, on one machine or on several. Rank 0, on the machine that leads, reads the ledger, sends the
+others what it read, and writes the candidate. All read and write the cycle's folder.
 """
 
-import ctypes
 import json
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Any, Final
 
-import torch
 from transformers import PreTrainedModel
 
 from feedback.ledger.store import Ledger
-from learner.cycle.inputs import CycleInputs, load_inputs
+from learner.cycle.inputs import CycleInputs, load_inputs, load_reference
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, SeedSalt, cycle_folder
+from learner.errors import MachinesUnusable
 from learner.models.loading import load_variant
 from learner.models.ranks import Ranks, join_ranks
 from learner.models.saving import save_adapter, save_model
 from learner.ppo.critic import new_critic
-from learner.ppo.off_policy import off_policy_answers
+from learner.ppo.off_policy import OffPolicyAnswer, off_policy_answers
 from learner.ppo.steps import PPOInputs
 from learner.ppo.trainer import Iteration, run_ppo
+from learner.processes.joining import TRAINING_MODULE
+from learner.processes.torchrun import ProcessesFailed, Torchrun, end_with_parent
+from learner.sampling.factory import SamplerFactory
 from learner.settings import LearnerSettings
 from protos.checkpoints.shared_registry import open_registry
 
-_POLL_SECONDS: Final = 0.2
-_STOP_SECONDS: Final = 20.0
-_ITERATION_PREFIX: Final = "iteration "  # of lines with figures; libraries may print other lines
-_ENVIRONMENT: Final = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-_PR_SET_PDEATHSIG: Final = 1
+# First words of the lines that rank 0 prints; libraries may print other lines.
+_JOINED: Final = "joined:"
+_ITERATION: Final = "iteration"
+_PROBLEM: Final = "problem:"
+_MAX_FAILURES: Final = 3  # of several machines, without an iteration in between
 
 logger = logging.getLogger(__name__)
-
-
-class ProcessesFailed(RuntimeError):
-    """The training processes failed before they wrote a candidate; the log has their output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +52,14 @@ class PolicyTraining:
         home: Home folder.
         state: State of the cycle.
         inputs: Inputs of the cycle.
-        ledger: Source of the off-policy answers.
+        ledger: Source of the off-policy answers; None in a process that rank 0 sends them to.
 
     """
 
     home: Path
     state: CycleState
     inputs: CycleInputs
-    ledger: Ledger
+    ledger: Ledger | None
 
     @property
     def folder(self) -> Path:
@@ -114,7 +109,7 @@ class PolicyTraining:
         """
         inputs, settings = self.inputs, self.inputs.settings
         trained = run_ppo(
-            self._ppo_inputs(),
+            self._ppo_inputs(ranks or Ranks()),
             settings.ppo,
             seed=self._seed(SeedSalt.PPO),
             state=self.folder / "ppo",
@@ -130,7 +125,7 @@ class PolicyTraining:
         else:
             save_model(trained, inputs.tokenizer, self.candidate)
 
-    def _ppo_inputs(self) -> PPOInputs:
+    def _ppo_inputs(self, ranks: Ranks) -> PPOInputs:
         inputs, settings = self.inputs, self.inputs.settings
         models = self.reward_models()
         reward = models.load()
@@ -144,134 +139,204 @@ class PolicyTraining:
             prompts=inputs.prompts,
             text=inputs.text,
             text_by_reference=inputs.text_by_reference,
-            off_policy=off_policy_answers(
-                self.ledger.stream_events(upto_seq=self.state.upto_seq),
-                version=self.state.parent,
-                ppo=settings.ppo,
-                reward=settings.reward,
-                context=inputs.context,
-                vocabulary=inputs.vocabulary,
-                split_secret=inputs.split_secret,
-            ),
+            off_policy=ranks.broadcast(self._off_policy),
             posteriors=models.load_posteriors(),
+        )
+
+    def _off_policy(self) -> list[OffPolicyAnswer]:
+        assert self.ledger is not None, "rank 0 has the ledger"
+        inputs, settings = self.inputs, self.inputs.settings
+        return off_policy_answers(
+            self.ledger.stream_events(upto_seq=self.state.upto_seq),
+            version=self.state.parent,
+            ppo=settings.ppo,
+            reward=settings.reward,
+            context=inputs.context,
+            vocabulary=inputs.vocabulary,
+            split_secret=inputs.split_secret,
         )
 
     def train_in_processes(
         self,
-        count: int,
+        torchrun: Torchrun,
         on_iteration: Callable[[Iteration], None],
         raise_if_stopped: Callable[[], None],
     ) -> None:
-        """Do what `train` does, in `count` processes.
+        """Do what `train` does, in several processes, on one machine or on several.
+
+        When a machine of several fails, the others wait for it, and training continues from the
+        last saved iteration.
 
         Raises:
+            MachinesUnusable: Not all machines joined, or they do not share the cycle's folder.
             ProcessesFailed: The processes failed before they wrote a candidate.
 
         """
+        failures = 0
+
+        def iterated(iteration: Iteration) -> None:
+            nonlocal failures
+            failures = 0
+            on_iteration(iteration)
+
+        while True:
+            try:
+                self._run_processes(torchrun, iterated, raise_if_stopped)
+            except ProcessesFailed as error:
+                failures += 1
+                if torchrun.machines.count == 1 or failures == _MAX_FAILURES:
+                    raise
+                logger.warning("%s; waiting for all machines to continue", error)
+            else:
+                return
+
+    def _run_processes(
+        self,
+        torchrun: Torchrun,
+        on_iteration: Callable[[Iteration], None],
+        raise_if_stopped: Callable[[], None],
+    ) -> None:
         # Compiled layers cannot be sharded.
         settings = self.inputs.settings.model_copy(update={"compiled": False})
-        threads = settings.threads or max(1, torch.get_num_threads() // count)
-        command = [*_torchrun(count), "-m", "learner.cycle.policy_training", str(self.home)]
-        command += [self.state.model_dump_json(), settings.model_dump_json()]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=_ENVIRONMENT | os.environ | {"OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,
-            preexec_fn=_set_parent_death_signal,
-        )
+        arguments = [str(self.home), self.state.model_dump_json(), settings.model_dump_json()]
+        joined = False
         try:
-            for line in _read_lines(process, raise_if_stopped):
-                if line.startswith(_ITERATION_PREFIX):
-                    on_iteration(Iteration(**json.loads(line.removeprefix(_ITERATION_PREFIX))))
-                else:
-                    logger.info("%s", line.rstrip())
-            if process.wait() != 0:
-                raise ProcessesFailed(
-                    f"training the policy in {count} processes failed with exit status "
-                    f"{process.poll()}; see their output above"
-                )
-        finally:
-            _stop(process)
+            with closing(torchrun.run([TRAINING_MODULE, *arguments], raise_if_stopped)) as lines:
+                for line in lines:
+                    kind, _, rest = line.rstrip().partition(" ")
+                    if kind == _ITERATION:
+                        on_iteration(Iteration(**json.loads(rest)))
+                    elif kind == _PROBLEM:
+                        raise MachinesUnusable(rest)
+                    else:
+                        joined = joined or kind == _JOINED
+                        logger.info("%s", line.rstrip())
+        except ProcessesFailed as error:
+            if joined or torchrun.machines.count == 1:
+                raise
+            raise _not_joined(torchrun) from error
 
     def _seed(self, salt: SeedSalt) -> int:
         return self.state.seed(self.inputs.settings.seed, salt)
 
 
-def _set_parent_death_signal() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _not_joined(torchrun: Torchrun) -> MachinesUnusable:
+    machines = torchrun.machines
+    return MachinesUnusable(
+        f"the {machines.count} machines that train together did not meet at {machines.rendezvous} "
+        f"within {torchrun.join_seconds:.0f} s; see torchrun's output above. Run 'plaudit learn "
+        "--join' on each of the others, check that they reach this address and that it is this "
+        "machine's, and start the learner again: it continues from here"
+    )
 
 
-def _torchrun(count: int) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *("--nproc-per-node", str(count)),
-        *("--master-addr", "127.0.0.1", "--master-port", str(port)),
-    ]
+def main(home: Path, run: tuple[CycleState, LearnerSettings] | None) -> None:
+    """Train as one of several processes; rank 0 prints every iteration's figures as JSON.
 
+    Args:
+        home: Home folder.
+        run: State of the cycle and settings; None on a machine that joins another one.
 
-def _read_lines(
-    process: "subprocess.Popen[str]", raise_if_stopped: Callable[[], None]
-) -> Iterator[str]:
-    """Yield the lines that a process prints, and call `raise_if_stopped` while waiting for them."""
-    queue: SimpleQueue[str] = SimpleQueue()
-    output = process.stdout
-    assert output is not None
-
-    def read() -> None:
-        for line in output:
-            queue.put(line)
-        queue.put("")
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        raise_if_stopped()
+    """
+    end_with_parent()
+    with join_ranks(leads=run is not None) as ranks:
+        _print(ranks, _JOINED, f"{ranks.size} processes train the policy")
         try:
-            line = queue.get(timeout=_POLL_SECONDS)
-        except Empty:
-            continue
-        if not line:
-            return
-        yield line
+            _train(home, run, ranks)
+        except MachinesUnusable as error:
+            _print(ranks, _PROBLEM, str(error))
+            raise
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
-    """Stop torchrun and the processes that it started."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def main(home: Path, state: CycleState, settings: LearnerSettings) -> None:
-    """Train as one of several processes; rank 0 prints every iteration's figures as JSON."""
-    ledger = Ledger(home / "ledger.db")
-    with join_ranks() as ranks:
-        inputs = load_inputs(home, settings, ledger, state.upto_seq, state.sizes)
-
-        def print_iteration(iteration: Iteration) -> None:
-            if ranks.rank == 0:
-                sys.stdout.write(_ITERATION_PREFIX + json.dumps(asdict(iteration)) + "\n")
-                sys.stdout.flush()
-
-        try:
-            PolicyTraining(home, state, inputs, ledger).train(print_iteration, lambda: None, ranks)
-        finally:
-            inputs.close()
+def _train(home: Path, run: tuple[CycleState, LearnerSettings] | None, ranks: Ranks) -> None:
+    sent = ranks.broadcast(lambda: run)
+    assert sent is not None, "rank 0 is on the machine that leads"
+    state, settings = sent
+    _check_shared(cycle_folder(home, state.number), ranks)
+    ledger = Ledger(home / "ledger.db") if ranks.rank == 0 else None
+    inputs = _share_inputs(home, state, settings, ledger, ranks)
+    try:
+        PolicyTraining(home, state, inputs, ledger).train(
+            lambda iteration: _print(ranks, _ITERATION, json.dumps(asdict(iteration))),
+            lambda: None,
+            ranks,
+        )
+    finally:
+        inputs.close()
+        if ledger is not None:
             ledger.close()
 
 
+def _share_inputs(
+    home: Path, state: CycleState, settings: LearnerSettings, ledger: Ledger | None, ranks: Ranks
+) -> CycleInputs:
+    """Load the inputs of a cycle in each of several processes.
+
+    Rank 0 loads them and sends the others what it read; they load the models alone. The secret
+    stays with rank 0.
+
+    Args:
+        home: Home folder.
+        state: State of the cycle.
+        settings: Settings of the learner.
+        ledger: Ledger, which rank 0 must have.
+        ranks: The processes that train together.
+
+    """
+    inputs = None
+    if ledger is not None:
+        inputs = load_inputs(home, settings, ledger, state.upto_seq, state.sizes)
+    sent = ranks.broadcast(lambda: _read_data(inputs))
+    if inputs is not None:
+        return inputs
+    reference, tokenizer, _ = load_reference(home, sent["settings"])
+    samplers = SamplerFactory(reference, tokenizer, sent["settings"])
+    return CycleInputs(reference=reference, tokenizer=tokenizer, samplers=samplers, **sent)
+
+
+def _read_data(inputs: CycleInputs | None) -> dict[str, Any]:
+    """Return the inputs without models and secret, which are plain data."""
+    assert inputs is not None, "rank 0 has the ledger"
+    kept = ("reference", "tokenizer", "samplers")
+    data = {f.name: getattr(inputs, f.name) for f in fields(inputs) if f.name not in kept}
+    return data | {"split_secret": b""}
+
+
+def _print(ranks: Ranks, kind: str, text: str) -> None:
+    if ranks.rank == 0:
+        sys.stdout.write(f"{kind} {text}\n")
+        sys.stdout.flush()
+
+
+def _check_shared(folder: Path, ranks: Ranks) -> None:
+    """Check that all processes see the folder of the cycle in which rank 0 writes.
+
+    Raises:
+        MachinesUnusable: Some do not.
+
+    """
+    name = ranks.broadcast(lambda: f".shared-{uuid.uuid4().hex}")
+    if ranks.rank == 0:
+        (folder / name).touch()
+    ranks.wait()
+    apart = round(ranks.total(not (folder / name).exists()))
+    if ranks.rank == 0:
+        (folder / name).unlink()
+    if apart:
+        raise MachinesUnusable(
+            f"{apart} of {ranks.size} training processes do not see the leading machine's folder "
+            f"{folder}; share the folder 'learner' of its home folder with all machines"
+        )
+
+
 if __name__ == "__main__":
+    _state, *_settings = sys.argv[2:] or [""]
     main(
         Path(sys.argv[1]),
-        CycleState.model_validate_json(sys.argv[2]),
-        LearnerSettings.model_validate_json(sys.argv[3]),
+        (
+            CycleState.model_validate_json(_state),
+            LearnerSettings.model_validate_json(_settings[0]),
+        )
+        if _state
+        else None,
     )

@@ -6,6 +6,7 @@ puts the result into the cycle's state and saves it. A stage that was killed is 
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
@@ -28,6 +29,9 @@ from learner.gate.judge import JudgeReport, fit_judge
 from learner.models.saving import model_exists
 from learner.ppo.reward import PessimisticScore
 from learner.ppo.trainer import Iteration, iteration_figures
+from learner.processes.joining import process_count
+from learner.processes.machines import find_machines
+from learner.processes.torchrun import Torchrun
 from learner.report.contents import Outcome
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
@@ -163,7 +167,12 @@ def _train(
 
 
 def train_policy(context: CycleContext) -> StageResult:
-    """Train the candidate by PPO, in as many processes as there are GPUs unless set otherwise."""
+    """Train the candidate by PPO, in as many processes as there are GPUs unless set otherwise.
+
+    Raises:
+        MachinesUnusable: Not all machines that train together joined.
+
+    """
     state, settings, reporter = context.state, context.settings, context.reporter
 
     def on_iteration(iteration: Iteration) -> None:
@@ -177,11 +186,13 @@ def train_policy(context: CycleContext) -> StageResult:
         logger.info("cycle %d: %s", state.number, iteration)
 
     training = context.policy_training
-    count = settings.processes or max(1, torch.cuda.device_count())
-    if count == 1:
+    machines, count = find_machines(settings, os.environ), process_count(settings)
+    if machines.count == count == 1:
         training.train(on_iteration, context.raise_if_stopped)
     else:
-        training.train_in_processes(count, on_iteration, context.raise_if_stopped)
+        threads = settings.threads or max(1, torch.get_num_threads() // count)
+        torchrun = Torchrun(machines, count, threads, settings.join_seconds)
+        training.train_in_processes(torchrun, on_iteration, context.raise_if_stopped)
     failpoint("learner.ppo.trained")
     return StageResult("gate", {f"ppo_{k}": v for k, v in reporter.last_iteration().items()})
 

@@ -1,7 +1,7 @@
 """Training in several processes: a single process, or those that torchrun started."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -26,10 +26,18 @@ class Ranks:
     Every process must call the same methods in the same order.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        """Describe process `rank` of `size`."""
-        self.rank = rank
+    def __init__(self, rank: int = 0, size: int = 1, first: int = 0) -> None:
+        """Describe a process.
+
+        Args:
+            rank: Number of the process in `torch.distributed`.
+            size: Number of processes.
+            first: Number in `torch.distributed` of the process that has rank 0 here.
+
+        """
+        self.rank = (rank - first) % size
         self.size = size
+        self._first = first
 
     def shard_items(self, items: Sequence[_T]) -> list[_T]:
         """Return this process's share of a list that all processes have."""
@@ -49,6 +57,15 @@ class Ranks:
         """Return the greatest of all processes' values."""
         return value if self.size == 1 else max(self._all(value))
 
+    def broadcast(self, make: Callable[[], _T]) -> _T:
+        """Return what `make` returns in the process of rank 0, which is sent to the others."""
+        if self.size == 1:
+            return make()
+        sent: list[Any] = [make() if self.rank == 0 else None]
+        dist.broadcast_object_list(sent, src=self._first)
+        value: _T = sent[0]
+        return value
+
     def wait(self) -> None:
         """Wait until all processes have called this method."""
         if self.size > 1:
@@ -57,7 +74,7 @@ class Ranks:
     def _all(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
-        return found
+        return found[self._first :] + found[: self._first]
 
     def shard(self, module: nn.Module) -> None:
         """Shard a module's parameters over the processes, layer by layer (PyTorch's FSDP2).
@@ -85,10 +102,15 @@ class Ranks:
 
 
 @contextmanager
-def join_ranks() -> Iterator[Ranks]:
+def join_ranks(*, leads: bool = True) -> Iterator[Ranks]:
     """Join the process group that torchrun started, and leave it at the end of the context.
 
-    Without torchrun, yield a group of this process alone.
+    Without torchrun, yield a group of this process alone. torchrun numbers machines as it likes;
+    here rank 0 is the first process of the machine that leads.
+
+    Args:
+        leads: Whether this process runs on the machine that leads.
+
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -99,11 +121,18 @@ def join_ranks() -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
     try:
-        ranks = Ranks(dist.get_rank(), size)
+        ranks = Ranks(dist.get_rank(), size, _first_leading(size, leads=leads))
         yield ranks
         ranks.wait()  # no process leaves while another still needs it
     finally:
         dist.destroy_process_group()
+
+
+def _first_leading(size: int, *, leads: bool) -> int:
+    """Return the number of the first process on the machine that leads."""
+    leading = [False] * size
+    dist.all_gather_object(leading, leads)
+    return leading.index(True)
 
 
 @torch.no_grad()

@@ -40,6 +40,20 @@ def rows_from_samples(samples: Sequence[Sample]) -> list[PromptAnswers]:
     return [PromptAnswers(sample.prompt, (sample.token_ids,)) for sample in samples]
 
 
+def deal_rollouts(order: Sequence[int], minibatches: int, ranks: Ranks) -> list[list[int]]:
+    """Return this process's rollouts of each minibatch, by their numbers.
+
+    All processes have equal shares of each minibatch, or one rollout more: none is without any.
+
+    Args:
+        order: Numbers of all rollouts, in the order in which minibatches take them.
+        minibatches: Number of minibatches.
+        ranks: Processes that train together; at most as many as a minibatch has rollouts.
+
+    """
+    return [ranks.shard_items(order[start::minibatches]) for start in range(minibatches)]
+
+
 def batch_rollouts(
     samples: Sequence[Sample],
     fresh: Sequence[bool],

@@ -19,7 +19,7 @@ from learner.models.ranks import Ranks, copy_unsharded
 from learner.models.training_state import load_sharded, save_sharded
 from learner.ppo.advantages import adapted_kl_coef
 from learner.ppo.off_policy import OffPolicyAnswer
-from learner.ppo.rollouts import RolloutBatch, batch_rollouts, finished_share
+from learner.ppo.rollouts import RolloutBatch, batch_rollouts, deal_rollouts, finished_share
 from learner.ppo.steps import PPOInputs, PPOUpdater, UpdateStats
 from learner.ppo.targets import PPOTargets, RolloutStats, TargetInputs, compute_targets
 from learner.sampling.sampler import Sample
@@ -278,30 +278,28 @@ class _Trainer:
         fresh = settings.rollouts - len(off_policy)
         picked = torch.randint(len(prompts), (fresh,), generator=generator).tolist()
         order = torch.randperm(settings.rollouts, generator=generator).tolist()
-        numbers = self._ranks.shard_items(range(settings.rollouts))
+        dealt = deal_rollouts(order, settings.minibatches, self._ranks)
+        numbers = sorted(number for members in dealt for number in members)
         to_sample = [number for number in numbers if number < fresh]
         samples = dict(zip(to_sample, self._sample(picked, to_sample, seed), strict=True))
         samples |= {n: off_policy[n - fresh].sample for n in numbers if n >= fresh}
-        minibatches = []
-        for start in range(settings.minibatches):
-            members = [n for n in order[start :: settings.minibatches] if n in samples]
-            minibatches.append(
-                batch_rollouts(
-                    [samples[n] for n in members],
-                    [n < fresh for n in members],
-                    pad=self._inputs.reward.pad,
-                    micro_tokens=settings.micro_tokens,
-                    device=self._inputs.policy.device,
-                    ranks=self._ranks,
-                )
+        return [
+            batch_rollouts(
+                [samples[n] for n in members],
+                [n < fresh for n in members],
+                pad=self._inputs.reward.pad,
+                micro_tokens=settings.micro_tokens,
+                device=self._inputs.policy.device,
+                ranks=self._ranks,
             )
-        return minibatches
+            for members in dealt
+        ]
 
     def _sample(self, picked: Sequence[int], numbers: Sequence[int], seed: int) -> list[Sample]:
         """Sample the rollouts of these numbers; `picked` has the prompt index of each number."""
+        self._gather_policy()  # all processes take part, also those whose rollouts are off-policy
         if not numbers:
             return []
-        self._gather_policy()
         return self._sampler.sample(
             [self._inputs.prompts[picked[number]] for number in numbers],
             1,

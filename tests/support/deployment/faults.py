@@ -133,6 +133,11 @@ FAULTS: Final = [
     ),
     ("base", "kubernetes/base/config.yaml", 'THREADS: "2"', 'THREADS: "8"', "{'8'} threads"),
     ("", "kubernetes/gpu/serving.yaml", "GPU_MEMORY_SHARE", "GPU_MEMORY", "nothing reads"),
+    ("fleet", "kubernetes/fleet/workers.yaml", "replicas: 3", "replicas: 4", "4 replicas that"),
+    ("fleet", "kubernetes/fleet/workers.yaml", ", --join]", "]", "leads, and the others join"),
+    ("fleet", "kubernetes/fleet/config.yaml", "learner-0.", "learner-1.", "no pod learner-1"),
+    ("fleet", "kubernetes/fleet/learner.yaml", "learner-shared", "shared", "PersistentVolumeClaim"),
+    ("", "kubernetes/fleet/config.yaml", "LEARNER_NODES", "LEARNER_MACHINES", "nothing reads"),
     (
         "base",
         "prometheus/kubernetes.yml",

@@ -10,10 +10,13 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
+from learner.processes.machines import find_machines
+from learner.settings import LearnerSettings
 from tests.support.deployment.containers import dockerfile, environment
 from tests.support.deployment.names import command_problems, port_of, routes_of, tool
 
 VERSION = "1.37"
+_COMPONENT = "app.kubernetes.io/component"
 Manifest = dict[str, Any]
 
 
@@ -77,6 +80,7 @@ def problems(deploy: Path, overlay: str) -> list[str]:
         return found
     for workload in _all(manifests, "Deployment", "StatefulSet"):
         found += _pod_problems(workload, manifests, deploy)
+    found += _training_problems(manifests)
     return found + _service_problems(manifests) + _rule_problems(manifests, deploy)
 
 
@@ -109,6 +113,10 @@ def _pod_problems(workload: Manifest, manifests: list[Manifest], deploy: Path) -
     threads = {config["OMP_NUM_THREADS"], config["PLAUDIT_LEARNER_THREADS"]}
     secret_names = [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v]
     found += [f"{where}: no Secret {s}" for s in secret_names if ("Secret", s) not in existing]
+    claimed = [v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    for claim in (each["claimName"] for each in claimed):
+        if ("PersistentVolumeClaim", claim) not in existing:
+            found.append(f"{where}: no PersistentVolumeClaim {claim}")
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         found += _container_problems(f"{where}, {container['name']}", container, existing)
         if threads != {container["resources"]["requests"]["cpu"]}:
@@ -118,6 +126,33 @@ def _pod_problems(workload: Manifest, manifests: list[Manifest], deploy: Path) -
             found.append(f"{where}, {container['name']}: volumes {set(mounts) ^ volumes}")
         if mounts.get("home") != environment(deploy)["PLAUDIT_HOME"]:
             found.append(f"{where}, {container['name']}: its home folder is elsewhere")
+    return found
+
+
+def _training_problems(manifests: list[Manifest]) -> list[str]:
+    """Check that as many machines train together as wait for each other, and where they meet."""
+    (config,) = (m["data"] for m in _all(manifests, "ConfigMap"))
+    if "PLAUDIT_LEARNER_NODES" not in config:
+        return []
+    trains = [
+        w
+        for w in _all(manifests, "StatefulSet")
+        if w["spec"]["template"]["metadata"]["labels"].get(_COMPONENT) == "training"
+    ]
+    (leading,) = (w["metadata"]["name"] for w in trains if w["metadata"]["name"] == "learner")
+    machines = LearnerSettings(
+        nodes=int(config["PLAUDIT_LEARNER_NODES"]), rendezvous=config["PLAUDIT_LEARNER_RENDEZVOUS"]
+    )
+    found = []
+    if sum(w["spec"]["replicas"] for w in trains) != machines.nodes:
+        found.append(f"ConfigMap plaudit: not the {machines.nodes} replicas that train together")
+    services = {s["metadata"]["name"] for s in _all(manifests, "Service")}
+    host, _ = find_machines(machines, {}).address
+    if host not in {f"{leading}-0.{service}" for service in services}:
+        found.append(f"ConfigMap plaudit: no pod {host}")
+    joins = [w["spec"]["template"]["spec"]["containers"][0]["args"] for w in trains]
+    if sorted("--join" in args for args in joins) != [False, True]:
+        found.append("not one learner leads, and the others join it")
     return found
 
 
@@ -164,7 +199,7 @@ def _service_problems(manifests: list[Manifest]) -> list[str]:
             found.append(f"{_where(service)}: no pod with ports {wanted}")
     for policy in _all(manifests, "NetworkPolicy"):
         pods = _pods(manifests, policy["spec"]["podSelector"].get("matchLabels", {}))
-        ports = {p["port"] for i in policy["spec"].get("ingress", []) for p in i["ports"]}
+        ports = {p["port"] for i in policy["spec"].get("ingress", []) for p in i.get("ports", [])}
         if not pods or not ports <= _port_names(pods):
             found.append(f"{_where(policy)}: no pod with ports {ports}")
     found += _ingress_problems(manifests)
@@ -215,7 +250,7 @@ def _rule_problems(manifests: list[Manifest], deploy: Path) -> list[str]:
         f"{c['name']};{p['name']}"
         for pod in _pods(manifests, {})
         for c in pod["spec"]["containers"]
-        for p in c["ports"]
+        for p in c.get("ports", [])
     }
     scraped = yaml.safe_load((deploy / "prometheus" / "kubernetes.yml").read_text())
     wanted = {job["relabel_configs"][0]["regex"] for job in scraped["scrape_configs"]}

@@ -71,7 +71,7 @@ def port_of(words: Sequence[str]) -> int | None:
         "serve": (ServingSettings, "port"),
         "learn": (LearnerSettings, "metrics_port"),
     }
-    if command not in listening:
+    if command not in listening or options.get("join"):
         return None
     settings, option = listening[command]
     return int(options.get(option, settings.model_fields[option].default))
@@ -79,9 +79,9 @@ def port_of(words: Sequence[str]) -> int | None:
 
 def routes_of(words: Sequence[str]) -> frozenset[str]:
     """Return the paths without parameters that a command serves."""
-    command, _ = parsed(words)
+    command, options = parsed(words)
     if command == "learn":
-        return frozenset({"/metrics"})
+        return frozenset(() if options.get("join") else ("/metrics",))
     if command != "serve":
         return frozenset()
     health = FastAPI()

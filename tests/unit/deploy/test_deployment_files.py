@@ -34,6 +34,7 @@ CHECKERS: dict[str, list[Callable[[Path], list[str]]]] = {
     "proxy": [lambda root: proxy_problems(root / "deploy")],
     "base": [lambda root: kubernetes.problems(root / "deploy", "base")],
     "gpu": [lambda root: kubernetes.problems(root / "deploy", "gpu")],
+    "fleet": [lambda root: kubernetes.problems(root / "deploy", "fleet")],
     "prometheus": [alert_problems],
     "grafana": [dashboard_problems],
     "": [text_problems],
@@ -115,7 +116,7 @@ def test_images_have_the_version_of_the_package() -> None:
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     compose = yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
     assert compose["services"]["serving"]["image"] == f"plaudit:{version}"
-    for overlay, tag in (("base", version), ("gpu", f"{version}-gpu")):
+    for overlay, tag in (("base", version), ("gpu", f"{version}-gpu"), ("fleet", f"{version}-gpu")):
         manifests = kubernetes.render(REPOSITORY / "deploy/kubernetes" / overlay)
         images = {
             c["image"]

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from learner.models.ranks import Ranks
-from learner.ppo.rollouts import batch_rollouts, finished_share
+from learner.ppo.rollouts import batch_rollouts, deal_rollouts, finished_share
 from tests.support.tiny import rollout_batches, sample_answers
 
 
@@ -22,6 +22,15 @@ def test_sampled_tokens_are_never_re_tokenised_and_prompts_are_left_out(
         assert group.answers.tokens_N.tolist() == tokens
         assert group.sampler_log_probs_N.tolist() == pytest.approx(log_probs)
     assert sorted(i for group in groups for i in group.members) == list(range(12))
+
+
+def test_every_process_has_a_share_of_every_minibatch() -> None:
+    order = [7, 0, 3, 6, 1, 4, 5, 2]
+    dealt = [deal_rollouts(order, 2, Ranks(rank, 4)) for rank in range(4)]
+    assert dealt[0] == [[7], [0]]
+    assert dealt[3] == [[5], [2]]
+    assert sorted(n for share in dealt for members in share for n in members) == list(range(8))
+    assert deal_rollouts(order, 2, Ranks()) == [order[::2], order[1::2]]
 
 
 def test_the_finished_share_is_that_of_the_fresh_answers(model: PreTrainedModel) -> None:
