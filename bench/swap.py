@@ -19,7 +19,7 @@ import httpx
 from bench.servers import free_port, machine, plaudit_serve, running
 from feedback.control.policies import append_policy_event
 from feedback.log.sqlite_log import SqliteLog
-from protos.checkpoints.folder_registry import FolderRegistry
+from feedback.registry import home_registry
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
 
 Gaps = list[tuple[float, float]]  # time of a chunk, seconds since the previous one
@@ -52,7 +52,7 @@ async def gaps(url: str, stop: asyncio.Event, seen: Gaps) -> int:
 
 
 async def measure(url: str, home: Path, swaps: int, streams: int) -> None:
-    registry, log = FolderRegistry(home / "registry"), SqliteLog(home / "log.db")
+    registry, log = home_registry(home), SqliteLog(home / "log.db")
     for version in range(2, 2 + swaps):
         registry.publish(registry.path(1), version=version, parent=version - 1, base="bench")
     seen: list[Gaps] = [[] for _ in range(streams)]
@@ -100,8 +100,8 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     home = Path(tempfile.mkdtemp())
-    source = FolderRegistry(options.home / "registry").path(1)
-    FolderRegistry(home / "registry").publish(source, version=1, parent=0, base="bench")
+    source = home_registry(options.home).path(1)
+    home_registry(home).publish(source, version=1, parent=0, base="bench")
     log = SqliteLog(home / "log.db")
     append_policy_event(log, Published(version=1, parent=0))
     port = free_port()

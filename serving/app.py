@@ -76,13 +76,17 @@ def starting_version(registry: Registry, state: PolicyState) -> int:
 
     """
     older = [v for v in reversed(state.published) if v < state.live and v not in state.rolled_back]
+    reasons = []
     for version in [state.live, *older] if state.live else []:
         try:
             registry.verify(version)
         except CheckpointInvalid as error:
             logger.error("Version %d cannot be served: %s", version, error)
+            reasons.append(str(error))
         else:
             return version
+    if reasons:
+        raise ServingError(f"no published version can be served: {reasons[0]}")
     raise ServingError("no policy is published; run 'plaudit up' to train or import the first one")
 
 
@@ -133,7 +137,7 @@ async def _build_app(
     app.include_router(models_router(engine.model, engine.inner.model_config.max_model_len))
     mount_routes(app, services, stopping)
     app.include_router(page_router())
-    app.include_router(documentation_router(app))
+    app.include_router(documentation_router(app, lambda: services.history.keys.required))
     patch_system_fingerprints(app, lambda: _fingerprint(swapper.version))
     patch_conversations(app, _note_conversation)
     patch_stream_errors(app, _reshape_error)

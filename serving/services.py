@@ -21,13 +21,14 @@ from feedback.home import prepare_home
 from feedback.log.event_log import EventLog
 from feedback.opening import open_log
 from feedback.privacy.identity import Secret, load_or_create_secret
+from feedback.registry import open_registry
 from feedback.view.feedback_view import View
 from protos.checkpoints.registry import Registry
-from protos.checkpoints.shared_registry import open_registry
 from serving.errors import ServingError
 from serving.http.access import is_loopback
 from serving.http.learning import LearningFeed, learning_router
 from serving.http.operators import operators_router
+from serving.http.responses import refuse_method
 from serving.http.routes import identity_router
 from serving.http.usage import Usage, usage_file
 from serving.settings import ServingSettings
@@ -115,6 +116,7 @@ def mount_routes(app: FastAPI, services: Services, stopping: Callable[[], bool])
 
     """
     history, registry = services.history, services.registry
+    app.add_exception_handler(405, refuse_method)
     app.include_router(
         feedback_router(
             services.log,

@@ -35,6 +35,7 @@ from deploy.errors import DeployError
 from deploy.inspection.stores import nearest_existing
 from feedback.home import FILE_MODE, FOLDER_MODE
 from feedback.log.kafka_settings import KafkaSettings
+from feedback.registry import SIGNED
 from protos.checkpoints.durable import create_file, fsync, fsync_tree, partial_path
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.checkpoints.registry import MANIFEST, CheckpointInvalid
@@ -151,6 +152,8 @@ def _copy_registry(home: Path, partial: Path, echo: _Echo) -> None:
         if _copy_version(source, target, version):
             size = sum(digest.size for digest in target.manifest(version).files)
             echo(describe(f"registry/{target.path(version).name}", size) + "  intact")
+    if (home / SIGNED).is_file():
+        copy_file(home / SIGNED, partial / SIGNED)
 
 
 def _copy_version(source: FolderRegistry, target: FolderRegistry, version: int) -> bool:

@@ -9,7 +9,7 @@ those versions.
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +25,10 @@ from feedback.log.kafka_topics import compaction_lags
 from feedback.log.records import feedback_record
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.forgetting import ERASE_ORDER, ForgettingSearch, record_id, search_log
+from feedback.registry import open_registry
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
-from protos.checkpoints.shared_registry import open_registry
+from protos.checkpoints.registry import CheckpointInvalid, Registry
 from protos.plaudit.v1.checkpoint_pb2 import Manifest
 from protos.plaudit.v1.feedback_pb2 import FeedbackEvent, Forgetting, Source
 
@@ -247,14 +248,21 @@ def affected_versions(
     return direct, descendants
 
 
+def _read_manifests(registry: Registry, echo: Echo) -> Iterator[Manifest]:
+    for version in registry.versions():
+        try:
+            yield registry.manifest(version)
+        except CheckpointInvalid as error:
+            echo(f"It is unknown whether version {version} learned from this person: {error}.")
+
+
 def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], echo: Echo) -> None:
     if not erasures:
         return
-    registry = open_registry(home)
-    versions = registry.versions()
-    direct, descendants = affected_versions([registry.manifest(v) for v in versions], erasures)
+    manifests = list(_read_manifests(open_registry(home), echo))
+    direct, descendants = affected_versions(manifests, erasures)
     if not direct and not descendants:
-        echo("No version in the registry learned from this person.")
+        echo("No version with a valid manifest learned from this person.")
         return
     echo(
         f"Versions that learned from this person: "
@@ -264,7 +272,8 @@ def _report_versions(home: Path, log: EventLog, erasures: Sequence[Erasure], ech
         echo(f"Versions trained from these: {', '.join(map(str, descendants))}.")
     echo("The next reward model is trained without this person; these versions do not change.")
     state = current_state(log)
-    clean = [v for v in state.published if v in versions and v not in (*direct, *descendants)]
+    known = {manifest.version for manifest in manifests}
+    clean = [v for v in state.published if v in known and v not in (*direct, *descendants)]
     if state.live in (*direct, *descendants) and clean:
         echo(
             f"Version {state.live} is live, and the next version is trained from it. To go back to "

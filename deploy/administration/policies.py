@@ -1,6 +1,7 @@
 """`plaudit policies`: list versions, show and prune them, and choose the live one."""
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,9 @@ from feedback.control.policies import current_state
 from feedback.control.versions import Versions
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
+from feedback.registry import open_registry, sign_manifests
 from protos.checkpoints.registry import RegistryError
-from protos.checkpoints.shared_registry import open_registry
+from protos.checkpoints.shared_registry import RegistrySettings
 
 REPORT: Final = "report.md"
 
@@ -116,6 +118,23 @@ def operations(home: Path) -> Operations:
     """
     log = open_log(home)
     return Operations(log, open_registry(home), History(log))
+
+
+def sign(home: Path, echo: Callable[[str], None]) -> None:
+    """Sign the manifests of the registry that have no signature, and print their versions.
+
+    Raises:
+        DeployError: The registry is shared, and the installation's secret is not in this home.
+
+    """
+    shared, secret = RegistrySettings().registry, home / "secret.json"
+    if shared and not secret.is_file():
+        raise DeployError(
+            f"{secret} is missing, which the manifests in {shared} are to be signed with; copy the "
+            "installation's secret.json there"
+        )
+    signed = sign_manifests(open_registry(home), echo)
+    echo(f"Signed versions: {', '.join(map(str, signed))}." if signed else "Nothing to sign.")
 
 
 def prune(home: Path, keep: int) -> str:

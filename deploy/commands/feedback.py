@@ -78,7 +78,7 @@ def feedback_import(
     """Add votes from a file or a data set: preference pairs, rankings and labelled answers."""
     from deploy.administration.exchange import import_feedback
     from deploy.administration.policies import open_log
-    from protos.checkpoints.shared_registry import open_registry
+    from feedback.registry import open_registry
 
     checkpoints = open_registry(home)
     checkpoints.verify(1)

@@ -95,7 +95,7 @@ def policies_export(
     """Write a version as a folder that transformers and vLLM load, with a model card."""
     from deploy.administration.policies import open_log
     from deploy.administration.policy_export import export_policy, push
-    from protos.checkpoints.shared_registry import open_registry
+    from feedback.registry import open_registry
 
     log = open_log(home)
     try:
@@ -118,6 +118,18 @@ def policies_prune(
     from deploy.administration.policies import prune
 
     echo(prune(home, keep))
+
+
+@policies_app.command("sign")
+def policies_sign(home: Home = DEFAULT_HOME, registry: RegistryUrl = None) -> None:
+    """Sign the versions that an earlier release has published to a shared registry.
+
+    Whoever else has written a version without a signature gets it signed too, so do it once, after
+    the upgrade, where only this installation writes the registry.
+    """
+    from deploy.administration.policies import sign
+
+    sign(home, echo)
 
 
 @policies_app.command("hold")

@@ -23,8 +23,8 @@ from feedback.ledger.store import FOLLOWED_TOPICS
 from feedback.log.event_log import EventLog
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.metrics import database_sizes
+from feedback.registry import open_registry
 from protos.checkpoints.registry import RegistryError
-from protos.checkpoints.shared_registry import open_registry
 
 _TAIL_BYTES: Final = 65_536
 _ERRORS: Final = 5

@@ -20,8 +20,10 @@ from feedback.log.event_log import EventLog, Topic
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.log.kafka_topics import TOPICS, lease_topic, list_risks, name_of
 from feedback.opening import open_log
+from feedback.registry import open_registry
 from protos.checkpoints.registry import CheckpointInvalid, RegistryError
-from protos.checkpoints.shared_registry import RegistrySettings, open_registry
+from protos.checkpoints.shared_registry import RegistrySettings
+from protos.checkpoints.signatures import ManifestUntrusted
 
 _CLOCK_SECONDS: Final = 5.0
 _COUNTED: Final[tuple[Topic, ...]] = ("completions", "feedback")
@@ -132,6 +134,8 @@ def check_registry(home: Path, live: int) -> Finding:
         versions = registry.versions()
         if live:
             registry.verify(live)
+    except ManifestUntrusted as error:
+        return Finding("problem", "registry", str(error), "then run 'plaudit doctor' again")
     except CheckpointInvalid as error:
         advice = "restore its files, or go back to another version: plaudit policies rollback"
         return Finding("problem", "registry", f"the live version is damaged: {error}", advice)

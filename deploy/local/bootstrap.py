@@ -9,7 +9,7 @@ from deploy.local.processes import plaudit_command
 from deploy.sizing.models import default_model
 from feedback.control.policies import append_policy_event, current_state
 from feedback.opening import open_log
-from protos.checkpoints.shared_registry import open_registry
+from feedback.registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
 
 FIRST_VERSION = 1

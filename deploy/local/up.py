@@ -28,9 +28,9 @@ from deploy.sizing.tuning import Tuning, tuning_of
 from feedback.control.history import History
 from feedback.home import prepare_home
 from feedback.opening import open_log
+from feedback.registry import open_registry
 from learner.settings import LearnerSettings
 from learner.sizing import ModelShape
-from protos.checkpoints.shared_registry import open_registry
 from serving.services import require_valid_key
 
 _CHECK_SECONDS = 0.5

@@ -17,10 +17,10 @@ from deploy.sizing.processor import Dtype, query_gpus
 from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
 from feedback.ledger.rows import RecordedLengths
 from feedback.ledger.store import Ledger
+from feedback.registry import open_registry
 from learner.cycle.state import measured_rate
 from learner.settings import LearnerSettings, Tune
 from learner.sizing import EMBEDDINGS, MAX_PROMPTS, ModelShape, machine_memory
-from protos.checkpoints.shared_registry import open_registry
 from protos.checkpoints.tensors import tensor_shapes
 from serving.engine.passthrough import split_arguments, worker_count
 from serving.settings import ServingSettings

@@ -7,9 +7,9 @@ from typing import Final
 
 from deploy.errors import DeployError
 from deploy.sizing.architectures import serves_adapters
+from feedback.registry import open_registry
 from learner.settings import LearnerSettings, Tune, tune_for
 from protos.checkpoints.registry import Registry
-from protos.checkpoints.shared_registry import open_registry
 
 LORA_RANK: Final = "PLAUDIT_SERVING_LORA_RANK"
 

@@ -8,12 +8,22 @@ def parameter(
     name: str,
     description: str,
     kind: Literal["string", "integer"] = "string",
+    **bounds: int,
 ) -> dict[str, Any]:
-    """Return the description of a parameter; one in the path is required."""
+    """Return the description of a parameter; one in the path is required.
+
+    Args:
+        place: Where the parameter stands.
+        name: Name of the parameter.
+        description: What it means.
+        kind: Type of its value.
+        bounds: Bounds of its value, as in a JSON schema, such as `maximum`.
+
+    """
     return {
         "in": place,
         "name": name,
         "required": place == "path",
         "description": description,
-        "schema": {"type": kind},
+        "schema": {"type": kind, **bounds},
     }

@@ -203,13 +203,17 @@ def _post_description() -> dict[str, Any]:
     key = "Makes a repeated request count once. Use a new key for every vote."
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "parameters": [parameter("header", "Idempotency-Key", key)],
+        "parameters": [
+            parameter("header", "Idempotency-Key", key, minLength=1, maxLength=MAX_IDEMPOTENCY_KEY)
+        ],
     }
 
 
 _PAGE_PARAMETERS: Final = {
     "parameters": [
-        parameter("query", name, text, "integer" if name == "limit" else "string")
+        parameter("query", name, text, "integer", minimum=1, maximum=MAX_PAGE)
+        if name == "limit"
+        else parameter("query", name, text)
         for name, text in _QUERY_PARAMETERS.items()
     ]
 }

@@ -183,6 +183,11 @@ def policy_event_key(secret: Secret) -> bytes:
     return _digest(secret.identity, b"policy-events")
 
 
+def manifest_key(secret: Secret) -> bytes:
+    """Return the key that the manifests of checkpoints are signed with."""
+    return _digest(secret.identity, b"manifests")
+
+
 def event_id(secret: Secret, owner: str, idempotency_key: str | None) -> str:
     """Return a feedback event's id: equal for equal owner and key, random without a key."""
     if idempotency_key is None:

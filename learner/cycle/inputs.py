@@ -15,6 +15,7 @@ from feedback.ledger.rows import RecordedLengths, RecordedPrompt
 from feedback.ledger.store import Ledger
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.privacy.identity import load_or_create_secret, prompt_split_key
+from feedback.registry import open_registry
 from learner import corpus
 from learner.cycle.state import measured_rate
 from learner.data.packing import IGNORED, Rows, pack_documents
@@ -36,7 +37,6 @@ from learner.sampling.sampler import Sample, Sampler
 from learner.settings import LearnerSettings
 from learner.sizing import MAX_PROMPTS, CycleSizes, Sizing
 from protos.checkpoints.registry import CheckpointInvalid
-from protos.checkpoints.shared_registry import open_registry
 
 logger = logging.getLogger(__name__)
 

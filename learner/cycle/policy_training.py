@@ -18,6 +18,7 @@ from typing import Any, Final
 from transformers import PreTrainedModel
 
 from feedback.ledger.store import Ledger
+from feedback.registry import open_registry
 from learner.cycle.inputs import CycleInputs, load_inputs, load_reference
 from learner.cycle.reward_models import RewardModels
 from learner.cycle.state import CycleState, SeedSalt, cycle_folder
@@ -33,7 +34,6 @@ from learner.processes.joining import TRAINING_MODULE
 from learner.processes.torchrun import ProcessesFailed, Torchrun, end_with_parent
 from learner.sampling.factory import SamplerFactory
 from learner.settings import LearnerSettings
-from protos.checkpoints.shared_registry import open_registry
 
 # First words of the lines that rank 0 prints; libraries may print other lines.
 _JOINED: Final = "joined:"

@@ -14,13 +14,13 @@ from feedback.control.history import History
 from feedback.control.policies import PolicyState, append_policy_event
 from feedback.failpoints import failpoint
 from feedback.log.event_log import EventLog, LogUnavailable
+from feedback.registry import open_registry
 from learner.cycle.state import CycleState
 from learner.errors import LeadershipLost
 from learner.gate.duel import TrialResult
 from learner.models.adapters import is_adapter
 from protos.checkpoints.folder_registry import file_digests
 from protos.checkpoints.registry import VersionTaken
-from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange
 from protos.plaudit.v1.policy_pb2 import DuelEnded, Leads, Lessons, Published, Refused, Stage
 

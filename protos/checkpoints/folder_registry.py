@@ -6,6 +6,7 @@ a crash at any moment leaves either the whole checkpoint or none.
 
 import hashlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +14,20 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from protos.checkpoints.durable import create_file, fsync_tree, replace_folder
-from protos.checkpoints.manifests import MAX_MANIFEST_BYTES, check_manifest, parse_manifest
+from protos.checkpoints.durable import create_file, fsync_tree, replace_file, replace_folder
+from protos.checkpoints.manifests import (
+    MAX_MANIFEST_BYTES,
+    check_manifest,
+    parse_manifest,
+    signed_manifest,
+)
 from protos.checkpoints.registry import (
     MANIFEST,
     CheckpointInvalid,
     RegistryUnavailable,
     VersionTaken,
 )
+from protos.checkpoints.signatures import ManifestSigner
 from protos.plaudit.v1.checkpoint_pb2 import (
     CHECKPOINT_KIND_FULL,
     CHECKPOINT_KIND_LORA,
@@ -33,9 +40,16 @@ from protos.plaudit.v1.checkpoint_pb2 import (
 class FolderRegistry:
     """A registry in a folder on one machine."""
 
-    def __init__(self, root: Path) -> None:
-        """Use the folder `root`; it is created if absent."""
+    def __init__(self, root: Path, signer: ManifestSigner | None = None) -> None:
+        """Use the folder `root`; it is created if absent.
+
+        Args:
+            root: Folder of the registry.
+            signer: Signs what is published, and checks what is read; None does neither.
+
+        """
         self.root = root
+        self._signer = signer
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, version: int) -> Path:
@@ -59,12 +73,28 @@ class FolderRegistry:
                 files that must not be read.
 
         """
+        return parse_manifest(self._manifest_data(version), version, self._signer)
+
+    def _manifest_data(self, version: int) -> bytes:
         try:
             with (self.path(version) / MANIFEST).open("rb") as file:
-                data = file.read(MAX_MANIFEST_BYTES + 1)
+                return file.read(MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError as error:
             raise CheckpointInvalid(f"version {version} has no {MANIFEST}") from error
-        return parse_manifest(data, version)
+
+    def sign(self, version: int) -> bool:
+        """Sign a version's manifest; return False if it has a signature, valid or not.
+
+        Raises:
+            CheckpointInvalid: It is missing or unreadable, or must not be used.
+
+        """
+        data = signed_manifest(self._manifest_data(version), version, self._signer)
+        if data is not None:
+            staged = self.path(version) / f".{MANIFEST}.{secrets.token_hex(8)}"
+            staged.write_bytes(data)
+            replace_file(staged, self.path(version) / MANIFEST)
+        return data is not None
 
     def read(self, version: int, name: str) -> bytes:
         """Read one small file of a version and check it against the manifest.
@@ -140,14 +170,16 @@ class FolderRegistry:
         except CheckpointInvalid:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        self.install(version, staged, manifest)
+        if self._signer is not None:
+            self._signer.sign(manifest)
+        self.install(version, staged, json_format.MessageToJson(manifest, indent=2).encode())
         return manifest
 
     def staging_path(self, version: int) -> Path:
         """Return where this process prepares a version before `install`."""
         return self.root / f".{self.path(version).name}.{os.getpid()}"
 
-    def install(self, version: int, staged: Path, manifest: Manifest) -> None:
+    def install(self, version: int, staged: Path, manifest: bytes) -> None:
         """Move the prepared folder `staged` into place as `version`, then write its manifest.
 
         Raises:
@@ -156,9 +188,8 @@ class FolderRegistry:
         """
         target = self.path(version)
         replace_folder(staged, target)
-        text = json_format.MessageToJson(manifest, indent=2)
         try:
-            create_file(target / MANIFEST, text.encode())
+            create_file(target / MANIFEST, manifest)
         except FileExistsError as error:
             raise VersionTaken(f"version {version} is published already") from error
 

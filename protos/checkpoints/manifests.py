@@ -11,6 +11,7 @@ from typing import Final
 from google.protobuf import json_format
 
 from protos.checkpoints.registry import MANIFEST, CheckpointInvalid
+from protos.checkpoints.signatures import ManifestSigner
 from protos.plaudit.v1.checkpoint_pb2 import FileDigest, Manifest
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -21,8 +22,13 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # control characters, not portable
 
 
-def parse_manifest(data: bytes, version: int) -> Manifest:
-    """Parse the manifest of a version, and check it.
+def parse_manifest(data: bytes, version: int, signer: ManifestSigner | None = None) -> Manifest:
+    """Parse the manifest of a version, and check it and its signature.
+
+    Args:
+        data: Content of the manifest's file.
+        version: Version that it must be of.
+        signer: Checks the signature; None accepts any manifest.
 
     Raises:
         CheckpointInvalid: It is unreadable, belongs to another version, or must not be used.
@@ -38,8 +44,24 @@ def parse_manifest(data: bytes, version: int) -> Manifest:
         raise CheckpointInvalid(f"version {version}: {MANIFEST} is unreadable") from error
     if manifest.version != version:
         raise CheckpointInvalid(f"version {version}: its manifest is of version {manifest.version}")
+    if signer is not None:
+        signer.check(manifest, data)
     check_manifest(manifest)
     return manifest
+
+
+def signed_manifest(data: bytes, version: int, signer: ManifestSigner | None) -> bytes | None:
+    """Return the content of a manifest's file with a signature; None if it has one, valid or not.
+
+    Raises:
+        CheckpointInvalid: It is unreadable, belongs to another version, or must not be used.
+
+    """
+    manifest = parse_manifest(data, version)
+    if manifest.signature or signer is None:
+        return None
+    signer.sign(manifest)
+    return json_format.MessageToJson(manifest, indent=2).encode()
 
 
 def check_manifest(manifest: Manifest) -> None:

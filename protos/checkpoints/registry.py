@@ -46,7 +46,8 @@ class Registry(Protocol):
         """Read a version's manifest.
 
         Raises:
-            CheckpointInvalid: It is missing or unreadable, or belongs to another version.
+            CheckpointInvalid: It is missing or unreadable, belongs to another version, or was not
+                signed by this installation.
 
         """
 
@@ -71,6 +72,14 @@ class Registry(Protocol):
 
         Raises:
             CheckpointInvalid: A file is missing, has another size, or was altered.
+
+        """
+
+    def sign(self, version: int) -> bool:
+        """Sign a version's manifest; return False if it has a signature, valid or not.
+
+        Raises:
+            CheckpointInvalid: It is missing or unreadable, or must not be used.
 
         """
 

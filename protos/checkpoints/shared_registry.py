@@ -20,15 +20,15 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from protos.checkpoints.folder_registry import FolderRegistry, check_size, read_checked
-from protos.checkpoints.manifests import MAX_MANIFEST_BYTES, parse_manifest
+from protos.checkpoints.manifests import MAX_MANIFEST_BYTES, parse_manifest, signed_manifest
 from protos.checkpoints.outages import is_outage, retry_outages
 from protos.checkpoints.registry import (
     MANIFEST,
     CheckpointInvalid,
-    Registry,
     RegistryUnavailable,
     VersionTaken,
 )
+from protos.checkpoints.signatures import ManifestSigner
 from protos.plaudit.v1.checkpoint_pb2 import LedgerRange, Manifest
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ class SharedRegistry:
     answer after several tries.
     """
 
-    def __init__(self, url: str, cache: Path, *, claimant: str) -> None:
+    def __init__(
+        self, url: str, cache: Path, *, claimant: str, signer: ManifestSigner | None = None
+    ) -> None:
         """Use `url`; nothing is read before the first call.
 
         Args:
@@ -52,12 +54,14 @@ class SharedRegistry:
                 supports.
             cache: Folder for local copies.
             claimant: Name of this publisher in its claims; after a crash, it resumes its own.
+            signer: Signs what is published, and checks what is read; None does neither.
 
         Raises:
             RegistryUnavailable: fsspec has no driver for this URL; the message names it.
 
         """
-        self._cache = FolderRegistry(cache)
+        self._cache = FolderRegistry(cache, signer)
+        self._signer = signer
         self._url = url
         self._claimant = claimant.encode()
         self._cache_lock = threading.Lock()  # held while the cache is changed
@@ -88,14 +92,38 @@ class SharedRegistry:
                 files that must not be read.
 
         """
-        if self._cache.has_manifest(version):
-            return self._cache.manifest(version)
+        cached = self._cached_manifest(version)
+        if cached is not None:
+            return cached
+        return parse_manifest(self._manifest_data(version), version, self._signer)
+
+    def _cached_manifest(self, version: int) -> Manifest | None:
+        """Return the cached manifest; None if there is none, or it is not signed or damaged."""
         try:
-            file, end = self._remote_path(version, MANIFEST), MAX_MANIFEST_BYTES + 1
-            data = self._retry(lambda: self._fs.cat_file(file, start=0, end=end))
+            return self._cache.manifest(version)
+        except CheckpointInvalid:
+            return None
+
+    def _manifest_data(self, version: int) -> bytes:
+        file, end = self._remote_path(version, MANIFEST), MAX_MANIFEST_BYTES + 1
+        try:
+            data: bytes = self._retry(lambda: self._fs.cat_file(file, start=0, end=end))
         except FileNotFoundError as error:
             raise CheckpointInvalid(f"version {version} has no {MANIFEST}") from error
-        return parse_manifest(data, version)
+        return data
+
+    def sign(self, version: int) -> bool:
+        """Sign a version's manifest; return False if it has a signature, valid or not.
+
+        Raises:
+            CheckpointInvalid: It is missing or unreadable, or must not be used.
+
+        """
+        data = signed_manifest(self._manifest_data(version), version, self._signer)
+        if data is not None:
+            file = self._remote_path(version, MANIFEST)
+            self._retry(partial(self._fs.pipe_file, file, data))
+        return data is not None
 
     def read(self, version: int, name: str) -> bytes:
         """Read one small file of a version and check it against the manifest.
@@ -107,7 +135,7 @@ class SharedRegistry:
         return read_checked(self.manifest(version), name, partial(self._read, version, name))
 
     def _read(self, version: int, name: str) -> bytes:
-        if self._cache.has_manifest(version):
+        if self._cached_manifest(version) is not None:
             return (self.path(version) / name).read_bytes()
         data: bytes = self._retry(partial(self._fs.cat_file, self._remote_path(version, name)))
         return data
@@ -125,7 +153,6 @@ class SharedRegistry:
                     return self._cache.verify(version)
                 except CheckpointInvalid as error:
                     logger.warning("the cached copy is damaged, fetching it again: %s", error)
-                    shutil.rmtree(self.path(version))
             self._fetch(version)
             return self._cache.verify(version)
 
@@ -152,7 +179,9 @@ class SharedRegistry:
                     self._cache.delete(version)
 
     def _fetch(self, version: int) -> None:
-        manifest = self.manifest(version)
+        data = self._manifest_data(version)
+        manifest = parse_manifest(data, version, self._signer)
+        shutil.rmtree(self.path(version), ignore_errors=True)
         self._fs.invalidate_cache()  # of sizes
         staged = self._cache.staging_path(version)
         shutil.rmtree(staged, ignore_errors=True)
@@ -167,7 +196,7 @@ class SharedRegistry:
             except CheckpointInvalid:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
-        self._cache.install(version, staged, manifest)
+        self._cache.install(version, staged, data)
 
     def _download_file(self, version: int, name: str, target: Path, size: int) -> None:
         found = self._fs.size(self._remote_path(version, name))
@@ -203,7 +232,8 @@ class SharedRegistry:
 
         """
         self._claim(version)
-        if not self._cache.has_manifest(version):
+        if self._cached_manifest(version) is None:
+            self._cache.delete(version)
             self._cache.publish(
                 source,
                 version=version,
@@ -275,21 +305,3 @@ class RegistrySettings(BaseSettings):
     registry: str = Field(
         "", description="fsspec URL of a shared registry; empty: a folder in the home folder."
     )
-
-
-def open_registry(home: Path) -> Registry:
-    """Open the registry that the settings name, or else the one in the home folder.
-
-    Raises:
-        RegistryUnavailable: There is no driver for its URL.
-
-    """
-    url = RegistrySettings().registry
-    if not url:
-        return FolderRegistry(home / "registry")
-    cache = home / "registry-cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    file = cache / "claimant"
-    if not file.is_file():
-        file.write_text(secrets.token_hex(16))
-    return SharedRegistry(url, cache, claimant=file.read_text())

@@ -6,7 +6,7 @@ since vLLM's bodies have hundreds of fields.
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from http import HTTPStatus
 from importlib.metadata import version
@@ -63,8 +63,11 @@ _HEADERS: Final = {
 }
 
 
-def openapi_schema(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI schema of all routes of `app`, with their statuses."""
+def openapi_schema(app: FastAPI, *, keys_required: bool = True) -> dict[str, Any]:
+    """Return the OpenAPI schema of all routes of `app`, with their statuses.
+
+    Where no keys are required, it says so.
+    """
     schema = get_openapi(
         title="Plaudit",
         version=version("plaudit"),
@@ -76,6 +79,8 @@ def openapi_schema(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for method, path, operation in _operations(schema):
         _describe(method, path, operation)
+        if not keys_required:
+            operation.pop("security", None)
     return schema
 
 
@@ -129,15 +134,23 @@ def documentation_page(schema: dict[str, Any]) -> str:
     )
 
 
-def documentation_router(app: FastAPI) -> APIRouter:
-    """Return `/openapi.json` and `/docs` for the routes of `app`."""
+def documentation_router(
+    app: FastAPI, keys_required: Callable[[], bool] = lambda: True
+) -> APIRouter:
+    """Return `/openapi.json` and `/docs` for the routes of `app`.
+
+    Args:
+        app: The app whose routes are described.
+        keys_required: Returns whether requests need a key.
+
+    """
     router = APIRouter()
     building = threading.Lock()
-    schema = functools.cache(lambda: openapi_schema(app))
+    schema = functools.cache(lambda keyed: openapi_schema(app, keys_required=keyed))
 
     def built() -> dict[str, Any]:
         with building:
-            return schema()
+            return schema(keys_required())
 
     async def openapi(_: Any) -> Response:
         return JSONResponse(await to_thread.run_sync(built))

@@ -176,5 +176,6 @@ def _describe(method: str, path: str) -> dict[str, Any]:
         extra["parameters"] = [parameter("path", "version", "Number of the version.", "integer")]
     if path == "/v1/audit":
         text = f"Number of entries, 1 to {_MAX_AUDIT_ENTRIES}; {_DEFAULT_AUDIT_ENTRIES} by default."
-        extra["parameters"] = [parameter("query", "limit", text, "integer")]
+        bounds = {"minimum": 1, "maximum": _MAX_AUDIT_ENTRIES}
+        extra["parameters"] = [parameter("query", "limit", text, "integer", **bounds)]
     return extra

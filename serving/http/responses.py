@@ -11,6 +11,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Message, Send
 
 from feedback.api.http_errors import ApiError
@@ -80,6 +83,18 @@ async def _send_error(send: Send, start: Message, body: bytes) -> None:
         start, body = {**start, "status": error.status, "headers": headers.raw}, content
     await send(start)
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse_method(request: Request, _: Exception) -> Response:
+    """Answer 405 with the methods of all routes of this path; a route knows only its own."""
+    allowed = {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] != Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    }
+    headers = {"Allow": ", ".join(sorted(allowed))}
+    return ApiError(405, _CODES[405], _MESSAGES[405], headers=headers).response()
 
 
 def _parse(start: Message, body: bytes) -> ApiError | None:

@@ -12,7 +12,7 @@ from feedback.control.policies import append_policy_event, current_state
 from feedback.log.kafka_log import KafkaLog
 from feedback.log.kafka_settings import KafkaSettings
 from feedback.privacy.identity import load_or_create_secret
-from protos.checkpoints.shared_registry import open_registry
+from feedback.registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.faults.checks import check_publishers
 from tests.support.faults.harness import environment, wait_until

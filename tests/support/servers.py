@@ -21,6 +21,7 @@ from feedback.control.keys import Role
 from feedback.control.policies import PolicyMessage, append_policy_event, current_state
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret
+from feedback.registry import home_registry
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import PolicyEvent, Published
@@ -57,7 +58,7 @@ class Plaudit:
 
     @property
     def registry(self) -> FolderRegistry:
-        return FolderRegistry(self.home / "registry")
+        return home_registry(self.home)
 
     @property
     def log_file(self) -> Path:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/plaudit/v1/checkpoint.proto\x12\x11protos.plaudit.v1\"8\n\nFileDigest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"T\n\x0bLedgerRange\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x04\x12\x0e\n\x06to_seq\x18\x02 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x03 \x01(\r\x12\x13\n\x0b\x66orgettings\x18\x04 \x01(\x04\"\xef\x02\n\x08Manifest\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06parent\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12/\n\x04kind\x18\x04 \x01(\x0e\x32!.protos.plaudit.v1.CheckpointKind\x12,\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x1d.protos.plaudit.v1.FileDigest\x12\x34\n\x0clearned_from\x18\x06 \x01(\x0b\x32\x1e.protos.plaudit.v1.LedgerRange\x12\x33\n\x04gate\x18\x07 \x03(\x0b\x32%.protos.plaudit.v1.Manifest.GateEntry\x12\x12\n\ncreated_ms\x18\x08 \x01(\x03\x12\x14\n\x0c\x61\x64\x61pter_base\x18\t \x01(\x04\x12\x13\n\x0bkeyed_split\x18\n \x01(\x08\x1a+\n\tGateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*e\n\x0e\x43heckpointKind\x12\x1f\n\x1b\x43HECKPOINT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HECKPOINT_KIND_FULL\x10\x01\x12\x18\n\x14\x43HECKPOINT_KIND_LORA\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/plaudit/v1/checkpoint.proto\x12\x11protos.plaudit.v1\"8\n\nFileDigest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"T\n\x0bLedgerRange\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x04\x12\x0e\n\x06to_seq\x18\x02 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x03 \x01(\r\x12\x13\n\x0b\x66orgettings\x18\x04 \x01(\x04\"\x82\x03\n\x08Manifest\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06parent\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12/\n\x04kind\x18\x04 \x01(\x0e\x32!.protos.plaudit.v1.CheckpointKind\x12,\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x1d.protos.plaudit.v1.FileDigest\x12\x34\n\x0clearned_from\x18\x06 \x01(\x0b\x32\x1e.protos.plaudit.v1.LedgerRange\x12\x33\n\x04gate\x18\x07 \x03(\x0b\x32%.protos.plaudit.v1.Manifest.GateEntry\x12\x12\n\ncreated_ms\x18\x08 \x01(\x03\x12\x14\n\x0c\x61\x64\x61pter_base\x18\t \x01(\x04\x12\x13\n\x0bkeyed_split\x18\n \x01(\x08\x12\x11\n\tsignature\x18\x0b \x01(\x0c\x1a+\n\tGateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*e\n\x0e\x43heckpointKind\x12\x1f\n\x1b\x43HECKPOINT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HECKPOINT_KIND_FULL\x10\x01\x12\x18\n\x14\x43HECKPOINT_KIND_LORA\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST_GATEENTRY']._loaded_options = None
   _globals['_MANIFEST_GATEENTRY']._serialized_options = b'8\001'
-  _globals['_CHECKPOINTKIND']._serialized_start=571
-  _globals['_CHECKPOINTKIND']._serialized_end=672
+  _globals['_CHECKPOINTKIND']._serialized_start=590
+  _globals['_CHECKPOINTKIND']._serialized_end=691
   _globals['_FILEDIGEST']._serialized_start=57
   _globals['_FILEDIGEST']._serialized_end=113
   _globals['_LEDGERRANGE']._serialized_start=115
   _globals['_LEDGERRANGE']._serialized_end=199
   _globals['_MANIFEST']._serialized_start=202
-  _globals['_MANIFEST']._serialized_end=569
-  _globals['_MANIFEST_GATEENTRY']._serialized_start=526
-  _globals['_MANIFEST_GATEENTRY']._serialized_end=569
+  _globals['_MANIFEST']._serialized_end=588
+  _globals['_MANIFEST_GATEENTRY']._serialized_start=545
+  _globals['_MANIFEST_GATEENTRY']._serialized_end=588
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ class LedgerRange(_message.Message):
     def __init__(self, from_seq: _Optional[int] = ..., to_seq: _Optional[int] = ..., events: _Optional[int] = ..., forgettings: _Optional[int] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("version", "parent", "base", "kind", "files", "learned_from", "gate", "created_ms", "adapter_base", "keyed_split")
+    __slots__ = ("version", "parent", "base", "kind", "files", "learned_from", "gate", "created_ms", "adapter_base", "keyed_split", "signature")
     class GateEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,7 @@ class Manifest(_message.Message):
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_BASE_FIELD_NUMBER: _ClassVar[int]
     KEYED_SPLIT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     version: int
     parent: int
     base: str
@@ -67,4 +68,5 @@ class Manifest(_message.Message):
     created_ms: int
     adapter_base: int
     keyed_split: bool
-    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., base: _Optional[str] = ..., kind: _Optional[_Union[CheckpointKind, str]] = ..., files: _Optional[_Iterable[_Union[FileDigest, _Mapping]]] = ..., learned_from: _Optional[_Union[LedgerRange, _Mapping]] = ..., gate: _Optional[_Mapping[str, float]] = ..., created_ms: _Optional[int] = ..., adapter_base: _Optional[int] = ..., keyed_split: _Optional[bool] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., base: _Optional[str] = ..., kind: _Optional[_Union[CheckpointKind, str]] = ..., files: _Optional[_Iterable[_Union[FileDigest, _Mapping]]] = ..., learned_from: _Optional[_Union[LedgerRange, _Mapping]] = ..., gate: _Optional[_Mapping[str, float]] = ..., created_ms: _Optional[int] = ..., adapter_base: _Optional[int] = ..., keyed_split: _Optional[bool] = ..., signature: _Optional[bytes] = ...) -> None: ...

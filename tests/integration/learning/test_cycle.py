@@ -18,6 +18,7 @@ from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret, prompt_split_key
 from feedback.privacy.lineage import LogPosition
+from feedback.registry import home_registry
 from learner.cycle.inputs import load_inputs
 from learner.cycle.reporting import report_prompts
 from learner.cycle.service import run
@@ -25,7 +26,6 @@ from learner.cycle.state import latest_cycle
 from learner.data.packing import IGNORED
 from learner.data.preferences import prompt_key, prompt_split
 from learner.models.loading import load_model, load_tokenizer
-from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.checkpoint_pb2 import CHECKPOINT_KIND_FULL, CHECKPOINT_KIND_LORA
 from protos.plaudit.v1.policy_pb2 import Activated, Hold, KeyMade, Leads, PolicyEvent, Published
 from tests.support.learner_cycles import (
@@ -44,7 +44,7 @@ def test_a_cycle_publishes_new_weights_with_a_manifest(finished_home: Path) -> N
     state = latest_cycle(finished_home)
     assert state is not None
     assert (state.outcome, state.version, state.parent) == ("published", 2, 1)
-    manifest = FolderRegistry(finished_home / "registry").verify(2)
+    manifest = home_registry(finished_home).verify(2)
     assert (manifest.parent, manifest.base) == (1, "tiny")
     assert (manifest.learned_from.from_seq, manifest.learned_from.to_seq) == (0, 120)
     assert manifest.gate["reward_accuracy"] > 0.5
@@ -81,7 +81,7 @@ def test_a_publication_names_its_votes_and_the_learner_reports_its_stages(
 
 
 def test_a_published_version_contains_its_report(finished_home: Path) -> None:
-    registry = FolderRegistry(finished_home / "registry")
+    registry = home_registry(finished_home)
     manifest = registry.verify(2)
     names = {"report.json", "report.md", "report.svg"}
     assert names <= {file.path for file in manifest.files}
@@ -177,7 +177,7 @@ def test_a_publication_under_a_lost_lease_does_not_count(
     thread = threading.Thread(target=run, args=(home, SETTINGS, stop))
     try:
         thread.start()
-        while 2 not in FolderRegistry(home / "registry").versions():
+        while 2 not in home_registry(home).versions():
             stop.wait(0.02)
         append_policy_event(log, Leads(learner="another"))
         while not cycle_ended(home)():
@@ -200,7 +200,7 @@ def test_a_candidate_whose_parent_is_no_longer_live_is_dropped(
 ) -> None:
     home = before_publishing
     # An operator publishes another version meanwhile.
-    FolderRegistry(home / "registry").publish(
+    home_registry(home).publish(
         finished_home / "registry" / "v000002", version=2, parent=1, base="tiny"
     )
     log = SqliteLog(home / "log.db")
@@ -211,7 +211,7 @@ def test_a_candidate_whose_parent_is_no_longer_live_is_dropped(
     state = latest_cycle(home)
     assert state is not None
     assert state.outcome == "overtaken"
-    assert FolderRegistry(home / "registry").versions() == [1, 2]
+    assert home_registry(home).versions() == [1, 2]
 
 
 def test_a_refusal_is_logged_with_its_reasons(before_gate: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_refusal_is_logged_with_its_reasons(before_gate: Path) -> None:
     assert state is not None
     assert state.outcome == "refused"
     assert "the judge predicts that people prefer" in state.reasons[0]
-    assert FolderRegistry(home / "registry").versions() == [1]
+    assert home_registry(home).versions() == [1]
     found = cycle_report(home)
     assert (found.outcome, found.version, found.reasons) == ("refused", 0, tuple(state.reasons))
     assert found.figures == state.figures
@@ -368,7 +368,7 @@ def test_a_cycle_publishes_an_adapter_and_the_next_continues_from_it(
     finished_adapter_home: Path, tmp_path: Path
 ) -> None:
     home = shutil.copytree(finished_adapter_home, tmp_path / "home")
-    registry = FolderRegistry(home / "registry")
+    registry = home_registry(home)
     manifest = registry.verify(2)
     assert (manifest.kind, manifest.adapter_base, manifest.parent) == (CHECKPOINT_KIND_LORA, 1, 1)
     assert manifest.gate["kl"] != 0
@@ -390,7 +390,7 @@ def test_full_training_continues_from_an_adapter_and_adapters_from_full_weights(
     finished_adapter_home: Path, tmp_path: Path
 ) -> None:
     home = shutil.copytree(finished_adapter_home, tmp_path / "home")
-    registry = FolderRegistry(home / "registry")
+    registry = home_registry(home)
 
     def published(version: int) -> Callable[[], bool]:
         return lambda: version in registry.versions() and cycle_ended(home)()

@@ -54,7 +54,7 @@ def test_two_machines_train_like_one_process_though_one_is_lost(
     shared = home / "learner"
     for folder in (shared, other):
         folder.mkdir()
-    for name in ("learner", "registry"):  # all that the machines share
+    for name in ("learner", "registry", "secret.json"):  # all that the machines share
         (other / name).symlink_to(home / name)
     settings = SETTINGS.model_copy(
         update={"processes": 2, "nodes": 2, "rendezvous": f"127.0.0.1:{free_port()}"}

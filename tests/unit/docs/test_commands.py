@@ -16,7 +16,10 @@ from tests.support.documents import Block, blocks, is_complete, shell_commands
 REPOSITORY = Path(__file__).parents[3]
 DOCUMENTS = {str(file.relative_to(REPOSITORY)): file for file in documents(REPOSITORY)}
 # Programs other than `plaudit` that the documentation names, and where they come from.
-PROGRAMS = {"uv", "make", "curl", "export", "prometheus", "docker"}
+PROGRAMS = {
+    *("uv", "make", "curl", "export", "prometheus", "docker", "kubectl"),
+    *("mkdir", "scp", "srun", "CUDA_VISIBLE_DEVICES"),
+}
 LANGUAGES = {"bash", "python", "json", "text"}
 
 

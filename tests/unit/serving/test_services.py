@@ -14,15 +14,17 @@ import pytest
 from fastapi import FastAPI
 
 from feedback.control.keys import KeyRing
+from feedback.control.policies import PolicyState
 from feedback.disk import DiskReserve
 from feedback.log.event_log import LogUnavailable, NewRecord, Topic
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import Secret, check, load_or_create_secret, owner_of
+from feedback.registry import open_registry
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.checkpoints.registry import CheckpointInvalid
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.policy_pb2 import KeyMade
-from serving.app import _cancel_tasks, _stop_on_failure
+from serving.app import _cancel_tasks, _stop_on_failure, starting_version
 from serving.context import RequestContext, request_context
 from serving.engine.recorder import CompletionRecordBuilder, Recorder, message_texts
 from serving.errors import CheckpointIncompatible, RecordingFailed, ServingError
@@ -68,6 +70,18 @@ def test_staging_refuses_another_configuration(tmp_path: Path) -> None:
     registry.publish(folder, version=2, parent=1, base="tiny")
     with pytest.raises(CheckpointIncompatible, match="rms_norm_eps"):
         stage(registry, 2, registry.path(1))
+
+
+def test_a_start_without_a_version_that_can_be_served_says_why(tmp_path: Path) -> None:
+    registry, live = open_registry(tmp_path), PolicyState(published=(1, 2), live=2)
+    with pytest.raises(ServingError, match="no policy is published"):
+        starting_version(registry, PolicyState())
+    for version in (1, 2):
+        published(FolderRegistry(tmp_path / "registry"), version)
+    with pytest.raises(ServingError, match=r"version 2: its manifest is not signed.*policies sign"):
+        starting_version(registry, live)
+    registry.sign(1)
+    assert starting_version(registry, live) == 1
 
 
 def test_an_answer_is_put_together_from_its_deltas() -> None:

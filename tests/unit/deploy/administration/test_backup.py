@@ -22,6 +22,7 @@ from feedback.control.policies import append_policy_event, current_state
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from feedback.privacy.identity import load_or_create_secret
+from feedback.registry import home_registry
 from feedback.view.feedback_view import View
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
@@ -53,7 +54,7 @@ def make_home(home: Path) -> Path:
     view = View(home / "view-replica-0.db")
     load_or_create_secret(home / "secret.json")
     model = make_model(home / "models" / "sft")
-    FolderRegistry(home / "registry").publish(model, version=1, parent=0, base="own")
+    home_registry(home).publish(model, version=1, parent=0, base="own")
     append_policy_event(log, Published(version=1, parent=0))
     vote(log, "first")
     ledger.follow(log)
@@ -169,14 +170,14 @@ def test_a_backup_contains_what_an_installation_needs(tmp_path: Path, home: Path
         *("learner/cycles/001/state.json", "learner/cycles/001/report.md"),
         *("models/sft/config.json", "models/sft/part/weights.safetensors"),
         *("registry/v000001/config.json", "registry/v000001/part/weights.safetensors"),
-        "registry/v000001/manifest.json",
+        *("registry/v000001/manifest.json", "registry-signed"),
     }
     assert manifest.not_included == ()
     assert any(line.split()[0] == "log.db" and line.endswith("kB  intact") for line in lines)
     assert any("registry/v000001" in line for line in lines)
     restore(copy, new, lines.append)
     assert (new / "secret.json").read_bytes() == (home / "secret.json").read_bytes()
-    FolderRegistry(new / "registry").verify(1)
+    home_registry(new).verify(1)
     log = SqliteLog(new / "log.db")
     assert current_state(log).live == 1
     log.close()

@@ -29,6 +29,7 @@ from feedback.privacy.identity import (
     subject_of,
     subjects_of,
 )
+from feedback.registry import home_registry
 from feedback.view.feedback_view import View
 from learner.cycle.lease import FileLease
 from protos.checkpoints.folder_registry import FolderRegistry
@@ -308,6 +309,18 @@ def test_a_topic_that_is_never_compacted_is_reported() -> None:
         "never removes them from the topic t. Set cleanup.policy=compact"
         in module._erasure_schedule("t", None)
     )
+
+
+def test_a_version_of_somebody_else_does_not_hide_which_learned_from_the_person(
+    home: Path,
+) -> None:
+    home_registry(home)
+    registry = FolderRegistry(home / "registry")
+    registry.publish(home.parent / "model", version=4, parent=1, base="tiny")
+    lines: list[str] = []
+    forget(home, Sender("ann"), lines.append)
+    assert any("unknown whether version 4 learned from this person" in line for line in lines)
+    assert "Versions that learned from this person: 2, 3." in lines
 
 
 def test_it_is_a_command(home: Path) -> None:

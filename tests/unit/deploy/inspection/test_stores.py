@@ -12,6 +12,7 @@ from deploy.inspection.stores import LogState, check_clock, check_registry, file
 from feedback.control.policies import append_policy_event
 from feedback.log.event_log import EventLog
 from feedback.log.sqlite_log import SqliteLog
+from feedback.registry import home_registry
 from protos.checkpoints.folder_registry import FolderRegistry
 from protos.plaudit.v1.policy_pb2 import Published
 from tests.support.deployment.inspection import levels
@@ -100,6 +101,17 @@ def test_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_home = check_registry(tmp_path / "file" / "home", 0)
     found = levels(whole, nothing_live, absent, altered, no_driver, no_folder, no_home)
     assert found == ["ok", "ok", "ok", "problem", "problem", "problem", "problem"]
+
+
+def test_a_version_that_nobody_signed_is_a_problem_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    home_registry(tmp_path)
+    unsigned = FolderRegistry(tmp_path / "registry")
+    unsigned.publish(tmp_path / "model", version=1, parent=0, base="tiny")
+    finding = check_registry(tmp_path, 1)
+    assert levels(finding) == ["problem"]
+    assert "run 'plaudit policies sign' once" in finding.text
 
 
 def test_clock(tmp_path: Path) -> None:

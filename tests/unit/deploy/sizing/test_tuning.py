@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from deploy.errors import DeployError
 from deploy.sizing.machine import tuning_here
 from deploy.sizing.tuning import Tuning, choose_tune, tuning_of
-from protos.checkpoints.folder_registry import FolderRegistry
+from feedback.registry import home_registry
 from tests.support.models import tiny_chat_model
 
 
@@ -21,7 +21,7 @@ def test_tuning_follows_option_then_setting_then_size_and_serves_old_adapters(
         folder.mkdir()
     save_file({"weight": np.zeros((3, 4), np.int8)}, model / "model.safetensors")
     (adapter / "adapter_config.json").write_text('{"r": 4}')
-    registry = FolderRegistry(tmp_path / "registry")
+    registry = home_registry(tmp_path)
     registry.publish(model, version=1, parent=0, base="tiny")
     llama, large = "LlamaForCausalLM", 30_000_001
     assert (choose_tune(llama, large), choose_tune(llama, large - 1)) == ("lora", "full")
@@ -45,7 +45,7 @@ def test_tuning_follows_option_then_setting_then_size_and_serves_old_adapters(
 def test_the_tuning_of_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning_here(tmp_path) is None
     model = tiny_chat_model(tmp_path / "model", 1)
-    FolderRegistry(tmp_path / "registry").publish(model, version=1, parent=0, base="tiny")
+    home_registry(tmp_path).publish(model, version=1, parent=0, base="tiny")
     assert tuning_here(tmp_path) == Tuning("full", 0)
     monkeypatch.setenv("PLAUDIT_LEARNER_TUNE", "lora")
     assert tuning_here(tmp_path) == Tuning("lora", 16)

@@ -6,11 +6,11 @@ import pytest
 
 from feedback.control.policies import append_policy_event, current_state
 from feedback.log.sqlite_log import SqliteLog
+from feedback.registry import open_registry
 from learner.cycle.publishing import Publisher
 from learner.cycle.state import CycleState
 from learner.errors import LeadershipLost
 from protos.checkpoints.folder_registry import FolderRegistry
-from protos.checkpoints.shared_registry import open_registry
 from protos.plaudit.v1.policy_pb2 import Published
 
 

@@ -49,3 +49,40 @@ def test_every_error_has_our_form(app: FastAPI) -> None:
 def test_the_page_escapes_what_it_shows() -> None:
     operation = {"summary": "<b>", "responses": {"200": {}}}
     assert "<b>" not in documentation_page({"paths": {"/v1/me": {"get": operation}}})
+
+
+def test_without_keys_no_operation_asks_for_one(app: FastAPI) -> None:
+    paths = openapi_schema(app, keys_required=False)["paths"]
+    assert all("security" not in o for operations in paths.values() for o in operations.values())
+
+
+def test_parameters_have_their_bounds(app: FastAPI) -> None:
+    found = {
+        (path, parameter["name"]): parameter["schema"]
+        for path, operations in openapi_schema(app)["paths"].items()
+        for operation in operations.values()
+        for parameter in operation.get("parameters", ())
+    }
+    assert found["/v1/feedback", "limit"] == {"type": "integer", "minimum": 1, "maximum": 100}
+    assert found["/v1/audit", "limit"] == {"type": "integer", "minimum": 1, "maximum": 1000}
+    key = {"type": "string", "minLength": 1, "maxLength": 255}
+    assert found["/v1/feedback", "Idempotency-Key"] == key
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/feedback", {"GET", "POST"}),
+        ("/v1/feedback/fb-1", {"GET", "DELETE"}),
+        ("/v1/policies/hold", {"POST"}),
+    ],
+)
+async def test_405_names_all_methods_of_the_path(
+    app: FastAPI, path: str, methods: set[str]
+) -> None:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        response = await http.put(path)
+    assert response.status_code == 405
+    assert set(response.headers["allow"].split(", ")) - {"HEAD"} == methods
+    assert response.json()["error"]["code"] == "method_not_allowed"
