@@ -10,10 +10,8 @@ from typing import Final
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from feedback.home import HomeUnusable
 from feedback.ledger.rows import RecordedLengths, RecordedPrompt
 from feedback.ledger.store import Ledger
-from feedback.log.kafka_settings import KafkaSettings
 from feedback.privacy.identity import load_or_create_secret, prompt_split_key
 from feedback.registry import open_registry
 from learner import corpus
@@ -163,13 +161,12 @@ def load_inputs(
         sizes: Sizes of the cycle; None to choose them.
 
     Raises:
-        ModelUnusable: The registry has no valid version 1.
-        HomeUnusable: The secret of a fleet is missing.
+        ModelUnusable: The registry has no valid version 1, or the secret that signed it is missing.
 
     """
+    reference, tokenizer, settings = load_reference(home, settings)
     knows_corpus = _knows_corpus(home)
     own_text = not (knows_corpus or settings.text)
-    reference, tokenizer, settings = load_reference(home, settings)
     sizing = _sizing(home, settings, reference, ledger.lengths(MAX_PROMPTS, upto_seq))
     sizes = sizes or sizing.choose()
     settings = sizes.apply_to(settings)
@@ -284,21 +281,16 @@ def _first_version(home: Path) -> Path:
 def load_split_secret(home: Path) -> bytes:
     """Return the secret of the split of the prompts, derived from that of the installation.
 
-    It is empty if an earlier release began the registry.
+    It is empty if an earlier release began the registry. The secret is that of the installation,
+    since the manifest is signed with it.
 
     Raises:
-        HomeUnusable: A fleet's secret is not in this home; with another, the split would move.
+        CheckpointInvalid: The manifest of version 1 is not signed with the secret in this home.
 
     """
     if not open_registry(home).manifest(1).keyed_split:
         return b""
-    file = home / "secret.json"
-    if KafkaSettings().servers and not file.is_file():
-        raise HomeUnusable(
-            f"{file} is missing, which decides what prompts are held out; copy the installation's "
-            "secret.json to the home folders of all learners"
-        )
-    return prompt_split_key(load_or_create_secret(file))
+    return prompt_split_key(load_or_create_secret(home / "secret.json"))
 
 
 def _pack_text(tokenizer: PreTrainedTokenizerBase, settings: LearnerSettings) -> tuple[Rows, Rows]:

@@ -145,6 +145,9 @@ class KafkaLease:
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=int(self._session_seconds * 1000),
             heartbeat_interval_ms=int(self._session_seconds * 1000 / 4),
+            # Whoever joins while the topic is being created may see no partition of it; the
+            # default is to look again after five minutes.
+            metadata_max_age_ms=int(self._session_seconds * 1000),
         )
         try:
             consumer.subscribe([lease_topic(self._settings.prefix)], listener=_LossListener(self))

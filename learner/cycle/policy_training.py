@@ -98,8 +98,8 @@ class PolicyTraining:
         on_iteration: Callable[[Iteration], None],
         raise_if_stopped: Callable[[], None],
         ranks: Ranks | None = None,
-    ) -> None:
-        """Train the live policy and write the candidate; continues an interrupted training.
+    ) -> PreTrainedModel:
+        """Train the live policy, and return the candidate; continues an interrupted training.
 
         Args:
             on_iteration: Called with the figures of every iteration.
@@ -107,8 +107,8 @@ class PolicyTraining:
             ranks: The processes that train together, if this is one of several.
 
         """
-        inputs, settings = self.inputs, self.inputs.settings
-        trained = run_ppo(
+        settings = self.inputs.settings
+        return run_ppo(
             self._ppo_inputs(ranks or Ranks()),
             settings.ppo,
             seed=self._seed(SeedSalt.PPO),
@@ -118,12 +118,13 @@ class PolicyTraining:
             raise_if_stopped=raise_if_stopped,
             ranks=ranks,
         )
-        if ranks is not None and ranks.rank > 0:
-            return
-        if settings.tune == "lora":
+
+    def save(self, trained: PreTrainedModel) -> None:
+        """Write the candidate."""
+        if self.inputs.settings.tune == "lora":
             save_adapter(trained, self.candidate)
         else:
-            save_model(trained, inputs.tokenizer, self.candidate)
+            save_model(trained, self.inputs.tokenizer, self.candidate)
 
     def _ppo_inputs(self, ranks: Ranks) -> PPOInputs:
         inputs, settings = self.inputs, self.inputs.settings
@@ -242,13 +243,18 @@ def main(home: Path, run: tuple[CycleState, LearnerSettings] | None) -> None:
     with join_ranks(leads=run is not None) as ranks:
         _print(ranks, _JOINED, f"{ranks.size} processes train the policy")
         try:
-            _train(home, run, ranks)
+            training, trained = _train(home, run, ranks)
         except MachinesUnusable as error:
             _print(ranks, _PROBLEM, str(error))
             raise
+    if ranks.rank == 0:
+        # Outside of the group, since transformers saves only where `torch.distributed` counts 0.
+        training.save(trained)
 
 
-def _train(home: Path, run: tuple[CycleState, LearnerSettings] | None, ranks: Ranks) -> None:
+def _train(
+    home: Path, run: tuple[CycleState, LearnerSettings] | None, ranks: Ranks
+) -> tuple[PolicyTraining, PreTrainedModel]:
     sent = ranks.broadcast(lambda: run)
     assert sent is not None, "rank 0 is on the machine that leads"
     state, settings = sent
@@ -256,7 +262,8 @@ def _train(home: Path, run: tuple[CycleState, LearnerSettings] | None, ranks: Ra
     ledger = Ledger(home / "ledger.db") if ranks.rank == 0 else None
     inputs = _share_inputs(home, state, settings, ledger, ranks)
     try:
-        PolicyTraining(home, state, inputs, ledger).train(
+        training = PolicyTraining(home, state, inputs, ledger)
+        return training, training.train(
             lambda iteration: _print(ranks, _ITERATION, json.dumps(asdict(iteration))),
             lambda: None,
             ranks,

@@ -188,7 +188,7 @@ def train_policy(context: CycleContext) -> StageResult:
     training = context.policy_training
     machines, count = find_machines(settings, os.environ), process_count(settings)
     if machines.count == count == 1:
-        training.train(on_iteration, context.raise_if_stopped)
+        training.save(training.train(on_iteration, context.raise_if_stopped))
     else:
         threads = settings.threads or max(1, torch.get_num_threads() // count)
         torchrun = Torchrun(machines, count, threads, settings.join_seconds)

@@ -66,8 +66,8 @@ class VoteReader:
         Older votes help to predict the new ones, but are no reason for another cycle.
 
         Raises:
-            ModelUnusable: The registry has no valid version 1.
-            HomeUnusable: The secret of a fleet is missing.
+            ModelUnusable: The registry has no valid version 1, or the secret that signed it is
+                missing.
 
         """
         reference, tokenizer, settings = load_reference(self.home, self.settings)

@@ -85,3 +85,12 @@ def test_a_released_lease_can_be_acquired_at_once(settings: KafkaSettings) -> No
     assert not first.held()
     assert second.acquire(SESSION)
     second.close()
+
+
+def test_a_learner_that_starts_before_the_topics_exist_leads_soon_after(kafka: Broker) -> None:
+    settings = KafkaSettings(servers=kafka.address, prefix=f"t{uuid.uuid4().hex}")
+    lease = KafkaLease(settings, session_seconds=SESSION, poll_seconds=0.1)
+    assert not lease.acquire(SESSION / 2)
+    KafkaLog(settings).close()  # creates the topics
+    assert lease.acquire(5 * SESSION)
+    lease.close()
