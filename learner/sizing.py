@@ -54,7 +54,7 @@ _CYCLE_PER_PPO: Final = 2.0
 _EFFICIENCY: Final = 0.6
 # Operations per second until a cycle has been measured. Constants, not a measurement: how busy a
 # machine is at a moment must not change what is learned.
-_CORE_FLOPS: Final = 5e10  # of one core, in float32
+_CORE_FLOPS: Final = 1e11  # of one core, in float32
 _GPU_FLOPS: Final = 2e13  # of one GPU, a low estimate
 
 

@@ -126,7 +126,7 @@ def test_kills_neither_lose_nor_duplicate_events(running: Plaudit, tmp_path: Pat
         voter.start()
     wait_until("no chats after the swap", 60, lambda: sum(v.chats for v in voters) > 20)
     home = str(plaudit.home)
-    for _ in range(4):
+    for _ in range(3):
         wait_until("no learner runs", 60, lambda: processes("deploy.commands.main", "learn", home))
         time.sleep(rng.uniform(0.5, 5))
         for pid in processes("deploy.commands.main", "learn", home):
@@ -167,7 +167,7 @@ def test_kills_neither_lose_nor_duplicate_events(running: Plaudit, tmp_path: Pat
     )
     check_accepted_once(plaudit, accepted)
     assert check_version_spans(plaudit) == {2, 3}
-    assert plaudit.log_file.read_text().count("learner stopped with signal 9") >= 3
+    assert plaudit.log_file.read_text().count("learner stopped with signal 9") >= 2
 
 
 def check_version_spans(plaudit: Plaudit) -> set[int]:

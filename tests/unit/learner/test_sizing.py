@@ -134,7 +134,7 @@ def test_answers_and_then_iterations_are_fewer_where_time_is_short() -> None:
 def test_minutes_and_speed_are_those_of_the_device_unless_set_or_measured() -> None:
     assert (sizes(device=CPU).minutes, sizes(device=H200).minutes) == (30, 20)
     assert sizes(settings=LearnerSettings(cycle_minutes=7)).minutes == 7
-    assert sizes(SMALL, CPU).rate == pytest.approx(1e11 * 0.6 / (2 * 4_000_000))
+    assert sizes(SMALL, CPU).rate == pytest.approx(2e11 * 0.6 / (2 * 4_000_000))
     assert gpu_device([3, 2]) == Device(2, 2, 2 * H200.flops)
     assert sizes(SMALL, CPU, rate=123.0).rate == 123.0
     slow = sizes(LARGE, CPU, rate=340.0)

@@ -88,8 +88,8 @@ def test_seconds_of_a_cycle() -> None:
     text = 2 * 2 * 1 * 3 * 8  # 96 tokens
     operations = 2 * 10**9 * ((2 + 8 + 24) * answers + 6 * text)
     found = planned(replace(SMALL, parameters=10**9))
-    assert found.seconds == pytest.approx(operations / (2 * 5e10 * 0.6))
-    assert found.lines()[-1] == "Estimated time of a learning cycle: 15 min."
+    assert found.seconds == pytest.approx(operations / (2 * 1e11 * 0.6))
+    assert found.lines()[-1] == "Estimated time of a learning cycle: 8 min."
     measured = planned(measured_rate=100.0)
     assert measured.seconds == pytest.approx((34 * answers + 6 * text) / 100)
     assert "(measured in the last cycle)" in measured.sizing[1]
