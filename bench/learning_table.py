@@ -58,7 +58,7 @@ class Line:
 
 LINES = {
     "default": Line(),
-    "first cycle, short": Line(prompts=VOTES // CYCLES, cycles=1, iterations=5),
+    "first cycle, short": Line(prompts=VOTES // CYCLES, cycles=1, iterations=6),
     "no KL": Line(kl_coef=0.0),
     "no ptx": Line(text_coef=0.0),
     "no KL, no ptx": Line(kl_coef=0.0, text_coef=0.0),

@@ -21,7 +21,7 @@ from learner.ppo.losses import (
     token_entropies,
     token_log_probs,
 )
-from learner.ppo.reward import VotePosteriors, pessimistic
+from learner.ppo.reward import VotePosteriors
 from learner.ppo.rollouts import RolloutBatch, finished_share
 from learner.reward.model import RewardModel
 from learner.settings import Dtype, PPOSettings
@@ -86,7 +86,7 @@ class RolloutStats:
     Attributes:
         score: Normalised score, mean.
         preferred: Probability that people prefer an answer to a typical rated one, as all votes
-            tell, mean, minus a deviation of what is not known; 0 without posteriors.
+            tell, mean; 0 without posteriors.
         kl: log p - log p_ref per answer, mean, in nats.
         length: Tokens per answer, mean.
         ended: Share of finished answers.
@@ -296,7 +296,7 @@ def _rollout_stats(
 def _preferred(preferred_SA: Sequence[Tensor], counted_A: Tensor) -> float:
     if not preferred_SA:
         return 0.0
-    return pessimistic(torch.stack(list(preferred_SA))[:, counted_A].mean(-1)).item()
+    return torch.stack(list(preferred_SA))[:, counted_A].mean().item()
 
 
 def _token_figures(batch: RolloutBatch, outputs: _ForwardOutputs, targets: PPOTargets) -> Tensor:

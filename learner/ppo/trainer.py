@@ -36,7 +36,7 @@ class Iteration:
         number: Number of the iteration, from 1.
         score: Normalised score that PPO climbs, mean.
         preferred: Probability that people prefer an answer to a typical rated one, as all votes
-            tell, mean, minus a deviation of what is not known; 0 without posteriors.
+            tell, mean; 0 without posteriors.
         kl: Divergence from the reference policy, mean, in nats per answer.
         entropy: Entropy of the policy, mean, in nats per token.
         clip_ratio: Share of tokens whose ratio was clipped.
