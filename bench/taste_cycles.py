@@ -1,4 +1,4 @@
-"""Run whole learning cycles, with the gate, on simulated people's tastes: about 3 minutes each.
+"""Run whole learning cycles, with the gate, on simulated people's tastes: some minutes each.
 
     uv run python -m bench.taste_cycles [--only NAME ...] [--seeds 1] [--cycles 2] [--votes 200]
         [--show 5]
