@@ -280,7 +280,7 @@ def _share_inputs(
     """Load the inputs of a cycle in each of several processes.
 
     Rank 0 loads them and sends the others what it read; they load the models alone. The secret
-    stays with rank 0.
+    of the split stays with rank 0.
 
     Args:
         home: Home folder.
