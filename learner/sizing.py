@@ -265,10 +265,10 @@ class Sizing:
         lines = [
             f"Lengths: prompts of up to {ppo.max_prompt_tokens:,} tokens ({prompts}), answers of "
             f"up to {ppo.max_tokens:,} ({answers}).",
-            f"A cycle: {ppo.iterations} iterations of {ppo.rollouts} answers, for {self.minutes:g} "
-            f"minutes at {speed:,.{0 if speed >= 10 else 1}f} tokens a second ({how}); up to "
-            f"{ppo.micro_tokens:,} tokens in a forward pass, for {self.device.memory / 2**30:.1f} "
-            "GiB of memory.",
+            f"A cycle: {ppo.iterations} iterations of {ppo.rollouts} answers, within "
+            f"{self.minutes:g} minutes at {speed:,.{0 if speed >= 10 else 1}f} tokens a second "
+            f"({how}); up to {ppo.micro_tokens:,} tokens in a forward pass, for "
+            f"{self.device.memory / 2**30:.1f} GiB of memory.",
         ]
         if sizes.work > self.rate * 60 * self.minutes:
             lines.append(

@@ -202,7 +202,7 @@ def test_a_plan_is_described_in_lines() -> None:
         "Lengths: prompts of up to 256 tokens (the default until 20 answers are recorded), answers "
         "of up to 112 (the default until 20 answers are recorded)."
     )
-    assert lines[3].startswith("A cycle: 14 iterations of 96 answers, for 30 minutes at ")
+    assert lines[3].startswith("A cycle: 14 iterations of 96 answers, within 30 minutes at ")
     assert lines[4].startswith("Estimated memory: serving 33 MiB weights + 0.5 GiB cache; learning")
     assert len(lines) == 6
 
