@@ -266,6 +266,32 @@ def test_markdown_nested_too_deeply_is_shown_as_plain_text(chat: Page, stand_in:
     expect(last_turn(chat).locator(".answer-text")).to_have_text("fine")
 
 
+def test_markdown_that_the_parser_fails_on_is_shown_as_plain_text(chat: Page) -> None:
+    # Chromium throws a SyntaxError where the stack ends while a regular expression is compiled.
+    shown = chat.evaluate(
+        """async () => {
+          const { src } = document.querySelector("script[type=module]");
+          const { html, render } = await import(new URL("ui.js", src));
+          const { Markdown } = await import(new URL("markdown.js", src));
+          const { exec } = RegExp.prototype;
+          RegExp.prototype.exec = function (text) {
+            if (new Error().stack.includes("marked.js")) {
+              throw new SyntaxError(`Invalid regular expression: ${this}: Stack overflow`);
+            }
+            return exec.call(this, text);
+          };
+          try {
+            const place = document.createElement("div");
+            render(html`<${Markdown} text="> nested *deeply*" />`, place);
+            return place.textContent;
+          } finally {
+            RegExp.prototype.exec = exec;
+          }
+        }"""
+    )
+    assert shown == "> nested *deeply*"
+
+
 def test_time_away_from_the_page_is_not_decision_time(chat: Page, stand_in: StandIn) -> None:
     ask_and_wait(chat, "for later", 2)
     hide = """hidden => {
