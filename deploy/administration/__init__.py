@@ -1,1 +1,1 @@
-"""What operators do with policies, keys, feedback and dead letters."""
+"""What operators do with policies, keys, persons, backups and dead letters."""

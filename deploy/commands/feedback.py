@@ -44,7 +44,7 @@ def feedback_export(
     out: Annotated[Path, typer.Argument(help="JSONL file to write.")], home: Home = DEFAULT_HOME
 ) -> None:
     """Write all effective feedback to a file, as preference pairs and labelled answers."""
-    from deploy.administration.exchange import export_feedback
+    from deploy.vote_files.exchange import export_feedback
 
     counts = export_feedback(home, out)
     echo(
@@ -76,8 +76,8 @@ def feedback_import(
     registry: RegistryUrl = None,
 ) -> None:
     """Add votes from a file or a data set: preference pairs, rankings and labelled answers."""
-    from deploy.administration.exchange import import_feedback
     from deploy.administration.policies import open_log
+    from deploy.vote_files.exchange import import_feedback
     from feedback.registry import open_registry
 
     checkpoints = open_registry(home)

@@ -59,7 +59,12 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=32_768), AfterValidator(_not_blank)]
+Text = Annotated[
+    str,
+    # In the schema, what `_not_blank` refuses: Python counts some control characters as space.
+    Field(max_length=32_768, json_schema_extra={"pattern": r"[^\s\x1c-\x1f]"}),
+    AfterValidator(_not_blank),
+]
 
 
 class Rating(_Strict):

@@ -149,7 +149,7 @@ class FeedbackService:
         """
         seen = self._fetch_event(event_id)
         if seen is None or seen.event.owner != owner or seen.retracted:
-            raise _feedback_not_found(404, "id")
+            raise _feedback_not_found("id")
         return seen
 
     def learned_in(self, seen: ViewEvent) -> int | None:
@@ -195,7 +195,7 @@ class FeedbackService:
         try:
             events = self.view.events(owner, completion_id, after, limit + 1)
         except LookupError as error:
-            raise _feedback_not_found(400, "after") from error
+            raise _feedback_not_found("after") from error
         return events[:limit], len(events) > limit
 
     def retract(self, owner: str, event_id: str) -> tuple[FeedbackEvent, bool]:
@@ -209,7 +209,7 @@ class FeedbackService:
         """
         seen = self._fetch_event(event_id)
         if seen is None or seen.event.owner != owner:
-            raise _feedback_not_found(404, "id")
+            raise _feedback_not_found("id")
         if seen.retracted:
             return seen.event, False
         retraction = FeedbackEvent(
@@ -289,9 +289,9 @@ def _completion_not_found(param: str) -> ApiError:
     )
 
 
-def _feedback_not_found(status: int, param: str) -> ApiError:
+def _feedback_not_found(param: str) -> ApiError:
     return ApiError(
-        status,
+        404,
         "feedback_not_found",
         "You have no feedback with this id. Check the id and the API key; the feedback may have "
         "been deleted.",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from learner.data.json_lines import RowLeftOut
+from learner.errors import DataUnusable
 
 _ROLES: Final = {
     "human": "user",
@@ -35,7 +36,7 @@ def _clean_message(message: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
     if "from" in kept and "role" not in kept:
         sender = kept.pop("from")
-        kept["role"] = _ROLES.get(sender, sender)
+        kept["role"] = _ROLES.get(sender, sender) if isinstance(sender, str) else sender
         kept["content"] = kept.pop("value", None)
     if kept.get("tool_calls") == []:
         del kept["tool_calls"]
@@ -48,7 +49,7 @@ def parse_tools(value: Any) -> Any:
         return value or None
     try:
         return json.loads(value or "null") or None
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -79,6 +80,10 @@ def demonstrations(row: Any) -> list[Any]:
 
     Known are messages (OpenAI, TRL), conversations (ShareGPT), a prompt with its completion (TRL),
     and an instruction with its output (Alpaca).
+
+    Raises:
+        DataUnusable: The instruction or its input is no text.
+
     """
     if not isinstance(row, Mapping):
         return [row]
@@ -87,8 +92,8 @@ def demonstrations(row: Any) -> list[Any]:
         messages = [*_as_messages(row.get("prompt"), "user")]
         messages += _as_messages(row["completion"], "assistant")
     if messages is None and "instruction" in row and "output" in row:
-        asked = "\n\n".join(t for t in (row["instruction"], row.get("input")) if t)
-        messages = [*_as_messages(asked, "user"), *_as_messages(row["output"], "assistant")]
+        messages = [*_as_messages(_instruction(row), "user")]
+        messages += _as_messages(row["output"], "assistant")
     if messages is None:
         return [row]
     others = {k: v for k, v in row.items() if k not in _DEMONSTRATION_COLUMNS}
@@ -101,6 +106,14 @@ _DEMONSTRATION_COLUMNS: Final = (
     *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
     "tools",
 )
+
+
+def _instruction(row: Mapping[str, Any]) -> str:
+    """Return Alpaca's instruction, followed by its input if there is one."""
+    texts = [text for text in (row["instruction"], row.get("input")) if text]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataUnusable("'instruction' and 'input' must be texts")
+    return "\n\n".join(texts)
 
 
 def _as_messages(value: Any, role: str) -> list[Any]:

@@ -10,10 +10,10 @@ import pytest
 from kafka import KafkaAdminClient
 
 from deploy.administration import forget as forget_module
-from deploy.administration.exchange import export_feedback
 from deploy.administration.forget import forget
 from deploy.administration.persons import Sender
 from deploy.local.broker import Broker
+from deploy.vote_files.exchange import export_feedback
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import NewRecord, Topic
 from feedback.log.kafka_log import KafkaLog

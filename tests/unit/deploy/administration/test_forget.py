@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from deploy.administration import forget as module
-from deploy.administration.exchange import export_feedback
 from deploy.administration.forget import affected_versions, forget
 from deploy.administration.persons import Sender, write_held
 from deploy.errors import DeployError
+from deploy.vote_files.exchange import export_feedback
 from feedback.control.policies import append_policy_event
 from feedback.ledger.rows import Erasure
 from feedback.ledger.store import Ledger

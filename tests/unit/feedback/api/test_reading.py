@@ -65,7 +65,7 @@ async def test_an_expired_completion_s_feedback_can_still_be_read(
         ("limit=9999999999999999999", 400, "limit"),
         ("limit=", 400, "limit"),
         ("completion=x", 400, "completion"),
-        ("after=fb-none", 400, "after"),
+        ("after=fb-none", 404, "after"),
         ("completion_id=chatcmpl-x", 404, "completion_id"),
     ],
 )

@@ -1,6 +1,6 @@
 """`plaudit feedback export` and `import`: votes in the format of TRL and OpenRLHF, and others.
 
-An export is JSONL; an import also takes the shapes and files of `vote_shapes` and
+An export is JSONL; an import also takes the shapes and files of `deploy.vote_files.shapes` and
 `learner.data.sources`.
 
 A preference pair is {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}, a labelled
@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from deploy.administration.vote_rows import (
+from deploy.errors import DeployError
+from deploy.vote_files.rows import (
     VOTE_FORM,
     VOTE_ROWS,
     LabelledAnswer,
@@ -29,8 +30,7 @@ from deploy.administration.vote_rows import (
     Ranked,
     VoteRow,
 )
-from deploy.administration.vote_shapes import vote_rows
-from deploy.errors import DeployError
+from deploy.vote_files.shapes import vote_rows
 from feedback.ledger.rows import JoinedEvent
 from feedback.ledger.store import Ledger
 from feedback.log.event_log import EventLog

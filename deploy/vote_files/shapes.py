@@ -1,15 +1,41 @@
-"""Votes in the shapes of published data sets, as the rows of `deploy.administration.vote_rows`.
+"""Votes in the shapes of published data sets, as the rows of `deploy.vote_files.rows`.
 
 Known are TRL's pairs with explicit and implicit prompts and its unpaired answers (KTO), HH-RLHF's
 transcripts, UltraFeedback with its scores, and OpenAssistant's trees with their ranks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, FiniteFloat
 
 from learner.data.json_lines import RowLeftOut
 from learner.data.shapes import clean_messages, is_transcript, parse_tools, parse_transcript
 from learner.errors import DataUnusable
+
+
+class _ScoredAnswer(BaseModel):
+    """An answer of UltraFeedback."""
+
+    response: str | None = None
+    overall_score: FiniteFloat | None = None
+
+
+class _ScoredAnswers(BaseModel):
+    """A row of UltraFeedback."""
+
+    instruction: str
+    completions: list[_ScoredAnswer]
+
+
+class _Message(BaseModel):
+    """A message of OpenAssistant's trees, with the replies to it."""
+
+    role: str | None = None
+    text: str | None = None
+    rank: Annotated[int, Field(ge=0)] | None = None
+    deleted: bool | None = None
+    replies: "list[_Message] | None" = None
 
 
 def vote_rows(row: Any) -> list[Any]:
@@ -18,19 +44,20 @@ def vote_rows(row: Any) -> list[Any]:
     Raises:
         DataUnusable: The row is of a shape that cannot be read row by row.
         RowLeftOut: The row holds no vote.
+        ValidationError: The row has not the fields of its shape.
 
     """
     if not isinstance(row, Mapping):
         return [row]
     if isinstance(row.get("prompt"), Mapping) and "replies" in row["prompt"]:
-        return _tree_votes(row["prompt"])
+        return _tree_votes(_Message.model_validate(row["prompt"]))
     if "parent_id" in row and "message_id" in row:
         raise DataUnusable(
             "single messages of OpenAssistant cannot be joined row by row; use the file of its "
             "trees ('..._trees.jsonl')"
         )
     if isinstance(row.get("completions"), list) and "instruction" in row:
-        return [_scored_vote(row)]
+        return [_scored_vote(_ScoredAnswers.model_validate(row))]
     if "chosen" in row and "rejected" in row and row.get("prompt") is None:
         row = _with_prompt(row)
     return [_clean(row)]
@@ -93,7 +120,7 @@ def _last_space(text: str) -> int:
     return max(0, *(text.rfind(space) for space in (" ", "\n", "\t")))
 
 
-def _scored_vote(row: Mapping[str, Any]) -> dict[str, Any]:
+def _scored_vote(row: _ScoredAnswers) -> dict[str, Any]:
     """Return a row of UltraFeedback as a ranking by its overall scores.
 
     Raises:
@@ -101,16 +128,15 @@ def _scored_vote(row: Mapping[str, Any]) -> dict[str, Any]:
 
     """
     scored = {
-        str(each["response"]): float(each["overall_score"])
-        for each in row["completions"]
-        if each.get("response") and each.get("overall_score") is not None
+        each.response: each.overall_score
+        for each in row.completions
+        if each.response and each.overall_score is not None
     }
-    if len(set(scored.values())) < 2:
+    order = sorted({*scored.values()}, reverse=True)
+    if len(order) < 2:
         raise RowLeftOut("fewer than two answers have different scores")
-    order = sorted(set(scored.values()), reverse=True)
     ranks = [order.index(score) for score in scored.values()]
-    prompt = [{"role": "user", "content": row["instruction"]}]
-    return _ranked(prompt, list(scored), ranks)
+    return _ranked([{"role": "user", "content": row.instruction}], list(scored), ranks)
 
 
 def _ranked(prompt: Sequence[Any], answers: Sequence[str], ranks: Sequence[int]) -> dict[str, Any]:
@@ -121,7 +147,7 @@ def _ranked(prompt: Sequence[Any], answers: Sequence[str], ranks: Sequence[int])
     }
 
 
-def _tree_votes(root: Mapping[str, Any]) -> list[Any]:
+def _tree_votes(root: _Message) -> list[Any]:
     """Return a ranking for each message of the prompter whose replies have ranks.
 
     Raises:
@@ -134,15 +160,15 @@ def _tree_votes(root: Mapping[str, Any]) -> list[Any]:
     return votes
 
 
-def _votes_below(node: Mapping[str, Any], before: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    role = "assistant" if node.get("role") == "assistant" else "user"
-    path = [*before, {"role": role, "content": str(node.get("text") or "")}]
-    replies = [each for each in node.get("replies") or [] if not each.get("deleted")]
+def _votes_below(message: _Message, before: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    role = "assistant" if message.role == "assistant" else "user"
+    path = [*before, {"role": role, "content": message.text or ""}]
+    replies = [reply for reply in message.replies or [] if not reply.deleted]
     if role == "user":
         ranks = {
-            str(each["text"]): int(each["rank"])
-            for each in replies
-            if each.get("rank") is not None and str(each.get("text") or "").strip()
+            reply.text: reply.rank
+            for reply in replies
+            if reply.rank is not None and reply.text and reply.text.strip()
         }
         if len(ranks) > 1:
             yield _ranked(path, list(ranks), list(ranks.values()))

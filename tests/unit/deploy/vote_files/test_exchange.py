@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from deploy.administration.exchange import export_feedback, import_feedback
 from deploy.errors import DeployError
+from deploy.vote_files.exchange import export_feedback, import_feedback
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog
 from learner.data.tokenizer import CHAT_TEMPLATE

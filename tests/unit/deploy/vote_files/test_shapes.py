@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deploy.administration.exchange import ImportReport, export_feedback, import_feedback
 from deploy.errors import DeployError
+from deploy.vote_files.exchange import ImportReport, export_feedback, import_feedback
 from feedback.ledger.rows import JoinedEvent
 from feedback.ledger.store import Ledger
 from feedback.log.sqlite_log import SqliteLog

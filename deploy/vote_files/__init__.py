@@ -1,0 +1,1 @@
+"""Votes in files: `plaudit feedback export` and `import`, and the shapes that they take."""
