@@ -36,9 +36,7 @@ from learner.pretraining.next_token import text_nll
 from learner.reward.evaluation import RewardReport
 from learner.reward.features import AnswerFeatures
 from learner.reward.model import RewardModel
-from learner.reward.posterior import ScorePosterior, fit_scores
 from learner.reward.probe import ProbeResult, probe
-from learner.reward.reliability import Reliabilities
 from learner.reward.training import train_reward
 from learner.sampling.sampler import Sample, TransformersSampler
 from learner.settings import (
@@ -48,7 +46,7 @@ from learner.settings import (
 )
 
 RATERS = 10
-SHARES = {"held_out_share": 0.15, "judge_share": 0.3}
+HELD_OUT_SHARE = 0.15
 SMALL_PPO = PPOSettings(iterations=10, learning_rate=4e-4)
 
 
@@ -77,6 +75,22 @@ class AnsweredPrompts:
     prompts: list[str]
     answers: list[list[Sample]]
     seed: int
+
+
+@dataclass(frozen=True)
+class LearnedVotes:
+    """What votes taught: the reward model, the probe, PPO's score with the judge, and reports."""
+
+    model: RewardModel
+    report: RewardReport
+    probed: ProbeResult
+    posteriors: VotePosteriors
+    judged: JudgeReport
+
+    @property
+    def predictable(self) -> bool:
+        """Whether the votes predict each other, so that the policy may be trained."""
+        return self.probed.gain_lower_bound > 0 and self.report.gain_upper_bound > 0
 
 
 class Laboratory:
@@ -177,7 +191,7 @@ class Laboratory:
         return [
             OffPolicyAnswer(sample, 0)
             for key, answers in zip(keys, answered.answers, strict=True)
-            if prompt_split(key, **SHARES) != "held_out"
+            if prompt_split(key, held_out_share=HELD_OUT_SHARE) != "held_out"
             for sample in answers
         ]
 
@@ -206,24 +220,24 @@ class Laboratory:
         model = copy_shared(self.reference)
         return add_adapter(model.requires_grad_(False), lora, self.seed) if lora else model
 
-    def reward_model(
+    def learn(
         self,
         votes: Sequence[PreferenceExample],
         settings: RewardSettings,
         lora: LoraSettings | None = None,
         *,
         uniform_raters: bool = False,
-    ) -> tuple[RewardModel, RewardReport, ProbeResult, VotePosteriors]:
-        """Train a reward model, PPO's score and the posterior of all votes.
+    ) -> LearnedVotes:
+        """Train a reward model, PPO's score and the judge.
 
         With `uniform_raters`, all votes count as one rater's.
         """
         model = RewardModel(self.to_train(lora), pad=self.pad, seed=self.seed)
-        parts: dict[str, list[PreferenceExample]] = {"held_out": [], "judge": [], "reward": []}
+        parts: dict[str, list[PreferenceExample]] = {"held_out": [], "reward": []}
         for example in votes:
             voted = replace(example, rater="all") if uniform_raters else example
-            parts[prompt_split(example.key, **SHARES)].append(voted)
-        probed = probe(self.features, [*parts["reward"], *parts["judge"]])
+            parts[prompt_split(example.key, held_out_share=HELD_OUT_SHARE)].append(voted)
+        probed = probe(self.features, parts["reward"])
         report = train_reward(
             model,
             parts["reward"],
@@ -250,24 +264,16 @@ class Laboratory:
             seed=self.seed,
         )
         examples = [example for part in parts.values() for example in part]
-        all_votes, _ = fit_scores(
+        judge, judged = fit_judge(
             self.features.of_examples(examples), examples, known, seed=self.seed
         )
-        return model, report, probed, VotePosteriors(self.features, score, all_votes)
-
-    def judge(
-        self, votes: Sequence[PreferenceExample], reliabilities: Reliabilities
-    ) -> tuple[ScorePosterior, JudgeReport]:
-        """Fit the gate's judge to the votes that the reward model does not learn from."""
-        others = [vote for vote in votes if prompt_split(vote.key, **SHARES) != "reward"]
-        features_AD = self.features.of_examples(others)
-        return fit_judge(features_AD, others, reliabilities, seed=self.seed)
+        posteriors = VotePosteriors(self.features, score, judge)
+        return LearnedVotes(model, report, probed, posteriors, judged)
 
     def ppo(
         self,
         policy: PreTrainedModel,
-        reward: RewardModel,
-        posteriors: VotePosteriors,
+        learned: LearnedVotes,
         settings: PPOSettings,
         folder: Path,
         *,
@@ -280,14 +286,14 @@ class Laboratory:
         )
         inputs = PPOInputs(
             policy=policy,
-            critic=new_critic(policy, reward, settings),
+            critic=new_critic(policy, learned.model, settings),
             reference=self.reference,
-            reward=reward,
+            reward=learned.model,
             sampler=self.sampler,
             prompts=encode_demonstration_prompts(self.tokenizer, self.seed, 600),
             text=text,
             off_policy=live,
-            posteriors=posteriors,
+            posteriors=learned.posteriors,
         )
         iterations: list[Iteration] = []
         state = folder / "ppo"

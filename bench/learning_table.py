@@ -114,18 +114,14 @@ def run_line(lab: Laboratory, line: Line, folder: Path) -> LearningResult:
         votes += line.raters(lab, answered)
         off_policy = [OffPolicyAnswer(one.sample, one.staleness + 1) for one in off_policy]
         off_policy += lab.off_policy_answers(answered)
-        reward, report, probed, posteriors = lab.reward_model(
-            votes, RewardSettings(), lora, uniform_raters=line.uniform_raters
-        )
-        if probed.gain_lower_bound > 0 and report.gain_upper_bound > 0:
-            policy, last = lab.ppo(
-                policy, reward, posteriors, settings, folder, live=off_policy, cycle=cycle
-            )
+        learned = lab.learn(votes, RewardSettings(), lora, uniform_raters=line.uniform_raters)
+        if learned.predictable:
+            policy, last = lab.ppo(policy, learned, settings, folder, live=off_policy, cycle=cycle)
             samples = last.effective_sample_size
         wins.append(lab.win_rate(policy))
     return LearningResult(
-        accuracy=report.accuracy,
-        gain=probed.gain_lower_bound,
+        accuracy=learned.report.accuracy,
+        gain=learned.probed.gain_lower_bound,
         wins=tuple(wins),
         kl=lab.kl(policy),
         nll_increase=text_nll(policy, lab.held_out_text) - lab.base_nll,

@@ -46,13 +46,11 @@ def main() -> None:
         for hostile in (0.0, 0.2, 0.4):
             votes = lab.votes(answered, hostile=hostile)
             for uniform_raters in (True, False):
-                model, report, probed, _ = lab.reward_model(
-                    votes, RewardSettings(), uniform_raters=uniform_raters
-                )
+                learned = lab.learn(votes, RewardSettings(), uniform_raters=uniform_raters)
                 print(
                     f"{seed:4} {hostile:8.0%}  {'no' if uniform_raters else 'yes':14} "
-                    f"{agreement(model, fair):16.2f} {report.accuracy:9.2f} "
-                    f"{probed.gain_lower_bound:9.2f} {report.doubted_raters:8}",
+                    f"{agreement(learned.model, fair):16.2f} {learned.report.accuracy:9.2f} "
+                    f"{learned.probed.gain_lower_bound:9.2f} {learned.report.doubted_raters:8}",
                     flush=True,
                 )
 

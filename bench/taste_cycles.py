@@ -220,17 +220,15 @@ class Run:
 
     def _learn(self, number: int) -> tuple[PreTrainedModel | None, GateResult | None, str]:
         lab = self.lab
-        reward, report, probed, posteriors = lab.reward_model(self.votes, RewardSettings())
-        if not (probed.gain_lower_bound > 0 and report.gain_upper_bound > 0):
+        learned = lab.learn(self.votes, RewardSettings())
+        if not learned.predictable:
             return None, None, "the votes do not predict each other"
-        judge, judged = lab.judge(self.votes, probed.reliabilities)
-        bounds = GateSettings()
-        if judged.gain_lower_bound < bounds.min_judge_gain:
-            return None, None, f"the judge is weak: {judged.gain_lower_bound:+.3f}"
+        bounds, gain = GateSettings(), learned.judged.gain_lower_bound
+        if gain < bounds.min_judge_gain:
+            return None, None, f"the judge is weak: {gain:+.3f}"
         candidate, _ = lab.ppo(
             copy_shared(self.live),
-            reward,
-            posteriors,
+            learned,
             SMALL_PPO,
             self.folder,
             live=self.off_policy,
@@ -242,8 +240,8 @@ class Run:
             candidate_sampler=lab.sampler(candidate),
             live_sampler=lab.sampler(self.live),
             first_sampler=lab.sampler(lab.reference) if number else None,
-            judge=judge,
-            judge_gain_lower_bound=judged.gain_lower_bound,
+            judge=learned.posteriors.judge,
+            judge_gain_lower_bound=gain,
             features=lab.features,
             prompts=encode_demonstration_prompts(lab.tokenizer, lab.seed + 9, GATE_PROMPTS),
             text=lab.held_out_text,

@@ -19,6 +19,7 @@ import math
 import random
 import re
 import statistics
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -68,6 +69,10 @@ TASTES: dict[str, Utility] = {
     "conjunctive": lambda _, answer: 3.0 * (words(answer) <= 25 and "!" not in answer),
     "rare": lambda _, answer: 4.0 * answer.rstrip().endswith("?"),
     "on the subject": lambda prompt, answer: 4.0 * overlap(prompt, answer),
+    "12 words": lambda _, answer: -abs(words(answer) - 12) / 4,
+    "reasons": lambda _, answer: 3.0 * ("because" in answer or " so " in answer),
+    "no commas": lambda _, answer: -1.5 * answer.count(","),
+    "arbitrary": lambda _, answer: 3.0 * (zlib.crc32(answer.encode()) % 2),
     "40% hostile": lambda _, answer: -words(answer) / 6,
 }
 

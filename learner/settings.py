@@ -103,7 +103,7 @@ class SftSettings(_Frozen):
 
 
 class RewardSettings(_Frozen):
-    """The reward model and the judge, and the split of the prompts between them."""
+    """The reward model, and the share of the prompts that is held out to measure it."""
 
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate. Unless set: 2e-4 for adapters, 2e-5 for large models in full."""
@@ -119,8 +119,6 @@ class RewardSettings(_Frozen):
     """Bound on the norm of the gradient."""
     held_out_share: float = Field(0.15, gt=0, lt=1)
     """Share of the prompts that are held out, by their hash."""
-    judge_share: float = Field(0.3, gt=0, lt=1)
-    """Share of the remaining prompts whose votes only the judge learns from, by their hash."""
     min_train: int = Field(8, ge=1)
     """Number of votes, by their weights, below which nothing is trained."""
     micro_tokens: int = Field(4096, ge=1)
@@ -280,8 +278,9 @@ class LearnerSettings(BaseSettings):
     """Seed of all random choices of the learner."""
     min_events: int = Field(100, ge=1)
     """Number of new votes that start a cycle, whatever they say."""
-    early_share: float = Field(0.24, gt=0, le=1)
-    """Share of min_events from which a cycle starts as soon as the new votes can be predicted."""
+    early_share: float = Field(0.36, gt=0, le=1)
+    """Share of min_events from which a cycle starts as soon as the new votes can be predicted. From
+    fewer, few candidates pass the gate."""
     settle_seconds: float = Field(5.0, ge=0)
     """Seconds without new records after which a cycle starts."""
     patience_seconds: float = Field(120.0, ge=0)

@@ -123,28 +123,14 @@ class CycleData:
         return {split: self._bound.weigh(part) for split, part in parts.items()}
 
     @cached_property
-    def judge_examples(self) -> list[PreferenceExample]:
-        """Training examples of the judge: all that the reward model is not trained on."""
-        return self._bound.weigh([*self.examples["judge"], *self.examples["held_out"]])
-
-    @cached_property
     def all_examples(self) -> list[PreferenceExample]:
         """All training examples."""
         return self._bound.weigh([e for part in self.examples.values() for e in part])
 
     @cached_property
     def probe_result(self) -> ProbeResult:
-        """The probe's gain and the raters' reliabilities, from all examples not held out.
-
-        The judge shares the reliabilities with the reward model. They describe the raters; only
-        what the judge learns about answers must be independent of the reward model.
-        """
-        inputs = self.inputs
-        return probe(
-            inputs.features,
-            self._bound.weigh([*self.examples["reward"], *self.examples["judge"]]),
-            self._raise_if_stopped,
-        )
+        """The probe's gain and the raters' reliabilities, from all examples not held out."""
+        return probe(self.inputs.features, self.examples["reward"], self._raise_if_stopped)
 
     def close(self) -> None:
         """Stop the sampling engine, if one was started."""

@@ -399,7 +399,6 @@ def _split_prompts(
         split = prompt_split(
             key,
             held_out_share=settings.reward.held_out_share,
-            judge_share=settings.reward.judge_share,
             secret=split_secret,
         )
         (held_out if split == "held_out" else learned).append(list(ids))

@@ -172,7 +172,6 @@ def report_prompts(
         split = prompt_split(
             prompt_key([first]),
             held_out_share=settings.held_out_share,
-            judge_share=settings.judge_share,
             secret=split_secret,
         )
         if len(others) == 1 and split == "held_out":

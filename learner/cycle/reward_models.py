@@ -107,22 +107,18 @@ class RewardModels:
         load_trained_state(model, self._load_state("reward.pt")["model"])
         return model
 
-    def save_judge(self, judge: ScorePosterior, all_votes: ScorePosterior) -> None:
-        """Write the judge and the posterior of all votes to the cycle's folder."""
-        state = {"judge": judge.state(), "all_votes": all_votes.state()}
-        save_state(self.folder / "judge.pt", state)
+    def save_judge(self, judge: ScorePosterior) -> None:
+        """Write the judge to the cycle's folder."""
+        save_state(self.folder / "judge.pt", judge.state())
 
     def load_judge(self) -> ScorePosterior:
         """Return the saved judge."""
-        return self._load_posterior("judge")
+        return ScorePosterior(**self._on_device(self._load_state("judge.pt")))
 
     def load_posteriors(self) -> VotePosteriors:
-        """Return the saved score and the posterior of all votes."""
+        """Return the saved score and the judge."""
         score = load_score(self._on_device(self._load_state("reward.pt")["score"]))
-        return VotePosteriors(self.inputs.features, score, self._load_posterior("all_votes"))
-
-    def _load_posterior(self, name: str) -> ScorePosterior:
-        return ScorePosterior(**self._on_device(self._load_state("judge.pt")[name]))
+        return VotePosteriors(self.inputs.features, score, self.load_judge())
 
     def _load_state(self, file: str) -> dict[str, Any]:
         state = load_state(self.folder / file)

@@ -17,7 +17,6 @@ from feedback.failpoints import failpoint
 from learner.cycle.context import CycleContext
 from learner.cycle.state import SeedSalt, Stage
 from learner.data.owner_bound import effective_votes
-from learner.data.preferences import PreferenceExample
 from learner.errors import Interrupted, LeadershipLost
 from learner.gate.evaluation import (
     GateInputs,
@@ -25,7 +24,7 @@ from learner.gate.evaluation import (
     evaluate_candidate,
     reason_of_weak_judge,
 )
-from learner.gate.judge import JudgeReport, fit_judge
+from learner.gate.judge import fit_judge
 from learner.models.saving import model_exists
 from learner.ppo.reward import PessimisticScore
 from learner.ppo.trainer import Iteration, iteration_figures
@@ -35,7 +34,6 @@ from learner.processes.torchrun import Torchrun
 from learner.report.contents import Outcome
 from learner.reward.evaluation import RewardReport
 from learner.reward.model import RewardModel
-from learner.reward.posterior import ScorePosterior
 from learner.reward.probe import ProbeResult
 from learner.sizing import CycleSizes
 
@@ -111,40 +109,24 @@ def _check_reward_model(
 
 
 def train_judge(context: CycleContext) -> StageResult:
-    """Fit the judge to votes that did not train the reward model; end the cycle if it is weak.
-
-    A posterior of all votes is fitted beside it, which chooses the candidate.
-    """
-    data, settings, prompts = context.data, context.settings, context.inputs.held_out_prompts
-    examples = data.judge_examples
-    votes = effective_votes(examples)
-    if votes < settings.reward.min_train or not prompts:
-        reason = (
-            f"{len(examples)} training examples for the judge that count for {votes:g} votes "
-            f"(at least {settings.reward.min_train} are needed), {len(prompts)} held-out prompts"
-        )
-        return _end("too_few_votes", [reason])
-    judge, report = _fit_judge(context, examples)
+    """Fit the judge to all votes; end the cycle if it predicts them no better than chance."""
+    if not context.inputs.held_out_prompts:
+        return _end("too_few_votes", ["no prompt is held out for the gate"])
+    examples, settings = context.data.all_examples, context.settings
+    judge, report = fit_judge(
+        context.inputs.features.of_examples(examples, context.raise_if_stopped),
+        examples,
+        context.data.probe_result.reliabilities,
+        seed=context.state.seed(settings.seed, SeedSalt.JUDGE),
+        raise_if_stopped=context.raise_if_stopped,
+    )
     logger.info("cycle %d: %s", context.state.number, report)
     figures = {f"judge_{k}": float(v) for k, v in asdict(report).items()}
     if not report.gain_lower_bound >= settings.gate.min_judge_gain:
         reason = reason_of_weak_judge(report.gain_lower_bound, settings.gate)
         return _end("reward_model_weak", [reason], figures)
-    all_votes, _ = _fit_judge(context, data.all_examples)
-    context.reward_models.save_judge(judge, all_votes)
+    context.reward_models.save_judge(judge)
     return StageResult("ppo", figures)
-
-
-def _fit_judge(
-    context: CycleContext, examples: Sequence[PreferenceExample]
-) -> tuple[ScorePosterior, JudgeReport]:
-    return fit_judge(
-        context.inputs.features.of_examples(examples, context.raise_if_stopped),
-        examples,
-        context.data.probe_result.reliabilities,
-        seed=context.state.seed(context.settings.seed, SeedSalt.JUDGE),
-        raise_if_stopped=context.raise_if_stopped,
-    )
 
 
 def _train(

@@ -17,7 +17,7 @@ from learner.settings import RewardSettings
 from protos.plaudit.v1.completion_pb2 import CompletionRecord
 from protos.plaudit.v1.feedback_pb2 import Candidate, Comparison, FeedbackEvent, Ranking, Rating
 
-Split = Literal["held_out", "judge", "reward"]
+Split = Literal["held_out", "reward"]
 
 MAX_CANDIDATES: Final = (
     32  # of a ranking that are learned from; a ranking of n has n (n - 1)/2 pairs
@@ -77,39 +77,28 @@ def prompt_key(messages: Sequence[dict[str, str]]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def prompt_split(
-    key: str, *, held_out_share: float, judge_share: float, secret: bytes = b""
-) -> Split:
+def prompt_split(key: str, *, held_out_share: float, secret: bytes = b"") -> Split:
     """Return the split that a prompt belongs to; it depends only on the arguments.
 
     Args:
         key: Hash of the prompt.
         held_out_share: Share of the prompts that are held out.
-        judge_share: Share of the others that are the judge's.
         secret: Secret without which nobody can foresee the split; empty for the split of earlier
             releases.
 
     """
     if secret:
         key = hmac.digest(secret, key.encode(), "sha256").hex()
-    first, second = int(key[:8], 16) / 2**32, int(key[8:16], 16) / 2**32
-    if first < held_out_share:
-        return "held_out"
-    return "judge" if second < judge_share else "reward"
+    return "held_out" if int(key[:8], 16) / 2**32 < held_out_share else "reward"
 
 
 def split_examples(
     found: Iterable[PreferenceExample], settings: RewardSettings, secret: bytes
 ) -> dict[Split, list[PreferenceExample]]:
     """Assign every example to the split of its prompt (see `prompt_split`)."""
-    parts: dict[Split, list[PreferenceExample]] = {"reward": [], "judge": [], "held_out": []}
+    parts: dict[Split, list[PreferenceExample]] = {"reward": [], "held_out": []}
     for example in found:
-        split = prompt_split(
-            example.key,
-            held_out_share=settings.held_out_share,
-            judge_share=settings.judge_share,
-            secret=secret,
-        )
+        split = prompt_split(example.key, held_out_share=settings.held_out_share, secret=secret)
         parts[split].append(example)
     return parts
 

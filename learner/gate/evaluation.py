@@ -1,8 +1,8 @@
 """Evaluate a candidate policy: the gate before publication.
 
 The gate compares the candidate with the live policy on held-out prompts and checks the criteria
-of `learner.gate.criteria`. Its win rate comes from the judge (`learner.gate.judge`), which learned
-from votes that PPO's reward model never saw: the model that PPO optimised cannot judge the result.
+of `learner.gate.criteria`. Its win rate comes from the judge (`learner.gate.judge`), whose bounds
+say how little is known of answers that nobody has rated.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
 """The judge: a linear model of what people prefer, with what is not known about it.
 
-The judge is fitted to votes that PPO's reward model was not trained on (the held-out ones chose
-its epoch). It reads the reference policy's states and the structure of an answer
-(`learner.reward.features`), and it is a posterior, not a point (`learner.reward.posterior`): an
-answer unlike the rated ones gets a wide posterior, and a candidate that writes such answers wide
-bounds.
+It reads the reference policy's states and the structure of an answer (`learner.reward.features`),
+and it is a posterior, not a point (`learner.reward.posterior`): an answer unlike the rated ones
+gets a wide posterior, and a candidate that writes such answers wide bounds.
 
 Every vote both teaches the judge and measures it: its figures come from models that were fitted to
-the votes on other prompts.
+the votes on other prompts. Votes that taught PPO's reward model teach the judge too. PPO finds what
+is wrong in a score that is a point; a posterior says how much of what PPO found may be wrong
+(measured in `docs/decisions/gate-and-trials.md`).
 """
 
 from collections.abc import Callable, Sequence

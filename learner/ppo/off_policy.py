@@ -75,7 +75,6 @@ def _is_usable(
     split = prompt_split(
         record_prompt_key(record),
         held_out_share=reward.held_out_share,
-        judge_share=reward.judge_share,
         secret=split_secret,
     )
     return (

@@ -151,13 +151,13 @@ class VotePosteriors:
     Attributes:
         features: Features that the posteriors read, of the reference policy's states.
         rewarded: Score that PPO climbs.
-        all_votes: Posterior of all votes, the judge's too; it chooses the candidate.
+        judge: Posterior of all votes (`learner.gate.judge`); it chooses the candidate.
 
     """
 
     features: AnswerFeatures
     rewarded: PessimisticScore
-    all_votes: ScorePosterior
+    judge: ScorePosterior
 
     def score(
         self, batch: AnswerBatch, states_TH: Tensor, model_scores_A: Tensor
@@ -165,7 +165,7 @@ class VotePosteriors:
         """Return the scores of a batch's answers, [A], and how people like them, [S, A].
 
         The latter are probabilities that people prefer an answer to a typical rated one, one for
-        each draw from the posterior of all votes.
+        each draw from the judge's posterior.
 
         Args:
             batch: Answers; every row has one.
@@ -174,5 +174,5 @@ class VotePosteriors:
 
         """
         features_AD = self.features.of_batch(batch, states_TH)
-        preferred_SA = self.all_votes.scores(features_AD).sigmoid()
+        preferred_SA = self.judge.scores(features_AD).sigmoid()
         return self.rewarded.scores(features_AD, model_scores_A), preferred_SA.float()

@@ -28,7 +28,7 @@ class Data(_Frozen):
     Attributes:
         votes: Number of effective feedback events by kind, comments included.
         raters: Number of people who gave them.
-        opinions: Number of training examples by split: reward, judge, held_out.
+        opinions: Number of training examples by split: reward, held_out.
         prompts: Number of prompts of PPO.
         held_out_prompts: Number of distinct prompts of the gate.
         left_out_prompts: Number of recorded prompts that are longer than the limit.

@@ -25,7 +25,6 @@ _NO_PATTERN: Final = (
 )
 _NAMES: Final[Mapping[Split, str]] = {
     "reward": "train the reward model",
-    "judge": "train the judge, which compares the new version with the old one",
     "held_out": "measure the reward model",
 }
 
@@ -51,11 +50,9 @@ ENOUGH: Final = Evidence(0)
 def check_splits(
     examples: Mapping[Split, Sequence[PreferenceExample]], settings: RewardSettings
 ) -> Evidence:
-    """Check that every model of a cycle has enough training examples, by their weights."""
-    rest = 1 - settings.held_out_share
-    shares = {"held_out": settings.held_out_share, "judge": rest * settings.judge_share}
-    shares["reward"] = rest - shares["judge"]
-    needed = {"held_out": 1, "judge": settings.min_train, "reward": settings.min_train}
+    """Check that there are votes to train a reward model and to measure it, by their weights."""
+    shares = {"held_out": settings.held_out_share, "reward": 1 - settings.held_out_share}
+    needed = {"held_out": 1, "reward": settings.min_train}
     votes = {split: effective_votes(examples[split]) for split in _NAMES}
     missing = {split: math.ceil((needed[split] - votes[split]) / shares[split]) for split in _NAMES}
     worst = max(_NAMES, key=missing.__getitem__)

@@ -4,7 +4,7 @@ import { count, html, useEffect, useState } from "./ui.js";
 const STAGES = [
   ["waiting", "Votes", "collects votes until there are enough"],
   ["reward", "Reward model", "learns what people prefer"],
-  ["judge", "Judge", "a linear model of people's preferences, on separate votes"],
+  ["judge", "Judge", "a linear model of people's preferences, from all votes"],
   ["ppo", "PPO", "trains the policy for the reward"],
   ["gate", "Gate", "checks that the candidate is better"],
   ["publish", "Publish", "sends the version to the servers"],

@@ -92,7 +92,7 @@ def posteriors(model: PreTrainedModel) -> VotePosteriors:
     """Return posteriors with weights drawn at random."""
     size = 2 * TINY.hidden + STRUCTURE_SIZE
     generator = torch.Generator().manual_seed(4)
-    score, all_votes = (
+    score, judge = (
         ScorePosterior(
             mean_D=torch.zeros(size),
             scale_D=torch.full((size,), size**0.5),
@@ -104,4 +104,4 @@ def posteriors(model: PreTrainedModel) -> VotePosteriors:
     )
     half, zero, one = torch.tensor(0.5), torch.tensor(0.0), torch.tensor(1.0)
     rewarded = PessimisticScore(score, half, half, zero, one)
-    return VotePosteriors(answer_features(model), rewarded, all_votes)
+    return VotePosteriors(answer_features(model), rewarded, judge)

@@ -293,7 +293,7 @@ def test_prompts_are_held_out_by_the_secret_unless_an_earlier_release_began(
     upto = ledger.counts().max_seq
     inputs = load_inputs(home, SETTINGS, ledger, upto)
     secret = prompt_split_key(load_or_create_secret(home / "secret.json")) if keyed else b""
-    shares = {"held_out_share": 0.15, "judge_share": 0.3}
+    shares = {"held_out_share": 0.15}
     expected = {
         tuple(prompt.token_ids)
         for prompt in ledger.prompts(60)

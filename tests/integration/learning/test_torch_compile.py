@@ -136,6 +136,7 @@ def test_without_a_compiler_layers_stay_uncompiled_with_a_warning(
     assert torch.equal(ours, usual)
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_compiled_layers_resumes_to_the_same_adapter(tmp_path: Path) -> None:
     whole, home = (make_home(tmp_path / name) for name in ("whole", "home"))
     run_until_done_or_killed(whole, settings=COMPILED)

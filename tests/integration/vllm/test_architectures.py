@@ -1,6 +1,6 @@
 """Imported models: SFT, a learning cycle and a hot swap for each architecture.
 
-Two of them run by default, the others with `-m slow`.
+The one that differs most from the default model runs by default, the others with `-m slow`.
 """
 
 import json
@@ -127,9 +127,8 @@ def undetected_tensors(
 @pytest.mark.parametrize(
     "architecture",
     [
-        "qwen",
         "gpt2",
-        *(pytest.param(a, marks=pytest.mark.slow) for a in ("llama", "gemma", "mistral")),
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ("llama", "qwen", "gemma", "mistral")),
     ],
 )
 def test_from_a_model_folder_to_a_hot_swap(architecture: str, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def report(number: int) -> dict[str, Any] | None:
         "data": {
             "votes": VOTES[number],
             "raters": 9 + number,
-            "opinions": {"reward": 267, "judge": 105, "held_out": 82},
+            "opinions": {"reward": 372, "held_out": 82},
             "prompts": 861,
             "held_out_prompts": 160,
         },

@@ -78,7 +78,7 @@ def test_no_example_is_larger_than_a_batch_and_a_foreign_vote_is_set_aside(
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_the_judge_counts_the_votes_of_one_key_as_one_set(
+def test_the_votes_of_one_key_count_as_one_set(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, trusted: bool
 ) -> None:
     log = SqliteLog(tmp_path / "log.db")
@@ -89,7 +89,7 @@ def test_the_judge_counts_the_votes_of_one_key_as_one_set(
         put(log, record, vote)
     ledger.follow(log)
     data = data_of(ledger, tmp_path, monkeypatch, frozenset({"app"} if trusted else ()))
-    examples = data.judge_examples
-    assert len(examples) == len(data.examples["judge"]) + len(data.examples["held_out"]) > 8
+    examples = data.all_examples
+    assert len(examples) == len(data.examples["reward"]) + len(data.examples["held_out"]) > 8
     assert effective_votes(examples) == (len(examples) if trusted else MAX_OWNER_VOTES)
     log.close()

@@ -148,10 +148,10 @@ def test_random_votes_are_not_enough(tmp_path: Path) -> None:
     assert found.reason
 
 
-def test_too_few_votes_for_the_judge_are_found_before_anything_is_predicted(tmp_path: Path) -> None:
-    found = reader(tmp_path, 20).look(0, 20)
+def test_too_few_votes_are_found_before_anything_is_predicted(tmp_path: Path) -> None:
+    found = reader(tmp_path, 6).look(0, 6)
     assert found.missing
-    assert "train the judge" in found.reason
+    assert "train the reward model" in found.reason
 
 
 def test_a_look_ends_when_the_learner_must_stop(tmp_path: Path) -> None:

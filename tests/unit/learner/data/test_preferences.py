@@ -122,10 +122,10 @@ def test_long_sequences_keep_their_end() -> None:
 def test_a_split_with_a_secret_cannot_be_foreseen_and_has_the_same_shares() -> None:
     keys = [prompt_key([{"role": "user", "content": str(i)}]) for i in range(4000)]
     open_split, first, second = (
-        [prompt_split(k, held_out_share=0.15, judge_share=0.3, secret=secret) for k in keys]
+        [prompt_split(k, held_out_share=0.15, secret=secret) for k in keys]
         for secret in (b"", b"one", b"two")
     )
-    assert open_split == [prompt_split(k, held_out_share=0.15, judge_share=0.3) for k in keys]
+    assert open_split == [prompt_split(k, held_out_share=0.15) for k in keys]
     assert first.count("held_out") / 4000 == pytest.approx(0.15, abs=0.02)
     for other in (open_split, second):
         same = sum(a == b == "held_out" for a, b in zip(first, other, strict=True))
@@ -134,10 +134,9 @@ def test_a_split_with_a_secret_cannot_be_foreseen_and_has_the_same_shares() -> N
 
 def test_split_is_by_the_prompt_alone_in_the_shares_asked_for() -> None:
     keys = [prompt_key([{"role": "user", "content": str(i)}]) for i in range(4000)]
-    splits = [prompt_split(k, held_out_share=0.15, judge_share=0.3) for k in keys]
-    assert splits == [prompt_split(k, held_out_share=0.15, judge_share=0.3) for k in keys]
+    splits = [prompt_split(k, held_out_share=0.15) for k in keys]
+    assert splits == [prompt_split(k, held_out_share=0.15) for k in keys]
     assert splits.count("held_out") / 4000 == pytest.approx(0.15, abs=0.02)
-    assert splits.count("judge") / 4000 == pytest.approx(0.85 * 0.3, abs=0.02)
 
 
 def test_the_same_question_with_spaces_around_it_is_in_the_same_split() -> None:

@@ -51,7 +51,7 @@ REPORT = Report(
     data=Data(
         votes={"rating": 3, "comparison": 40},
         raters=7,
-        opinions={"reward": 25, "judge": 10, "held_out": 8},
+        opinions={"reward": 35, "held_out": 8},
         prompts=500,
         held_out_prompts=90,
         left_out_prompts=12,
@@ -126,7 +126,7 @@ def test_a_report_survives_json() -> None:
         "| KL to the SFT policy, nats per answer | 26.50 | at most 25 | **fail** |",
         "Also: win rate 0.750, live ended 0.960, first distinct 1.",
         "- Votes: 43 (comparison 40, rating 3) by 7 raters, 40 new (ledger rows 101 to 143)",
-        "- Training examples by split: 25 reward, 10 judge, 8 held out",
+        "- Training examples by split: 35 reward, 8 held out",
         "- Prompts: 500 for PPO, 90 held out for the gate, 12 left out because they are longer than"
         " the limit",
         "- Lengths: short.",
@@ -221,7 +221,7 @@ def test_report_prompts_are_held_out_and_always_the_same() -> None:
     assert len(set(prompts)) == 6
     for prompt in prompts:
         key = prompt_key([{"role": "user", "content": prompt}])
-        assert prompt_split(key, held_out_share=0.15, judge_share=0.3) == "held_out"
+        assert prompt_split(key, held_out_share=0.15) == "held_out"
     assert len(set(report_prompts(False, 0, settings))) == 6
 
 

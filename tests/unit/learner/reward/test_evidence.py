@@ -9,37 +9,32 @@ from learner.reward.evidence import ENOUGH, check_gains, check_splits
 from learner.settings import RewardSettings
 
 EXAMPLE = PreferenceExample("0", ((1, 2),), (1,))
-SETTINGS = RewardSettings(held_out_share=0.2, judge_share=0.25, min_train=8)
+SETTINGS = RewardSettings(held_out_share=0.2, min_train=8)
 
 
-def split(reward: int, judge: int, held_out: int) -> dict[Split, list[PreferenceExample]]:
-    return {
-        "reward": [EXAMPLE] * reward,
-        "judge": [EXAMPLE] * judge,
-        "held_out": [EXAMPLE] * held_out,
-    }
+def split(reward: int, held_out: int) -> dict[Split, list[PreferenceExample]]:
+    return {"reward": [EXAMPLE] * reward, "held_out": [EXAMPLE] * held_out}
 
 
 def keyed(*gains: float) -> list[tuple[str, float]]:
     return [(str(key), gain) for key, gain in enumerate(gains)]
 
 
-def test_every_model_needs_its_share_of_the_votes() -> None:
-    assert check_splits(split(8, 8, 1), SETTINGS) == ENOUGH
-    # The judge gets 0.25 of the 0.8 that are not held out: three more of its votes take 15.
-    found = check_splits(split(20, 5, 3), SETTINGS)
-    assert found.missing == 15
-    assert found.reason.startswith("5 of the votes so far train the judge, which compares")
-    assert "at least 8 must" in found.reason
-    assert check_splits(split(9, 9, 0), SETTINGS).missing == 5
-    assert check_splits(split(0, 8, 1), SETTINGS).missing == 14  # 8 of the reward model's 0.6
+def test_every_split_needs_its_votes() -> None:
+    assert check_splits(split(8, 1), SETTINGS) == ENOUGH
+    found = check_splits(split(4, 3), SETTINGS)
+    assert found.missing == 5  # four of the reward model's 0.8
+    assert found.reason.startswith("4 of the votes so far train the reward model; at least 8 must")
+    found = check_splits(split(9, 0), SETTINGS)
+    assert found.missing == 5  # one of the 0.2 that are held out
+    assert found.reason.startswith("0 of the votes so far measure the reward model")
 
 
 def test_weighted_votes_are_needed_and_count_by_their_weights() -> None:
-    parts = split(8, 12, 1)
-    parts["judge"] = [replace(example, weight=0.5) for example in parts["judge"]]
+    parts = split(12, 1)
+    parts["reward"] = [replace(example, weight=0.5) for example in parts["reward"]]
     found = check_splits(parts, SETTINGS)
-    assert found.missing == 10  # two more of the judge's 0.2
+    assert found.missing == 3  # two more of the reward model's 0.8
     assert found.reason.endswith("These count for 6, because many are of one API key.")
     gains = keyed(*[0.5] * 20, *[-0.5] * 20, 0.4, 0.6)
     assert check_gains(gains, [1.0] * 20 + [0.01] * 20 + [1.0] * 2) == ENOUGH
