@@ -41,6 +41,10 @@ _EXPECTED: Final = {
     "list_type": "a list",
     "bool_type": "true or false",
     "model_type": "an object",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
 }
 _JSON_KINDS: Final = {
     type(None): "null",

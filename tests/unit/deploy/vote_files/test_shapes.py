@@ -241,6 +241,34 @@ def test_broken_rows_are_refused_by_line_or_left_out_on_request(home: Path, mode
     assert [rows.first for rows in report.left_out.values()] == [[2], [3]]
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"prompt": {"text": "a", "replies": ["x"]}},
+            r"line 1: replies\[0\]: must be an object, but is text",
+        ),
+        (
+            {"prompt": {"text": "a", "replies": True}},
+            "line 1: replies: must be a list, but is a boolean",
+        ),
+        (
+            {"instruction": "q", "completions": [{"response": "a", "overall_score": [1]}]},
+            r"completions\[0\].overall_score: must be a number, but is a list",
+        ),
+        (
+            {"instruction": "q", "completions": [{"response": "a", "overall_score": "N/A"}]},
+            r"completions\[0\].overall_score: must be a number, but is text",
+        ),
+    ],
+)
+def test_values_of_other_types_are_refused_with_their_place(
+    home: Path, model: Path, row: object, reason: str
+) -> None:
+    with pytest.raises(DeployError, match=reason):
+        import_rows(home, model, row)
+
+
 def test_an_export_imported_and_exported_again_is_the_same(tmp_path: Path, model: Path) -> None:
     """Also where people voted alike, ranked, or voted on a chat with tools."""
     homes = [tmp_path / str(number) for number in range(3)]
