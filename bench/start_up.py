@@ -149,7 +149,10 @@ def main() -> None:
                 for state in ("cold", "warm"):
                     found = run(Path(cache))
                     times.setdefault((name, state), []).append(found.seconds)
-                    print(f"round {round_number + 1}, {name}, {state}: {found.seconds:.1f} s")
+                    print(
+                        f"round {round_number + 1}, {name}, {state}: {found.seconds:.1f} s",
+                        flush=True,
+                    )
                     if round_number == 0:
                         for seconds, line in found.lines:
                             print(f"    {seconds:6.1f}  {line[:100]}")
