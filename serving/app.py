@@ -29,7 +29,6 @@ from serving.engine.vllm_patches import (
     allow_greedy_choices,
     build_server_app,
     check_constraints_once,
-    import_once,
     parse_arguments,
     parse_given,
     patch_conversations,
@@ -245,8 +244,6 @@ async def serve(settings: ServingSettings) -> None:
     rank = max(rank, settings.lora_rank)
     model = services.registry.path(base)
     args = _parse_all_arguments(settings, model, rank)
-    if not runs_on_gpu():
-        import_once()
     async with run_engine(args) as inner:
         await inner.update_weight_version(str(base))
         policies = PolicyTable(base, settings.duel_share)

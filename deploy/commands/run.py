@@ -93,7 +93,7 @@ def serve(
     registry: RegistryUrl = None,
 ) -> None:
     """Serve the live policy: the OpenAI-compatible endpoint and the feedback API."""
-    from serving.engine.arguments import prepare_environment
+    from serving.engine.arguments import disable_compilation, prepare_environment
 
     prepare_environment()
     import uvloop
@@ -102,6 +102,7 @@ def serve(
     from deploy.sizing.processor import parse_dtype
     from deploy.sizing.tuning import LORA_RANK
     from serving.app import serve as run_serve
+    from serving.engine.vllm_patches import fork_engine
     from serving.settings import ServingSettings
 
     _log_to_stderr()
@@ -110,6 +111,9 @@ def serve(
     settings = ServingSettings(
         home=home, host=host, port=port, replica=replica, dtype=parse_dtype(dtype)
     )
+    if settings.enforce_eager:
+        disable_compilation()
+    fork_engine()
     uvloop.run(run_serve(settings))
 
 

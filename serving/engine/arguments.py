@@ -32,6 +32,14 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+def disable_compilation() -> None:
+    """Keep vLLM's sampler uncompiled too; call this before vLLM is imported.
+
+    vLLM 0.32 compiles it in eager mode as well, while the first answer waits: for 2 to 30 seconds.
+    """
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+
+
 def engine_arguments(
     settings: ServingSettings,
     model: Path,

@@ -4,14 +4,12 @@ vLLM loads it in each of its processes. Without it, a server killed by SIGKILL w
 engine running, with its memory and its share of the processor.
 """
 
-import ctypes
 import multiprocessing
-import signal
 
-_PR_SET_PDEATHSIG = 1
+from serving.engine.forking import end_with_parent
 
 
 def register() -> None:
     """Make the kernel kill this process with its parent, if it is a child process."""
     if multiprocessing.parent_process() is not None:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()

@@ -5,6 +5,7 @@ signature that these functions use. vLLM is imported inside them: importing it t
 """
 
 import asyncio
+import importlib
 from argparse import SUPPRESS, Namespace
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastapi import FastAPI
 
+from serving.engine.forking import EngineContext, can_fork, start_fork_server
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
@@ -57,6 +59,22 @@ def import_once() -> None:
     from vllm.model_executor.models import registry
 
     registry._run_in_subprocess = lambda function: function()
+
+
+def fork_engine() -> None:
+    """Import vLLM, and make it fork its engine; on a CPU, before anything else is done.
+
+    A GPU's driver must not be forked, and vLLM knows when it may be.
+    """
+    if runs_on_gpu():
+        return
+    from vllm.v1.engine import utils
+
+    importlib.import_module("vllm.v1.engine.core")
+    import_once()
+    start_fork_server("vllm.v1.worker.cpu_worker", "serving.engine.worker")
+    default = utils.get_mp_context
+    utils.get_mp_context = lambda: EngineContext() if can_fork() else default()
 
 
 def parse_given(arguments: list[str]) -> Namespace:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -33,10 +34,13 @@ def kill_serving(plaudit: Plaudit) -> None:
     serving.wait(20)
 
 
-def test_a_vote_with_a_lost_response_and_one_made_during_the_outage_count_once(
-    page: Page, plaudit: Plaudit
-) -> None:
-    ask_and_wait(page, "the server dies in this vote", 2)
+def test_an_outage_in_the_middle_of_a_vote_and_of_an_answer(page: Page, plaudit: Plaudit) -> None:
+    """Both votes count once, the text received stays, and the waiting question is answered."""
+    rated, voted, broken, asked = (page.locator(".turn").nth(number) for number in range(4))
+    ask_and_wait(page, "rated during the outage", 1)
+    ask_and_wait(page, "the server dies in a vote on this", 2)
+    page.keyboard.press("1")
+    expect(voted.locator(".vote-fate")).to_have_text("stored, not learned from yet")
     statuses: list[int] = []
 
     def store_but_drop_response(route: Route) -> None:
@@ -45,44 +49,43 @@ def test_a_vote_with_a_lost_response_and_one_made_during_the_outage_count_once(
         route.abort()
 
     page.route("**/v1/feedback", store_but_drop_response, times=1)
-    page.keyboard.press("1")
-    expect(page.get_by_role("alert")).to_contain_text("The server is unavailable.")
-    assert statuses == [201]
-    turn = last_turn(page)
-    expect(turn.locator(".vote-fate")).to_have_text("waiting to be sent")
-    turn.get_by_role("button", name="Good answer").first.click()
-    expect(page.get_by_role("alert")).to_contain_text("2 votes of yours are sent then")
-    expect(page.get_by_role("alert")).to_have_count(0, timeout=RESTART_MS)
-    expect(turn.locator(".vote-fate")).to_have_text(["stored, not learned from yet"] * 2)
-    first, second = browser_votes(page)
-    kinds = Counter(
-        e.WhichOneof("kind") for e in logged_events(plaudit, first["body"]["completion_id"])
-    )
-    assert kinds == {"comparison": 1, "rating": 1}
-    assert first["tried"]
-    assert second["state"] == "stored"
-
-
-def test_a_broken_stream_is_reported_and_a_waiting_question_is_sent_after_the_outage(
-    page: Page, plaudit: Plaudit
-) -> None:
     ignore_eos(page)
     ask(page, "it breaks in the middle", answers=1)
-    wait_for_text(last_turn(page).locator(".answer-text"), 5)
-    kill_serving(plaudit)
-    turn = wait_for_status(page, "settled")
-    expect(turn.locator(".problem")).to_contain_text("connection was lost")
-    received = turn.locator(".answer-text").inner_text()
+    wait_for_text(broken.locator(".answer-text"), 5)
+    voted.get_by_role("button", name="Good answer").first.click()
+
+    unavailable = page.locator(".status-bar").filter(has_text="The server is unavailable.")
+    expect(unavailable).to_be_visible()
+    assert statuses == [201]
+    expect(broken).to_have_attribute("data-status", "settled")
+    expect(broken.locator(".problem")).to_contain_text("connection was lost")
+    received = broken.locator(".answer-text").inner_text()
     assert received
+    expect(voted.get_by_text("waiting to be sent")).to_have_count(1)
+    rated.get_by_role("button", name="Good answer").click()
+    expect(unavailable).to_contain_text("2 votes of yours are sent then")
     ask(page, "asked during the outage", answers=1)
-    expect(last_turn(page).locator(".problem")).to_contain_text("as soon as possible")
-    expect(page.get_by_role("alert").filter(has_text="unavailable")).to_have_count(
-        0, timeout=RESTART_MS
-    )
+    expect(asked.locator(".problem")).to_contain_text("as soon as possible")
+
+    expect(unavailable).to_have_count(0, timeout=RESTART_MS)
     wait_for_status(page, "settled")
-    expect(last_turn(page).locator(".problem")).to_have_count(0)
-    assert last_turn(page).locator(".answer-text").inner_text()
-    assert page.locator(".turn").first.locator(".answer-text").inner_text() == received
+    expect(asked.locator(".problem")).to_have_count(0)
+    assert asked.locator(".answer-text").inner_text()
+    assert broken.locator(".answer-text").inner_text() == received
+    stored = "stored, not learned from yet"
+    expect(voted.locator(".vote-fate")).to_have_text([stored] * 2)
+    expect(rated.locator(".vote-fate")).to_have_text(stored)
+    _, lost, waiting = browser_votes(page)
+    assert lost["tried"]
+    assert (lost["state"], waiting["state"]) == ("stored", "stored")
+    assert _kinds(plaudit, lost) == {"comparison": 1, "rating": 1}
+    assert _kinds(plaudit, waiting) == {"rating": 1}
+
+
+def _kinds(plaudit: Plaudit, vote: dict[str, Any]) -> Counter[str | None]:
+    """Return how many events of each kind there are on the completion of a vote."""
+    events = logged_events(plaudit, vote["body"]["completion_id"])
+    return Counter(event.WhichOneof("kind") for event in events)
 
 
 def test_an_unsent_vote_survives_closing_the_page(

@@ -21,14 +21,17 @@ LEARNER = SETTINGS.model_copy(
 
 @pytest.fixture
 def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
+    compiled = tmp_path_factory.mktemp("compiled")
     environment = {
         **environment_of(LEARNER),
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
         "PLAUDIT_SERVING_POLL_SECONDS": ".1",
         "PLAUDIT_SERVING_ENFORCE_EAGER": "1",
     }
-    server = start_up(tmp_path_factory.mktemp("loop") / "home", environment)
+    server = start_up(tmp_path_factory.mktemp("loop") / "home", environment, imported=True)
     yield server
     assert server.stop() == 0
+    assert not [*compiled.iterdir()], "an answer has waited for a compiler"
 
 
 def chat_and_vote(plaudit: Plaudit, number: int) -> str:

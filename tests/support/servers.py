@@ -215,12 +215,16 @@ def running_server(
         plaudit.stop()
 
 
-def start_up(home: Path, environment: dict[str, str]) -> Plaudit:
-    """Start `plaudit up` on a tiny model with random weights."""
-    model = tiny_chat_model(home.parent / f"{home.name}-model", seed=1)
+def start_up(home: Path, environment: dict[str, str], *, imported: bool = False) -> Plaudit:
+    """Start `plaudit up` on a tiny model with random weights, published or to be imported."""
     home.mkdir(parents=True, exist_ok=True)
     plaudit = Plaudit(home, environment=environment)
+    if imported:
+        model = ["--model", str(tiny_chat_model(home.parent / f"{home.name}-model", seed=1))]
+    else:
+        model = []
+        plaudit.publish(1, 0, seed=1)
     ports = ["--port", str(plaudit.port), "--learner-port", str(free_port())]
-    plaudit.run("up", "--home", str(home), "--model", str(model), "--dtype", "float32", *ports)
+    plaudit.run("up", "--home", str(home), "--dtype", "float32", *model, *ports)
     plaudit.wait_ready()
     return plaudit
