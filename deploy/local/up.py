@@ -128,7 +128,7 @@ def _run(settings: UpSettings, echo: Callable[[str], None]) -> None:
     stop = stop_on_signals()
     tuning = tuning_of(settings.home, planned.tune)
     processes = children(settings, dtype, planned, tuning)
-    echo(f"Starting serving and the learner in {dtype}; this takes half a minute or more.")
+    echo(f"Starting serving and the learner in {dtype}; this takes ten seconds to a minute.")
     echo(f"The learner trains {'adapters (LoRA)' if tuning.tune == 'lora' else 'all weights'}.")
     started = time.monotonic()
     try:

@@ -231,8 +231,10 @@ def _reasons(figures: dict[str, float], settings: GateSettings) -> tuple[str, ..
         "judge_gain_lower_bound": reason_of_weak_judge(figures["judge_gain_lower_bound"], settings),
         "win_rate_lower_bound": (
             f"the judge predicts that people prefer the candidate on {figures['win_rate']:.2f} of "
-            f"the prompts, with a lower bound of {figures['win_rate_lower_bound']:.2f}; the "
-            f"minimum is {settings.min_win_rate:.2f}"
+            f"the prompts, and as far as the votes tell on {figures['win_rate_lower_bound']:.2f} "
+            f"to {figures['win_rate_upper_bound']:.2f}; the minimum of the lower bound is "
+            f"{settings.min_win_rate:.2f}; more votes narrow the interval, and give the policy "
+            "more to learn"
         ),
         "kl": (
             f"the divergence from the SFT policy is {figures['kl']:.1f} nats per answer; the "
