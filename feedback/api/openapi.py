@@ -13,7 +13,7 @@ def parameter(
     """Return the description of a parameter; one in the path is required.
 
     Args:
-        place: Where the parameter stands.
+        place: "path", "query" or "header".
         name: Name of the parameter.
         description: What it means.
         kind: Type of its value.

@@ -110,7 +110,8 @@ def rotate_key(
         grace_ms: How long the old token stays valid, in milliseconds; 0 revokes it at once.
         expires_ms: Time of expiry in milliseconds since the epoch; None for that of the old key, 0
             for never.
-        trusted_users: As in `make_key`; None for what the old key says.
+        trusted_users: Whether all votes of its `user`s count in full; None for what the old key
+            says.
         owner: Owner of a key that has none stored (see `owner_from_token`).
 
     Returns:

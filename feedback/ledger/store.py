@@ -404,7 +404,7 @@ class Ledger:
 
         Args:
             limit: Largest number of prompts.
-            upto_seq: As in `prompts`.
+            upto_seq: Last ledger row to read from.
 
         """
         prompts: list[int] = []

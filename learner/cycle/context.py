@@ -151,7 +151,7 @@ class CycleContext:
         metrics: Metrics of the learner.
         stopped: Returns whether the learner must stop.
         data: Data of the cycle; replaced when the cycle restarts.
-        deaths: Where the learner works in this cycle, and where it has died.
+        deaths: Record of the places in this cycle at which the learner has died.
 
     """
 

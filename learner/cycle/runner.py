@@ -26,7 +26,7 @@ from feedback.failpoints import failpoint
 from learner.cycle.context import CycleContext
 from learner.cycle.reporting import NOTES
 from learner.cycle.stages import STAGES, StageResult
-from learner.cycle.state import CycleState
+from learner.cycle.state import MODELS_FORMAT, CycleState
 from learner.data.work import listening
 from learner.errors import Interrupted, LearnerError
 from protos.checkpoints.registry import RegistryError
@@ -132,7 +132,7 @@ def _set_cause_of_deaths_aside(context: CycleContext) -> None:
 def _apply(result: StageResult, state: CycleState) -> None:
     state.figures |= result.figures
     if result.tuning is not None:
-        state.tuning = result.tuning
+        state.tuning, state.models_format = result.tuning, MODELS_FORMAT
     if result.sizes is not None:
         state.sizes = result.sizes
     if result.outcome is None:
@@ -151,7 +151,7 @@ def _restart_if_tuning_changed(context: CycleContext) -> None:
             f"it trained '{state.tuning}' so far, and the settings now ask for "
             f"'{context.settings.tuning}'",
         )
-    elif in_training and state.sizes is None:
+    elif in_training and state.models_format != MODELS_FORMAT:
         _restart(context, "an earlier release trained its models")
 
 

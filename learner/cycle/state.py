@@ -15,6 +15,9 @@ from protos.checkpoints.durable import write_bytes
 Stage = Literal["reward", "judge", "ppo", "gate", "publish", "done"]
 
 FILE: Final = "state.json"
+# Counts the changes of what a cycle saves of its reward models; a cycle in training with models of
+# another format restarts.
+MODELS_FORMAT: Final = 1
 DEATHS_FILE: Final = "deaths.json"
 _MEASURED_STAGES: Final = ("reward", "judge", "ppo", "gate")
 _MAX_DEATHS: Final = 5  # in one stage, wherever in it
@@ -47,6 +50,8 @@ class CycleState(BaseModel):
         trusted_owners: Owners whose users were trusted when the cycle began
             (`learner.data.owner_bound`).
         tuning: Which weights are trained, as `LearnerSettings.tuning`; empty before training.
+        models_format: `MODELS_FORMAT` of the release that trained the cycle's models; 0 before
+            training, and of the first releases.
         sizes: Sizes that were chosen for the cycle, which stay when it is resumed; None before
             training.
         resumed: Whether stages were resumed, so that `seconds` do not tell how long they take.
@@ -69,6 +74,7 @@ class CycleState(BaseModel):
     forgettings: int = 0
     trusted_owners: frozenset[str] = frozenset()
     tuning: str = ""
+    models_format: int = 0
     sizes: CycleSizes | None = None
     resumed: bool = False
     stage: Stage = "reward"

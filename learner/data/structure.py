@@ -15,23 +15,26 @@ from torch import Tensor
 
 # Numbers of words at which a length feature is 1; it falls to 0 at its neighbours.
 _LENGTHS: Final = (0, 4, 8, 12, 18, 26, 38, 56, 84, 126, 190)
+# The same for numbers of sentences.
+_SENTENCE_COUNTS: Final = (0, 1, 2, 3, 4, 6, 9)
 _WORD = re.compile(r"\w+")
 SENTENCE_ENDS: Final = ".!?\u2026\u3002\uff01\uff1f"
 _SENTENCE = re.compile(rf"[{SENTENCE_ENDS}]+(?=\s|$)")
 _ENDED = re.compile(rf"[{SENTENCE_ENDS}][\"')\]]*\s*$")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 _MIN_CONTENT_LETTERS: Final = 4  # shorter words say little about the subject
-STRUCTURE_SIZE: Final = 8 + 2 * len(_LENGTHS)
+STRUCTURE_SIZE: Final = 9 + 2 * len(_LENGTHS) + len(_SENTENCE_COUNTS)
 
 
 def structure(prompt: str, answer: str) -> list[float]:
     """Return the structural features of an answer; there are `STRUCTURE_SIZE`.
 
-    They are: the logarithm of the number of words; numbers of sentences, questions, exclamations
-    and list items (logarithms); the share of repeated word pairs; the share of the prompt's
-    content words in the answer; whether it ends like a sentence; and the length as a piecewise
-    linear function, once as it is and once times the length of the prompt. With the last two, a
-    linear model can prefer a medium length, and another one for other prompts.
+    They are: the logarithm of the number of words; numbers of sentences, questions, exclamations,
+    commas and list items (logarithms); the share of repeated word pairs; the share of the prompt's
+    content words in the answer; whether it ends like a sentence; the number of words as a piecewise
+    linear function, once as it is and once times the length of the prompt; and the number of
+    sentences as one. With the last three, a linear model can prefer a medium length, another one
+    for other prompts, and two sentences to one and to three.
 
     Args:
         prompt: Text of the prompt.
@@ -39,19 +42,22 @@ def structure(prompt: str, answer: str) -> list[float]:
 
     """
     words = [word.lower() for word in _WORD.findall(answer)]
-    lengths = _length_features(len(words))
+    sentences = len(_SENTENCE.findall(answer))
+    lengths = _piecewise(len(words), _LENGTHS)
     prompt_length = math.log1p(len(_WORD.findall(prompt))) - math.log1p(8)
     return [
         math.log1p(len(words)),
-        math.log1p(len(_SENTENCE.findall(answer))),
+        math.log1p(sentences),
         math.log1p(answer.count("?")),
         math.log1p(answer.count("!")),
+        math.log1p(answer.count(",")),
         math.log1p(len(_LIST_ITEM.findall(answer))),
         _repeated_share(words),
         _overlap(prompt, words),
         float(_ENDED.search(answer) is not None),
         *lengths,
         *(length * prompt_length for length in lengths),
+        *_piecewise(sentences, _SENTENCE_COUNTS),
     ]
 
 
@@ -66,16 +72,16 @@ def content_words(text: str) -> set[str]:
     return {word for word in words if len(word) >= _MIN_CONTENT_LETTERS}
 
 
-def _length_features(words: int) -> list[float]:
-    """Return the weights of the two nearest lengths, so that they interpolate linearly."""
-    words = min(words, _LENGTHS[-1])
-    weights = [0.0] * len(_LENGTHS)
-    upper = next(i for i, length in enumerate(_LENGTHS) if words <= length)
+def _piecewise(value: int, knots: Sequence[int]) -> list[float]:
+    """Return the weights of the two nearest knots, so that they interpolate linearly."""
+    value = min(value, knots[-1])
+    weights = [0.0] * len(knots)
+    upper = next(i for i, knot in enumerate(knots) if value <= knot)
     if upper == 0:
         weights[0] = 1.0
         return weights
-    low, high = _LENGTHS[upper - 1], _LENGTHS[upper]
-    weights[upper] = (words - low) / (high - low)
+    low, high = knots[upper - 1], knots[upper]
+    weights[upper] = (value - low) / (high - low)
     weights[upper - 1] = 1.0 - weights[upper]
     return weights
 

@@ -34,7 +34,8 @@ class JudgeReport:
         accuracy: Share of these pairs that the judge orders like the raters, by the weights of
             raters and examples.
         lower_bound: One-sided 95% Wilson bound of the accuracy.
-        temperature: Divisor that calibrates differences of scores; the judge uses it.
+        temperature: Divisor that calibrates differences of the most probable scores. The judge
+            averages over its posterior instead.
         calibration_error: Expected calibration error with the temperature.
         uncalibrated_error: Expected calibration error without it.
         gain: Log-likelihood of a vote minus that under equal scores, weighted mean, in nats per

@@ -125,7 +125,7 @@ def show_progress(console: Console | None = None) -> Iterator[OnAdvance]:
     """Yield a callback that draws a progress bar on a terminal, and prints lines elsewhere.
 
     Args:
-        console: Where to show it; standard error by default.
+        console: Console to draw on; standard error by default.
 
     """
     console = console or Console(stderr=True)

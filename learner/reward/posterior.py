@@ -2,29 +2,34 @@
 
 Laplace's approximation of a Bayesian logistic model (MacKay 1992, "The evidence framework applied
 to classification networks"; Chu and Ghahramani 2005, "Preference learning with Gaussian processes",
-with a linear kernel). How strong a taste is, is not known either: each strength of the prior
-counts by its evidence. A single strength that predicts best would be too sure that what it cannot
-see is not there.
+with a linear kernel). How strong a taste is, and whether it is for what an answer says or for how
+it is built, is not known either: each pair of strengths of the priors of states and structure
+counts by its evidence. A single pair that predicts best would be too sure that what it cannot see
+is not there, and one strength for both shrinks a taste for one thing too much.
 
 Shapes: A answers, E training examples, D features, S draws.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from learner.data.preferences import PreferenceExample
-from learner.reward.calibration import ScoredPair, best_temperature
+from learner.reward.calibration import ScoredPair
 from learner.reward.evaluation import scored_pairs
 from learner.reward.features import feature_groups
-from learner.reward.linear import PENALTIES, LinearFits, cross_fit, standardise
+from learner.reward.linear import LinearFits, cross_fit, standardise
 from learner.reward.reliability import Reliabilities
 
 _DRAWS: Final = 1000
+# Inverse variances of the weights of states and of structure, each of which has a length of 1.
+_STATE_PENALTIES: Final = (1.0, 10.0, 100.0)
+_STRUCTURE_PENALTIES: Final = (0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,6 @@ class ScorePosterior:
         scale_D: Divisor of the features.
         weights_DS: Weights, S draws.
         log_tie: log nu of Davidson's model of ties, a scalar.
-        temperature: Divisor that calibrates differences of scores, a scalar.
 
     """
 
@@ -44,14 +48,13 @@ class ScorePosterior:
     scale_D: Tensor
     weights_DS: Tensor
     log_tie: Tensor
-    temperature: Tensor
 
     def scores(self, features_AD: Tensor) -> Tensor:
-        """Return calibrated scores of answers in log-odds, [S, A]; 0 is a typical rated answer."""
+        """Return scores of answers in log-odds, [S, A]; 0 is a typical rated answer."""
         return self.differences(features_AD, self.mean_D)
 
     def differences(self, features_ND: Tensor, others_ND: Tensor) -> Tensor:
-        """Return calibrated differences of the scores of N pairs of answers, [S, N].
+        """Return differences of the scores of N pairs of answers, [S, N].
 
         Args:
             features_ND: Features of the first answers.
@@ -59,7 +62,7 @@ class ScorePosterior:
 
         """
         pairs_ND = ((features_ND - others_ND) / self.scale_D).double()
-        return (pairs_ND @ self.weights_DS).T / self.temperature
+        return (pairs_ND @ self.weights_DS).T
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of the posterior, to be saved."""
@@ -98,18 +101,31 @@ def fit_scores(
         raise_if_stopped: Called regularly; its exception ends the fit.
 
     """
-    states_AD, mean_D, scale_D = standardise(features_AD, examples, feature_groups(features_AD))
+    groups = feature_groups(features_AD)
+    states_AD, mean_D, scale_D = standardise(features_AD, examples, groups)
     reliability_E = states_AD.new_tensor([reliabilities.of(example.rater) for example in examples])
-    crossed = cross_fit(states_AD, examples, reliability_E, raise_if_stopped=raise_if_stopped)
+    found = []
+    for penalties in product(_STATE_PENALTIES, _STRUCTURE_PENALTIES):
+        width_D = torch.cat(
+            [states_AD.new_full((n,), penalty**-0.5)
+             for n, penalty in zip(groups, penalties, strict=True)]
+        )  # fmt: skip
+        fits = LinearFits(states_AD * width_D, examples, folds=1, raise_if_stopped=raise_if_stopped)
+        found.append((_widened(posterior(fits, reliability_E, 1.0), width_D.double()), width_D))
+    best, width_D = max(found, key=lambda one: one[0].log_evidence)
+    weights_DS = draw_weights([one for one, _ in found], draws=_DRAWS, seed=seed)
+    fitted = ScorePosterior(mean_D, scale_D, weights_DS, best.log_tie)
+    crossed = cross_fit(
+        states_AD * width_D,
+        examples,
+        reliability_E,
+        penalties=(1.0,),
+        raise_if_stopped=raise_if_stopped,
+    )
     answers_E = torch.tensor([len(e.sequences) for e in examples], device=states_AD.device)
-    scores_A = (states_AD * crossed.weights_ED.repeat_interleave(answers_E, dim=0)).sum(-1)
+    weights_AD = crossed.weights_ED.repeat_interleave(answers_E, dim=0)
+    scores_A = (states_AD * width_D * weights_AD).sum(-1)
     pairs = scored_pairs(scores_A, examples, reliabilities)
-    fits = LinearFits(states_AD, examples, folds=1, raise_if_stopped=raise_if_stopped)
-    found = [posterior(fits, reliability_E, penalty) for penalty in PENALTIES]
-    best = max(found, key=lambda one: one.log_evidence)
-    temperature = best.log_tie.new_tensor(best_temperature(pairs))
-    weights_DS = draw_weights(found, draws=_DRAWS, seed=seed)
-    fitted = ScorePosterior(mean_D, scale_D, weights_DS, best.log_tie, temperature)
     return fitted, CrossFitted(pairs, crossed.gains_E)
 
 
@@ -151,6 +167,13 @@ def posterior(fits: LinearFits, reliability_E: Tensor, penalty: float) -> Poster
         - factor_DD.diagonal().log().sum().item()
     )
     return Posterior(weights_D, factor_DD, log_tie, log_evidence)
+
+
+def _widened(found: Posterior, width_D: Tensor) -> Posterior:
+    """Return the posterior of the weights of features that were multiplied by `width_D`."""
+    return replace(
+        found, mean_D=found.mean_D * width_D, factor_DD=found.factor_DD / width_D[:, None]
+    )
 
 
 def draw_weights(posteriors: Sequence[Posterior], *, draws: int, seed: int) -> Tensor:

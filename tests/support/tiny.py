@@ -98,7 +98,6 @@ def posteriors(model: PreTrainedModel) -> VotePosteriors:
             scale_D=torch.full((size,), size**0.5),
             weights_DS=torch.randn(size, 20, generator=generator, dtype=torch.float64),
             log_tie=torch.tensor(-1.0),
-            temperature=torch.tensor(1.0),
         )
         for _ in range(2)
     )

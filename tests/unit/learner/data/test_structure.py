@@ -9,25 +9,29 @@ from learner.data.structure import STRUCTURE_SIZE, structure, structures
 
 
 def test_features_are_counted() -> None:
-    answer = "- Green tea is hot!\n- Is green tea hot? Green tea is hot"
-    words, sentences, questions, exclamations, items, repeated, overlap, ended = structure(
-        "What is green about tomatoes?", answer
-    )[:8]
-    assert [words, sentences, questions, exclamations, items] == pytest.approx(
-        [math.log1p(n) for n in (12, 2, 1, 1, 2)]
-    )
+    answer = "- Green tea is hot!\n- Is green tea, hot? Green tea is hot"
+    *counts, repeated, overlap, ended = structure("What is green about tomatoes?", answer)[:9]
+    assert counts == pytest.approx([math.log1p(n) for n in (12, 2, 1, 1, 1, 2)])
     # green tea, tea is, is hot: these come again, the first of them twice.
     assert repeated == pytest.approx(4 / 11)
     assert overlap == pytest.approx(1 / 4), "of what, green, about, tomatoes"
     assert ended == 0.0
-    assert structure("Hi", "Hello.")[7] == 1.0
+    assert structure("Hi", "Hello.")[8] == 1.0
 
 
 @pytest.mark.parametrize(("words", "expected"), [(0, {0: 1.0}), (22, {4: 0.5, 5: 0.5})])
 def test_the_length_is_piecewise_linear(words: int, expected: dict[int, float]) -> None:
-    lengths = structure("Hi", "a " * words)[8:19]
+    lengths = structure("Hi", "a " * words)[9:20]
     assert {i: value for i, value in enumerate(lengths) if value} == pytest.approx(expected)
-    assert sum(structure("Hi", "a " * 5000)[8:19]) == 1.0
+    assert sum(structure("Hi", "a " * 5000)[9:20]) == 1.0
+
+
+@pytest.mark.parametrize(("sentences", "expected"), [(2, {2: 1.0}), (5, {4: 0.5, 5: 0.5})])
+def test_the_number_of_sentences_is_piecewise_linear(
+    sentences: int, expected: dict[int, float]
+) -> None:
+    counts = structure("Hi", "Yes. " * sentences)[-7:]
+    assert {i: value for i, value in enumerate(counts) if value} == pytest.approx(expected)
 
 
 def test_a_linear_model_can_prefer_a_medium_length_and_another_for_other_prompts() -> None:

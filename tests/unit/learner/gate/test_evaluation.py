@@ -44,9 +44,7 @@ def new_judge() -> ScorePosterior:
     size = 2 * TINY.hidden + STRUCTURE_SIZE
     weights_DS = torch.zeros(size, 50, dtype=torch.float64)
     weights_DS[2 * TINY.hidden] = 1.0
-    return ScorePosterior(
-        torch.zeros(size), torch.ones(size), weights_DS, torch.tensor(-1.0), torch.tensor(1.0)
-    )
+    return ScorePosterior(torch.zeros(size), torch.ones(size), weights_DS, torch.tensor(-1.0))
 
 
 def gate_result(
