@@ -32,7 +32,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "vLLM server": tuple(
         f"integration/vllm/test_{name}.py"
         for name in (
-            *("swap", "feedback_http", "operators", "serving", "responses"),
+            *("swap", "feedback_http", "operators", "serving", "responses", "body_fuzz"),
             *("request_edges", "prometheus"),
         )
     ),
@@ -51,7 +51,9 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "contract/test_event_log.py",
     ),
     "crashes": ("integration/learning/test_crash.py",),
-    "adapters": ("integration/vllm/test_adapters.py", "integration/vllm/test_duel_votes.py"),
+    "adapters": tuple(
+        f"integration/vllm/test_{name}.py" for name in ("adapters", "duel_votes", "tools")
+    ),
 }
 GROUP_OF: Final = {f"tests/{file}": name for name, files in GROUPS.items() for file in files}
 
