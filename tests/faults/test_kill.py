@@ -182,7 +182,10 @@ def is_ready(plaudit: Plaudit) -> bool:
 
 
 def ledger_events(plaudit: Plaudit) -> list[str]:
-    """Return the ids of the ledger's events while the learner writes them."""
-    with sqlite3.connect(f"file:{plaudit.home}/ledger.db?mode=ro", uri=True) as database:
-        rows = database.execute("SELECT event_id FROM events WHERE dead = 0").fetchall()
+    """Return the ids of the ledger's events; none while the learner makes its file."""
+    try:
+        with sqlite3.connect(f"file:{plaudit.home}/ledger.db?mode=ro", uri=True) as database:
+            rows = database.execute("SELECT event_id FROM events WHERE dead = 0").fetchall()
+    except sqlite3.OperationalError:
+        return []
     return [row[0] for row in rows]

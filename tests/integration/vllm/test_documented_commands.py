@@ -131,6 +131,7 @@ class Reader:
         if "answer" in self.names:
             text = text.replace("chatcmpl-…", self.names["answer"].id)
         text = text.replace("PATH_OR_ID --out my-model", f"{self.model} --out {self.folder}/mine")
+        text = text.replace("my-policy", f"{self.folder}/my-policy")
         text = text.replace("votes.jsonl", str(self.folder / "votes.jsonl"))
         text = text.replace("curl ", "curl --silent --show-error --fail-with-body ")
         text = text.replace("--comparisons 400", "--comparisons 24 --max-tokens 8 --wait 15")
