@@ -1,7 +1,8 @@
 """Attacks of a client with a key, all at once, while an honest client chats and votes.
 
 Everything of the honest client succeeds, its votes take less than a second, and the learner
-publishes a version. `PLAUDIT_CHAOS_SECONDS` says for how long; ten minutes by default.
+publishes a version. `PLAUDIT_CHAOS_SECONDS` says for how long: ten minutes by default, and at least
+two, which a version takes.
 """
 
 import contextlib
