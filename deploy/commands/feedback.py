@@ -80,10 +80,10 @@ def feedback_import(
     from deploy.vote_files.exchange import import_feedback
     from feedback.registry import open_registry
 
-    checkpoints = open_registry(home)
-    checkpoints.verify(1)
     log = open_log(home)
     try:
+        checkpoints = open_registry(home)
+        checkpoints.verify(1)
         report = import_feedback(
             file, log, checkpoints.path(1), split=split, skip_unusable=skip_unusable
         )

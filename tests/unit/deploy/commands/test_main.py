@@ -57,8 +57,9 @@ def test_help_texts_lose_nothing_to_markup(path: tuple[str, ...]) -> None:
     assert not re.search(r"\S \.( |$)", output, re.MULTILINE), output
 
 
-def test_errors_say_what_to_do_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.commands.main", "policies", "list"]
+@pytest.mark.parametrize("words", [("policies", "list"), ("feedback", "import", "votes.jsonl")])
+def test_errors_say_what_to_do_without_a_traceback(tmp_path: Path, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "deploy.commands.main", *words]
     command += ["--home", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
