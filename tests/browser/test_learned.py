@@ -13,10 +13,9 @@ from tests.support.browser.actions import (
 )
 from tests.support.learner_cycles import SETTINGS, environment_of
 from tests.support.servers import Plaudit, start_up
+from tests.support.votes import ANSWERS, PREFERRED
 
 VOTES = 60
-PREFERRED = "yes"
-ANSWERS = [PREFERRED, "no"]
 # With these settings a model with random weights learns in seconds and passes the gate.
 LEARNER = SETTINGS.model_copy(
     update={

@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.learner_cycles import SETTINGS, environment_of
 from tests.support.servers import Plaudit, start_up
+from tests.support.votes import ask_yes_or_no
 
 VOTES = 60
-PREFERRED, REJECTED = "yes", "no"
 LEARNER = SETTINGS.model_copy(
     update={
         "min_events": VOTES,
@@ -36,19 +36,8 @@ def plaudit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plaudit]:
 
 def chat_and_vote(plaudit: Plaudit, number: int) -> str:
     """Request two answers, vote for the preferred one, and return the vote's id."""
-    answer = plaudit.openai().chat.completions.create(
-        model="plaudit",
-        n=2,
-        temperature=1,
-        max_tokens=8,
-        messages=[{"role": "user", "content": f"Is {number} a number?"}],
-        extra_body={"structured_outputs": {"choice": [PREFERRED, REJECTED]}},
-    )
-    left, right = (choice.message.content for choice in answer.choices)
-    assert {left, right} <= {PREFERRED, REJECTED}
-    verdict = "tie" if left == right else "left" if left == PREFERRED else "right"
-    feedback = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
-    response = plaudit.vote(answer.id, feedback)
+    completion, feedback = ask_yes_or_no(plaudit, number)
+    response = plaudit.vote(completion, feedback)
     assert response.status_code == 201, response.text
     return str(response.json()["id"])
 

@@ -25,12 +25,12 @@ import pytest
 from tests.support.door import CHAT, REQUESTS
 from tests.support.learner_cycles import SETTINGS, environment_of
 from tests.support.servers import Plaudit, start_up
+from tests.support.votes import ask_yes_or_no
 
 SECONDS: Final = float(os.environ.get("PLAUDIT_CHAOS_SECONDS", "600"))
 ATTACKER: Final = "127.0.0.2"  # attacks come from an address of their own
 SLOW_CLIENTS: Final = 300  # more than an address may have
 MEBIBYTE: Final = 2**20
-PREFERRED, REJECTED = "yes", "no"
 LEARNER: Final = SETTINGS.model_copy(
     update={
         "min_events": 60,
@@ -183,19 +183,9 @@ class Honest:
 
     def chat_and_vote(self, number: int) -> None:
         started = time.monotonic()
-        answer = self.plaudit.openai().chat.completions.create(
-            model="plaudit",
-            n=2,
-            temperature=1,
-            max_tokens=8,
-            messages=[{"role": "user", "content": f"Is {number} a number?"}],
-            extra_body={"structured_outputs": {"choice": [PREFERRED, REJECTED]}},
-        )
+        completion, vote = ask_yes_or_no(self.plaudit, number)
         voted = time.monotonic()
-        left, right = (choice.message.content for choice in answer.choices)
-        verdict = "tie" if left == right else "left" if left == PREFERRED else "right"
-        vote = {"kind": "comparison", "left": 0, "right": 1, "verdict": verdict}
-        response = self.plaudit.vote(answer.id, vote, user=f"person {number % 20}")
+        response = self.plaudit.vote(completion, vote, user=f"person {number % 20}")
         assert response.status_code == 201, response.text
         self.chat_seconds.append(voted - started)
         self.vote_seconds.append(time.monotonic() - voted)
